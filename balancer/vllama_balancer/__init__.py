@@ -1,0 +1,1 @@
+"""The balancer: both front doors, and the fleet of workers behind them."""

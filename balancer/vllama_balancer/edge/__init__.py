@@ -1,0 +1,1 @@
+"""The HTTP front door; the only importer of aiohttp in the balancer."""

@@ -1,0 +1,1 @@
+"""Ollama's JSON, and nothing else knows it: pure translations, and thin handlers."""

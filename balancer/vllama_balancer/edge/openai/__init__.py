@@ -1,0 +1,1 @@
+"""OpenAI's JSON, straight to and from the wire's messages."""

@@ -1,0 +1,114 @@
+"""The balancer's exceptions, and the one table from them to gRPC statuses.
+
+BalancerError
+|-- InvalidRequest        a field is wrong; the message names it and the fix
+|-- ModelNotFound         no such model
+|-- CapabilityMissing     the model cannot do what is asked
+|-- QueueFull             too many requests wait; says when to come back
+|-- NoWorker              no worker can take the request now
+|-- DeadlineExceeded      the caller's deadline passed
+|-- WorkerLost            the worker ended in the middle and nothing could take over
+|-- Quarantined           the request has killed workers and is not tried again
+|-- Unauthenticated       no key, or a wrong one
+|-- EngineFault           the engine failed on this request
+`-- ConfigError           flags or environment are wrong; refused at start
+"""
+
+from __future__ import annotations
+
+import grpc
+
+
+class BalancerError(Exception):
+    """Root of everything that the balancer raises on purpose; `str()` is a sentence for people."""
+
+    status = grpc.StatusCode.INTERNAL
+    """The gRPC status it becomes."""
+    reason = "BALANCER_ERROR"
+    """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
+
+    def __init__(
+        self, message: str, *, reason: str = "", field: str = "", retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason or self.reason
+        self.field = field
+        """The wrong field or the missing capability; empty when there is none."""
+        self.retry_after_seconds = retry_after_seconds
+        """When it makes sense to come back; None when that is not known."""
+
+
+class InvalidRequest(BalancerError):
+    """A field of the request is wrong."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+
+class ModelNotFound(BalancerError):
+    """No model of that name can be served."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class CapabilityMissing(BalancerError):
+    """The model lacks the capability named in `field`."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "CAPABILITY_MISSING"
+
+
+class QueueFull(BalancerError):
+    """Too many requests wait already."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+
+class NoWorker(BalancerError):
+    """No worker can take the request now."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "NO_WORKER"
+
+
+class DeadlineExceeded(BalancerError):
+    """The caller's deadline passed."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class WorkerLost(BalancerError):
+    """The worker ended in the middle and nothing could take over."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "WORKER_LOST"
+
+
+class Quarantined(BalancerError):
+    """The request has killed workers and is not tried again."""
+
+    status = grpc.StatusCode.INTERNAL
+    reason = "QUARANTINED"
+
+
+class Unauthenticated(BalancerError):
+    """No key, or a wrong one."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class EngineFault(BalancerError):
+    """The engine failed on this request."""
+
+    status = grpc.StatusCode.INTERNAL
+    reason = "ENGINE_FAULT"
+
+
+class ConfigError(BalancerError):
+    """Flags or environment are wrong; the process does not start."""
+
+    reason = "CONFIG"

@@ -1,0 +1,88 @@
+"""What both front doors call: one small protocol in the wire's own messages.
+
+The dispatcher implements it in process; a remote balancer can stand behind it as well, so the
+edge can run alone. Front doors translate into these calls and know nothing of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from datetime import datetime
+
+    from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who asks, and until when."""
+
+    client: str
+    """Key for fair turns: API key, else client address, else session."""
+    deadline: float | None = None
+    """On the event loop's clock, seconds; None: no deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model that can be named in a request."""
+
+    name: str
+    """Display form, always with a tag: "smollm2:135m", "org/repo:latest"."""
+    digest: str
+    """64 hex digits; differs between models and changes with their capabilities."""
+    size_bytes: int
+    """Bytes of the weights."""
+    modified_at: datetime
+    """When the weights were installed; timezone-aware."""
+    replicas: int = 0
+    """Workers that are ready to serve it; 0: not loaded."""
+    expires_at: datetime | None = None
+    """When an idle model is unloaded; None: pinned."""
+    description: worker_pb2.DescribeResponse | None = None
+    """What a worker said of it; None until one has been ready."""
+    license: str = ""
+    """Text of the licence."""
+    system: str = ""
+    """System text that the model or alias presets."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Option values that the model or alias presets, by Ollama's names."""
+
+
+class Gateway(Protocol):
+    """Serves generations, embeddings and the catalog. Errors are those of errors.py."""
+
+    def generate(
+        self, request: generation_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Yields `started`, deltas, then `finished`; closing the generator ends the generation.
+
+        Raises before the first event when the request is refused, after it when the generation
+        cannot be brought to its end.
+        """
+        ...
+
+    async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
+        """Embeds texts."""
+        ...
+
+    async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
+        """Renders and tokenizes."""
+        ...
+
+    async def detokenize(
+        self, request: generation_pb2.DetokenizeRequest, call: Call
+    ) -> generation_pb2.DetokenizeResponse:
+        """Turns token ids into text."""
+        ...
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Lists the models that can be named, newest first. Cheap: no I/O."""
+        ...
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds a model by any spelling of its name that names.py treats as the same."""
+        ...

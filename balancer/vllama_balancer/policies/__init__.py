@@ -1,0 +1,1 @@
+"""Which worker takes a request: pick(snapshot, request), plain functions of one immutable view."""

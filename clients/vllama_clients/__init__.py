@@ -1,0 +1,1 @@
+"""Clients for vllama's gRPC services, and the `vllama` command."""

@@ -1,0 +1,1 @@
+"""`vllama bench`: load tests that measure one target against another."""

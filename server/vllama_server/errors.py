@@ -1,0 +1,116 @@
+"""The worker's exceptions, and the one table from them to gRPC statuses.
+
+WorkerError
+|-- InvalidRequest       a field is wrong; the message names it and the fix
+|-- ModelNotFound        the request names a model that this worker does not host
+|-- CapabilityMissing    the model cannot do what is asked
+|-- EngineBusy           the worker's own queue is full
+|-- Draining             the worker takes no new requests
+|-- NotReady             the engine is still starting
+|-- EngineDead           the engine has died; the process is about to end
+|-- EngineFault          the engine failed on this one request
+`-- StartFailed          the engine could not start; the message says why and what to do
+"""
+
+from __future__ import annotations
+
+import grpc
+
+
+class WorkerError(Exception):
+    """Root of everything that the worker raises on purpose; `str()` is a sentence for people."""
+
+    reason = "WORKER_ERROR"
+    """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
+
+
+class InvalidRequest(WorkerError):
+    """A field of the request is wrong; the message names it and says what would be right."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        """The wrong field, as in the proto; empty when no single one is to blame."""
+
+
+class ContextTooLong(InvalidRequest):
+    """The input does not fit the context; the message states both lengths."""
+
+    reason = "CONTEXT_TOO_LONG"
+
+
+class ModelNotFound(WorkerError):
+    """The request names a model that this worker does not host."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class CapabilityMissing(WorkerError):
+    """The model lacks the named capability."""
+
+    reason = "CAPABILITY_MISSING"
+
+    def __init__(self, message: str, capability: str = "") -> None:
+        super().__init__(message)
+        self.capability = capability
+        """Value of engine.Capability."""
+
+
+class EngineBusy(WorkerError):
+    """The worker's own queue is full; another worker may have room."""
+
+    reason = "ENGINE_BUSY"
+
+
+class Draining(WorkerError):
+    """The worker finishes what runs and takes no new requests."""
+
+    reason = "WORKER_DRAINING"
+
+
+class NotReady(WorkerError):
+    """The engine is still starting."""
+
+    reason = "WORKER_STARTING"
+
+
+class EngineDead(WorkerError):
+    """The engine has died and the process is about to end."""
+
+    reason = "ENGINE_DEAD"
+
+
+class EngineFault(WorkerError):
+    """The engine failed on this one request."""
+
+    reason = "ENGINE_FAULT"
+
+
+class StartFailed(WorkerError):
+    """The engine could not start; the message says why and what to do."""
+
+    reason = "START_FAILED"
+
+
+STATUS = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    CapabilityMissing: grpc.StatusCode.FAILED_PRECONDITION,
+    EngineBusy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Draining: grpc.StatusCode.UNAVAILABLE,
+    NotReady: grpc.StatusCode.UNAVAILABLE,
+    EngineDead: grpc.StatusCode.UNAVAILABLE,
+    EngineFault: grpc.StatusCode.INTERNAL,
+    StartFailed: grpc.StatusCode.UNAVAILABLE,
+}
+"""Which status each error becomes; a subclass takes its nearest ancestor's."""
+
+
+def status_of(error: WorkerError) -> grpc.StatusCode:
+    """Looks up the status of an error's class, nearest ancestor first."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return grpc.StatusCode.INTERNAL

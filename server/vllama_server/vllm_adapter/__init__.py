@@ -1,0 +1,1 @@
+"""The only importer of vllm: AsyncLLMEngine behind the Engine protocol."""
