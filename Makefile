@@ -1,0 +1,39 @@
+# Everything a fresh clone needs. `make run` serves the embedded model, `make test` runs the suite.
+.PHONY: setup setup-dev run test demo faults lint protos lock bench clean
+SHELL := /bin/bash
+BIN := .venv/bin
+# Without a GPU two workers share the processor; with GPUs it is one worker for each.
+WORKERS ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU || echo --workers 2)
+
+setup:            ## .venv from the pinned lists, and the embedded model converted once
+	@requirements/setup.sh
+
+setup-dev:        ## the same and the tools of the tests
+	@requirements/setup.sh dev
+
+run: setup        ## serve the embedded model on 127.0.0.1:11434 until Ctrl-C
+	@exec $(BIN)/vllama serve smollm2:135m $(WORKERS)
+
+demo: setup       ## start the fleet, stream 20 chats at once, show who served them, stop
+	@$(BIN)/python -m vllama_clients.demo --streams 20
+
+test: setup-dev   ## the whole suite
+	@$(BIN)/python -m pytest
+
+faults: setup-dev ## the whole fault matrix, as a table
+	@$(BIN)/python -m pytest tests/faults -m "faults or not faults"
+
+lint: setup-dev   ## ruff, mypy, and whether the stubs fit the protos
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python protos/generate.py --check
+
+protos: setup-dev ## regenerate the gRPC stubs
+	@$(BIN)/python protos/generate.py
+
+lock:             ## resolve the pinned lists anew
+	@requirements/lock.sh
+
+clean:            ## forget the environment; the model store stays
+	@rm -rf .venv
