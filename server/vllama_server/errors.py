@@ -9,7 +9,8 @@ WorkerError
 |-- NotReady             the engine is still starting
 |-- EngineDead           the engine has died; the process is about to end
 |-- EngineFault          the engine failed on this one request
-`-- StartFailed          the engine could not start; the message says why and what to do
+|-- StartFailed          the engine could not start; the message says why and what to do
+`-- ConfigError          flags or environment are wrong; refused at start
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class WorkerError(Exception):
 
     reason = "WORKER_ERROR"
     """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
+    retry_after_seconds: float | None = None
+    """When it makes sense to come back; None when that is not known."""
 
 
 class InvalidRequest(WorkerError):
@@ -62,6 +65,7 @@ class EngineBusy(WorkerError):
     """The worker's own queue is full; another worker may have room."""
 
     reason = "ENGINE_BUSY"
+    retry_after_seconds = 1.0
 
 
 class Draining(WorkerError):
@@ -74,6 +78,7 @@ class NotReady(WorkerError):
     """The engine is still starting."""
 
     reason = "WORKER_STARTING"
+    retry_after_seconds = 1.0
 
 
 class EngineDead(WorkerError):
@@ -92,6 +97,12 @@ class StartFailed(WorkerError):
     """The engine could not start; the message says why and what to do."""
 
     reason = "START_FAILED"
+
+
+class ConfigError(WorkerError):
+    """Flags or environment are wrong; the process does not start."""
+
+    reason = "CONFIG"
 
 
 STATUS = {

@@ -1,0 +1,268 @@
+"""The worker's configuration: parsed once from flags and their environment twins, refused at start when wrong.
+
+Every flag has a twin `VLLAMA_<FLAG>`; a flag beats its twin. Nothing else in the worker reads
+flags or the environment, so what a worker does follows from one printed value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vllama_server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+UNIX_PATH_BYTES = 107
+"""Longest path of a unix socket on Linux."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Everything that can be said about a worker before it starts."""
+
+    model: str
+    """Local directory or Hugging Face id; any word for the simulated engine."""
+    listen: str = "127.0.0.1:50061"
+    """gRPC address: "unix:/path" or "host:port"; port 0 takes a free one."""
+    name: str = "worker-0"
+    """Name of the worker in reports, logs and `started` events."""
+    served_names: tuple[str, ...] = ()
+    """Names under which the model is served, the one to show first; empty means the model itself."""
+    engine: str = "vllm"
+    """"vllm" or "fake"."""
+    device: str = "auto"
+    """"auto", "cuda" or "cpu"."""
+    max_streams: int | None = None
+    """Streams in the engine at once; None takes the engine's own default."""
+    max_queue: int = 512
+    """Requests that may wait beyond `max_streams`; more are refused."""
+    max_model_len: int = 4096
+    """Longest context in tokens, capped by the model's own; 0 means the model's own."""
+    gpu_memory_utilization: float = 0.9
+    """Share of the device's memory that the engine may take, above 0 up to 1."""
+    deterministic: bool = False
+    """Whether greedy and seeded output must not depend on the batch or on a failover."""
+    engine_args: Mapping[str, str] = field(default_factory=dict)
+    """Arguments for the engine as given; the engine types and checks them."""
+    metrics: str | None = None
+    """host:port of the Prometheus endpoint; None: none. Port 0 takes a free one."""
+    drain_timeout_seconds: float = 30.0
+    """How long running streams may take after SIGTERM before they are ended."""
+    stall_seconds: float = 60.0
+    """An engine that has work and makes no step for so long is taken for dead; 0 turns this off."""
+    parent_fd: int | None = None
+    """Read end of a pipe that the supervisor holds open; its end ends the worker. None: no supervisor."""
+    log_format: str = "text"
+    """"text" or "json"."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The served names, never empty; the first is the one to show."""
+        return self.served_names or (self.model,)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
+    """Reads flags, then environment twins, then defaults.
+
+    Raises ConfigError with one sentence that names the flag (or its twin) and the fix. `--help`
+    prints the flags and raises SystemExit(0).
+    """
+    given = vars(_parser().parse_args(argv))
+    values: dict[str, Any] = {}
+    for flag in _FLAGS:
+        value = flag.value(given[flag.field], environ)
+        if value is not None:
+            values[flag.field] = value
+    if "model" not in values:
+        raise ConfigError(
+            "MODEL is missing: name a model directory or a Hugging Face id, as in `vllama worker ./model`."
+        )
+    return WorkerConfig(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """One flag, its twin, and how their text becomes a field."""
+
+    name: str
+    field: str
+    read: Callable[[str], object]
+    help: str
+    separator: str = ""
+    """For a repeatable flag: what separates the values in its twin."""
+
+    @property
+    def twin(self) -> str:
+        return "VLLAMA_" + self.name.lstrip("-").replace("-", "_").upper()
+
+    def value(self, given: Any, environ: Mapping[str, str]) -> object | None:
+        """Takes the flag's value, else its twin's; None when neither is set."""
+        source = self.name
+        if given is None:
+            given, source = environ.get(self.twin) or None, self.twin
+            if given is not None and self.separator:
+                given = [part.strip() for part in given.split(self.separator) if part.strip()]
+        if given is None:
+            return None
+        try:
+            if self.separator:
+                return _collected(self.read(item) for item in given)
+            return self.read(given)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+
+def _collected(items: Iterable[object]) -> object:
+    """Joins the values of a repeatable flag: pairs to a dict, the rest to a tuple."""
+    values = tuple(items)
+    if values and isinstance(values[0], tuple):
+        return dict(values)  # type: ignore[arg-type]  # _pair is the only reader that gives tuples
+    return values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[0].upper()}{message[1:]}; `vllama worker --help` lists the flags.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="vllama worker",
+        description="Hosts one model behind gRPC.",
+        epilog="Every flag has an environment twin VLLAMA_<FLAG>; a flag beats its twin.",
+        allow_abbrev=False,
+    )
+    for flag in _FLAGS:
+        options: dict[str, Any] = {"default": None, "help": flag.help}
+        if not flag.name.startswith("--"):
+            parser.add_argument(flag.field, nargs="?", metavar=flag.name, **options)
+        elif flag.read is _boolean:
+            parser.add_argument(flag.name, dest=flag.field, action="store_const", const="true", **options)
+        else:
+            action = "append" if flag.separator else "store"
+            metavar = flag.name.lstrip("-").upper().replace("-", "_")
+            parser.add_argument(flag.name, dest=flag.field, action=action, metavar=metavar, **options)
+    return parser
+
+
+def _word(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; give a name.")
+    return text
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not known; give one of {', '.join(words)}.")
+        return text
+
+    return read
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise ValueError(f"{text!r} does not work; give a whole number of {least} or more.")
+        return number
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{text!r} does not work; give seconds, 0 or more.")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _number(text)
+    if not 0 < number <= 1:
+        raise ValueError(f"{text!r} does not work; give a share above 0 and up to 1, such as 0.9.")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _boolean(text: str) -> bool:
+    word = text.lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false; give one of them.")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"{text!r} is not a setting; write key=value.")
+    return key.strip().replace("-", "_"), value.strip()
+
+
+def _tcp_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address; write host:port with a port from 0 to 65535.")
+    return text
+
+
+def _address(text: str) -> str:
+    if not text.startswith("unix:"):
+        try:
+            return _tcp_address(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not an address; write host:port or unix:/path.") from None
+    path = text.removeprefix("unix:")
+    if not path or len(path.encode()) > UNIX_PATH_BYTES:
+        raise ValueError(
+            f"the path of a unix socket has 1 to {UNIX_PATH_BYTES} bytes and this one has {len(path.encode())}; "
+            "use another directory."
+        )
+    return text
+
+
+_FLAGS = (
+    _Flag("MODEL", "model", _word, "a local directory or a Hugging Face id; any word with --engine fake"),
+    _Flag("--listen", "listen", _address, "gRPC address: host:port or unix:/path (default 127.0.0.1:50061)"),
+    _Flag("--name", "name", _word, "name of this worker in reports and logs (default worker-0)"),
+    _Flag(
+        "--served-name",
+        "served_names",
+        _word,
+        "name under which the model is served; repeatable, the first is shown (default MODEL)",
+        separator=",",
+    ),
+    _Flag("--engine", "engine", _one_of("vllm", "fake"), "vllm, or fake: a simulation without weights (default vllm)"),
+    _Flag("--device", "device", _one_of("auto", "cuda", "cpu"), "auto, cuda or cpu (default auto)"),
+    _Flag("--max-streams", "max_streams", _whole(1), "streams in the engine at once (default: the engine's own)"),
+    _Flag("--max-queue", "max_queue", _whole(0), "requests that may wait beyond that (default 512)"),
+    _Flag("--max-model-len", "max_model_len", _whole(0), "context in tokens, 0 for the model's own (default 4096)"),
+    _Flag(
+        "--gpu-memory-utilization",
+        "gpu_memory_utilization",
+        _share,
+        "share of the device's memory to use (default 0.9)",
+    ),
+    _Flag("--deterministic", "deterministic", _boolean, "greedy output that does not depend on the batch"),
+    _Flag("--engine-arg", "engine_args", _pair, "key=value for the engine; repeatable", separator=";"),
+    _Flag("--metrics", "metrics", _tcp_address, "host:port for Prometheus (default: off)"),
+    _Flag("--drain-timeout", "drain_timeout_seconds", _seconds, "seconds that streams may take to end (default 30)"),
+    _Flag("--stall-seconds", "stall_seconds", _seconds, "an engine silent for so long is dead, 0: never (default 60)"),
+    _Flag("--parent-fd", "parent_fd", _whole(0), "pipe from the supervisor; the worker ends with it"),
+    _Flag("--log-format", "log_format", _one_of("text", "json"), "text or json (default text)"),
+)

@@ -1,0 +1,87 @@
+"""What a worker is doing - starting, serving, draining, failed - and who is told when that changes.
+
+Health, reports and admission all follow this one object, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from vllama_server.engine import StartPhase
+from vllama_server.errors import Draining, EngineDead, NotReady
+
+if TYPE_CHECKING:
+    from vllama_server.errors import WorkerError
+
+
+class State(Enum):
+    """What a worker is doing; the names are those of the wire's WorkerState."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """A state that only moves forward: starting, ready, draining; failed from anywhere, for good."""
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+        """What the worker is doing."""
+        self.phase = StartPhase.RESOLVE
+        """While starting: what it is busy with."""
+        self.progress = 0.0
+        """While starting: how far the phase is, 0 to 1."""
+        self.failure = ""
+        """Once failed: the root cause and what to do about it."""
+        self._changed = asyncio.Event()
+
+    def progressed(self, phase: StartPhase, progress: float) -> None:
+        """Notes how far the start is."""
+        if self.state is State.STARTING:
+            self.phase, self.progress = phase, min(max(progress, 0.0), 1.0)
+            self._announce()
+
+    def ready(self) -> None:
+        """Notes that the engine serves; without effect unless the worker was starting."""
+        if self.state is State.STARTING:
+            self._move(State.READY)
+
+    def draining(self) -> None:
+        """Notes that no new requests are taken; without effect on a failed worker."""
+        if self.state is not State.FAILED:
+            self._move(State.DRAINING)
+
+    def failed(self, cause: str) -> None:
+        """Notes why the worker can serve no more; the first cause stays."""
+        if self.state is not State.FAILED:
+            self.failure = cause
+            self._move(State.FAILED)
+
+    async def changed(self) -> None:
+        """Waits for the next change of state, phase or progress; any number of tasks may wait."""
+        await self._changed.wait()
+
+    def refusal(self) -> WorkerError | None:
+        """Why a new request cannot be taken; None when it can."""
+        match self.state:
+            case State.READY:
+                return None
+            case State.STARTING:
+                return NotReady(f"the worker is still starting ({self.phase.value}); come back when it is ready.")
+            case State.DRAINING:
+                return Draining("the worker is draining and takes no new requests; use another worker.")
+            case State.FAILED:
+                return EngineDead(f"the engine has failed: {self.failure}")
+
+    def _move(self, state: State) -> None:
+        self.state = state
+        self._announce()
+
+    def _announce(self) -> None:
+        # Whoever waits holds the old event; whoever comes next waits for the next change.
+        announced, self._changed = self._changed, asyncio.Event()
+        announced.set()
