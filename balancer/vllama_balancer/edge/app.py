@@ -1,0 +1,69 @@
+"""Puts the HTTP front door together: dialects, middlewares, limits.
+
+Serve the application through `serving.EdgeServer`: it cancels handlers when their client goes
+away, which is what ends a generation that nobody reads any more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.edge.access_log import AccessLog
+from vllama_balancer.edge.config import EdgeConfig
+from vllama_balancer.edge.edge import Edge
+from vllama_balancer.edge.faults import Faults
+from vllama_balancer.edge.metrics import EdgeMetrics
+from vllama_balancer.edge.ollama import DIALECT as OLLAMA
+from vllama_balancer.edge.paths import add_tidy_paths
+from vllama_balancer.edge.trace import TRACE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllama_balancer.edge.dialect import Dialect
+    from vllama_balancer.gateway import Gateway
+
+DIALECTS: tuple[Dialect, ...] = (OLLAMA,)
+"""Every API that is served."""
+
+EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)
+"""Where an application keeps its edge."""
+
+
+def build_app(
+    gateway: Gateway,
+    *,
+    config: EdgeConfig | None = None,
+    registry: CollectorRegistry | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
+) -> web.Application:
+    """Builds the application.
+
+    `registry` holds what /metrics shows; the edge adds its own collectors to it.
+    """
+    edge = Edge(gateway, config or EdgeConfig())
+    metrics = EdgeMetrics(registry or CollectorRegistry())
+    app = web.Application(
+        middlewares=[AccessLog(metrics).middleware, Faults(dialects).middleware],
+        client_max_size=edge.config.max_body_bytes,
+    )
+    app[EDGE] = edge
+    for dialect in dialects:
+        app.router.add_routes(dialect.routes(edge))
+    add_tidy_paths(app.router)
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of every reply, streams and errors included."""
+    response.headers["Server"] = f"vllama/{request.app[EDGE].config.product_version}"
+    trace = request.get(TRACE)
+    if trace is None:
+        return
+    response.headers["X-Request-Id"] = trace.request_id
+    if trace.worker:
+        response.headers["X-Vllama-Worker"] = trace.worker

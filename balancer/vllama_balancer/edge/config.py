@@ -1,0 +1,36 @@
+"""What the edge is told at its start: frozen, checked by the caller, read by nobody else.
+
+Values come from the balancer's own configuration; the edge reads neither flags nor environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeConfig:
+    """Settings of the HTTP front door."""
+
+    version: str = "0.32.0"
+    """What /api/version says: a bare MAJOR.MINOR.PATCH, at least 0.6.4, or clients refuse it."""
+    product_version: str = "0.0.1"
+    """Version of this product, in the Server header."""
+    loopback_only: bool = True
+    """Whether the edge is bound to loopback, where the Host header is checked as well."""
+    origins: tuple[str, ...] = ()
+    """Origins allowed beside the built-in ones; "*" in one stands for anything."""
+    max_body_bytes: int = 64 * 1024 * 1024
+    """Longest request body."""
+    max_line_bytes: int = 16 * 1024
+    """Longest request line, and so the longest URL."""
+    max_header_bytes: int = 16 * 1024
+    """Longest single header."""
+    max_streams_per_client: int = 512
+    """Generations that one client may have at once; more are refused with 429."""
+    body_timeout_seconds: float = 60.0
+    """Longest silence within a request's body."""
+    idle_timeout_seconds: float = 300.0
+    """How long a connection may stay open without a request."""
+    write_timeout_seconds: float = 60.0
+    """How long a client may take no byte of its reply before it is cut off."""

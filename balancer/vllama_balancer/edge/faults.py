@@ -1,0 +1,80 @@
+"""The outermost middleware: every fault becomes an answer in the shape of the path's dialect.
+
+Handlers and the other middlewares just raise. What is raised on purpose keeps its sentence; what
+is not becomes "internal error" and a line in the log, without the request's text.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge import statuses
+from vllama_balancer.edge.dialect import dialect_of
+from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.trace import TRACE
+from vllama_balancer.errors import BalancerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from vllama_balancer.edge.dialect import Dialect
+
+_log = logging.getLogger(__name__)
+
+
+class Faults:
+    """Answers errors in every dialect's own shape."""
+
+    def __init__(self, dialects: Sequence[Dialect]) -> None:
+        self._dialects = dialects
+
+    @web.middleware
+    async def middleware(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Turns what a handler raises into an answer."""
+        try:
+            return await handler(request)
+        except BalancerError as error:
+            return self.answer(request, error)
+        except web.HTTPException as error:
+            return self.answer(request, _from_aiohttp(request, error))
+        except web.RequestPayloadError:
+            return self.answer(request, HttpError(400, "the request body could not be decoded"))
+        except ConnectionError:
+            # Nobody is left to answer; aiohttp closes the connection.
+            raise
+        except Exception:
+            _log.exception("request %s failed", request[TRACE].request_id)
+            return self.answer(request, HttpError(500, "internal error"))
+
+    def answer(self, request: web.Request, error: BalancerError) -> web.Response:
+        """Renders an error for a request's path."""
+        status = statuses.http_status(error)
+        dialect = dialect_of(request.path, self._dialects)
+        body = dialect.error_body(status, statuses.message(error), request[TRACE].request_id)
+        response = web.Response(
+            status=status,
+            body=b"" if request.method == "HEAD" else encode_json(body),
+            content_type="application/json",
+            charset="utf-8",
+            headers=statuses.headers(error),
+        )
+        if not request.content.at_eof():
+            # The rest of an unread body would be taken for the next request.
+            response.force_close()
+        return response
+
+
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> HttpError:
+    if error.status == 404:
+        return HttpError(404, f"{request.path} not found")
+    if error.status == 405:
+        return HttpError(405, f"method {request.method} is not allowed for {request.path}")
+    if error.status == 413:
+        return HttpError(413, "the request body is too large")
+    return HttpError(error.status, error.reason)

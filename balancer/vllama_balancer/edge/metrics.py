@@ -1,0 +1,49 @@
+"""The edge's Prometheus collectors, in one object that is given a registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_DURATION_BUCKETS = (0.005, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class EdgeMetrics:
+    """What the HTTP front door counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        """Everything that /metrics shows, the edge's own collectors among it."""
+        self.requests = Counter(
+            "vllama_http_requests_total",
+            "HTTP requests answered, by path pattern and status; 499: the client left first.",
+            ["path", "status"],
+            registry=registry,
+        )
+        self.in_flight = Gauge("vllama_http_requests_in_flight", "HTTP requests being served.", registry=registry)
+        self.duration = Histogram(
+            "vllama_http_request_duration_seconds",
+            "Time from a request's arrival to the end of its reply, by path pattern.",
+            ["path"],
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.ttft = Histogram(
+            "vllama_http_time_to_first_token_seconds",
+            "Time from a request's arrival to its first output, by path pattern.",
+            ["path"],
+            buckets=_TTFT_BUCKETS,
+            registry=registry,
+        )
+
+    def record(self, path: str, status: int, duration_seconds: float, ttft_seconds: float | None) -> None:
+        """Counts one finished request; `path` is a route's pattern, so that labels stay few."""
+        self.requests.labels(path, str(status)).inc()
+        self.duration.labels(path).observe(duration_seconds)
+        if ttft_seconds is not None:
+            self.ttft.labels(path).observe(ttft_seconds)

@@ -1,0 +1,92 @@
+"""Streamed replies: the status line waits for the first chunk, and the client sets the pace.
+
+An error before the first chunk is raised and becomes a plain HTTP error; after it the status is
+out, so the error becomes one last chunk. Each chunk is written before the next one is asked for:
+a slow client slows the generation's own stream, whose deltas merge at their source, so memory
+stays bounded. When the client goes away the handler is cancelled (see serving.py) and the chunks
+are closed, which ends the generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.errors import BalancerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+
+_log = logging.getLogger(__name__)
+
+
+async def stream(
+    request: web.Request,
+    chunks: AsyncGenerator[bytes, None],
+    *,
+    content_type: str,
+    render_error: Callable[[BalancerError], bytes],
+    write_timeout_seconds: float = 60.0,
+) -> web.StreamResponse:
+    """Sends chunks as they come, each flushed, and ends the reply after the last.
+
+    Raises whatever `chunks` raises before its first chunk. Later errors are sent as
+    `render_error`'s chunk. `chunks` is closed in every case. A client that takes no byte for
+    `write_timeout_seconds` is cut off.
+    """
+    async with aclosing(chunks):
+        first = await anext(chunks, b"")
+        writer = _Writer(request, content_type, write_timeout_seconds)
+        await writer.start()
+        try:
+            await writer.write(first)
+            async for chunk in chunks:
+                await writer.write(chunk)
+        except BalancerError as error:
+            await writer.write(render_error(error))
+        except ConnectionError:
+            raise
+        except Exception:
+            _log.exception("a stream failed")
+            await writer.write(render_error(HttpError(500, "internal error")))
+        return await writer.end()
+
+
+class _Writer:
+    """One streamed reply."""
+
+    def __init__(self, request: web.Request, content_type: str, timeout_seconds: float) -> None:
+        self._request = request
+        self._timeout_seconds = timeout_seconds
+        self._response = web.StreamResponse(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._response.content_type = content_type
+        if request.version < (1, 1):
+            # HTTP/1.0 has no chunked coding: only the end of the connection ends such a reply.
+            self._response.force_close()
+
+    async def start(self) -> None:
+        await self._response.prepare(self._request)
+
+    async def write(self, chunk: bytes) -> None:
+        if not chunk:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._response.write(chunk)
+        except TimeoutError:
+            # Closing would wait for the very bytes that the client does not take.
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+    async def end(self) -> web.StreamResponse:
+        await self._response.write_eof()
+        return self._response
