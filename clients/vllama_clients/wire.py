@@ -1,0 +1,305 @@
+"""Translates between the clients' types and the wire's messages: pure functions, no I/O."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf import json_format
+
+from vllama_clients.errors import InvalidRequest
+from vllama_clients.events import (
+    Delta,
+    Embedding,
+    Event,
+    Finished,
+    FinishReason,
+    PositionLogprobs,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from vllama_clients.messages import (
+    ChatRequest,
+    Choice,
+    GenerateRequest,
+    Grammar,
+    JsonObject,
+    JsonSchema,
+    Message,
+    Options,
+    Regex,
+    Sampling,
+    ThinkLevel,
+    Tool,
+    ToolCall,
+    ToolMode,
+    Truncation,
+)
+from vllama_protos.v1 import embedding_pb2, generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from google.protobuf.duration_pb2 import Duration
+
+    from vllama_clients.messages import EmbedRequest, OutputFormat
+
+TRUNCATIONS = {
+    Truncation.REJECT: generation_pb2.TRUNCATION_REJECT,
+    Truncation.DROP_OLDEST: generation_pb2.TRUNCATION_DROP_OLDEST,
+}
+TOOL_MODES = {
+    ToolMode.AUTO: generation_pb2.TOOL_CHOICE_MODE_AUTO,
+    ToolMode.NONE: generation_pb2.TOOL_CHOICE_MODE_NONE,
+    ToolMode.REQUIRED: generation_pb2.TOOL_CHOICE_MODE_REQUIRED,
+}
+THINK_LEVELS = {
+    ThinkLevel.DEFAULT: generation_pb2.THINK_LEVEL_UNSPECIFIED,
+    ThinkLevel.OFF: generation_pb2.THINK_LEVEL_OFF,
+    ThinkLevel.ON: generation_pb2.THINK_LEVEL_ON,
+    ThinkLevel.LOW: generation_pb2.THINK_LEVEL_LOW,
+    ThinkLevel.MEDIUM: generation_pb2.THINK_LEVEL_MEDIUM,
+    ThinkLevel.HIGH: generation_pb2.THINK_LEVEL_HIGH,
+    ThinkLevel.MAX: generation_pb2.THINK_LEVEL_MAX,
+}
+FINISH_REASONS = {
+    generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+    generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    generation_pb2.FINISH_REASON_TOOL_CALLS: FinishReason.TOOL_CALLS,
+    generation_pb2.FINISH_REASON_ABORTED: FinishReason.ABORTED,
+}
+OPTIONAL_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "max_tokens",
+    "min_tokens",
+    "ignore_eos",
+)
+
+
+def generation_request(request: GenerateRequest | ChatRequest) -> generation_pb2.GenerateRequest:
+    """Builds the request of one generation. InvalidRequest for values that the wire cannot carry."""
+    with _refusing():
+        message = _with_options(request.options)
+        message.model, message.request_id = request.model, request.request_id
+        if isinstance(request, ChatRequest):
+            message.chat.CopyFrom(chat(request))
+            return message
+        message.suffix = request.suffix
+        if isinstance(request.prompt, str):
+            message.prompt = request.prompt
+        else:
+            message.token_ids.CopyFrom(generation_pb2.TokenIds(ids=request.prompt))
+        return message
+
+
+def tokenize_request(request: GenerateRequest | ChatRequest) -> generation_pb2.TokenizeRequest:
+    """Builds the request that tokenizes a generation's input. InvalidRequest for token ids."""
+    with _refusing():
+        message = generation_pb2.TokenizeRequest(model=request.model)
+        if isinstance(request, ChatRequest):
+            message.chat.CopyFrom(chat(request))
+        elif isinstance(request.prompt, str):
+            message.prompt = request.prompt
+        else:
+            raise _refusal("prompt", "holds token ids already; tokenize takes text or a chat")
+        return message
+
+
+def embed_request(request: EmbedRequest) -> embedding_pb2.EmbedRequest:
+    """Builds the request that embeds texts. InvalidRequest for values that the wire cannot carry."""
+    if isinstance(request.inputs, str):
+        raise _refusal("inputs", "is one text; put it in a list")
+    with _refusing():
+        return embedding_pb2.EmbedRequest(
+            model=request.model,
+            request_id=request.request_id,
+            inputs=request.inputs,
+            truncate=request.truncate,
+            dimensions=request.dimensions,
+            normalize=request.normalize,
+        )
+
+
+def detokenize_request(model: str, token_ids: Sequence[int]) -> generation_pb2.DetokenizeRequest:
+    """Builds the request that turns ids into text. InvalidRequest for ids that the wire cannot carry."""
+    with _refusing():
+        return generation_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
+
+
+def chat(request: ChatRequest) -> generation_pb2.Chat:
+    """Builds a conversation."""
+    message = generation_pb2.Chat(
+        messages=[_turn(turn) for turn in request.messages],
+        tools=[_tool(tool) for tool in request.tools],
+        tool_choice=_tool_choice(request.tool_choice),
+        think=THINK_LEVELS[request.think],
+    )
+    json_format.ParseDict(dict(request.template_switches), message.template_switches)
+    return message
+
+
+def event(message: generation_pb2.GenerateResponse) -> Event | None:
+    """Reads one message of a stream; None for a kind that this version does not know."""
+    match message.WhichOneof("event"):
+        case "started":
+            return _started(message.started)
+        case "delta":
+            return _delta(message.delta)
+        case "finished":
+            return _finished(message.finished)
+    return None
+
+
+def embedding(vector: embedding_pb2.Vector) -> Embedding:
+    """Reads one embedded text."""
+    return Embedding(values=tuple(vector.values), prompt_tokens=vector.prompt_tokens)
+
+
+def _with_options(options: Options) -> generation_pb2.GenerateRequest:
+    return generation_pb2.GenerateRequest(
+        sampling=_sampling(options.sampling),
+        output_format=None if options.output_format is None else _output_format(options.output_format),
+        logprobs=options.top_logprobs is not None,
+        top_logprobs=options.top_logprobs or 0,
+        truncation=TRUNCATIONS[options.truncation],
+        session=options.session,
+        priority=options.priority,
+        max_context_tokens=options.max_context_tokens,
+        return_prompt_token_ids=options.return_prompt_token_ids,
+    )
+
+
+def _sampling(sampling: Sampling) -> generation_pb2.Sampling:
+    message = generation_pb2.Sampling(stop=sampling.stop)
+    for name in OPTIONAL_SAMPLING:
+        value = getattr(sampling, name)
+        if value is not None:
+            try:
+                setattr(message, name, value)
+            except (TypeError, ValueError) as error:
+                raise _refusal(f"sampling.{name}", f"cannot be {value!r}: {error}") from error
+    return message
+
+
+def _output_format(output_format: OutputFormat) -> generation_pb2.OutputFormat:
+    match output_format:
+        case JsonObject():
+            return generation_pb2.OutputFormat(json_object=True)
+        case JsonSchema(schema):
+            return generation_pb2.OutputFormat(json_schema=json.dumps(schema))
+        case Regex(pattern):
+            return generation_pb2.OutputFormat(regex=pattern)
+        case Grammar(ebnf):
+            return generation_pb2.OutputFormat(grammar=ebnf)
+        case Choice(options):
+            return generation_pb2.OutputFormat(choice=generation_pb2.Choice(options=options))
+
+
+def _turn(turn: Message) -> generation_pb2.Message:
+    return generation_pb2.Message(
+        role=turn.role,
+        content=turn.content,
+        images=[generation_pb2.Image(data=image) for image in turn.images],
+        thinking=turn.thinking,
+        tool_calls=[
+            generation_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in turn.tool_calls
+        ],
+        tool_name=turn.tool_name,
+        tool_call_id=turn.tool_call_id,
+    )
+
+
+def _tool(tool: Tool) -> generation_pb2.Tool:
+    parameters_json = "" if tool.parameters is None else json.dumps(tool.parameters)
+    return generation_pb2.Tool(name=tool.name, description=tool.description, parameters_json=parameters_json)
+
+
+def _tool_choice(choice: ToolMode | str) -> generation_pb2.ToolChoice:
+    if isinstance(choice, ToolMode):
+        return generation_pb2.ToolChoice(mode=TOOL_MODES[choice])
+    return generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED, name=choice)
+
+
+def _started(started: generation_pb2.Started) -> Started:
+    return Started(
+        worker=started.worker,
+        boot_id=started.boot_id,
+        prompt_tokens=started.prompt_tokens,
+        cached_prompt_tokens=started.cached_prompt_tokens,
+        prompt_token_ids=tuple(started.prompt_token_ids),
+        dropped_messages=started.dropped_messages,
+    )
+
+
+def _delta(delta: generation_pb2.Delta) -> Delta:
+    return Delta(
+        text=delta.text,
+        thinking=delta.thinking,
+        tool_calls=tuple(ToolCall(call.name, call.arguments_json, call.id) for call in delta.tool_calls),
+        token_ids=tuple(delta.token_ids),
+        logprobs=tuple(
+            PositionLogprobs(_logprob(entry.token), tuple(_logprob(token) for token in entry.top))
+            for entry in delta.logprobs
+        ),
+    )
+
+
+def _logprob(token: generation_pb2.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(id=token.id, text=token.text, bytes=token.bytes, logprob=token.logprob)
+
+
+def _finished(finished: generation_pb2.Finished) -> Finished:
+    usage, timings = finished.usage, finished.timings
+    return Finished(
+        # An end that a newer server invented still is an end; the text before it is whole.
+        reason=FINISH_REASONS.get(finished.reason, FinishReason.STOP),
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            cached_prompt_tokens=usage.cached_prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        ),
+        timings=Timings(
+            queue_seconds=_seconds(timings.queue),
+            load_seconds=_seconds(timings.load),
+            prompt_seconds=_seconds(timings.prompt),
+            decode_seconds=_seconds(timings.decode),
+        ),
+        matched_stop=finished.matched_stop,
+        migrations=finished.migrations,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _refusal(field: str, why: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{field} {why}", code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST", field=field
+    )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turns what protobuf and json raise for a value of a wrong type or range into the refusal a server would send."""
+    try:
+        yield
+    except (TypeError, ValueError, json_format.ParseError) as error:
+        raise InvalidRequest(
+            f"the request has a value that cannot be sent: {error}",
+            code=grpc.StatusCode.INVALID_ARGUMENT,
+            reason="INVALID_REQUEST",
+        ) from error
