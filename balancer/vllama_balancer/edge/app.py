@@ -17,6 +17,7 @@ from vllama_balancer.edge.edge import Edge
 from vllama_balancer.edge.faults import Faults
 from vllama_balancer.edge.metrics import EdgeMetrics
 from vllama_balancer.edge.ollama import DIALECT as OLLAMA
+from vllama_balancer.edge.openai import DIALECT as OPENAI
 from vllama_balancer.edge.paths import add_tidy_paths
 from vllama_balancer.edge.trace import TRACE
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.dialect import Dialect
     from vllama_balancer.gateway import Gateway
 
-DIALECTS: tuple[Dialect, ...] = (OLLAMA,)
+DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI)
 """Every API that is served."""
 
 EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)

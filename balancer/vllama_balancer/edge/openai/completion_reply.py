@@ -1,0 +1,160 @@
+"""Replies of /v1/completions: one object, or chunks, from the events of one or more generations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from vllama_balancer.edge.openai.chat_reply import finish_reason
+from vllama_balancer.edge.openai.identity import FINGERPRINT
+from vllama_balancer.edge.openai.usage import NO_USAGE, Usage, to_usage
+from vllama_balancer.edge.wire.collected import check_completed
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vllama_balancer.edge.openai.identity import Identity
+    from vllama_balancer.edge.wire.collected import Collected
+
+
+class Logprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Parallel lists, one place for each token; an echoed prompt is one place without numbers."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """One text, or what a chunk adds to it."""
+
+    text: str
+    index: int
+    finish_reason: str | None
+    logprobs: Logprobs | UnsetType = UNSET
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole reply, or one event of a stream."""
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str = FINGERPRINT
+    choices: list[Choice]
+    usage: Usage | UnsetType = UNSET
+
+
+def to_completion(identity: Identity, choices: Sequence[Collected], *, echo: str, logprobs: bool) -> Completion:
+    """Builds a whole reply; `echo` is put before each text."""
+    return Completion(
+        id=identity.id,
+        created=identity.created,
+        model=identity.model,
+        choices=[_to_choice(index, choice, echo, logprobs) for index, choice in enumerate(choices)],
+        usage=to_usage(choice.finished.usage for choice in choices),
+    )
+
+
+def _to_choice(index: int, collected: Collected, echo: str, logprobs: bool) -> Choice:
+    places = _Places(echo)
+    return Choice(
+        text=echo + collected.text,
+        index=index,
+        finish_reason=finish_reason(collected.finished.reason, called=False),
+        logprobs=places.take(collected.logprobs) if logprobs else UNSET,
+    )
+
+
+class CompletionStream:
+    """Turns events into chunks; holds only what was said about each choice before."""
+
+    def __init__(self, identity: Identity, choices: int, *, echo: str, logprobs: bool, include_usage: bool) -> None:
+        self._identity = identity
+        self._states = [_ChoiceState(echo, _Places(echo)) for _ in range(choices)]
+        self._logprobs = logprobs
+        self._include_usage = include_usage
+
+    def chunks(self, choice: int, event: generation_pb2.GenerateResponse) -> list[Completion]:
+        """Translates one event of one choice. Raises WorkerLost for an aborted generation."""
+        match event.WhichOneof("event"):
+            case "delta" if event.delta.text or event.delta.logprobs:
+                return [self._delta(choice, event.delta)]
+            case "finished":
+                return [self._finish(choice, check_completed(event.finished))]
+        return []
+
+    def closing(self) -> list[Completion]:
+        """Tells the counts, after all choices have ended, when they were asked for."""
+        if not self._include_usage:
+            return []
+        return [self._chunk([], to_usage(state.usage for state in self._states))]
+
+    def _delta(self, choice: int, delta: generation_pb2.Delta) -> Completion:
+        state = self._states[choice]
+        logprobs = state.places.take(delta.logprobs) if self._logprobs else UNSET
+        text = state.take_echo() + delta.text
+        return self._chunk([Choice(text=text, index=choice, finish_reason=None, logprobs=logprobs)])
+
+    def _finish(self, choice: int, finished: generation_pb2.Finished) -> Completion:
+        state = self._states[choice]
+        state.usage = finished.usage
+        reason = finish_reason(finished.reason, called=False)
+        return self._chunk([Choice(text=state.take_echo(), index=choice, finish_reason=reason)])
+
+    def _chunk(self, choices: list[Choice], usage: Usage = NO_USAGE) -> Completion:
+        identity = self._identity
+        return Completion(
+            id=identity.id,
+            created=identity.created,
+            model=identity.model,
+            choices=choices,
+            # As in Ollama, every chunk has a count when counts were asked for, and all but the last are 0.
+            usage=usage if self._include_usage else UNSET,
+        )
+
+
+@dataclass(slots=True)
+class _ChoiceState:
+    echo: str
+    places: _Places
+    usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
+
+    def take_echo(self) -> str:
+        """The echoed prompt, once."""
+        echo, self.echo = self.echo, ""
+        return echo
+
+
+class _Places:
+    """Counts where each token begins within the text."""
+
+    def __init__(self, echo: str) -> None:
+        self._echo = echo
+        self._offset = 0
+
+    def take(self, entries: Iterable[generation_pb2.TokenLogprobs]) -> Logprobs:
+        """Gives the next tokens their places."""
+        places = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+        if self._echo:
+            self._append(places, self._echo, None, None)
+            self._echo = ""
+        for entry in entries:
+            top = {rival.text: rival.logprob for rival in entry.top}
+            # The chosen token is always listed, even when it was not among the best.
+            top.setdefault(entry.token.text, entry.token.logprob)
+            self._append(places, entry.token.text, entry.token.logprob, top)
+        return places
+
+    def _append(self, places: Logprobs, token: str, logprob: float | None, top: dict[str, float] | None) -> None:
+        places.tokens.append(token)
+        places.token_logprobs.append(logprob)
+        places.top_logprobs.append(top)
+        places.text_offset.append(self._offset)
+        self._offset += len(token)

@@ -1,0 +1,29 @@
+"""The OpenAI dialect: its routes and the shape of its errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge.dialect import Dialect
+from vllama_balancer.edge.openai.errors import error_body
+from vllama_balancer.edge.openai.handlers import Handlers
+
+if TYPE_CHECKING:
+    from vllama_balancer.edge.edge import Edge
+
+
+def _routes(edge: Edge) -> list[web.RouteDef]:
+    handlers = Handlers(edge)
+    return [
+        web.post("/v1/chat/completions", handlers.chat),
+        web.post("/v1/completions", handlers.complete),
+        web.post("/v1/embeddings", handlers.embed),
+        web.get("/v1/models", handlers.models),
+        # Names with slashes come encoded or as they are.
+        web.get("/v1/models/{model:.+}", handlers.model),
+    ]
+
+
+DIALECT = Dialect("/v1/", _routes, error_body)

@@ -1,0 +1,28 @@
+"""The shape of errors under /v1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllama_balancer.edge import statuses
+from vllama_balancer.edge.encoding import encode_sse
+
+if TYPE_CHECKING:
+    from vllama_balancer.errors import BalancerError
+
+_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+
+
+def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
+    """The body of an error. The request's id travels in its header alone, as OpenAI's does."""
+    return {"error": {"message": message, "type": error_type(status), "param": None, "code": None}}
+
+
+def error_type(status: int) -> str:
+    """Names the kind of error that an HTTP status stands for."""
+    return _TYPES.get(status, "api_error")
+
+
+def error_event(error: BalancerError) -> bytes:
+    """The last event of a stream that failed; no [DONE] follows it."""
+    return encode_sse(error_body(statuses.http_status(error), statuses.message(error), ""))

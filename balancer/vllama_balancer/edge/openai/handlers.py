@@ -1,0 +1,138 @@
+"""Handlers of /v1: decode, translate, generate, encode."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge.encoding import encode_json, encode_sse
+from vllama_balancer.edge.openai import chat_reply, chat_request, completion_reply, completion_request
+from vllama_balancer.edge.openai.chat_request import ChatRequest
+from vllama_balancer.edge.openai.choices import to_choices
+from vllama_balancer.edge.openai.completion_request import CompletionRequest
+from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_request, to_embedding_list
+from vllama_balancer.edge.openai.errors import error_event
+from vllama_balancer.edge.openai.identity import Identity
+from vllama_balancer.edge.openai.models import to_model, to_model_list
+from vllama_balancer.edge.streaming import SSE
+from vllama_balancer.edge.wire.collected import Collected
+from vllama_balancer.edge.wire.demands import meet_demands
+from vllama_balancer.edge.wire.fan_in import fan_in
+from vllama_balancer.errors import InvalidRequest, ModelNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.requested import RequestedModel
+    from vllama_protos.v1 import generation_pb2
+
+    Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
+    Chunks = chat_reply.ChunkStream | completion_reply.CompletionStream
+
+_DONE = b"data: [DONE]\n\n"
+
+
+class Handlers:
+    """The endpoints that speak OpenAI's JSON, bound to an edge."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/chat/completions."""
+        body = await self._edge.read(request, ChatRequest)
+        generation = chat_request.to_generation(body)
+        choices = to_choices(generation, body.n)
+        if not body.model:
+            raise InvalidRequest("model is required", field="model")
+        model = self._edge.find(request, body.model)
+        streams = self._generate(request, model, choices, "chat")
+        identity = self._identity("chatcmpl", model)
+        logprobs = body.logprobs is True
+        if body.stream:
+            chunks = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=body.include_usage)
+            return await self._stream(request, streams, chunks)
+        return reply(chat_reply.to_completion(identity, await _collect(streams), logprobs=logprobs))
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/completions."""
+        body = await self._edge.read(request, CompletionRequest)
+        generation = completion_request.to_generation(body)
+        choices = to_choices(generation, body.n)
+        if not body.model:
+            raise ModelNotFound("model '' not found", field="model")
+        model = self._edge.find(request, body.model)
+        streams = self._generate(request, model, choices, "generate")
+        identity = self._identity("cmpl", model)
+        echo = completion_request.prompt_of(body) if body.echo else ""
+        logprobs = body.logprobs is not None
+        if body.stream:
+            chunks = completion_reply.CompletionStream(
+                identity, len(choices), echo=echo, logprobs=logprobs, include_usage=body.include_usage
+            )
+            return await self._stream(request, streams, chunks)
+        collected = await _collect(streams)
+        return reply(completion_reply.to_completion(identity, collected, echo=echo, logprobs=logprobs))
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """POST /v1/embeddings."""
+        body = await self._edge.read(request, EmbeddingsRequest)
+        wire = to_embed_request(body)
+        if not body.model:
+            raise ModelNotFound("model '' not found", field="model")
+        model = self._edge.find(request, body.model, not_found='model "{}" not found, try pulling it first')
+        model.require("embedding")
+        vectors = (await self._edge.embed(request, model, wire)).vectors
+        return reply(to_embedding_list(model.requested, vectors, as_base64=body.as_base64))
+
+    async def models(self, request: web.Request) -> web.Response:
+        """GET /v1/models."""
+        return reply(to_model_list(self._edge.gateway.models()))
+
+    async def model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/{model}."""
+        found = self._edge.find(request, request.match_info["model"])
+        return reply(to_model(found.entry, found.requested))
+
+    def _generate(
+        self,
+        request: web.Request,
+        model: RequestedModel,
+        choices: Sequence[generation_pb2.GenerateRequest],
+        verb: str,
+    ) -> list[Events]:
+        for choice in choices:
+            meet_demands(model, choice, verb=verb)
+        return [self._edge.generate(request, model, choice, verb=verb) for choice in choices]
+
+    def _identity(self, kind: str, model: RequestedModel) -> Identity:
+        return Identity(
+            id=f"{kind}-{secrets.token_hex(12)}", created=int(self._edge.now().timestamp()), model=model.requested
+        )
+
+    async def _stream(self, request: web.Request, streams: Sequence[Events], chunks: Chunks) -> web.StreamResponse:
+        return await self._edge.stream(request, _encode(streams, chunks), content_type=SSE, render_error=error_event)
+
+
+def reply(value: object) -> web.Response:
+    """Answers with one JSON object."""
+    return web.Response(body=encode_json(value), content_type="application/json")
+
+
+async def _collect(streams: Sequence[Events]) -> list[Collected]:
+    collected = [Collected() for _ in streams]
+    async for choice, event in fan_in(streams):
+        collected[choice].add(event)
+    return collected
+
+
+async def _encode(streams: Sequence[Events], chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    async for choice, event in fan_in(streams):
+        for chunk in chunks.chunks(choice, event):
+            yield encode_sse(chunk)
+    for chunk in chunks.closing():
+        yield encode_sse(chunk)
+    yield _DONE

@@ -1,0 +1,24 @@
+"""What all parts of one reply share: its id, its time, its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FINGERPRINT = "fp_ollama"
+"""Ollama's constant; clients that log it see what they are used to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a reply is."""
+
+    id: str
+    """Id of the reply, such as "chatcmpl-…"."""
+    created: int
+    """Seconds since 1970."""
+    model: str
+    """The name as it was requested."""
+
+    def call_id(self, choice: int, index: int) -> str:
+        """Makes an id for a tool call whose model gave none; unique within the reply."""
+        return f"call_{self.id.rpartition('-')[2]}_{choice}_{index}"

@@ -1,0 +1,61 @@
+"""The sampling fields that OpenAI's endpoints share, and their one translation to the wire.
+
+Temperature and top_p are always set, to OpenAI's default of 1, because a model's own values
+would surprise those who know the API; what OpenAI has no name for stays the model's. Beside
+OpenAI's fields those are read that clients of vLLM send in the same place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from vllama_balancer.edge.wire.numbers import INT64_MAX, clamp_count, clamp_int32, clamp_unit
+from vllama_protos.v1 import generation_pb2
+
+Seed = Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)]
+
+
+class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of a request that steer sampling; null counts as absent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
+
+def to_sampling(fields: SamplingFields, max_tokens: int | None) -> generation_pb2.Sampling:
+    """Translates the fields; numbers beyond the wire's range are served as the nearest in it."""
+    return generation_pb2.Sampling(
+        temperature=max(0.0, _or_default(fields.temperature, 1.0)),
+        top_p=min(1.0, _or_default(fields.top_p, 1.0)),
+        top_k=clamp_int32(fields.top_k),
+        min_p=clamp_unit(fields.min_p),
+        frequency_penalty=fields.frequency_penalty,
+        presence_penalty=fields.presence_penalty,
+        repetition_penalty=fields.repetition_penalty,
+        seed=fields.seed,
+        stop=_stop_texts(fields.stop),
+        max_tokens=clamp_int32(max_tokens),
+        min_tokens=clamp_count(fields.min_tokens),
+        ignore_eos=fields.ignore_eos,
+    )
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _stop_texts(stop: str | list[str] | None) -> list[str]:
+    texts = [stop] if isinstance(stop, str) else stop or []
+    # An empty text would end every generation before its first character.
+    return [text for text in texts if text]

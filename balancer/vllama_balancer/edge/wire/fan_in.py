@@ -1,0 +1,58 @@
+"""Several generations read as one stream of events, each with the index of its generation.
+
+Every generation has a reader task that waits until its event has been taken, so a slow consumer
+slows all of them instead of filling a queue. The first failure ends the whole; closing the
+stream ends every generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+T = TypeVar("T")
+
+_Item = tuple[int, T] | BaseException | None
+
+
+async def fan_in(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Yields the items of all streams in the order of their arrival, those of one stream in its own order.
+
+    Raises the first error of any stream. Streams are closed before this one ends.
+    """
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield 0, item
+        return
+    arrivals: asyncio.Queue[_Item[T]] = asyncio.Queue(maxsize=1)
+    readers = [asyncio.create_task(_read(index, stream, arrivals)) for index, stream in enumerate(streams)]
+    try:
+        running = len(readers)
+        while running:
+            arrival = await arrivals.get()
+            if arrival is None:
+                running -= 1
+            elif isinstance(arrival, BaseException):
+                raise arrival
+            else:
+                yield arrival
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def _read(index: int, stream: AsyncGenerator[T, None], arrivals: asyncio.Queue[_Item[T]]) -> None:
+    try:
+        async with aclosing(stream):
+            async for item in stream:
+                await arrivals.put((index, item))
+    except Exception as error:  # handed to the consumer, which raises it
+        await arrivals.put(error)
+    else:
+        await arrivals.put(None)
