@@ -1,0 +1,79 @@
+"""What can go wrong with models on disk, beneath the balancer's own tree.
+
+ModelError                 one sentence with the cause and the fix
+|-- ModelUnknown           no source for that name
+|-- SourceUnavailable      the hub, the package or the file cannot be had now
+|-- AccessRefused          the hub wants a token or a licence accepted
+|-- DownloadDamaged        what came is not what the hub announced
+|-- DoesNotFit             memory or disk does not suffice; the message has the numbers
+`-- ConversionFailed       a GGUF file cannot be turned into what vLLM loads
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from vllama_balancer.errors import BalancerError
+
+
+class ModelError(BalancerError):
+    """Root of the errors about models on disk."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "MODEL_ERROR"
+
+
+class ModelUnknown(ModelError):
+    """No store entry, table entry, directory, file or hub repository of that name."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class SourceUnavailable(ModelError):
+    """The hub, the package or the file that holds the weights cannot be had now."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "MODEL_SOURCE_UNAVAILABLE"
+
+
+class AccessRefused(ModelError):
+    """The hub refuses: no token, a wrong one, or a licence that has not been accepted."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+    reason = "MODEL_ACCESS_REFUSED"
+
+
+class DownloadDamaged(ModelError):
+    """A downloaded file differs from what the hub announced."""
+
+    status = grpc.StatusCode.DATA_LOSS
+    reason = "MODEL_DOWNLOAD_DAMAGED"
+
+
+class DoesNotFit(ModelError):
+    """Memory or disk does not suffice."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "MODEL_DOES_NOT_FIT"
+
+
+class ConversionFailed(ModelError):
+    """A GGUF file cannot be converted."""
+
+    reason = "MODEL_CONVERSION_FAILED"
+
+
+BY_REASON = {
+    kind.reason: kind
+    for kind in (
+        ModelError,
+        ModelUnknown,
+        SourceUnavailable,
+        AccessRefused,
+        DownloadDamaged,
+        DoesNotFit,
+        ConversionFailed,
+    )
+}
+"""Finds the class again when an error has crossed from a job's process."""

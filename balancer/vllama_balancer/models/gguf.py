@@ -1,0 +1,207 @@
+"""Turns one GGUF file into the directory that vLLM loads: safetensors, tokenizer, chat template.
+
+Run as a process of its own: `python -m vllama_balancer.models.gguf SOURCE TARGET`. It alone imports torch and
+transformers. Weights are dequantized to bfloat16 once; vLLM reads GGUF only through a plug-in, and
+slowly. TARGET appears by rename when all of it is there, and two runs at once make it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import psutil
+import torch
+import transformers
+from tokenizers import pre_tokenizers
+
+from vllama_balancer.models.errors import ConversionFailed, DoesNotFit, SourceUnavailable
+from vllama_balancer.models.job import job_main
+from vllama_balancer.models.progress import Progress, Reporter
+from vllama_balancer.models.store import delete_tree, directory_size, locked_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RECORD = "vllama.json"
+"""In the target: what it was made from."""
+BYTES_PER_WEIGHT = 2
+"""bfloat16."""
+MEMORY_FACTOR = 2.2
+"""Peak of a conversion over the bytes of its result: the dequantized tensors and the model that takes them."""
+MEMORY_BASE_BYTES = 600 << 20
+"""Memory of the libraries themselves."""
+_BAR = re.compile(r"^(?P<title>[^:\r]*):\s*\d+%.*?(?P<done>\d+)/(?P<total>\d+) \[")
+
+
+def convert(source: Path, target: Path, reporter: Reporter) -> None:
+    """Converts `source` into `target` unless that is there, and reports the record of what it holds.
+
+    Raises SourceUnavailable, DoesNotFit or ConversionFailed, and leaves nothing behind then.
+    """
+    with locked_file(target.with_name(f".{target.name}.lock")):
+        if not (target / RECORD).is_file():
+            _convert_into(source, target, reporter)
+    reporter.result(**json.loads((target / RECORD).read_bytes()))
+
+
+def _convert_into(source: Path, target: Path, reporter: Reporter) -> None:
+    if not source.is_file():
+        raise SourceUnavailable(f"{source} is not a file; give the path of a .gguf file")
+    reporter.progress(Progress("reading the file"))
+    reader = _read(source)
+    _refuse_what_does_not_fit(reader, target)
+    staging = target.with_name(f".{target.name}.partial")
+    delete_tree(staging)  # what a killed run has left
+    staging.mkdir(parents=True)
+    try:
+        _write_model(source, reader, staging, reporter)
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _write_model(source: Path, reader: gguf.GGUFReader, staging: Path, reporter: Reporter) -> None:
+    location, name = str(source.parent), source.name
+    reporter.progress(Progress("converting the tokenizer"))
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location, gguf_file=name)
+        _complete_tokenizer(tokenizer, _text(reader, "tokenizer.ggml.pre"))
+        reporter.progress(Progress("converting the weights"))
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            location, gguf_file=name, dtype=torch.bfloat16,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+        )  # fmt: skip
+    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        raise ConversionFailed(
+            f"{source} cannot be converted: {_first_line(error)}; use a safetensors version"
+        ) from error
+    model.generation_config._from_model_config = False
+    model.generation_config.eos_token_id = _end_tokens(tokenizer, model.generation_config.eos_token_id)
+    reporter.progress(Progress("writing safetensors"))
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    _clean_config(staging / "config.json")
+    for path in staging.iterdir():
+        path.chmod(0o644)
+    reporter.progress(Progress("checking the source"))
+    record = {
+        "source_sha256": _sha256(source), "size_bytes": directory_size(staging),
+        "license": _text(reader, "general.license"), "name": _text(reader, "general.name"),
+    }  # fmt: skip
+    (staging / RECORD).write_text(json.dumps(record))
+
+
+def _read(source: Path) -> gguf.GGUFReader:
+    try:
+        return gguf.GGUFReader(source)
+    except (ValueError, IndexError, KeyError) as error:
+        raise ConversionFailed(f"{source} is not a whole GGUF file ({_first_line(error)}); fetch it again") from error
+
+
+def _refuse_what_does_not_fit(reader: gguf.GGUFReader, target: Path) -> None:
+    result_bytes = sum(int(tensor.n_elements) for tensor in reader.tensors) * BYTES_PER_WEIGHT
+    needed = int(result_bytes * MEMORY_FACTOR) + MEMORY_BASE_BYTES
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise DoesNotFit(
+            f"the conversion needs {_gib(needed)} GiB of memory and {_gib(available)} GiB are free; "
+            "free some, or use a safetensors version of the model"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if result_bytes > free:
+        raise DoesNotFit(
+            f"the converted model needs {_gib(result_bytes)} GiB in {target.parent} and {_gib(free)} GiB are free; "
+            "free some, or choose another disk with --models"
+        )
+
+
+def _complete_tokenizer(tokenizer: Any, kind: str) -> None:
+    """Restores what the file format keeps only as a name: SmolLM splits numbers into single digits."""
+    if kind == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        text = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, text])
+
+
+def _end_tokens(tokenizer: Any, declared: Any) -> list[int]:
+    """The ids that end a turn: the declared one, and those that the chat template closes turns with."""
+    ends = declared if isinstance(declared, list) else [declared]
+    for token in ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>"):
+        if token in tokenizer.get_vocab():
+            ends = [*ends, tokenizer.convert_tokens_to_ids(token)]
+    return sorted({end for end in ends if end is not None})
+
+
+def _clean_config(path: Path) -> None:
+    """Drops what names the place of conversion."""
+    config = json.loads(path.read_bytes())
+    for key in ("_name_or_path", "_model_name_or_path", "quantization_config"):
+        config.pop(key, None)
+    path.write_text(json.dumps(config, indent=2))
+
+
+def _text(reader: gguf.GGUFReader, key: str) -> str:
+    value = reader.get_field(key)
+    return str(value.contents()) if value is not None else ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.1f}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+class BarTap(io.TextIOBase):
+    """Standard error that turns the libraries' progress bars into reports and passes the rest on."""
+
+    def __init__(self, beneath: Any, reporter: Reporter) -> None:
+        self._beneath = beneath
+        self._reporter = reporter
+        self._last_percent = -1
+
+    def write(self, text: str) -> int:
+        """Takes what a library prints."""
+        bar = _BAR.match(text.lstrip("\r\n"))
+        if bar is None:
+            return int(self._beneath.write(text))
+        done, total = int(bar["done"]), int(bar["total"])
+        if (percent := done * 100 // max(total, 1)) != self._last_percent:
+            self._last_percent = percent
+            self._reporter.progress(Progress(bar["title"].strip(" .").lower(), done, total))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes what was passed on."""
+        self._beneath.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Converts SOURCE into TARGET; returns the exit status."""
+    source, target = (Path(argument).absolute() for argument in arguments)
+
+    def work(reporter: Reporter) -> None:
+        sys.stderr = BarTap(sys.stderr, reporter)
+        convert(source, target, reporter)
+
+    return job_main(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

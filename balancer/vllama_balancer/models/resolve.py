@@ -1,0 +1,189 @@
+"""Turns a name as people give it into a directory that a worker can load.
+
+In this order: the store (installed models and aliases), the table of known models, a local directory,
+a .gguf file, a Hugging Face id, and `hf.co/org/repo[:QUANTIZATION]`. What is not installed yet is converted or
+downloaded by `install`; finding out costs no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.models.embedded import find_packaged
+from vllama_balancer.models.errors import ModelUnknown
+from vllama_balancer.models.job import run_job
+from vllama_balancer.models.progress import Progress
+from vllama_balancer.models.sources import GgufFile, HubRepository, Source
+from vllama_balancer.models.store import Store, StoredModel, directory_size
+from vllama_balancer.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, parse_name
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from vllama_balancer.models.table import KnownModel, ModelTable
+
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+"""Hosts that mean the Hugging Face hub in a name."""
+
+
+class Resolver:
+    """Finds and installs models."""
+
+    def __init__(self, store: Store, table: ModelTable, environment: Mapping[str, str]) -> None:
+        self._store = store
+        self._table = table
+        self._environment = environment
+
+    def locate(self, name: str) -> StoredModel | Source:
+        """Finds what a name stands for, without installing anything.
+
+        Raises ModelUnknown when nothing does, SourceUnavailable when a package is missing.
+        """
+        if (path := _path_meant(name)) is not None:
+            return _gguf_on_disk(path) if path.is_file() else _directory_on_disk(path)
+        try:
+            parsed = parse_name(name)
+        except InvalidRequest:
+            raise ModelUnknown(f"{name!r} is neither a model name nor an existing path; {_WAYS}") from None
+        if stored := self._store.find(name):
+            return stored
+        if known := self._table.find(name):
+            return _from_table(known)
+        if parsed.host.lower() in HUB_HOSTS:
+            quantization = "" if parsed.tag.lower() == DEFAULT_TAG else parsed.tag
+            return HubRepository(parsed.display, f"{parsed.namespace}/{parsed.model}", quantization)
+        if parsed.host == DEFAULT_HOST and parsed.namespace != DEFAULT_NAMESPACE and parsed.tag == DEFAULT_TAG:
+            return HubRepository(parsed.display, f"{parsed.namespace}/{parsed.model}")
+        raise ModelUnknown(f"there is no model {parsed.display}; {self._hint(name)}")
+
+    async def install(self, source: Source) -> AsyncGenerator[Progress, None]:
+        """Downloads or converts, and registers the result under the source's name.
+
+        Closing the generator ends the work; a later call resumes a download. Raises ModelError.
+        """
+        steps = self._install_gguf(source) if isinstance(source, GgufFile) else self._install_from_hub(source)
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+
+    async def resolve(self, name: str, tell: Callable[[Progress], None]) -> StoredModel:
+        """Finds a model and installs it if need be, telling the progress. Raises ModelError."""
+        found = self.locate(name)
+        if isinstance(found, StoredModel):
+            return found
+        async with aclosing(self.install(found)) as steps:
+            async for step in steps:
+                tell(step)
+        installed = self._store.find(found.name)
+        assert installed is not None
+        return installed
+
+    async def _install_gguf(self, source: GgufFile) -> AsyncGenerator[Progress, None]:
+        target = self._store.weights_directory / f"gguf-{_identity(source.path)}"
+        jobs = run_job("vllama_balancer.models.gguf", [str(source.path), str(target)])
+        async with aclosing(jobs):
+            async for step in jobs:
+                if isinstance(step, Progress):
+                    yield step
+                    continue
+                digest = hashlib.sha256(f"gguf:{step['source_sha256']}".encode()).hexdigest()
+                self._register(
+                    source, target, digest, step["size_bytes"], source.license or step["license"], source.origin
+                )
+
+    async def _install_from_hub(self, source: HubRepository) -> AsyncGenerator[Progress, None]:
+        arguments = [source.repository, source.quantization, str(self._store.weights_directory)]
+        jobs = run_job("vllama_balancer.models.download", arguments, environment=self._environment)
+        async with aclosing(jobs):
+            async for step in jobs:
+                if isinstance(step, Progress):
+                    yield step
+                elif step.get("gguf"):
+                    file = GgufFile(source.name, Path(step["gguf"]), step["origin"], source.license or step["license"])
+                    async with aclosing(self._install_gguf(file)) as conversion:
+                        async for step_of_conversion in conversion:
+                            yield step_of_conversion
+                else:
+                    self._register(
+                        source, Path(step["directory"]), step["digest"], step["size_bytes"],
+                        source.license or step["license"], step["origin"],
+                    )  # fmt: skip
+
+    def _register(
+        self, source: Source, weights: Path, digest: str, size_bytes: int, license_text: str, origin: str
+    ) -> None:
+        self._store.register(
+            StoredModel(source.name, weights, digest, size_bytes, origin, datetime.now(UTC), license_text)
+        )
+
+    def _hint(self, name: str) -> str:
+        tags = self._table.tags(name)
+        return f"did you mean {' or '.join(tags[:6])}? Otherwise {_WAYS}" if tags else _WAYS
+
+
+_WAYS = "give a known name such as qwen2.5:7b, a Hugging Face id (org/repo), a directory or a .gguf file"
+
+
+def _from_table(known: KnownModel) -> Source:
+    if known.package:
+        packaged = find_packaged(known.package)
+        return GgufFile(known.name, packaged.path, packaged.source, packaged.license)
+    return HubRepository(known.name, known.repository, license=known.license)
+
+
+def _path_meant(name: str) -> Path | None:
+    """The path that a name is, when it looks like one or names an existing model."""
+    path = Path(name).expanduser()
+    if name.startswith(("/", "./", "../", "~")) or name in (".", ".."):
+        if not path.exists():
+            raise ModelUnknown(f"{name} does not exist; give the path of a model's directory or .gguf file")
+        return path.absolute()
+    is_model = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
+    return path.absolute() if is_model else None
+
+
+def _gguf_on_disk(path: Path) -> GgufFile:
+    if path.suffix != ".gguf":
+        raise ModelUnknown(f"{path} is not a model; give a directory with config.json and safetensors, or a .gguf file")
+    return GgufFile(_name_of_path(path.stem), path, f"file {path}")
+
+
+def _directory_on_disk(path: Path) -> StoredModel:
+    """Describes a directory that is served where it lies; it is not registered."""
+    for what, pattern in (("config.json", "config.json"), ("weights in *.safetensors", "*.safetensors")):
+        if not any(path.glob(pattern)):
+            raise ModelUnknown(f"{path} has no {what}; give the directory of a model in Hugging Face's layout")
+    newest = max(file.stat().st_mtime for file in path.iterdir())
+    return StoredModel(
+        name=_name_of_path(path.resolve().name), weights=path.resolve(), weights_digest=directory_digest(path),
+        size_bytes=directory_size(path), source=f"directory {path}", modified_at=datetime.fromtimestamp(newest, UTC),
+    )  # fmt: skip
+
+
+def directory_digest(path: Path) -> str:
+    """Hashes small files by content and large ones by size and date: it changes when the model does."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.is_file():
+            state = file.stat()
+            digest.update(f"{file.name}:{state.st_size}:".encode())
+            small = state.st_size < 1 << 20
+            digest.update(file.read_bytes() if small else str(state.st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+def _name_of_path(stem: str) -> str:
+    letters = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip("-.") or "model"
+    return parse_name(letters[:80]).display
+
+
+def _identity(path: Path) -> str:
+    """Differs between files and between versions of one file, without reading it."""
+    state = path.stat()
+    return hashlib.sha256(f"{path}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()[:16]
