@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from datetime import datetime
 
-    from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
+    from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class ModelEntry:
     """System text that the model or alias presets."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """Option values that the model or alias presets, by Ollama's names."""
+    messages: Sequence[generation_pb2.Message] = ()
+    """Turns that the alias puts before every conversation."""
 
 
 class Gateway(Protocol):
@@ -85,4 +87,34 @@ class Gateway(Protocol):
 
     def find(self, name: str) -> ModelEntry | None:
         """Finds a model by any spelling of its name that names.py treats as the same."""
+        ...
+
+
+class Residency(Protocol):
+    """Decides how long models stay loaded; told by clients through `keep_alive`.
+
+    For models that are pinned all of it is a no-op.
+    """
+
+    async def load(self, name: str, keep_alive_seconds: float | None) -> None:
+        """Returns once the model can serve. None keeps it for the default time, infinity forever.
+
+        Raises ModelNotFound, NoWorker.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Lets the model go once it is idle; never loads it."""
+        ...
+
+    def keep(self, name: str, keep_alive_seconds: float) -> None:
+        """Replaces how long the model stays after its last request; 0: it goes once idle."""
+        ...
+
+
+class FleetView(Protocol):
+    """Shows the fleet at this moment, for the page and for /health."""
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        """Lists every worker. Cheap: no I/O."""
         ...

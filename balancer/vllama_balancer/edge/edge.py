@@ -15,9 +15,10 @@ from vllama_balancer.edge import streaming
 from vllama_balancer.edge.bodies import read_json
 from vllama_balancer.edge.limits import StreamLimit
 from vllama_balancer.edge.requested import RequestedModel, find_model
+from vllama_balancer.edge.residency import Pinned
 from vllama_balancer.edge.trace import TRACE, Trace
 from vllama_balancer.errors import CapabilityMissing
-from vllama_balancer.gateway import Call, Gateway
+from vllama_balancer.gateway import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.edge.config import EdgeConfig
     from vllama_balancer.errors import BalancerError
+    from vllama_balancer.gateway import Gateway, Residency
     from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 T = TypeVar("T")
@@ -39,9 +41,18 @@ def system_now() -> datetime:
 class Edge:
     """The collaborators of all handlers, and what they do alike."""
 
-    def __init__(self, gateway: Gateway, config: EdgeConfig, *, now: Callable[[], datetime] = system_now) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        config: EdgeConfig,
+        *,
+        residency: Residency | None = None,
+        now: Callable[[], datetime] = system_now,
+    ) -> None:
         self.gateway = gateway
         self.config = config
+        self.residency: Residency = residency or Pinned()
+        """How long models stay loaded."""
         self.now = now
         """The clock of the wall: timestamps in replies come from it."""
         self.draining = False

@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from vllama_balancer.edge.dialect import Dialect
-from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.ollama.handlers import OllamaHandlers
 
 if TYPE_CHECKING:
     from vllama_balancer.edge.edge import Edge
 
 
-def _routes(edge: Edge) -> list[web.RouteDef]:
-    async def root(request: web.Request) -> web.Response:
-        return web.Response(text="Ollama is running")
-
-    async def version(request: web.Request) -> web.Response:
-        return web.Response(body=encode_json({"version": edge.config.version}), content_type="application/json")
-
-    return [web.get("/", root), web.get("/api/version", version)]
+def routes(edge: Edge) -> list[web.RouteDef]:
+    """The native API over an edge."""
+    handlers = OllamaHandlers(edge)
+    return [
+        web.get("/", handlers.root),
+        web.get("/api/version", handlers.version),
+        web.get("/api/status", handlers.status),
+        web.get("/api/tags", handlers.tags),
+        web.get("/api/ps", handlers.ps),
+        web.post("/api/show", handlers.show),
+        web.post("/api/generate", handlers.generate),
+        web.post("/api/chat", handlers.chat),
+    ]
 
 
 def error_body(status: int, message: str, request_id: str) -> dict[str, str]:
@@ -28,4 +33,4 @@ def error_body(status: int, message: str, request_id: str) -> dict[str, str]:
     return {"error": message}
 
 
-DIALECT = Dialect("/", _routes, error_body)
+DIALECT = Dialect("/", routes, error_body)

@@ -1,0 +1,70 @@
+"""From the body of /api/generate to the wire; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllama_balancer.edge.ollama.shared_fields import fill_shared, to_images, to_think
+from vllama_balancer.errors import InvalidRequest
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from vllama_balancer.edge.ollama.requests import GenerateBody
+    from vllama_balancer.edge.requested import RequestedModel
+
+_LAST_TOKEN_ID = 2**32 - 1
+
+
+def to_generate_request(body: GenerateBody, model: RequestedModel) -> generation_pb2.GenerateRequest:
+    """Translates a body.
+
+    Raises InvalidRequest naming the field, CapabilityMissing for what the model cannot do.
+    """
+    _check(body, model)
+    wire = generation_pb2.GenerateRequest()
+    fill_shared(wire, body, model)
+    if body.suffix:
+        wire.prompt, wire.suffix = body.prompt or "", body.suffix
+    elif body.raw:
+        wire.prompt = body.prompt or ""
+    elif model.has("chat") is False:
+        wire.prompt = _plain_prompt(body, model)
+    else:
+        wire.chat.CopyFrom(_chat(body, model))
+        wire.context_token_ids.extend(body.context or ())
+    # Without a template there is nothing that a later call could continue from.
+    wire.return_prompt_token_ids = not body.raw
+    return wire
+
+
+def _check(body: GenerateBody, model: RequestedModel) -> None:
+    if body.template:
+        message = "template is not supported: the chat template comes with the model; leave the field out"
+        raise InvalidRequest(message, field="template")
+    if body.raw and (body.system or body.context):
+        raise InvalidRequest("raw mode does not support template, system, or context", field="raw")
+    model.require("completion", "generate")
+    if body.suffix:
+        model.require("insert")
+    for token_id in body.context or ():
+        if not 0 <= token_id <= _LAST_TOKEN_ID:
+            raise InvalidRequest(f"context contains {token_id}, which is no token id", field="context")
+
+
+def _chat(body: GenerateBody, model: RequestedModel) -> generation_pb2.Chat:
+    chat = generation_pb2.Chat(think=to_think(body.think, model))
+    system = model.entry.system if body.system is None else body.system
+    if system:
+        chat.messages.add(role="system", content=system)
+    if not body.context:
+        chat.messages.extend(model.entry.messages)
+    chat.messages.add(role="user", content=body.prompt or "", images=to_images(body.images, model))
+    return chat
+
+
+def _plain_prompt(body: GenerateBody, model: RequestedModel) -> str:
+    """A model without a chat template continues the system text and the prompt."""
+    to_think(body.think, model)
+    to_images(body.images, model)
+    system = model.entry.system if body.system is None else body.system
+    return f"{system}\n\n{body.prompt or ''}" if system else body.prompt or ""

@@ -1,0 +1,223 @@
+"""From the wire's events to Ollama's replies: chunk by chunk, or as one object.
+
+Generate and chat tell the same story in two shapes; the story is told here once. A chunk carries
+reasoning or answer or calls, not several of them. All of it is pure.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from vllama_balancer.edge.encoding import compact_json
+from vllama_balancer.edge.ollama.replies import (
+    AssistantMessage,
+    Called,
+    CalledFunction,
+    ChatReply,
+    GenerateReply,
+    Logprob,
+    Tail,
+    TopLogprob,
+)
+from vllama_balancer.edge.wire.collected import Collected, check_completed
+from vllama_balancer.errors import EngineFault, InvalidRequest
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from vllama_balancer.edge.ollama.tally import Tally
+
+R = TypeVar("R", bound=Tail)
+
+_REASONS = {
+    generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "stop",
+    generation_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the answer, or all of it."""
+
+    text: str = ""
+    thinking: str = ""
+    calls: list[Called] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+
+
+class Narration(Generic[R]):
+    """One generation, told in one shape of reply."""
+
+    def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally) -> None:
+        """`requested` is the model's name as the client wrote it."""
+        self._requested = requested
+        self._now = now
+        self._tally = tally
+        self._calls = 0
+
+    async def chunks(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> AsyncIterator[R]:
+        """Tells a generation as it goes: pieces, and exactly one last chunk.
+
+        Raises what the generation raises; EngineFault when it stops without an end.
+        """
+        ended = False
+        async for event in events:
+            kind = event.WhichOneof("event")
+            if kind == "delta":
+                self._tally.output(event.delta)
+                for piece in self._pieces(event.delta):
+                    yield self._chunk(piece)
+            elif kind == "started":
+                self._tally.started(event.started)
+            elif kind == "finished":
+                ended = True
+                yield self._last(Piece(), check_completed(event.finished))
+        if not ended:
+            raise EngineFault("the generation stopped without saying how it ended")
+
+    async def whole(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> R:
+        """Tells a generation as one reply, once it has ended. Raises as `chunks` does."""
+        collected = Collected()
+        async for event in events:
+            kind = event.WhichOneof("event")
+            if kind == "delta":
+                self._tally.output(event.delta)
+            elif kind == "started":
+                self._tally.started(event.started)
+            collected.add(event)
+        calls = self._called(collected.tool_calls)
+        everything = Piece(collected.text, collected.thinking, calls, _logprobs(collected.logprobs))
+        return self._last(everything, collected.finished)
+
+    def empty(self, done_reason: str) -> R:
+        """Answers a request that only loads or unloads a model."""
+        raise NotImplementedError
+
+    def _chunk(self, piece: Piece) -> R:
+        raise NotImplementedError
+
+    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> R:
+        raise NotImplementedError
+
+    def _pieces(self, delta: generation_pb2.Delta) -> list[Piece]:
+        logprobs = _logprobs(delta.logprobs)
+        pieces = []
+        if delta.thinking:
+            pieces.append(Piece(thinking=delta.thinking))
+        if delta.text:
+            pieces.append(Piece(text=delta.text))
+        if delta.tool_calls:
+            pieces.append(Piece(calls=self._called(delta.tool_calls)))
+        if logprobs:
+            last = pieces.pop() if pieces else Piece()
+            pieces.append(Piece(last.text, last.thinking, last.calls, logprobs))
+        return pieces
+
+    def _called(self, calls: Iterable[generation_pb2.ToolCall]) -> list[Called]:
+        called = []
+        for call in calls:
+            function = CalledFunction(self._calls, call.name, _arguments(call.arguments_json))
+            called.append(Called(call.id or f"call_{uuid.uuid4().hex[:8]}", function))
+            self._calls += 1
+        return called
+
+
+class GenerateNarration(Narration[GenerateReply]):
+    """Tells a generation to a client of /api/generate."""
+
+    def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally, *, with_context: bool = True) -> None:
+        super().__init__(requested, now, tally)
+        self._with_context = with_context
+
+    def empty(self, done_reason: str) -> GenerateReply:
+        """Answers a request without a prompt."""
+        return GenerateReply(
+            model=self._requested, created_at=self._now(), response="", done=True, done_reason=done_reason
+        )
+
+    def _chunk(self, piece: Piece) -> GenerateReply:
+        return GenerateReply(
+            model=self._requested,
+            created_at=self._now(),
+            response=piece.text,
+            thinking=piece.thinking,
+            logprobs=piece.logprobs,
+            done=False,
+        )
+
+    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> GenerateReply:
+        return GenerateReply(
+            model=self._requested,
+            created_at=self._now(),
+            response=piece.text,
+            thinking=piece.thinking,
+            logprobs=piece.logprobs,
+            done=True,
+            done_reason=_REASONS.get(finished.reason, "stop"),
+            context=self._tally.context() if self._with_context else msgspec.UNSET,
+            **self._tally.metrics(finished),
+        )
+
+
+class ChatNarration(Narration[ChatReply]):
+    """Tells a generation to a client of /api/chat."""
+
+    def empty(self, done_reason: str) -> ChatReply:
+        """Answers a request without messages."""
+        return ChatReply(
+            model=self._requested,
+            created_at=self._now(),
+            message=AssistantMessage(""),
+            done=True,
+            done_reason=done_reason,
+        )
+
+    def _chunk(self, piece: Piece) -> ChatReply:
+        return ChatReply(
+            model=self._requested,
+            created_at=self._now(),
+            message=AssistantMessage(piece.text, piece.thinking, piece.calls),
+            logprobs=piece.logprobs,
+            done=False,
+        )
+
+    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> ChatReply:
+        return ChatReply(
+            model=self._requested,
+            created_at=self._now(),
+            message=AssistantMessage(piece.text, piece.thinking, piece.calls),
+            logprobs=piece.logprobs,
+            done=True,
+            done_reason=_REASONS.get(finished.reason, "stop"),
+            **self._tally.metrics(finished),
+        )
+
+
+def _arguments(text: str) -> msgspec.Raw:
+    """Passes the arguments on as an object; what is none is shown under a key of its own."""
+    try:
+        compact = compact_json(text.encode() or b"{}")
+    except InvalidRequest:
+        compact = ""
+    if compact.startswith("{"):
+        return msgspec.Raw(compact.encode())
+    return msgspec.Raw(msgspec.json.encode({"arguments": text}))
+
+
+def _logprobs(entries: Sequence[generation_pb2.TokenLogprobs]) -> list[Logprob]:
+    return [
+        Logprob(
+            entry.token.text,
+            entry.token.logprob,
+            list(entry.token.bytes),
+            [TopLogprob(each.text, each.logprob, list(each.bytes)) for each in entry.top],
+        )
+        for entry in entries
+    ]

@@ -1,0 +1,173 @@
+"""`options`: sampling and context values by Ollama's names, to the wire's Sampling.
+
+What the request leaves out comes from the model's presets, then from its generation_config, then
+from Ollama's defaults; vLLM's own defaults never apply. Values that Ollama takes and vLLM would
+refuse are served as the nearest that it takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from vllama_balancer.edge.wire.numbers import INT32_MAX, INT64_MAX
+from vllama_balancer.errors import InvalidRequest
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllama_balancer.gateway import ModelEntry
+
+_log = logging.getLogger(__name__)
+
+_MIN_CONTEXT_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All options that are known, with Ollama's defaults; those after `num_ctx` have no effect."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    seed: int = -1
+    num_predict: int = -1
+    stop: tuple[str, ...] = ()
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    num_ctx: int = 0
+    num_keep: int = 4
+    typical_p: float = 1.0
+    draft_num_predict: int = 4
+    num_batch: int = 512
+    num_gpu: int = -1
+    num_thread: int = 0
+    main_gpu: int = 0
+    use_mmap: bool = True
+
+
+_KINDS = {each.name: str(each.type) for each in fields(Options)}
+
+
+def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the types of known options and drops unknown names and nulls.
+
+    Integers may come as floats and lose their fraction. Raises InvalidRequest naming the option.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in _KINDS:
+            _log.debug("option %r is unknown and has no effect", name)
+            continue
+        checked[name] = _CHECKS[_KINDS[name]](name, value)
+    return checked
+
+
+def model_options(entry: ModelEntry) -> dict[str, Any]:
+    """Reads what a model brings along: its generation_config, under the alias's own parameters."""
+    return {**_generation_config(entry), **check_options(entry.parameters)}
+
+
+def resolve_options(given: Mapping[str, Any], entry: ModelEntry) -> Options:
+    """Merges Ollama's defaults, the model's own values and the request's options."""
+    return Options(**{**model_options(entry), **check_options(given)})
+
+
+def to_sampling(options: Options) -> generation_pb2.Sampling:
+    """Translates to the wire, every field set, within vLLM's limits."""
+    sampling = generation_pb2.Sampling(
+        temperature=_clamp(options.temperature, 0.0, 2.0),
+        top_p=_clamp(options.top_p, 0.0, 1.0),
+        top_k=max(0, min(options.top_k, INT32_MAX)),
+        min_p=_clamp(options.min_p, 0.0, 1.0),
+        repetition_penalty=_repetition_penalty(options),
+        presence_penalty=_clamp(options.presence_penalty, -2.0, 2.0),
+        frequency_penalty=_clamp(options.frequency_penalty, -2.0, 2.0),
+        stop=options.stop,
+    )
+    if options.top_p <= 0:
+        # Nothing is in a nucleus without mass but the best token: that is greedy.
+        sampling.temperature, sampling.top_p = 0.0, 1.0
+    if options.seed >= 0:
+        sampling.seed = min(options.seed, INT64_MAX)
+    if options.num_predict >= 0:
+        sampling.max_tokens = min(options.num_predict, INT32_MAX)
+    return sampling
+
+
+def context_tokens(options: Options, entry: ModelEntry) -> int:
+    """Bounds prompt and output together; 0 when only the served context length does."""
+    if options.num_ctx <= 0:
+        return 0
+    served = entry.description.context_length if entry.description is not None else 0
+    asked = min(max(options.num_ctx, _MIN_CONTEXT_TOKENS), INT32_MAX)
+    return 0 if served and asked >= served else asked
+
+
+def _generation_config(entry: ModelEntry) -> dict[str, Any]:
+    """Reads the model's own sampling values, by Ollama's names."""
+    if entry.description is None:
+        return {}
+    sampling = entry.description.model_info.default_sampling
+    names = {
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "repetition_penalty": "repeat_penalty",
+        "presence_penalty": "presence_penalty",
+        "frequency_penalty": "frequency_penalty",
+    }
+    values = {ours: getattr(sampling, theirs) for theirs, ours in names.items() if sampling.HasField(theirs)}
+    return {**values, "stop": tuple(sampling.stop)} if sampling.stop else values
+
+
+def _repetition_penalty(options: Options) -> float:
+    # vLLM has no window; one of no tokens is the only one that it can serve exactly.
+    return 1.0 if options.repeat_penalty <= 0 or options.repeat_last_n == 0 else options.repeat_penalty
+
+
+def _clamp(value: float, least: float, most: float) -> float:
+    return max(least, min(value, most))
+
+
+def _check_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "of type integer")
+    return int(value)
+
+
+def _check_float(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "of type float32")
+    return float(max(-1e30, min(value, 1e30)))
+
+
+def _check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, "of type boolean")
+    return value
+
+
+def _check_texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise _wrong(name, "of type array")
+    if not all(isinstance(each, str) for each in value):
+        raise _wrong(name, "of an array of strings")
+    return tuple(each for each in value if each)
+
+
+_CHECKS = {"int": _check_int, "float": _check_float, "bool": _check_bool, "tuple[str, ...]": _check_texts}
+
+
+def _wrong(name: str, kind: str) -> InvalidRequest:
+    return InvalidRequest(f'option "{name}" must be {kind}', field=f"options.{name}")

@@ -1,0 +1,112 @@
+"""What Ollama's clients are sent. Keys without a value are left out, never null."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    """One alternative at a position."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Logprob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One generated token."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob] = []
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """A function that the model calls; `arguments` is an object, keys in the model's order."""
+
+    index: int
+    name: str
+    arguments: msgspec.Raw
+
+
+class Called(msgspec.Struct, frozen=True):
+    """A call."""
+
+    id: str
+    function: CalledFunction
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="role", tag="assistant"):
+    """The answer or a piece of it; `role` and `content` are always there."""
+
+    content: str
+    thinking: str = ""
+    tool_calls: list[Called] = []
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """How every reply and chunk begins."""
+
+    model: str
+    """The name as it was requested."""
+    created_at: datetime
+
+
+class Answer(Head, frozen=True, omit_defaults=True, kw_only=True):
+    """What generate says."""
+
+    response: str
+    thinking: str = ""
+
+
+class Turn(Head, frozen=True, kw_only=True):
+    """What chat says."""
+
+    message: AssistantMessage
+
+
+class Tail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How every reply and chunk ends; the fields after `logprobs` only on the last one."""
+
+    done: bool
+    logprobs: list[Logprob] = []
+    done_reason: str = ""
+    context: list[int] | UnsetType = UNSET
+    """Tokens of prompt and answer; generate only."""
+    total_duration: int | UnsetType = UNSET
+    """Durations are whole nanoseconds."""
+    load_duration: int | UnsetType = UNSET
+    prompt_eval_count: int | UnsetType = UNSET
+    prompt_eval_duration: int | UnsetType = UNSET
+    eval_count: int | UnsetType = UNSET
+    eval_duration: int | UnsetType = UNSET
+
+
+class GenerateReply(Tail, Answer, frozen=True, omit_defaults=True, kw_only=True):
+    """A reply or chunk of /api/generate."""
+
+
+class ChatReply(Tail, Turn, frozen=True, omit_defaults=True, kw_only=True):
+    """A reply or chunk of /api/chat."""
+
+
+class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What `_debug_render_only` asks for."""
+
+    rendered_template: str
+    image_count: int = 0
+
+
+class DebugReply(msgspec.Struct, frozen=True):
+    """The rendered prompt instead of an answer."""
+
+    model: str
+    created_at: datetime
+    info: DebugInfo = msgspec.field(name="_debug_info")
