@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from vllama_balancer.edge.edge import Edge
-    from vllama_balancer.edge.ollama.narration import Narration, R
+    from vllama_balancer.edge.ollama.narration import Narration
     from vllama_balancer.edge.ollama.requests import Shared
     from vllama_balancer.edge.requested import RequestedModel
 
@@ -119,7 +119,7 @@ class OllamaHandlers:
         return Tally(request[TRACE].elapsed_ns, keep_tokens=keep_tokens)
 
     async def _load_or_unload(
-        self, model: RequestedModel, keep_alive_seconds: float | None, narration: Narration[R]
+        self, model: RequestedModel, keep_alive_seconds: float | None, narration: Narration
     ) -> web.Response:
         """Answers a request without a prompt: one object, streamed or not."""
         if keep_alive_seconds == 0:
@@ -134,7 +134,7 @@ class OllamaHandlers:
         body: Shared,
         model: RequestedModel,
         wire: generation_pb2.GenerateRequest,
-        narration: Narration[R],
+        narration: Narration,
         keep_alive_seconds: float | None,
         *,
         verb: str,
@@ -166,7 +166,7 @@ class OllamaHandlers:
 
 
 async def _lines(
-    narration: Narration[R], events: AsyncGenerator[generation_pb2.GenerateResponse, None]
+    narration: Narration, events: AsyncGenerator[generation_pb2.GenerateResponse, None]
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         async for chunk in narration.chunks(events):

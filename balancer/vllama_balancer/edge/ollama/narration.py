@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,10 +17,8 @@ from vllama_balancer.edge.ollama.replies import (
     AssistantMessage,
     Called,
     CalledFunction,
-    ChatReply,
-    GenerateReply,
     Logprob,
-    Tail,
+    Reply,
     TopLogprob,
 )
 from vllama_balancer.edge.wire.collected import Collected, check_completed
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vllama_balancer.edge.ollama.tally import Tally
-
-R = TypeVar("R", bound=Tail)
 
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: "stop",
@@ -52,7 +48,7 @@ class Piece:
     logprobs: list[Logprob] = field(default_factory=list)
 
 
-class Narration(Generic[R]):
+class Narration:
     """One generation, told in one shape of reply."""
 
     def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally) -> None:
@@ -62,7 +58,7 @@ class Narration(Generic[R]):
         self._tally = tally
         self._calls = 0
 
-    async def chunks(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> AsyncIterator[R]:
+    async def chunks(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> AsyncIterator[Reply]:
         """Tells a generation as it goes: pieces, and exactly one last chunk.
 
         Raises what the generation raises; EngineFault when it stops without an end.
@@ -82,7 +78,7 @@ class Narration(Generic[R]):
         if not ended:
             raise EngineFault("the generation stopped without saying how it ended")
 
-    async def whole(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> R:
+    async def whole(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> Reply:
         """Tells a generation as one reply, once it has ended. Raises as `chunks` does."""
         collected = Collected()
         async for event in events:
@@ -96,14 +92,14 @@ class Narration(Generic[R]):
         everything = Piece(collected.text, collected.thinking, calls, _logprobs(collected.logprobs))
         return self._last(everything, collected.finished)
 
-    def empty(self, done_reason: str) -> R:
+    def empty(self, done_reason: str) -> Reply:
         """Answers a request that only loads or unloads a model."""
         raise NotImplementedError
 
-    def _chunk(self, piece: Piece) -> R:
+    def _chunk(self, piece: Piece) -> Reply:
         raise NotImplementedError
 
-    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> R:
+    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> Reply:
         raise NotImplementedError
 
     def _pieces(self, delta: generation_pb2.Delta) -> list[Piece]:
@@ -129,21 +125,19 @@ class Narration(Generic[R]):
         return called
 
 
-class GenerateNarration(Narration[GenerateReply]):
+class GenerateNarration(Narration):
     """Tells a generation to a client of /api/generate."""
 
     def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally, *, with_context: bool = True) -> None:
         super().__init__(requested, now, tally)
         self._with_context = with_context
 
-    def empty(self, done_reason: str) -> GenerateReply:
+    def empty(self, done_reason: str) -> Reply:
         """Answers a request without a prompt."""
-        return GenerateReply(
-            model=self._requested, created_at=self._now(), response="", done=True, done_reason=done_reason
-        )
+        return Reply(model=self._requested, created_at=self._now(), response="", done=True, done_reason=done_reason)
 
-    def _chunk(self, piece: Piece) -> GenerateReply:
-        return GenerateReply(
+    def _chunk(self, piece: Piece) -> Reply:
+        return Reply(
             model=self._requested,
             created_at=self._now(),
             response=piece.text,
@@ -152,8 +146,8 @@ class GenerateNarration(Narration[GenerateReply]):
             done=False,
         )
 
-    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> GenerateReply:
-        return GenerateReply(
+    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> Reply:
+        return Reply(
             model=self._requested,
             created_at=self._now(),
             response=piece.text,
@@ -166,12 +160,12 @@ class GenerateNarration(Narration[GenerateReply]):
         )
 
 
-class ChatNarration(Narration[ChatReply]):
+class ChatNarration(Narration):
     """Tells a generation to a client of /api/chat."""
 
-    def empty(self, done_reason: str) -> ChatReply:
+    def empty(self, done_reason: str) -> Reply:
         """Answers a request without messages."""
-        return ChatReply(
+        return Reply(
             model=self._requested,
             created_at=self._now(),
             message=AssistantMessage(""),
@@ -179,8 +173,8 @@ class ChatNarration(Narration[ChatReply]):
             done_reason=done_reason,
         )
 
-    def _chunk(self, piece: Piece) -> ChatReply:
-        return ChatReply(
+    def _chunk(self, piece: Piece) -> Reply:
+        return Reply(
             model=self._requested,
             created_at=self._now(),
             message=AssistantMessage(piece.text, piece.thinking, piece.calls),
@@ -188,8 +182,8 @@ class ChatNarration(Narration[ChatReply]):
             done=False,
         )
 
-    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> ChatReply:
-        return ChatReply(
+    def _last(self, piece: Piece, finished: generation_pb2.Finished) -> Reply:
+        return Reply(
             model=self._requested,
             created_at=self._now(),
             message=AssistantMessage(piece.text, piece.thinking, piece.calls),

@@ -51,30 +51,18 @@ class AssistantMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_fiel
     tool_calls: list[Called] = []
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """How every reply and chunk begins."""
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A reply or a chunk: `response` is what generate says, `message` what chat says.
+
+    The fields after `logprobs` are only on the last one.
+    """
 
     model: str
     """The name as it was requested."""
     created_at: datetime
-
-
-class Answer(Head, frozen=True, omit_defaults=True, kw_only=True):
-    """What generate says."""
-
-    response: str
+    response: str | UnsetType = UNSET
     thinking: str = ""
-
-
-class Turn(Head, frozen=True, kw_only=True):
-    """What chat says."""
-
-    message: AssistantMessage
-
-
-class Tail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How every reply and chunk ends; the fields after `logprobs` only on the last one."""
-
+    message: AssistantMessage | UnsetType = UNSET
     done: bool
     logprobs: list[Logprob] = []
     done_reason: str = ""
@@ -87,14 +75,6 @@ class Tail(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     prompt_eval_duration: int | UnsetType = UNSET
     eval_count: int | UnsetType = UNSET
     eval_duration: int | UnsetType = UNSET
-
-
-class GenerateReply(Tail, Answer, frozen=True, omit_defaults=True, kw_only=True):
-    """A reply or chunk of /api/generate."""
-
-
-class ChatReply(Tail, Turn, frozen=True, omit_defaults=True, kw_only=True):
-    """A reply or chunk of /api/chat."""
 
 
 class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):
