@@ -37,7 +37,9 @@ class Lifecycle:
         """While starting: how far the phase is, 0 to 1."""
         self.failure = ""
         """Once failed: the root cause and what to do about it."""
-        self._changed = asyncio.Event()
+        self.closing = False
+        """Whether the process is about to end: whoever watches shall stop watching."""
+        self._next_change = asyncio.Event()
 
     def progressed(self, phase: StartPhase, progress: float) -> None:
         """Notes how far the start is."""
@@ -61,9 +63,15 @@ class Lifecycle:
             self.failure = cause
             self._move(State.FAILED)
 
-    async def changed(self) -> None:
-        """Waits for the next change of state, phase or progress; any number of tasks may wait."""
-        await self._changed.wait()
+    def close(self) -> None:
+        """Tells everyone who watches that nothing will follow."""
+        self.closing = True
+        self._announce()
+
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Is set at the next change of anything here; take it before you look, then wait for it."""
+        return self._next_change
 
     def refusal(self) -> WorkerError | None:
         """Why a new request cannot be taken; None when it can."""
@@ -83,5 +91,5 @@ class Lifecycle:
 
     def _announce(self) -> None:
         # Whoever waits holds the old event; whoever comes next waits for the next change.
-        announced, self._changed = self._changed, asyncio.Event()
+        announced, self._next_change = self._next_change, asyncio.Event()
         announced.set()

@@ -1,0 +1,43 @@
+"""vllama.v1.Embedding: texts in, vectors out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllama_protos.v1 import embedding_pb2 as pb
+from vllama_protos.v1 import embedding_pb2_grpc as pb_grpc
+from vllama_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import grpc
+
+    from vllama_server.engine import Engine
+    from vllama_server.gate import Gate
+    from vllama_server.identity import Identity
+
+
+class EmbeddingServicer(pb_grpc.EmbeddingServicer):
+    """Serves the embeddings of one engine."""
+
+    def __init__(self, engine: Engine, gate: Gate, identity: Identity) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._identity = identity
+
+    async def Embed(  # noqa: N802
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EmbedResponse:
+        """Embeds every input, in order."""
+        self._identity.check_model(request.model)
+        if not request.inputs:
+            raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
+        with self._gate.enter(request.request_id) as engine_id:
+            embedded = await self._engine.embed(
+                request.inputs,
+                truncate=request.truncate,
+                dimensions=request.dimensions,
+                normalize=request.normalize if request.HasField("normalize") else True,
+                request_id=engine_id,
+            )
+        vectors = (pb.Vector(values=text.values, prompt_tokens=text.prompt_tokens) for text in embedded)
+        return pb.EmbedResponse(vectors=vectors)

@@ -1,0 +1,23 @@
+"""Vectors of the simulated engine: any text has its own direction, always the same one."""
+
+from __future__ import annotations
+
+import math
+import struct
+from hashlib import sha256
+
+VECTOR_LENGTH = 384
+
+
+def vector(text: str, dimensions: int, *, normalize: bool) -> list[float]:
+    """Derives numbers from -1 to 1 from the text's SHA-256, and scales them to length 1 if asked."""
+    data = text.encode("utf-8", "replace")
+    numbers: list[float] = []
+    for block in range(-(-dimensions // 8)):
+        digest = sha256(block.to_bytes(4, "big") + data).digest()
+        numbers.extend(number / 0x7FFFFFFF - 1.0 for number in struct.unpack(">8I", digest))
+    numbers = numbers[:dimensions]
+    if not normalize:
+        return numbers
+    length = math.sqrt(math.fsum(number * number for number in numbers))
+    return [number / length for number in numbers]

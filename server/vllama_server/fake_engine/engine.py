@@ -1,0 +1,311 @@
+"""The simulated engine in real time: runs the step model on the event loop behind the Engine protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from random import Random
+from typing import TYPE_CHECKING
+
+from vllama_server.engine import (
+    Capability,
+    Device,
+    EmbeddedText,
+    EngineDescription,
+    EngineLoad,
+    ModelInfo,
+    StartPhase,
+    TokenizedText,
+)
+from vllama_server.errors import ContextTooLong, EngineDead, EngineFault, InvalidRequest, StartFailed
+from vllama_server.fake_engine import embedding, tokens
+from vllama_server.fake_engine.clock import LoopClock
+from vllama_server.fake_engine.generation import Generation
+from vllama_server.fake_engine.output import Output
+from vllama_server.fake_engine.prefix_cache import block_ids
+from vllama_server.fake_engine.profile import Faults, Profile, from_arguments
+from vllama_server.fake_engine.rates import Rates
+from vllama_server.fake_engine.rendering import render, render_within
+from vllama_server.fake_engine.steps import StepModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from vllama_server.config import WorkerConfig
+    from vllama_server.engine import ChatPrompt, GenerationEvent, GenerationRequest, TextPrompt
+    from vllama_server.fake_engine.clock import Clock
+    from vllama_server.fake_engine.steps import Step
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_OUTPUT_TOKENS = 128
+OWN_CONTEXT_TOKENS = 32_768
+"""What `--max-model-len 0` serves."""
+CATCH_UP_SECONDS = 0.05
+"""How much lost time the engine makes good after the event loop was busy."""
+PATIENCE_SECONDS = 0.005
+"""With steps that take no time: how long the engine waits for a reader before it goes on."""
+START_STAGES = 20
+"""Progress reports of a start that takes time."""
+
+
+def kill_process() -> None:
+    """Ends the process as a crash would: at once, without cleaning up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FakeEngine:
+    """Generates " hash.count" tokens at the pace of a profile, with faults on demand."""
+
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        faults: Faults | None = None,
+        *,
+        context_tokens: int = 4096,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        die: Callable[[], None] = kill_process,
+    ) -> None:
+        self._profile = profile or Profile()
+        self._faults = faults or Faults()
+        self._context_tokens = context_tokens
+        self._clock = clock or LoopClock()
+        self._random = random or Random()
+        self._die = die
+        self._model = StepModel(self._profile)
+        self._rates = Rates()
+        self._live: set[Generation] = set()
+        self._generated_tokens = 0
+        self._work = asyncio.Event()
+        self._hunger = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_config(cls, config: WorkerConfig) -> FakeEngine:
+        """Builds the engine that flags ask for. Raises StartFailed for a wrong --engine-arg."""
+        try:
+            profile, faults = from_arguments(config.engine_args, config.max_streams)
+        except ValueError as error:
+            raise StartFailed(f"--engine-arg: {error}") from None
+        context_tokens = min(config.max_model_len or OWN_CONTEXT_TOKENS, profile.kv_cache_tokens)
+        return cls(profile, faults, context_tokens=context_tokens)
+
+    async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
+        """Takes the time that a real start would take, then runs."""
+        logger.warning("this engine is simulated: its text means nothing")
+        progress(StartPhase.RESOLVE, 1.0)
+        started_at = self._clock.time()
+        for stage in range(START_STAGES if self._faults.start_seconds else 0):
+            progress(StartPhase.LOAD, stage / START_STAGES)
+            await self._clock.sleep_until(started_at + (stage + 1) * self._faults.start_seconds / START_STAGES)
+        progress(StartPhase.WARM_UP, 0.0)
+        self._loop_task = asyncio.create_task(self._run(), name="fake-engine-steps")
+        self._loop_task.add_done_callback(self._loop_ended)
+
+    def describe(self) -> EngineDescription:
+        """Tells what the simulation is."""
+        return EngineDescription(
+            capabilities=frozenset({Capability.COMPLETION, Capability.CHAT, Capability.EMBEDDING}),
+            context_length=self._context_tokens,
+            max_streams=self._profile.max_streams,
+            kv_cache_tokens=self._profile.kv_cache_tokens,
+            block_tokens=self._profile.block_tokens,
+            device=Device(kind="simulated", name="simulated"),
+            simulated=True,
+            model_info=ModelInfo(
+                architecture="simulated",
+                embedding_length=embedding.VECTOR_LENGTH,
+                trained_context_length=self._context_tokens,
+            ),
+        )
+
+    def load(self) -> EngineLoad:
+        """Measures the load."""
+        now, model, rates = self._clock.time(), self._model, self._rates
+        return EngineLoad(
+            running=model.running,
+            waiting=model.waiting,
+            kv_cache_use=model.kv_cache_use,
+            queued_prompt_tokens=model.queued_prompt_tokens,
+            prefill_tokens_per_second=rates.prefill_tokens_per_second,
+            decode_tokens_per_second=rates.decode_tokens_per_second(now),
+            step_seconds=rates.step_seconds,
+            prefix_hit_rate=model.hit_tokens / model.queried_tokens if model.queried_tokens else 0.0,
+            last_step_age_seconds=None if rates.last_step_at is None else now - rates.last_step_at,
+        )
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Yields Accepted, Chunks and Completed; see the Engine protocol."""
+        generation, dropped = self._prepare(request)
+        self._submit(generation)
+        try:
+            while not generation.admitted:
+                await self._news(generation)
+            yield generation.accepted(dropped)
+            while generation.readable or not generation.finished:
+                if generation.readable:
+                    yield generation.take(request.logprobs)
+                else:
+                    await self._news(generation)
+            yield generation.completed()
+        finally:
+            self._live.discard(generation)
+            self._model.cancel(generation)
+
+    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
+        """Splits a rendered prompt into its four-byte tokens."""
+        ids = tokens.to_ids(render(prompt))
+        return TokenizedText(ids, tokens.decode(ids))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Turns ids of prompts and of generations back into text."""
+        try:
+            return tokens.decode(token_ids)
+        except ValueError as error:
+            raise InvalidRequest(f"token_ids: {error}", "token_ids") from None
+
+    async def embed(
+        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
+    ) -> list[EmbeddedText]:
+        """Derives each vector from its text alone."""
+        length = dimensions or embedding.VECTOR_LENGTH
+        if length > embedding.VECTOR_LENGTH:
+            raise InvalidRequest(f"dimensions is {length} and may be {embedding.VECTOR_LENGTH} at most.", "dimensions")
+        return [self._embed_one(text, length, truncate=truncate, normalize=normalize) for text in texts]
+
+    async def failed(self) -> Exception:
+        """Returns when the step loop has ended by a fault of its own."""
+        await self._broken.wait()
+        return EngineDead("the simulated engine's step loop has failed; see the log.")
+
+    async def stop(self) -> None:
+        """Ends the step loop and every generation."""
+        task, self._loop_task = self._loop_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        self._fail_all()
+
+    def _prepare(self, request: GenerationRequest) -> tuple[Generation, int]:
+        """Renders a request and decides what it will say; also returns the turns that were dropped."""
+        if request.output_format is not None:
+            raise InvalidRequest("output_format: the simulated engine cannot constrain its output.", "output_format")
+        context = min(request.max_context_tokens or self._context_tokens, self._context_tokens)
+        data, dropped = render_within(request.prompt, context, drop_oldest=request.drop_oldest)
+        if not data:
+            raise InvalidRequest("the prompt is empty; give at least one character.", "prompt")
+        self._misbehave(data)
+        sampling = request.sampling
+        room = min(context - len(data) // tokens.TOKEN_BYTES, tokens.OUTPUT_LIMIT)
+        limit = DEFAULT_OUTPUT_TOKENS if sampling.max_tokens is None else sampling.max_tokens
+        limit = room if limit < 0 else min(limit, room)
+        output = Output(tokens.prompt_hash(data), limit, sampling.stop, sampling.min_tokens or 0)
+        ids = block_ids(data, self._profile.block_tokens * tokens.TOKEN_BYTES)
+        generation = Generation(data, ids, output, len(request.resume_token_ids), priority=request.priority)
+        if not self._model.fits(generation):
+            raise ContextTooLong("the prompt and its output do not fit the KV cache; raise kv_cache_tokens.", "prompt")
+        return generation, dropped
+
+    def _misbehave(self, data: bytes) -> None:
+        if self._faults.poison and self._faults.poison.encode() in data:
+            self._die()
+        if self._random.random() < self._faults.error_rate:
+            raise EngineFault("the simulated engine fails this request, as error_rate asks.")
+
+    def _submit(self, generation: Generation) -> None:
+        if self._loop_task is None or self._broken.is_set():
+            raise EngineDead("the simulated engine does not run.")
+        generation.submitted_at = self._clock.time()
+        self._live.add(generation)
+        self._model.submit(generation)
+        self._work.set()
+
+    async def _news(self, generation: Generation) -> None:
+        self._hunger.set()
+        await generation.news()
+
+    async def _run(self) -> None:
+        """Makes one step after the other while there is work."""
+        due = self._clock.time()
+        while True:
+            step = self._model.begin()
+            if step is None:
+                self._work.clear()
+                await self._work.wait()
+                due = self._clock.time()
+                continue
+            now = self._clock.time()
+            self._note_admitted(step, now)
+            due = max(due, now - CATCH_UP_SECONDS) + step.seconds
+            await self._pass_time(step, due)
+            self._deliver(step)
+            await self._fail_on_demand()
+
+    async def _pass_time(self, step: Step, due: float) -> None:
+        if step.seconds:
+            await self._clock.sleep_until(due)
+            return
+        # Without a pace of its own the engine takes its readers': it yields once, and if nobody
+        # has come for more it waits a little instead of spinning.
+        await asyncio.sleep(0)
+        if any(generation.hungry for generation in self._live):
+            return
+        self._hunger.clear()
+        handle = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._hunger.set)
+        try:
+            await self._hunger.wait()
+        finally:
+            handle.cancel()
+
+    def _note_admitted(self, step: Step, now: float) -> None:
+        for stream in step.admitted:
+            assert isinstance(stream, Generation)
+            stream.admitted_at = stream.first_at = stream.last_at = now
+            stream.wake()
+
+    def _deliver(self, step: Step) -> None:
+        now = self._clock.time()
+        advanced = self._model.finish(step)
+        for stream in advanced:
+            assert isinstance(stream, Generation)
+            stream.last_at = now
+            if stream.produced_tokens <= 1:
+                stream.first_at = now
+            stream.wake()
+        self._rates.record(now, step.seconds, len(advanced), step.prefill_tokens)
+        self._generated_tokens += len(advanced)
+
+    async def _fail_on_demand(self) -> None:
+        crash, hang = self._faults.crash_after_tokens, self._faults.hang_after_tokens
+        if crash is not None and self._generated_tokens >= crash:
+            self._die()
+        if hang is not None and self._generated_tokens >= hang:
+            await asyncio.Event().wait()
+
+    def _embed_one(self, text: str, dimensions: int, *, truncate: bool, normalize: bool) -> EmbeddedText:
+        data = tokens.encode(text)
+        length = len(data) // tokens.TOKEN_BYTES
+        if length > self._context_tokens:
+            if not truncate:
+                raise ContextTooLong(
+                    f"an input has {length} tokens and the context {self._context_tokens}; shorten it or set truncate.",
+                    "inputs",
+                )
+            length = self._context_tokens
+            text = tokens.decode(tokens.to_ids(data[: length * tokens.TOKEN_BYTES]))
+        return EmbeddedText(embedding.vector(text, dimensions, normalize=normalize), length)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.error("the step loop of the simulated engine has failed", exc_info=task.exception())
+            self._broken.set()
+            self._fail_all()
+
+    def _fail_all(self) -> None:
+        for generation in self._live:
+            generation.error = EngineDead("the simulated engine has ended.")
+            generation.wake()

@@ -1,0 +1,98 @@
+"""The block cache of a simulated engine: prefixes that are remembered, and room for running streams.
+
+A block is identified by its own content and that of every block before it, so two prompts share
+blocks exactly as far as they are equal from the start. Blocks that a stream uses are pinned; the
+others stay until room is needed, least recently used first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from hashlib import blake2b
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BlockId = bytes
+"""Identity of a block: equal for equal content after equal predecessors."""
+
+
+def block_ids(data: bytes, block_bytes: int) -> list[BlockId]:
+    """Identifies the full blocks of a prompt's bytes; a rest that fills no block has no identity."""
+    ids: list[BlockId] = []
+    previous = b""
+    for start in range(0, len(data) - block_bytes + 1, block_bytes):
+        previous = blake2b(data[start : start + block_bytes], digest_size=8, key=previous).digest()
+        ids.append(previous)
+    return ids
+
+
+class PrefixCache:
+    """A fixed number of blocks: pinned by streams, promised to them, remembered, or free."""
+
+    def __init__(self, capacity_blocks: int) -> None:
+        self._capacity = capacity_blocks
+        self._pins: dict[BlockId, int] = {}
+        self._remembered: OrderedDict[BlockId, None] = OrderedDict()
+        self._promised = 0
+
+    @property
+    def capacity_blocks(self) -> int:
+        """Blocks that there are."""
+        return self._capacity
+
+    @property
+    def pinned_blocks(self) -> int:
+        """Blocks that streams use and share."""
+        return len(self._pins)
+
+    @property
+    def available_blocks(self) -> int:
+        """Blocks that a new stream could have; remembered ones give way."""
+        return self._capacity - len(self._pins) - self._promised
+
+    def match(self, ids: Sequence[BlockId]) -> int:
+        """Counts the leading blocks that the cache holds."""
+        return sum(1 for _ in takewhile(lambda id_: id_ in self._pins or id_ in self._remembered, ids))
+
+    def admit(self, held: Sequence[BlockId], promised_blocks: int) -> bool:
+        """Pins blocks that the cache holds and promises room for more; changes nothing when that does not fit."""
+        newly_pinned = sum(1 for id_ in held if id_ not in self._pins)
+        if newly_pinned + promised_blocks > self.available_blocks:
+            return False
+        for id_ in held:
+            self._pin(id_)
+        self._promised += promised_blocks
+        self._evict()
+        return True
+
+    def keep(self, id_: BlockId) -> bool:
+        """Turns one promised block into a pinned, shareable one.
+
+        Returns False, and leaves the promise as it is, when an equal block exists already: then
+        the stream has computed a copy of its own.
+        """
+        if id_ in self._pins or id_ in self._remembered:
+            return False
+        self._promised -= 1
+        self._pins[id_] = 1
+        return True
+
+    def release(self, pinned: Sequence[BlockId], promised_blocks: int) -> None:
+        """Gives back what a stream had; its blocks are remembered, the last of a prefix to be forgotten first."""
+        self._promised -= promised_blocks
+        for id_ in reversed(pinned):
+            self._pins[id_] -= 1
+            if not self._pins[id_]:
+                del self._pins[id_]
+                self._remembered[id_] = None
+
+    def _pin(self, id_: BlockId) -> None:
+        self._remembered.pop(id_, None)
+        self._pins[id_] = self._pins.get(id_, 0) + 1
+
+    def _evict(self) -> None:
+        while len(self._remembered) > self.available_blocks:
+            self._remembered.popitem(last=False)

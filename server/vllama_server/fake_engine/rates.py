@@ -1,0 +1,47 @@
+"""Measured speeds of an engine's steps: moving averages that a load report shows."""
+
+from __future__ import annotations
+
+import math
+
+HALF_LIFE_SECONDS = 1.0
+"""After so long without tokens the decode speed that is shown has halved."""
+_WEIGHT = 0.1
+"""Share of a new step in the moving averages."""
+
+
+class Rates:
+    """Averages over the steps of one engine."""
+
+    def __init__(self) -> None:
+        self._decode = 0.0
+        self._updated_at = 0.0
+        self.step_seconds = 0.0
+        """Time of a step that only decodes; 0 until there was one."""
+        self.prefill_tokens_per_second = 0.0
+        """Speed of prefill beside the time that a step takes anyway; 0 until measured."""
+        self.last_step_at: float | None = None
+        """When the last step ended, by the engine's clock; None before the first."""
+
+    def record(self, now: float, seconds: float, decode_tokens: int, prefill_tokens: int) -> None:
+        """Takes note of a step that ended now."""
+        self.last_step_at = now
+        if prefill_tokens:
+            self._record_prefill(seconds - self.step_seconds, prefill_tokens)
+        elif decode_tokens:
+            self.step_seconds = _average(self.step_seconds, seconds)
+        # Each token adds an impulse that decays; a steady stream of r tokens per second settles at r.
+        self._decode = self.decode_tokens_per_second(now) + decode_tokens * math.log(2) / HALF_LIFE_SECONDS
+        self._updated_at = now
+
+    def decode_tokens_per_second(self, now: float) -> float:
+        """Speed of all streams together; decays while the engine is idle."""
+        return self._decode * math.pow(2.0, (self._updated_at - now) / HALF_LIFE_SECONDS)
+
+    def _record_prefill(self, seconds: float, tokens: int) -> None:
+        if seconds > 0:
+            self.prefill_tokens_per_second = _average(self.prefill_tokens_per_second, tokens / seconds)
+
+
+def _average(old: float, new: float) -> float:
+    return old + _WEIGHT * (new - old) if old else new

@@ -1,0 +1,76 @@
+"""From flags to a served worker: the only wiring.
+
+Nothing heavy is imported until the engine has been chosen: vLLM starts its own processes, and the
+simulated engine needs no vLLM at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import prometheus_client
+import uvloop
+
+from vllama_server import config as configuration
+from vllama_server import exposition, logs, parent_watch
+from vllama_server.errors import ConfigError, StartFailed
+from vllama_server.identity import Identity
+from vllama_server.metrics import WorkerMetrics
+from vllama_server.serving import ExitStatus, WorkerServer
+from vllama_server.stopping import StopRequests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllama_server.config import WorkerConfig
+    from vllama_server.engine import Engine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a worker until it is told to stop; returns the exit status of the process."""
+    try:
+        config = configuration.parse(sys.argv[1:] if argv is None else argv, os.environ)
+        logs.set_up(config.log_format, config.name)
+        _watch_parent(config)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config))
+    except ConfigError as error:
+        print(f"vllama worker: {error}", file=sys.stderr)
+        return ExitStatus.BAD_FLAGS
+    except StartFailed as error:
+        print(f"vllama worker: {error}", file=sys.stderr)
+        return ExitStatus.START_FAILED
+
+
+async def _serve(config: WorkerConfig) -> int:
+    stops = StopRequests()
+    stops.listen(asyncio.get_running_loop())
+    # vLLM puts its own metrics into the process's registry: one endpoint shows both.
+    metrics = WorkerMetrics(prometheus_client.REGISTRY)
+    server = WorkerServer(config, _build_engine(config), Identity(config.name, config.names), metrics, stops)
+    server.bind()
+    with exposition.serve(config.metrics, prometheus_client.REGISTRY):
+        return await server.run()
+
+
+def _build_engine(config: WorkerConfig) -> Engine:
+    """Builds the chosen engine without starting it. Raises StartFailed, ConfigError."""
+    if config.engine == "fake":
+        from vllama_server.fake_engine.engine import FakeEngine
+
+        return FakeEngine.from_config(config)
+    from vllama_server.vllm_adapter.engine import VllmEngine
+
+    return VllmEngine.from_config(config)
+
+
+def _watch_parent(config: WorkerConfig) -> None:
+    if config.parent_fd is None:
+        return
+    try:
+        parent_watch.watch_parent(config.parent_fd, parent_watch.end_at_once)
+    except OSError:
+        raise ConfigError(f"--parent-fd: {config.parent_fd} is no open descriptor; leave the flag out.") from None

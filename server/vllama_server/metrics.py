@@ -1,0 +1,82 @@
+"""Every Prometheus collector of the worker, in one object that is given a registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Enum, Gauge, Histogram
+
+from vllama_server.lifecycle import State
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from vllama_server.engine import Completed, EngineLoad
+
+SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class WorkerMetrics:
+    """What the worker counts and measures."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "vllama_worker_requests",
+            "Calls that ended, by method and gRPC status.",
+            ("method", "code"),
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "vllama_worker_request_seconds",
+            "Time of a call from its arrival to its end.",
+            ("method",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self.time_to_first_token_seconds = Histogram(
+            "vllama_worker_time_to_first_token_seconds",
+            "Time from the arrival of a Generate call to its first token.",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self.prompt_tokens = Counter(
+            "vllama_worker_prompt_tokens", "Prompt tokens of completed generations.", registry=registry
+        )
+        self.cached_prompt_tokens = Counter(
+            "vllama_worker_cached_prompt_tokens", "Those of them that the prefix cache held.", registry=registry
+        )
+        self.completion_tokens = Counter(
+            "vllama_worker_completion_tokens", "Generated tokens of completed generations.", registry=registry
+        )
+        self.requests_in_flight = Gauge(
+            "vllama_worker_requests_in_flight", "Calls inside the worker, waiting ones included.", registry=registry
+        )
+        self._running = Gauge("vllama_worker_streams_running", "Streams in the engine's batch.", registry=registry)
+        self._waiting = Gauge("vllama_worker_streams_waiting", "Streams that wait for the batch.", registry=registry)
+        self._kv_cache_use = Gauge(
+            "vllama_worker_kv_cache_use_ratio", "Share of the KV cache in use.", registry=registry
+        )
+        self._queued_prompt_tokens = Gauge(
+            "vllama_worker_queued_prompt_tokens", "Prompt tokens accepted and not yet computed.", registry=registry
+        )
+        self._prefix_hit_ratio = Gauge(
+            "vllama_worker_prefix_hit_ratio", "Share of prompt tokens found in the prefix cache.", registry=registry
+        )
+        self._state = Enum(
+            "vllama_worker_state", "What the worker is doing.", states=[s.value for s in State], registry=registry
+        )
+
+    def record_completed(self, event: Completed) -> None:
+        """Counts the tokens of a generation that came to its end."""
+        self.prompt_tokens.inc(event.prompt_tokens)
+        self.cached_prompt_tokens.inc(event.cached_prompt_tokens)
+        self.completion_tokens.inc(event.completion_tokens)
+
+    def record_load(self, state: State, load: EngineLoad) -> None:
+        """Shows the engine's load. Scrapes come from another thread, so the engine is not asked by them."""
+        self._state.state(state.value)
+        self._running.set(load.running)
+        self._waiting.set(load.waiting)
+        self._kv_cache_use.set(load.kv_cache_use)
+        self._queued_prompt_tokens.set(load.queued_prompt_tokens)
+        self._prefix_hit_ratio.set(load.prefix_hit_rate)

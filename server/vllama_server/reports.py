@@ -1,0 +1,109 @@
+"""The worker's reports: sampled once for all watchers, pushed on change and as a heartbeat.
+
+A watcher always gets the newest report and never a backlog, so a stalled one costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from vllama_server.engine import EngineLoad
+from vllama_server.lifecycle import State
+from vllama_server.wire.descriptions import report
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from vllama_protos.v1 import worker_pb2
+    from vllama_server.engine import Engine
+    from vllama_server.identity import Identity
+    from vllama_server.lifecycle import Lifecycle
+    from vllama_server.metrics import WorkerMetrics
+
+INTERVAL_SECONDS = 0.1
+"""Least time between two reports."""
+HEARTBEAT_SECONDS = 1.0
+"""Most time between two reports."""
+
+
+class Reporter:
+    """Samples the worker while `run` runs, for any number of watchers."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        lifecycle: Lifecycle,
+        engine: Engine,
+        metrics: WorkerMetrics,
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._identity = identity
+        self._lifecycle = lifecycle
+        self._engine = engine
+        self._metrics = metrics
+        self._interval_seconds = interval_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._clock = clock
+        self._started_at = clock()
+        self._published_at = -heartbeat_seconds
+        self._key: tuple[object, ...] = ()
+        self._latest: worker_pb2.WorkerReport | None = None
+        self._next_report = asyncio.Event()
+
+    async def run(self) -> None:
+        """Publishes until the lifecycle closes; the last report tells the state at that moment."""
+        while True:
+            change = self._lifecycle.next_change
+            closing = self._lifecycle.closing
+            self._sample(publish=closing)
+            if closing:
+                return
+            try:
+                async with asyncio.timeout(self._interval_seconds):
+                    await change.wait()
+            except TimeoutError:
+                continue
+            if not self._lifecycle.closing:
+                # Progress can change a thousand times a second; reports may not.
+                await asyncio.sleep(max(0.0, self._published_at + self._interval_seconds - self._clock()))
+
+    async def watch(self) -> AsyncGenerator[worker_pb2.WorkerReport, None]:
+        """Yields the newest report at once and whenever there is another; ends when the worker closes."""
+        seen = None
+        while True:
+            following, closing = self._next_report, self._lifecycle.closing
+            if self._latest is not None and self._latest is not seen:
+                seen = self._latest
+                yield seen
+            elif closing:
+                return
+            else:
+                await following.wait()
+
+    def measure(self) -> EngineLoad:
+        """Asks the engine for its load; nothing is loaded before it serves or after it died."""
+        if self._lifecycle.state in (State.READY, State.DRAINING):
+            return self._engine.load()
+        return EngineLoad()
+
+    def _sample(self, *, publish: bool) -> None:
+        load = self.measure()
+        self._metrics.record_load(self._lifecycle.state, load)
+        now = self._clock()
+        life = self._lifecycle
+        # Averages and ages change all the time: they travel with the next report that is due.
+        key = (life.state, life.phase, life.progress, load.running, load.waiting, load.queued_prompt_tokens)
+        if (
+            publish
+            or key != self._key
+            or now - self._published_at >= self._heartbeat_seconds - self._interval_seconds / 2
+        ):
+            self._key, self._published_at = key, now
+            self._latest = report(self._identity, life, load, now - self._started_at)
+            published, self._next_report = self._next_report, asyncio.Event()
+            published.set()

@@ -1,0 +1,210 @@
+"""The worker in its whole life: bind, start the engine, serve, drain, stop.
+
+The gRPC server answers from the first moment on; what it may do follows from the lifecycle. Every
+task that is started here ends here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
+from vllama_protos.v1.embedding_pb2_grpc import add_EmbeddingServicer_to_server
+from vllama_protos.v1.generation_pb2_grpc import add_GenerationServicer_to_server
+from vllama_protos.v1.worker_pb2_grpc import add_WorkerServicer_to_server
+from vllama_server import binding, health
+from vllama_server.embedding_service import EmbeddingServicer
+from vllama_server.errors import Draining, EngineDead, WorkerError
+from vllama_server.gate import Gate
+from vllama_server.health import HealthServicer
+from vllama_server.interceptors import CallInterceptor
+from vllama_server.lifecycle import Lifecycle
+from vllama_server.reports import Reporter
+from vllama_server.service import GenerationServicer
+from vllama_server.watchdog import Watchdog
+from vllama_server.worker_service import WorkerServicer
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from vllama_server.config import WorkerConfig
+    from vllama_server.engine import Engine, StartPhase
+    from vllama_server.identity import Identity
+    from vllama_server.metrics import WorkerMetrics
+    from vllama_server.stopping import StopRequests
+
+logger = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message in either direction."""
+FAREWELL_SECONDS = 1.0
+"""How long calls may take to tell their callers of the end."""
+SERVICES = (
+    generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name,
+    embedding_pb2.DESCRIPTOR.services_by_name["Embedding"].full_name,
+    worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name,
+)
+OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # Two workers on one port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    # A client that vanished without a word is noticed after half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Balancers ping idle connections, too; none of that is an attack.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class ExitStatus(IntEnum):
+    """How the process ends."""
+
+    STOPPED = 0
+    START_FAILED = 1
+    BAD_FLAGS = 2
+    ENGINE_DIED = 3
+
+
+class WorkerServer:
+    """One engine behind its gRPC services. Must be made and run on the loop that serves."""
+
+    def __init__(
+        self, config: WorkerConfig, engine: Engine, identity: Identity, metrics: WorkerMetrics, stops: StopRequests
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._stops = stops
+        self._lifecycle = Lifecycle()
+        self._gate = Gate(self._lifecycle)
+        self._reporter = Reporter(identity, self._lifecycle, engine, metrics)
+        self._server = grpc.aio.server(interceptors=(CallInterceptor(metrics),), options=OPTIONS)
+        metrics.requests_in_flight.set_function(lambda: self._gate.inside)
+        self._add_services(identity, metrics)
+        self.address = config.listen
+        """Where it listens; after `bind` with the real port."""
+
+    def bind(self) -> None:
+        """Takes the address. Raises ConfigError when that fails."""
+        self.address = binding.bind(self._server, self._config.listen)
+
+    async def run(self) -> ExitStatus:
+        """Lives the whole life of the worker and returns how it ended."""
+        reports = asyncio.create_task(self._reporter.run(), name="reporter")
+        try:
+            await self._server.start()
+            logger.info("listening on %s", self.address)
+            return await self._live()
+        finally:
+            self._lifecycle.close()
+            await self._server.stop(FAREWELL_SECONDS)
+            await self._engine.stop()
+            binding.release(self.address)
+            await _ended(reports)
+
+    async def _live(self) -> ExitStatus:
+        if not await self._start_engine():
+            return ExitStatus.START_FAILED if self._lifecycle.failure else ExitStatus.STOPPED
+        failing = asyncio.create_task(self._failed(), name="engine-failure")
+        try:
+            await _first(failing, self._stops.drain.wait())
+            if not failing.done():
+                await self._drain(failing)
+            if not failing.done():
+                return ExitStatus.STOPPED
+            await self._fail(failing.result())
+            return ExitStatus.ENGINE_DIED
+        finally:
+            await _ended(failing)
+
+    async def _start_engine(self) -> bool:
+        """Starts the engine; False when that failed or the worker was asked to stop meanwhile."""
+        loop = asyncio.get_running_loop()
+
+        def progress(phase: StartPhase, share: float) -> None:
+            loop.call_soon_threadsafe(self._lifecycle.progressed, phase, share)
+
+        starting = asyncio.create_task(self._engine.start(progress), name="engine-start")
+        await _first(starting, self._stops.drain.wait())
+        if not starting.done():
+            await _ended(starting)
+            return False
+        try:
+            starting.result()
+        except Exception as error:
+            if not isinstance(error, WorkerError):
+                logger.error("the engine could not start", exc_info=error)
+            self._lifecycle.failed(str(error))
+            logger.error("the engine could not start: %s", error)
+            return False
+        described = self._engine.describe()
+        self._gate.open(described.max_streams, self._config.max_queue)
+        self._lifecycle.ready()
+        logger.info("ready: serves %s on %s", ", ".join(self._config.names), self.address)
+        return True
+
+    async def _failed(self) -> Exception:
+        """Waits for the reason why the engine can serve no more: its death or a stall."""
+        dead = asyncio.create_task(self._engine.failed())
+        watchdog = Watchdog(self._engine.load, self._config.stall_seconds)
+        hung = asyncio.create_task(watchdog.stalled())
+        try:
+            await asyncio.wait({dead, hung}, return_when=asyncio.FIRST_COMPLETED)
+            return dead.result() if dead.done() else hung.result()
+        finally:
+            await _ended(dead)
+            await _ended(hung)
+
+    async def _fail(self, cause: Exception) -> None:
+        """Ends everything that runs with the cause."""
+        logger.critical("the engine has failed: %s", cause)
+        self._lifecycle.failed(str(cause))
+        self._gate.evict(EngineDead(f"the engine has failed: {cause}"))
+
+    async def _drain(self, failing: asyncio.Task[Exception]) -> None:
+        """Waits for the streams that run; ends those that are left when time is up or the worker was asked again."""
+        self._lifecycle.draining()
+        logger.info("draining %d calls for up to %g s", self._gate.inside, self._config.drain_timeout_seconds)
+        await _first(
+            failing, self._gate.emptied(), self._stops.abort.wait(), timeout_seconds=self._config.drain_timeout_seconds
+        )
+        if not failing.done():
+            left = self._gate.evict(Draining("the worker has stopped before the stream's end; use another worker."))
+            if left:
+                logger.warning("ended %d calls that were still running", left)
+
+    def _add_services(self, identity: Identity, metrics: WorkerMetrics) -> None:
+        server, engine, gate = self._server, self._engine, self._gate
+        add_GenerationServicer_to_server(GenerationServicer(engine, gate, identity, metrics), server)
+        add_EmbeddingServicer_to_server(EmbeddingServicer(engine, gate, identity), server)
+        worker = WorkerServicer(engine, gate, identity, self._lifecycle, self._reporter)
+        add_WorkerServicer_to_server(worker, server)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._lifecycle, SERVICES), server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE, reflection.SERVICE_NAME), server)
+
+
+async def _first(
+    task: asyncio.Task[Any], *others: Coroutine[Any, Any, object], timeout_seconds: float | None = None
+) -> None:
+    """Waits until the task or one of the others is done, or time is up; ends the others but not the task."""
+    waiting = [asyncio.ensure_future(other) for other in others]
+    try:
+        await asyncio.wait({task, *waiting}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for other in waiting:
+            await _ended(other)
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Cancels a task unless it is done, and waits for its end; its result or error is its owner's."""
+    task.cancel()
+    await asyncio.wait({task})

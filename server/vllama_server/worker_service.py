@@ -1,0 +1,77 @@
+"""vllama.v1.Worker: what the worker is, how it is, and how it is asked to leave.
+
+Describe and Watch answer from the first moment on, while the engine still loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from vllama_protos.v1 import worker_pb2 as pb
+from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
+from vllama_server.errors import InvalidRequest
+from vllama_server.lifecycle import State
+from vllama_server.wire.descriptions import description
+
+if TYPE_CHECKING:
+    import grpc
+
+    from vllama_server.engine import Engine
+    from vllama_server.gate import Gate
+    from vllama_server.identity import Identity
+    from vllama_server.lifecycle import Lifecycle
+    from vllama_server.reports import Reporter
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+DISTRIBUTION = "vllama-serve"
+
+
+class WorkerServicer(pb_grpc.WorkerServicer):
+    """Speaks for the worker itself."""
+
+    def __init__(
+        self, engine: Engine, gate: Gate, identity: Identity, lifecycle: Lifecycle, reporter: Reporter
+    ) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._identity = identity
+        self._lifecycle = lifecycle
+        self._reporter = reporter
+        self._versions = {"vllama": version(DISTRIBUTION), "python": platform.python_version()}
+
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
+        """Tells what the worker hosts; what only the engine knows is missing until it has started."""
+        started = self._lifecycle.state in (State.READY, State.DRAINING)
+        return description(self._identity, self._versions, self._engine.describe() if started else None)
+
+    # The generated base class knows handlers that return or yield, not coroutines that write.
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Streams reports until the worker or the caller ends."""
+        async with aclosing(self._reporter.watch()) as reports:
+            async for report in reports:
+                await context.write(report)
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
+        """Refuses new requests for good and waits for the running ones; ends none of them."""
+        seconds = _deadline_seconds(request)
+        self._lifecycle.draining()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._gate.emptied()
+        except TimeoutError:
+            pass
+        return pb.DrainResponse(remaining_streams=self._gate.inside)
+
+
+def _deadline_seconds(request: pb.DrainRequest) -> float | None:
+    if not request.HasField("deadline"):
+        return None
+    seconds: float = request.deadline.ToTimedelta().total_seconds()
+    if seconds < 0:
+        raise InvalidRequest("deadline is negative; give 0 or more, or leave it unset.", "deadline")
+    return seconds
