@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from vllama_balancer.edge.access_log import AccessLog
+from vllama_balancer.edge.anthropic import DIALECT as ANTHROPIC
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.edge import Edge
 from vllama_balancer.edge.faults import Faults
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.dialect import Dialect
     from vllama_balancer.gateway import Gateway
 
-DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI)
+DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI, ANTHROPIC)
 """Every API that is served."""
 
 EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)

@@ -19,6 +19,7 @@ def _routes(edge: Edge) -> list[web.RouteDef]:
     return [
         web.post("/v1/chat/completions", handlers.chat),
         web.post("/v1/completions", handlers.complete),
+        web.post("/v1/responses", handlers.respond),
         web.post("/v1/embeddings", handlers.embed),
         web.get("/v1/models", handlers.models),
         # Names with slashes come encoded or as they are.

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from vllama_balancer.edge.encoding import encode_json, encode_sse
-from vllama_balancer.edge.openai import chat_reply, chat_request, completion_reply, completion_request
+from vllama_balancer.edge.openai import (
+    chat_reply,
+    chat_request,
+    completion_reply,
+    completion_request,
+    responses_request,
+)
 from vllama_balancer.edge.openai.chat_request import ChatRequest
 from vllama_balancer.edge.openai.choices import to_choices
 from vllama_balancer.edge.openai.completion_request import CompletionRequest
@@ -16,11 +23,14 @@ from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_r
 from vllama_balancer.edge.openai.errors import error_event
 from vllama_balancer.edge.openai.identity import Identity
 from vllama_balancer.edge.openai.models import to_model, to_model_list
+from vllama_balancer.edge.openai.responses_reply import ResponseStream, encode_event
+from vllama_balancer.edge.openai.responses_request import ResponsesRequest
 from vllama_balancer.edge.streaming import SSE
 from vllama_balancer.edge.wire.collected import Collected
 from vllama_balancer.edge.wire.demands import meet_demands
 from vllama_balancer.edge.wire.fan_in import fan_in
-from vllama_balancer.errors import InvalidRequest, ModelNotFound
+from vllama_balancer.edge.wire.presets import apply_presets
+from vllama_balancer.errors import EngineFault, InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -50,7 +60,7 @@ class Handlers:
             raise InvalidRequest("model is required", field="model")
         model = self._edge.find(request, body.model)
         streams = self._generate(request, model, choices, "chat")
-        identity = self._identity("chatcmpl", model)
+        identity = self._identity("chatcmpl-", model)
         logprobs = body.logprobs is True
         if body.stream:
             chunks = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=body.include_usage)
@@ -66,7 +76,7 @@ class Handlers:
             raise ModelNotFound("model '' not found", field="model")
         model = self._edge.find(request, body.model)
         streams = self._generate(request, model, choices, "generate")
-        identity = self._identity("cmpl", model)
+        identity = self._identity("cmpl-", model)
         echo = completion_request.prompt_of(body) if body.echo else ""
         logprobs = body.logprobs is not None
         if body.stream:
@@ -76,6 +86,22 @@ class Handlers:
             return await self._stream(request, streams, chunks)
         collected = await _collect(streams)
         return reply(completion_reply.to_completion(identity, collected, echo=echo, logprobs=logprobs))
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/responses."""
+        body = await self._edge.read(request, ResponsesRequest)
+        generation = responses_request.to_generation(body)
+        if not body.model:
+            raise InvalidRequest("model is required", field="model")
+        model = self._edge.find(request, body.model)
+        [stream] = self._generate(request, model, [generation], "chat")
+        identity = self._identity("resp_", model)
+        response = ResponseStream(identity, body, now=self._now)
+        if body.stream:
+            return await self._edge.stream(
+                request, _encode_response(stream, response), content_type=SSE, render_error=response.failure
+            )
+        return reply(await _complete_response(stream, response))
 
     async def embed(self, request: web.Request) -> web.Response:
         """POST /v1/embeddings."""
@@ -106,12 +132,14 @@ class Handlers:
     ) -> list[Events]:
         for choice in choices:
             meet_demands(model, choice, verb=verb)
+            apply_presets(model.entry, choice)
         return [self._edge.generate(request, model, choice, verb=verb) for choice in choices]
 
-    def _identity(self, kind: str, model: RequestedModel) -> Identity:
-        return Identity(
-            id=f"{kind}-{secrets.token_hex(12)}", created=int(self._edge.now().timestamp()), model=model.requested
-        )
+    def _identity(self, prefix: str, model: RequestedModel) -> Identity:
+        return Identity(prefix, secrets.token_hex(12), self._now(), model.requested)
+
+    def _now(self) -> int:
+        return int(self._edge.now().timestamp())
 
     async def _stream(self, request: web.Request, streams: Sequence[Events], chunks: Chunks) -> web.StreamResponse:
         return await self._edge.stream(request, _encode(streams, chunks), content_type=SSE, render_error=error_event)
@@ -136,3 +164,19 @@ async def _encode(streams: Sequence[Events], chunks: Chunks) -> AsyncGenerator[b
     for chunk in chunks.closing():
         yield encode_sse(chunk)
     yield _DONE
+
+
+async def _encode_response(events: Events, response: ResponseStream) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            if told := response.events(event):
+                yield b"".join(encode_event(each) for each in told)
+
+
+async def _complete_response(events: Events, response: ResponseStream) -> dict[str, Any]:
+    async with aclosing(events):
+        async for event in events:
+            response.events(event)
+    if response.completed is None:
+        raise EngineFault("the generation stopped without saying how it ended")
+    return response.completed

@@ -12,13 +12,20 @@ FINGERPRINT = "fp_ollama"
 class Identity:
     """Who a reply is."""
 
-    id: str
-    """Id of the reply, such as "chatcmpl-…"."""
+    prefix: str
+    """What kind of reply it is: "chatcmpl-", "cmpl-", "resp_"."""
+    token: str
+    """Makes the reply's id, and the ids of its parts, unlike any other."""
     created: int
     """Seconds since 1970."""
     model: str
     """The name as it was requested."""
 
+    @property
+    def id(self) -> str:
+        """Id of the reply."""
+        return self.prefix + self.token
+
     def call_id(self, choice: int, index: int) -> str:
         """Makes an id for a tool call whose model gave none; unique within the reply."""
-        return f"call_{self.id.rpartition('-')[2]}_{choice}_{index}"
+        return f"call_{self.token}_{choice}_{index}"

@@ -21,18 +21,21 @@ def meet_demands(model: RequestedModel, request: generation_pb2.GenerateRequest,
 
     Raises CapabilityMissing for the first thing that the model is known to lack.
     """
+    chat = request.chat
     model.require("completion", verb)
     if request.suffix:
         model.require("insert")
-    if request.chat.tools:
+    if chat.tools:
         model.require("tools")
-    if any(message.images for message in request.chat.messages):
+    if any(message.images for message in chat.messages):
         model.require("vision")
-    if request.chat.think not in _NOT_REASONING:
+    if chat.think not in _NOT_REASONING:
         model.require("thinking")
-    if request.HasField("chat") and request.chat.think == generation_pb2.THINK_LEVEL_UNSPECIFIED:
-        request.chat.think = _default_think(model)
+    if chat.messages and chat.think == generation_pb2.THINK_LEVEL_UNSPECIFIED and model.has("thinking"):
+        chat.think = generation_pb2.THINK_LEVEL_ON
 
 
-def _default_think(model: RequestedModel) -> generation_pb2.ThinkLevel:
-    return generation_pb2.THINK_LEVEL_ON if model.has("thinking") else generation_pb2.THINK_LEVEL_UNSPECIFIED
+def drop_thinking(model: RequestedModel, chat: generation_pb2.Chat) -> None:
+    """Lets a chat go on without reasoning when its model is known to have none."""
+    if model.has("thinking") is False:
+        chat.think = generation_pb2.THINK_LEVEL_UNSPECIFIED

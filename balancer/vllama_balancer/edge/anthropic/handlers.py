@@ -1,0 +1,81 @@
+"""Handlers of /v1/messages: decode, translate, generate, encode."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge.anthropic.errors import error_event
+from vllama_balancer.edge.anthropic.messages_reply import Identity, MessageStream, encode_event, to_message
+from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_chat, to_generation
+from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.streaming import SSE
+from vllama_balancer.edge.trace import TRACE
+from vllama_balancer.edge.wire.collected import collect
+from vllama_balancer.edge.wire.demands import drop_thinking, meet_demands
+from vllama_balancer.edge.wire.presets import add_system, apply_presets
+from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.gateway import Call
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from vllama_balancer.edge.edge import Edge
+
+    Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
+
+
+class Handlers:
+    """The endpoints that speak Anthropic's JSON, bound to an edge."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/messages."""
+        body = await self._edge.read(request, MessagesRequest)
+        generation = to_generation(body)
+        model = self._edge.find(request, body.model or "")
+        drop_thinking(model, generation.chat)
+        meet_demands(model, generation)
+        apply_presets(model.entry, generation)
+        events = self._edge.generate(request, model, generation)
+        identity = Identity(f"msg_{secrets.token_hex(12)}", model.requested)
+        if body.stream:
+            return await self._edge.stream(
+                request,
+                _encode(events, MessageStream(identity)),
+                content_type=SSE,
+                render_error=partial(error_event, request_id=request[TRACE].request_id),
+            )
+        async with aclosing(events):
+            return _reply(to_message(identity, await collect(events)))
+
+    async def count_tokens(self, request: web.Request) -> web.Response:
+        """POST /v1/messages/count_tokens: the rendered chat, tokenized by the model itself."""
+        body = await self._edge.read(request, MessagesRequest)
+        if not body.model:
+            raise InvalidRequest("model is required", field="model")
+        chat = to_chat(body)
+        model = self._edge.find(request, body.model)
+        drop_thinking(model, chat)
+        add_system(model.entry, chat)
+        wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=chat)
+        tokenized = await self._edge.gateway.tokenize(wire, Call(request[TRACE].client))
+        return _reply({"input_tokens": len(tokenized.token_ids)})
+
+
+def _reply(value: object) -> web.Response:
+    return web.Response(body=encode_json(value), content_type="application/json")
+
+
+async def _encode(events: Events, stream: MessageStream) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            if told := stream.events(event):
+                yield b"".join(encode_event(each) for each in told)

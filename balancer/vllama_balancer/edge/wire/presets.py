@@ -1,0 +1,50 @@
+"""What an alias brings along: its system text and its option values, under those of a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllama_balancer.edge.wire.numbers import INT32_MAX, INT64_MAX, clamp_int32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vllama_balancer.gateway import ModelEntry
+    from vllama_protos.v1 import generation_pb2
+
+_SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "temperature": ("temperature", float),
+    "top_p": ("top_p", float),
+    "top_k": ("top_k", lambda value: clamp_int32(int(value))),
+    "min_p": ("min_p", float),
+    "seed": ("seed", lambda value: max(-1, min(int(value), INT64_MAX))),
+    "num_predict": ("max_tokens", lambda value: clamp_int32(int(value))),
+    "repeat_penalty": ("repetition_penalty", float),
+    "presence_penalty": ("presence_penalty", float),
+    "frequency_penalty": ("frequency_penalty", float),
+}
+"""Ollama's name of an option, the wire's, and how its value is read."""
+
+
+def apply_presets(entry: ModelEntry, generation: generation_pb2.GenerateRequest) -> None:
+    """Fills what a request leaves open; what it sets stays."""
+    presets: Mapping[str, Any] = entry.parameters
+    sampling = generation.sampling
+    add_system(entry, generation.chat)
+    for name, (field, read) in _SAMPLING.items():
+        if presets.get(name) is not None and not sampling.HasField(field):
+            setattr(sampling, field, read(presets[name]))
+    if presets.get("stop") and not sampling.stop:
+        stop = presets["stop"]
+        sampling.stop.extend([stop] if isinstance(stop, str) else stop)
+    if presets.get("num_ctx") and not generation.max_context_tokens:
+        generation.max_context_tokens = max(0, min(int(presets["num_ctx"]), INT32_MAX))
+
+
+def add_system(entry: ModelEntry, chat: generation_pb2.Chat) -> None:
+    """Puts the alias's system text before a conversation that does not begin with one."""
+    if entry.system and chat.messages and chat.messages[0].role != "system":
+        turns = list(chat.messages)
+        del chat.messages[:]
+        chat.messages.add(role="system", content=entry.system)
+        chat.messages.extend(turns)
