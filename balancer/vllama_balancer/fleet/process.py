@@ -1,0 +1,155 @@
+"""One life of a local worker: a process in a session of its own, its log, and its end.
+
+Nothing of a worker outlives it: whatever it has started is in its process group, which is killed when the
+worker has gone; and the worker holds the read end of a pipe whose write end is only here, so that it ends when this
+process does, however that happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from vllama_balancer.fleet.assignment import WorkerSpec
+
+TAIL_LINES = 200
+"""Last lines of the log that are kept to explain a death."""
+_CHUNK_BYTES = 1 << 16
+_LONGEST_LINE = 1 << 16
+
+
+class LogSink(Protocol):
+    """Takes what workers print."""
+
+    def line(self, worker: str, text: str) -> None:
+        """Takes one line, without its end."""
+        ...
+
+
+def worker_command(spec: WorkerSpec, address: str, parent_fd: int) -> list[str]:
+    """Writes the command line of a worker."""
+    command = [sys.executable, "-m", "vllama_server", spec.model.argument, "--listen", address, "--name", spec.name]
+    for name in spec.model.names:
+        command += ["--served-name", name]
+    command += ["--engine", spec.engine, "--device", spec.device, "--parent-fd", str(parent_fd), *spec.flags]
+    return command
+
+
+class Launcher:
+    """Starts worker processes."""
+
+    def __init__(
+        self,
+        sink: LogSink,
+        environment: Mapping[str, str],
+        command: Callable[[WorkerSpec, str, int], Sequence[str]] = worker_command,
+    ) -> None:
+        """Gives every worker `environment`; `command` writes its command line."""
+        self._sink = sink
+        self._environment = environment
+        self._command = command
+
+    async def start(self, spec: WorkerSpec, address: str) -> WorkerProcess:
+        """Starts a worker; OSError when the system refuses."""
+        parent_fd, lifeline = os.pipe()
+        # Not asyncio's own pipe: with that the end of a worker is told only when its last child closes it.
+        log_fd, stdout_fd = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(spec, address, parent_fd), env={**self._environment, **spec.environment},
+                stdin=asyncio.subprocess.DEVNULL, stdout=stdout_fd, stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True, pass_fds=(parent_fd,),
+            )  # fmt: skip
+        except BaseException:
+            os.close(lifeline)
+            os.close(log_fd)
+            raise
+        finally:
+            os.close(parent_fd)
+            os.close(stdout_fd)
+        return WorkerProcess(spec.name, process, lifeline, log_fd, self._sink)
+
+
+class WorkerProcess:
+    """A running worker. Made by a Launcher; always await `ended` or `stop` in the end."""
+
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, lifeline: int, log_fd: int, sink: LogSink
+    ) -> None:
+        self.pid = process.pid
+        """Process id, which is the id of its group as well."""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        """The last lines that it printed."""
+        self._name = name
+        self._process = process
+        self._lifeline = lifeline
+        self._sink = sink
+        self._log = asyncio.create_task(self._pump(log_fd), name=f"log of {name}")
+        self._end = asyncio.create_task(self._wait(), name=f"end of {name}")
+
+    async def ended(self) -> int:
+        """Waits for the end and clears what is left; returns the exit status, negative for a signal."""
+        return await asyncio.shield(self._end)
+
+    async def stop(self, timeout_seconds: float) -> int:
+        """Asks the worker to drain and leave, and kills it when it takes longer."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._end), timeout_seconds)
+        self.kill()
+        return await self.ended()
+
+    def kill(self) -> None:
+        """Kills the worker and everything that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _wait(self) -> int:
+        try:
+            status = await self._process.wait()
+        finally:
+            # Children that survive the worker would hold its GPU, and the log's other end.
+            self.kill()
+            os.close(self._lifeline)
+        await self._log
+        return status
+
+    async def _pump(self, log_fd: int) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(log_fd, "rb", buffering=0)
+        )
+        try:
+            await self._split(reader)
+        finally:
+            transport.close()
+
+    async def _split(self, reader: asyncio.StreamReader) -> None:
+        rest = b""
+        while chunk := await reader.read(_CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            self._take(lines)
+            if len(rest) > _LONGEST_LINE:
+                self._take([rest])
+                rest = b""
+        self._take([rest])
+
+    def _take(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            # A progress bar rewrites its line: only what stands at the end counts.
+            text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2].rstrip()
+            if text:
+                self.tail.append(text)
+                self._sink.line(self._name, text)

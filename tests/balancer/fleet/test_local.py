@@ -1,0 +1,198 @@
+"""Local workers are started, watched, restarted, given up and ended, with nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tests.balancer.fleet.conftest import SETTINGS, gone
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.local import LocalFleet, private_directory
+from vllama_balancer.fleet.restarts import RestartSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVE = "print('up', flush=True)\nos.read(fd, 1)"
+"""A worker that lives until its supervisor is gone."""
+
+
+def running(event) -> bool:
+    """Tells whether a new process runs."""
+    return isinstance(event, Changed) and event.state is ProcessState.RUNNING
+
+
+def failed(event) -> bool:
+    """Tells whether a worker was given up."""
+    return isinstance(event, Changed) and event.state is ProcessState.FAILED
+
+
+async def test_a_worker_is_announced_and_then_runs(fleet_of) -> None:
+    """First comes the worker with its address, then its process."""
+    watched = fleet_of(SERVE)
+    watched.add()
+    event = await watched.until(running)
+    added = watched.seen[0]
+    assert isinstance(added, Added)
+    assert (added.name, added.models, added.restarts) == ("worker-0", ("m:latest",), 0)
+    assert added.address.startswith("unix:/") and added.address.endswith("worker-0.sock")
+    assert psutil.pid_exists(event.pid)
+
+
+async def test_lines_are_kept_with_the_name_of_their_worker(fleet_of) -> None:
+    """What a worker prints is passed on line by line, a rewritten line only as it stood last."""
+    watched = fleet_of("sys.stdout.write('one\\r 50%\\r100%\\ntwo\\n')\n" + SERVE)
+    watched.add(3)
+    await watched.sink.printed("up")
+    assert watched.sink.lines == [("worker-3", "100%"), ("worker-3", "two"), ("worker-3", "up")]
+
+
+async def test_a_killed_worker_starts_again_at_the_same_address(fleet_of) -> None:
+    """SIGKILL is answered by a new process; its count of restarts grows."""
+    watched = fleet_of(SERVE)
+    watched.add()
+    first = await watched.until(running)
+    os.kill(first.pid, signal.SIGKILL)
+    second = await watched.until(running)
+    told = watched.seen[-2]
+    assert told.state is ProcessState.RESTARTING
+    assert "SIGKILL" in told.reason and told.retry_in_seconds == SETTINGS.first_delay_seconds
+    assert second.pid != first.pid and second.restarts == 1
+
+
+async def test_children_of_a_dead_worker_are_killed(fleet_of) -> None:
+    """A child that outlives its worker would hold the GPU: the whole group goes."""
+    watched = fleet_of("child = subprocess.Popen(['sleep', '600'])\nprint('child', child.pid)\n" + SERVE)
+    watched.add()
+    first = await watched.until(running)
+    await watched.sink.printed("up")
+    child = int(watched.sink.lines[0][1].split()[1])
+    os.kill(first.pid, signal.SIGKILL)
+    await gone(child)
+
+
+async def test_an_early_death_loop_ends_as_failed_with_the_cause(fleet_of) -> None:
+    """A worker that keeps dying young is given up, and its own last words are the reason."""
+    watched = fleet_of("print('RuntimeError: the tensor is on fire')\nos._exit(3)")
+    watched.add()
+    event = await watched.until(failed)
+    assert event.reason == "died 5 times, each within 60 s: RuntimeError: the tensor is on fire"
+    assert event.restarts == 4 and event.pid == 0
+
+
+async def test_a_start_that_cannot_succeed_is_given_up_sooner(fleet_of) -> None:
+    """Three failed starts are enough."""
+    watched = fleet_of("print('vllama worker: no memory; use --max-model-len 2048')\nos._exit(1)")
+    watched.add()
+    event = await watched.until(failed)
+    assert event.reason == "failed to start 3 times: no memory; use --max-model-len 2048"
+
+
+async def test_wrong_flags_are_not_tried_again(fleet_of) -> None:
+    """Exit status 2 will not get better."""
+    watched = fleet_of("print('vllama worker: --max-streams must be 1 or more')\nos._exit(2)")
+    watched.add()
+    event = await watched.until(failed)
+    assert event.reason == "refused its flags: --max-streams must be 1 or more"
+    assert event.restarts == 0
+
+
+async def test_pauses_double(fleet_of) -> None:
+    """The pause before a new start doubles up to its limit."""
+    watched = fleet_of("os._exit(3)", RestartSettings(0.01, 0.03, 60.0, 5))
+    watched.add()
+    await watched.until(failed)
+    delays = [event.retry_in_seconds for event in watched.seen if getattr(event, "retry_in_seconds", None)]
+    assert delays == [0.01, 0.02, 0.03, 0.03]
+
+
+async def test_a_given_up_worker_can_be_restarted(fleet_of, tmp_path: Path) -> None:
+    """Once the cause is mended, a restart brings the worker back with a clean slate."""
+    mended = tmp_path / "mended"
+    watched = fleet_of(f"os.path.exists({str(mended)!r}) or os._exit(2)\n" + SERVE)
+    watched.add()
+    await watched.until(failed)
+    mended.touch()
+    await watched.fleet.restart("worker-0")
+    await watched.sink.printed("up")
+
+
+async def test_restart_replaces_a_running_process(fleet_of) -> None:
+    """An asked restart ends the old life by SIGTERM and is not counted as a crash."""
+    watched = fleet_of("signal.signal(signal.SIGTERM, lambda *_: (print('drained'), os._exit(0)))\n" + SERVE)
+    watched.add()
+    first = await watched.until(running)
+    await watched.sink.printed("up")
+    await watched.fleet.restart("worker-0")
+    second = await watched.until(running)
+    assert ("worker-0", "drained") in watched.sink.lines
+    assert not psutil.pid_exists(first.pid) and second.pid != first.pid
+
+
+async def test_retire_drains_and_removes(fleet_of) -> None:
+    """A retired worker is told to leave, leaves, and is not started again."""
+    watched = fleet_of("signal.signal(signal.SIGTERM, lambda *_: (print('drained'), os._exit(0)))\n" + SERVE)
+    watched.add()
+    event = await watched.until(running)
+    await watched.sink.printed("up")
+    await watched.fleet.retire("worker-0")
+    await watched.until(lambda event: isinstance(event, Removed))
+    assert ("worker-0", "drained") in watched.sink.lines
+    assert not psutil.pid_exists(event.pid) and not watched.fleet.owns("worker-0")
+
+
+async def test_a_worker_that_ignores_the_end_is_killed(fleet_of) -> None:
+    """After the drain's time and a grace, SIGKILL ends what SIGTERM did not."""
+    watched = fleet_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVE)
+    watched.add()
+    event = await watched.until(running)
+    await watched.sink.printed("up")
+    await watched.fleet.close(-4.9)
+    assert not psutil.pid_exists(event.pid)
+
+
+async def test_close_ends_many_at_once_and_clears_the_directory(fleet_of, tmp_path: Path) -> None:
+    """All workers leave together, and so does the directory of sockets."""
+    watched = fleet_of(SERVE)
+    for index in range(4):
+        watched.add(index)
+    pids = [(await watched.until(running)).pid for _ in range(4)]
+    await watched.fleet.close(1.0)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert list(tmp_path.glob("vllama-*")) == []  # noqa: ASYNC240
+
+
+def test_sockets_lie_in_a_private_directory(tmp_path: Path) -> None:
+    """Nobody else can enter the directory of sockets."""
+    directory = private_directory(tmp_path)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_directories_of_dead_processes_are_cleared(tmp_path: Path) -> None:
+    """What a killed balancer has left is swept, what a living one uses stays."""
+    dead, living = tmp_path / "vllama-999999999-x", tmp_path / f"vllama-{os.getppid()}-x"
+    dead.mkdir()
+    living.mkdir()
+    mine = private_directory(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([living, mine])
+
+
+async def test_two_workers_of_one_name_are_refused(fleet_of) -> None:
+    """A name is one worker."""
+    watched = fleet_of(SERVE)
+    watched.add()
+    try:
+        watched.add()
+    except ValueError as error:
+        assert "worker-0" in str(error)
+    else:
+        raise AssertionError("a second worker-0 was started")
+
+
+def test_local_fleet_is_source_and_control() -> None:
+    """It has what the pool and the Fleet service ask of it."""
+    assert all(hasattr(LocalFleet, name) for name in ("events", "owns", "restart", "retire"))
