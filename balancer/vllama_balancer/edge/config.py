@@ -32,5 +32,7 @@ class EdgeConfig:
     """Longest silence within a request's body."""
     idle_timeout_seconds: float = 300.0
     """How long a connection may stay open without a request."""
+    linger_seconds: float = 10.0
+    """How long the rest of a refused body is read and dropped, so that its sender sees the refusal."""
     write_timeout_seconds: float = 60.0
     """How long a client may take no byte of its reply before it is cut off."""

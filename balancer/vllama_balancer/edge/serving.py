@@ -28,6 +28,7 @@ class EdgeServer:
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=config.idle_timeout_seconds,
+            lingering_time=config.linger_seconds,
             max_line_size=config.max_line_bytes,
             max_field_size=config.max_header_bytes,
             # How long `stop` waits for running requests; drained servers have none.
