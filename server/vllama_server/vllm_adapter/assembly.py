@@ -1,0 +1,114 @@
+"""Chunks of the contract from the engine's tokens: text, then reasoning and tool calls by the model's parser.
+
+Tokens are taken one by one even when the engine hands over several, because parsers may split a
+merged delta differently; so what comes out depends on the tokens alone and never on how fast the
+reader was, and a replay of delivered tokens ends in the very state that the first worker had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vllama_server.vllm_adapter.tool_calls import ToolCallGatherer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllama_server.engine import ToolCall
+    from vllama_server.vllm_adapter.text import TokenText
+
+
+@dataclass(slots=True)
+class Output:
+    """What a run of tokens produced."""
+
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    tokens_used: int = 0
+    """Tokens taken; those after a completed stop text are not."""
+    matched_stop: str = ""
+    """The stop text that ended the generation, when one did."""
+
+
+class Splitter:
+    """One of vLLM's parsers with the request that it needs to see at every step."""
+
+    def __init__(self, parser: Any, request: Any, prompt_token_ids: list[int]) -> None:
+        self._parser = parser
+        self._request = request
+        self._prompt_token_ids = prompt_token_ids
+        self._calls = ToolCallGatherer()
+
+    def split(self, text: str, token_ids: list[int], output: Output, *, ends: bool) -> None:
+        """Sorts new text into answer, reasoning and tool calls, and adds them to `output`."""
+        message = self._parser.parse_delta(text, token_ids, self._request, self._prompt_token_ids, finished=ends)
+        if message is not None:
+            output.text.append(message.content or "")
+            output.thinking.append(message.reasoning or "")
+            output.tool_calls += self._calls.add(message.tool_calls)
+        if ends:
+            output.tool_calls += self._calls.finish()
+
+    def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+        """Counts the tokens that were reasoning."""
+        return int(self._parser.count_reasoning_tokens(token_ids))
+
+
+class Assembler:
+    """Assembles one generation's output. `splitter` None passes text through untouched."""
+
+    def __init__(self, text: TokenText, splitter: Splitter | None) -> None:
+        self._text = text
+        self._splitter = splitter
+        self._token_ids: list[int] = []
+        self._called_tools = False
+        self._ended = False
+
+    @property
+    def token_count(self) -> int:
+        """Tokens taken so far."""
+        return len(self._token_ids)
+
+    @property
+    def called_tools(self) -> bool:
+        """Whether a tool call has come out."""
+        return self._called_tools
+
+    @property
+    def ended(self) -> bool:
+        """Whether the generation is over: everything held back is out."""
+        return self._ended
+
+    def reasoning_tokens(self) -> int:
+        """Counts the tokens that were reasoning."""
+        return self._splitter.reasoning_tokens(self._token_ids) if self._splitter else 0
+
+    def add(self, token_ids: Sequence[int], *, ends: bool = False, by_stop_token: bool = False) -> Output:
+        """Takes tokens up to the one that completes a stop text.
+
+        `ends` says that the engine has finished with the last of them, `by_stop_token` that this
+        last one is an end-of-sequence token.
+        """
+        output = Output()
+        for position, token_id in enumerate(token_ids, start=1):
+            is_last = ends and position == len(token_ids)
+            self._token_ids.append(token_id)
+            text, output.matched_stop = self._text.add(token_id, ends=is_last, is_stop_token=is_last and by_stop_token)
+            output.tokens_used = position
+            self._ended = is_last or bool(output.matched_stop)
+            self._emit(text, [token_id], output)
+            if self._ended:
+                return output
+        if ends and not self._ended:
+            self._ended = True
+            self._emit(self._text.flush(), [], output)
+        return output
+
+    def _emit(self, text: str, token_ids: list[int], output: Output) -> None:
+        if self._splitter is None:
+            output.text.append(text)
+            return
+        self._splitter.split(text, token_ids, output, ends=self._ended)
+        self._called_tools = self._called_tools or bool(output.tool_calls)

@@ -1,0 +1,85 @@
+"""What vLLM's own processes run of ours: a watch on their parent and a report of what goes wrong in them.
+
+vLLM calls `install` (entry point `vllm.general_plugins`) in each of its processes before it loads
+the model. Without the watch, its processes outlive a killed worker and keep the device's memory.
+Without the reports, the reason why a start failed is only in the log of a process that is gone:
+the exception itself never leaves it. Imports nothing heavy, because it runs in every process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import traceback
+
+OWNER_VARIABLE = "VLLAMA_ENGINE_OWNER"
+"""Process id of the worker; the plug-in does nothing there."""
+REPORTS_VARIABLE = "VLLAMA_ENGINE_REPORTS"
+"""Path of the unix datagram socket that takes reports."""
+LONGEST_TEXT = 16_000
+"""Characters of a message or a traceback that fit a datagram."""
+
+
+def install() -> None:
+    """Installs both. Does nothing in the worker itself and in processes that no worker owns."""
+    owner = os.environ.get(OWNER_VARIABLE)
+    if owner is None or owner == str(os.getpid()):
+        return
+    _watch_parent()
+    path = os.environ.get(REPORTS_VARIABLE)
+    if path:
+        _report_to(path)
+
+
+def _watch_parent() -> None:
+    """Ends this process when its parent has ended, however that came about."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="vllama-parent-watch", daemon=True).start()
+
+
+def _report_to(path: str) -> None:
+    logger = logging.getLogger("vllm")
+    if not any(isinstance(handler, ReportHandler) for handler in logger.handlers):
+        logger.addHandler(ReportHandler(path))
+
+
+class ReportHandler(logging.Handler):
+    """Sends every log record to the worker as one JSON datagram, and never waits for it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(logging.INFO)
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends one record. A worker that has gone, or does not read, gets none."""
+        try:
+            self._socket.sendto(json.dumps(_report(record)).encode(), self._path)
+        except OSError:
+            pass
+        except Exception:
+            self.handleError(record)
+
+
+def _report(record: logging.LogRecord) -> dict[str, object]:
+    error = record.exc_info[1] if record.exc_info else None
+    return {
+        "process": multiprocessing.current_process().name,
+        "level": record.levelno,
+        "message": record.getMessage()[-LONGEST_TEXT:],
+        "error_type": type(error).__name__ if error else "",
+        "error": str(error)[:LONGEST_TEXT] if error else "",
+        "traceback": "".join(traceback.format_exception(error))[-LONGEST_TEXT:] if error else "",
+    }

@@ -1,0 +1,90 @@
+"""Vectors of texts from a pooling model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm import PoolingParams
+from vllm.inputs import tokens_input
+from vllm.renderers import TokenizeParams
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+from vllama_server.engine import EmbeddedText
+from vllama_server.errors import ContextTooLong, InvalidRequest
+from vllama_server.vllm_adapter.faults import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Embedder:
+    """Embeds texts; all of one call are computed together, in the engine's own batches."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    async def embed(
+        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
+    ) -> list[EmbeddedText]:
+        """Embeds every text, in order; when one fails, all do. Cancelling aborts them all."""
+        self._check_dimensions(dimensions)
+        inputs = [await self._tokenize(text, index, truncate) for index, text in enumerate(texts)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._vector(token_ids, f"{request_id}-{index}"))
+                    for index, token_ids in enumerate(inputs)
+                ]
+        except* Exception as group_error:
+            error = group_error.exceptions[0]
+            raise translate(error) from error
+        vectors = [_finished(task.result(), dimensions, normalize) for task in tasks]
+        return [
+            EmbeddedText(values=vector, prompt_tokens=len(ids)) for vector, ids in zip(vectors, inputs, strict=True)
+        ]
+
+    async def _tokenize(self, text: str, index: int, truncate: bool) -> list[int]:
+        longest = self._llm.model_config.max_model_len
+        renderer, config = self._llm.renderer, self._llm.model_config
+        options = {"truncate_prompt_tokens": longest, "truncation_side": "right"} if truncate else {}
+        parameters = TokenizeParams(max_total_tokens=longest if truncate else None, add_special_tokens=True, **options)
+        try:
+            (rendered,) = await renderer.render_cmpl_async([parse_model_prompt(config, text)], parameters)
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest(f"inputs[{index}]: {error}", "inputs") from error
+        token_ids = list(rendered["prompt_token_ids"])
+        if not token_ids:
+            raise InvalidRequest(f"inputs[{index}] is empty; give at least one token.", "inputs")
+        if len(token_ids) > longest:
+            raise ContextTooLong(
+                f"inputs[{index}] has {len(token_ids)} tokens; the model takes {longest}. Set `truncate` to cut it.",
+                "inputs",
+            )
+        return token_ids
+
+    async def _vector(self, token_ids: list[int], request_id: str) -> torch.Tensor:
+        # Always named: without it vLLM returns one vector for each token.
+        parameters = PoolingParams(task="embed", use_activation=False)
+        last = None
+        async for out in self._llm.encode(tokens_input(token_ids), parameters, request_id):
+            last = out
+        assert last is not None, "vLLM ends every encode() with an output"
+        return last.outputs.data
+
+    def _check_dimensions(self, dimensions: int) -> None:
+        length = self._llm.model_config.get_hidden_size()
+        if dimensions > length:
+            raise InvalidRequest(
+                f"dimensions is {dimensions}; the model's vectors have {length} numbers.", "dimensions"
+            )
+
+
+def _finished(vector: torch.Tensor, dimensions: int, normalize: bool) -> list[float]:
+    vector = vector.to(torch.float32).flatten()
+    if dimensions:
+        vector = vector[:dimensions]
+    if normalize:
+        vector = torch.nn.functional.normalize(vector, dim=0)
+    return [float(value) for value in vector.tolist()]

@@ -1,0 +1,183 @@
+"""The Engine protocol on vLLM: its life from the first import to the last process.
+
+Light to import: vLLM itself is imported in a thread when the engine starts, because that takes
+seconds in which the worker must already answer Watch and health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from vllama_server.engine import StartPhase
+from vllama_server.errors import EngineDead, NotReady, StartFailed
+from vllama_server.vllm_adapter.advice import failure_message
+from vllama_server.vllm_adapter.environment import allowed_cores, prepare
+from vllama_server.vllm_adapter.processes import kill_children
+from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.progress import ProgressHandler, StartProgress
+from vllama_server.vllm_adapter.reports import ReportInbox
+from vllama_server.vllm_adapter.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from vllama_server.config import WorkerConfig
+    from vllama_server.engine import (
+        ChatPrompt,
+        EmbeddedText,
+        EngineDescription,
+        EngineLoad,
+        GenerationEvent,
+        GenerationRequest,
+        TextPrompt,
+        TokenizedText,
+    )
+    from vllama_server.vllm_adapter.loaded import LoadedEngine
+    from vllama_server.vllm_adapter.reports import Report
+
+logger = logging.getLogger(__name__)
+
+STOP_POLL_SECONDS = 0.2
+
+
+class VllmEngine:
+    """One model on vLLM. Starts once; see the Engine protocol for each method."""
+
+    def __init__(self, profile: EngineProfile) -> None:
+        self._profile = profile
+        self._loaded: LoadedEngine | None = None
+        self._inbox: ReportInbox | None = None
+        self._building: asyncio.Task[LoadedEngine] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._failure: asyncio.Future[Exception] | None = None
+
+    @classmethod
+    def from_config(cls, config: WorkerConfig) -> VllmEngine:
+        """Takes what it needs from a worker's configuration."""
+        return cls(EngineProfile.from_config(config))
+
+    async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
+        """Loads the model in a thread, then computes a first token."""
+        told = StartProgress(progress)
+        told.reach(StartPhase.RESOLVE)
+        self._failure = asyncio.get_running_loop().create_future()
+        self._inbox = ReportInbox(lambda report: told.read(report.message))
+        prepare(os.environ, self._profile, self._inbox.path, cores=allowed_cores(), process_id=os.getpid())
+        handler = ProgressHandler(told)
+        logging.getLogger("vllm").addHandler(handler)
+        try:
+            self._building = asyncio.create_task(asyncio.to_thread(self._build, told), name="vllm-build")
+            self._loaded = await asyncio.shield(self._building)
+            told.reach(StartPhase.WARM_UP)
+            await self._loaded.warm_up()
+        except Exception as error:
+            message = self._explain(error)
+            await self.stop()
+            raise StartFailed(message) from error
+        finally:
+            logging.getLogger("vllm").removeHandler(handler)
+        self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-watchdog")
+
+    def _build(self, told: StartProgress) -> LoadedEngine:
+        """Imports vLLM, checks the model and loads it. Runs in a thread; gives up between steps when stopped."""
+        loaded: Any = importlib.import_module("vllama_server.vllm_adapter.loaded")
+        self._give_up_if_stopped()
+        config = loaded.configure(self._profile)
+        self._give_up_if_stopped()
+        told.reach(StartPhase.LOAD)
+        engine: LoadedEngine = loaded.LoadedEngine(config, self._profile)
+        return engine
+
+    def _give_up_if_stopped(self) -> None:
+        if self._stopping:
+            raise StartFailed("The engine was stopped while it started.")
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, StartFailed):
+            return str(error)
+        failures: Sequence[Report] = self._inbox.failures() if self._inbox else ()
+        return failure_message(self._profile, error, failures)
+
+    def describe(self) -> EngineDescription:
+        """Tells what the engine is."""
+        return self._running().description
+
+    def load(self) -> EngineLoad:
+        """Measures the load."""
+        engine = self._running()
+        return engine.meter.load(engine.queued_prompt_tokens)
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Generates one output."""
+        return self._running().generate(request)
+
+    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
+        """Renders and tokenizes."""
+        return await self._running().tokenize(prompt)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Turns ids into text."""
+        return self._running().detokenize(token_ids)
+
+    async def embed(
+        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
+    ) -> list[EmbeddedText]:
+        """Embeds every text."""
+        return await self._running().embed(
+            texts, truncate=truncate, dimensions=dimensions, normalize=normalize, request_id=request_id
+        )
+
+    async def failed(self) -> Exception:
+        """Waits for the engine's death or stall. Only after `start`."""
+        if self._failure is None:
+            raise NotReady("The engine has not been started.")
+        return await asyncio.shield(self._failure)
+
+    async def stop(self) -> None:
+        """Ends the engine: a running one in order, a starting one by killing its processes."""
+        self._stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await self._abandon_build()
+        if self._loaded is not None:
+            loaded, self._loaded = self._loaded, None
+            await asyncio.to_thread(loaded.shut_down)
+            del loaded
+            gc.collect()  # vLLM's objects refer to each other and complain when they live until the interpreter ends
+        if self._inbox is not None:
+            await asyncio.to_thread(self._inbox.close)
+
+    async def _abandon_build(self) -> None:
+        """Waits for the building thread, which ends as soon as the processes it waits for are gone."""
+        building, self._building = self._building, None
+        if building is None:
+            return
+        while not building.done():
+            kill_children()
+            await asyncio.wait({building}, timeout=STOP_POLL_SECONDS)
+        if not building.cancelled() and building.exception() is None:
+            self._loaded = building.result()
+
+    async def _watch(self, loaded: LoadedEngine) -> None:
+        """Waits for death or stall, then ends every process so that no call stays without an answer."""
+        reason = await Watchdog(loaded, self._profile.stall_seconds).wait()
+        failures = self._inbox.failures() if self._inbox else []
+        detail = next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
+        logger.error("%s%s", reason, detail)
+        kill_children()
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_result(EngineDead(f"{reason}{detail}"))
+
+    def _running(self) -> LoadedEngine:
+        if self._loaded is None:
+            raise EngineDead("The engine was stopped.") if self._stopping else NotReady("The engine is still starting.")
+        return self._loaded

@@ -1,0 +1,47 @@
+"""vLLM's exceptions as the worker's, by one table."""
+
+from __future__ import annotations
+
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from vllama_server.errors import EngineBusy, EngineDead, EngineFault, InvalidRequest, WorkerError
+
+_FIELDS = {
+    "structured_outputs": "output_format",
+    "json": "output_format.json_schema",
+    "grammar": "output_format.grammar",
+    "regex": "output_format.regex",
+    "choice": "output_format.choice",
+}
+"""vLLM's parameter names where the contract's differ; other parameters are sampling options."""
+
+
+def translate(error: Exception) -> WorkerError:
+    """Finds the worker's error that says the same."""
+    if isinstance(error, WorkerError):
+        return error
+    if isinstance(error, EngineDeadError):
+        return EngineDead("The engine has died; the worker ends and is started again.")
+    if isinstance(error, GracefulHTTPError):
+        return EngineBusy("The worker's queue is full; try again shortly or on another worker.")
+    if isinstance(error, EngineGenerateError):
+        return _translate_cause(error)
+    if isinstance(error, VLLMClientError):
+        return _refusal(error)
+    return EngineFault(f"The engine failed on this request: {type(error).__name__}: {error}")
+
+
+def _translate_cause(error: EngineGenerateError) -> WorkerError:
+    """Looks behind the empty error that vLLM wraps around others."""
+    cause = error.__cause__
+    if isinstance(cause, (VLLMClientError, ValueError, TypeError, NotImplementedError)):
+        return _refusal(cause)
+    if isinstance(cause, Exception):
+        return translate(cause)
+    return EngineFault("The engine failed on this request.")
+
+
+def _refusal(error: Exception) -> InvalidRequest:
+    parameter = str(getattr(error, "parameter", None) or "")
+    return InvalidRequest(str(error), _FIELDS.get(parameter, f"sampling.{parameter}" if parameter else ""))

@@ -1,0 +1,286 @@
+"""One generation on a loaded engine: render, compute, assemble, and end in exactly one way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllama_server.engine import Accepted, Chunk, Completed, FinishReason
+from vllama_server.errors import EngineFault
+from vllama_server.vllm_adapter.assembly import Assembler, Splitter
+from vllama_server.vllm_adapter.faults import translate
+from vllama_server.vllm_adapter.logprobs import positions
+from vllama_server.vllm_adapter.resumption import Replay, must_replay
+from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
+from vllama_server.vllm_adapter.text import DecodeOptions, TokenText
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from vllm import SamplingParams
+
+    from vllama_server.engine import GenerationEvent, GenerationRequest
+    from vllama_server.vllm_adapter.assembly import Output
+    from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
+    from vllama_server.vllm_adapter.vocabulary import Vocabulary
+
+_REASONS = {
+    "stop": FinishReason.STOP,
+    "repetition": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "abort": FinishReason.ABORTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationModel:
+    """What every generation of one engine shares."""
+
+    llm: Any
+    """vLLM's AsyncLLM."""
+    prompts: PromptRenderer
+    """Renders prompts."""
+    tokenizer: Any
+    """The model's tokenizer."""
+    vocabulary: Vocabulary
+    """The bytes of its tokens."""
+    parser: Any
+    """vLLM's parser class for this model; None when it has none."""
+    defaults: Mapping[str, Any]
+    """Sampling values of the model's generation_config."""
+    stop_token_ids: frozenset[int]
+    """Tokens that end a turn."""
+    context_length: int
+    """Most tokens of prompt and output together."""
+
+
+async def generate(model: GenerationModel, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+    """Yields Accepted, Chunks, Completed; see Engine.generate for errors and cancellation."""
+    try:
+        generation = await _Generation.prepare(model, request)
+        async for event in generation.run():
+            yield event
+    except Exception as error:
+        translated = translate(error)
+        if translated is error:
+            raise
+        raise translated from error
+
+
+class _Generation:
+    """The state of one generation."""
+
+    def __init__(
+        self,
+        model: GenerationModel,
+        request: GenerationRequest,
+        rendered: Rendered,
+        total: int,
+        parameters: SamplingParams,
+    ) -> None:
+        self._model = model
+        self._request = request
+        self._rendered = rendered
+        self._total = total
+        self._parameters = parameters
+        self._splitter_parser = _parser(model, rendered)
+        self._assembler = Assembler(
+            TokenText(model.tokenizer, request.request_id, rendered.token_ids, _decode_options(request, rendered)),
+            Splitter(self._splitter_parser, rendered.request, rendered.token_ids) if self._splitter_parser else None,
+        )
+        self._cached = 0
+
+    @classmethod
+    async def prepare(cls, model: GenerationModel, request: GenerationRequest) -> _Generation:
+        """Renders the prompt and works out the limits. Raises before anything is computed."""
+        context = min(model.context_length, request.max_context_tokens or model.context_length)
+        constraint = structured_outputs(request.output_format) if request.output_format else None
+        rendered = await model.prompts.render(
+            request.prompt, longest=context - 1, drop_oldest=request.drop_oldest, structured_outputs=constraint
+        )
+        room = context - len(rendered.token_ids)
+        total = min(_wanted_tokens(request, model.defaults), room)
+        limits = Limits(max_tokens=max(total, 1), min_tokens=request.sampling.min_tokens or 0)
+        extra = _extra_parameters(rendered, constraint)
+        parameters = sampling_params(request.sampling, model.defaults, limits, logprobs=request.logprobs, **extra)
+        return cls(model, request, rendered, total, parameters)
+
+    async def run(self) -> AsyncGenerator[GenerationEvent, None]:
+        resumed = self._request.resume_token_ids
+        replay = Replay(resumed if must_replay(self._parameters) else ())
+        if resumed and not replay.delivered:
+            reason = self._take_over(resumed)
+            if reason is not None:
+                yield self._accepted()
+                yield self._completed(reason, None)
+                return
+        accepted = False
+        stream = self._stream(after=() if replay.delivered else resumed)
+        try:
+            async for out in stream:
+                if not accepted:
+                    accepted = True
+                    self._cached = min(out.num_cached_tokens or 0, len(self._rendered.token_ids))
+                    yield self._accepted()
+                completion = out.outputs[0]
+                if completion.finish_reason == "error":
+                    raise EngineFault("The engine failed on this request; it can be tried again.")
+                chunk = self._chunk(completion, replay)
+                if chunk is not None:
+                    yield chunk
+                if self._assembler.ended or out.finished:
+                    yield self._completed(_REASONS.get(completion.finish_reason, FinishReason.STOP), out.metrics)
+                    return
+        finally:
+            await stream.aclose()
+
+    def _take_over(self, delivered: Sequence[int]) -> FinishReason | None:
+        """Brings the assembler to where the first worker's stood; tells how it ended if it had ended."""
+        by_stop_token = (
+            delivered[-1] in self._stop_token_ids()
+            and not self._parameters.ignore_eos
+            and len(delivered) > (self._request.sampling.min_tokens or 0)
+        )
+        exhausted = len(delivered) >= self._total
+        output = self._assembler.add(delivered, ends=by_stop_token or exhausted, by_stop_token=by_stop_token)
+        if not self._assembler.ended:
+            return None
+        self._matched_stop = output.matched_stop
+        return FinishReason.STOP if by_stop_token or output.matched_stop else FinishReason.LENGTH
+
+    _matched_stop = ""
+
+    def _stop_token_ids(self) -> frozenset[int]:
+        return self._model.stop_token_ids | frozenset(self._parameters.stop_token_ids or ())
+
+    def _stream(self, after: Sequence[int]) -> AsyncGenerator[Any, None]:
+        """Starts the engine on the prompt and the tokens that were delivered before."""
+        token_ids = [*self._rendered.token_ids, *after]
+        self._parameters.max_tokens = max(self._total - len(after), 1)
+        self._parameters.min_tokens = max(min(self._parameters.min_tokens, self._total) - len(after), 0)
+        options: dict[str, Any] = {}
+        if self._splitter_parser is not None and self._parameters.structured_outputs is not None:
+            options["reasoning_ended"] = self._rendered.request.resolve_reasoning_ended(  # type: ignore[union-attr]
+                self._splitter_parser, self._rendered.token_ids
+            )
+            if self._splitter_parser.reasoning_parser is not None:
+                options["reasoning_parser_kwargs"] = {"chat_template_kwargs": self._rendered.template_switches}
+        stream: AsyncGenerator[Any, None] = self._model.llm.generate(
+            {**self._rendered.engine_input, "prompt_token_ids": token_ids},
+            self._parameters,
+            self._request.request_id,
+            priority=self._request.priority,
+            **options,
+        )
+        return stream
+
+    def _chunk(self, completion: Any, replay: Replay) -> Chunk | None:
+        """Assembles one output of the engine; None when all of it was delivered before."""
+        token_ids = list(completion.token_ids) if self._total else []
+        ends = completion.finish_reason is not None
+        by_stop_token = completion.finish_reason == "stop"
+        known = replay.take(token_ids)
+        if known:
+            all_known = known == len(token_ids)
+            output = self._assembler.add(
+                token_ids[:known], ends=ends and all_known, by_stop_token=by_stop_token and all_known
+            )
+            self._matched_stop = output.matched_stop
+            if all_known or self._assembler.ended:
+                return None
+        output = self._assembler.add(token_ids[known:], ends=ends, by_stop_token=by_stop_token)
+        self._matched_stop = output.matched_stop
+        return self._as_chunk(output, token_ids[known:], completion.logprobs, known)
+
+    def _as_chunk(self, output: Output, token_ids: list[int], logprobs: Any, skipped: int) -> Chunk | None:
+        used = token_ids[: output.tokens_used]
+        chunk = Chunk(
+            text="".join(output.text),
+            thinking="".join(output.thinking),
+            tool_calls=tuple(output.tool_calls),
+            token_ids=used,
+            logprobs=(
+                positions(used, logprobs[skipped:], self._request.logprobs or 0, self._model.vocabulary)
+                if logprobs
+                else ()
+            ),
+        )
+        return chunk if chunk.token_ids or chunk.text or chunk.thinking or chunk.tool_calls else None
+
+    def _accepted(self) -> Accepted:
+        return Accepted(
+            prompt_token_ids=self._rendered.token_ids,
+            cached_prompt_tokens=self._cached,
+            dropped_messages=self._rendered.dropped_messages,
+        )
+
+    def _completed(self, reason: FinishReason, metrics: Any) -> Completed:
+        if self._matched_stop:
+            reason = FinishReason.STOP
+        if reason is FinishReason.STOP and self._assembler.called_tools:
+            reason = FinishReason.TOOL_CALLS
+        queue, prefill, decode = _timings(metrics)
+        return Completed(
+            reason=reason,
+            prompt_tokens=len(self._rendered.token_ids),
+            completion_tokens=self._assembler.token_count,
+            cached_prompt_tokens=self._cached,
+            reasoning_tokens=self._assembler.reasoning_tokens(),
+            matched_stop=self._matched_stop,
+            queue_seconds=queue,
+            prefill_seconds=prefill,
+            decode_seconds=decode,
+        )
+
+
+def _wanted_tokens(request: GenerationRequest, defaults: Mapping[str, Any]) -> int:
+    wanted = request.sampling.max_tokens
+    if wanted is None:
+        wanted = defaults.get("max_tokens", -1)
+    return wanted if wanted >= 0 else 2**31
+
+
+def _extra_parameters(rendered: Rendered, constraint: Any) -> dict[str, Any]:
+    """Collects what the model's parser has asked for beside the request's own options."""
+    adjusted = rendered.request
+    if adjusted is None:
+        return {"structured_outputs": constraint}
+    return {
+        "structured_outputs": adjusted.extract_structured_outputs(),
+        "stop_token_ids": list(adjusted.stop_token_ids or ()),
+        "skip_special_tokens": adjusted.skip_special_tokens,
+    }
+
+
+def _decode_options(request: GenerationRequest, rendered: Rendered) -> DecodeOptions:
+    return DecodeOptions(
+        stop=[stop for stop in request.sampling.stop if stop],
+        min_tokens=request.sampling.min_tokens or 0,
+        skip_special_tokens=rendered.request.skip_special_tokens if rendered.request else True,
+    )
+
+
+def _parser(model: GenerationModel, rendered: Rendered) -> Any:
+    """Makes the parser of one chat; None where there is nothing to parse."""
+    request = rendered.request
+    if model.parser is None or request is None:
+        return None
+    if model.parser.reasoning_parser_cls is None and not request.tools:
+        return None
+    return model.parser(
+        model.tokenizer,
+        request.tools,
+        chat_template_kwargs=rendered.template_switches,
+        model_config=model.llm.model_config,
+    )
+
+
+def _timings(metrics: Any) -> tuple[float, float, float]:
+    """Returns seconds of queueing, prefill and decode; zeros where a stage was not reached."""
+    if metrics is None or not metrics.scheduled_ts:
+        return 0.0, 0.0, 0.0
+    queue = max(metrics.scheduled_ts - metrics.queued_ts, 0.0)
+    if not metrics.first_token_ts:
+        return queue, 0.0, 0.0
+    prefill = max(metrics.first_token_ts - metrics.scheduled_ts, 0.0)
+    return queue, prefill, max(metrics.last_token_ts - metrics.first_token_ts, 0.0)

