@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
 
 
+@dataclass(slots=True)
+class Placement:
+    """Where a call went; the gateway fills it in, front doors show it as metadata."""
+
+    worker: str = ""
+    """Name of the worker that took it first; empty until one has."""
+    reason: str = ""
+    """Why that one, in one phrase: "cached-prefix"."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """Who asks, and until when."""
@@ -24,6 +34,8 @@ class Call:
     """Key for fair turns: API key, else client address, else session."""
     deadline: float | None = None
     """On the event loop's clock, seconds; None: no deadline."""
+    placement: Placement = field(default_factory=Placement)
+    """Where it went; known once the first event has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,8 @@ class ModelEntry:
     """Option values that the model or alias presets, by Ollama's names."""
     messages: Sequence[generation_pb2.Message] = ()
     """Turns that the alias puts before every conversation."""
+    target: str = ""
+    """For an alias: the model whose workers serve it; empty: the name itself."""
 
 
 class Gateway(Protocol):

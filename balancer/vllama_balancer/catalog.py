@@ -1,0 +1,154 @@
+"""Which models can be named: those installed here, and those that workers say they host.
+
+The store says what a model is before any worker runs; a worker says what it can do once it has been ready; this
+joins the two. Reading is cheap and does no I/O, because every request and every listing asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from google.protobuf import json_format
+
+from vllama_balancer.gateway import ModelEntry
+from vllama_balancer.model_key import model_key
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from vllama_balancer.models.store import StoredModel
+    from vllama_protos.v1 import worker_pb2
+
+
+class HostingWorker(Protocol):
+    """What the catalog asks of a worker."""
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Comparable names of the models that it hosts."""
+        ...
+
+    @property
+    def description(self) -> worker_pb2.DescribeResponse | None:
+        """What it said of itself."""
+        ...
+
+    @property
+    def unavailable(self) -> str:
+        """Why no request may go to it; empty while one may."""
+        ...
+
+
+class Workers(Protocol):
+    """What the catalog asks of the pool."""
+
+    def workers(self) -> Sequence[HostingWorker]:
+        """Lists the workers."""
+        ...
+
+
+def system_now() -> datetime:
+    """Reads the clock of the wall, in UTC."""
+    return datetime.now(UTC)
+
+
+class Catalog:
+    """Lists and finds models. Names are compared as names.py does."""
+
+    def __init__(self, workers: Workers, now: Callable[[], datetime] = system_now) -> None:
+        self._workers = workers
+        self._now = now
+        self._installed: dict[str, StoredModel] = {}
+        self._expiry: dict[str, datetime] = {}
+        self._first_seen: dict[str, datetime] = {}
+
+    def install(self, model: StoredModel) -> None:
+        """Makes a model known, in place of what had its name."""
+        self._installed[model_key(model.name)] = model
+
+    def remove(self, name: str) -> None:
+        """Forgets a model; workers that host it keep it known."""
+        self._installed.pop(model_key(name), None)
+
+    def expires(self, name: str, at: datetime | None) -> None:
+        """Notes when a model will be unloaded if it stays idle; None: it is pinned."""
+        if at is None:
+            self._expiry.pop(model_key(name), None)
+        else:
+            self._expiry[model_key(name)] = at
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Lists the models that can be named, newest first."""
+        keys = dict.fromkeys(self._installed)
+        for worker in self._workers.workers():
+            keys |= dict.fromkeys(self._shown(worker))
+        entries = [entry for entry in map(self._entry, keys) if entry is not None]
+        return sorted(entries, key=lambda entry: entry.modified_at, reverse=True)
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds a model by any spelling of its name."""
+        return self._entry(model_key(name))
+
+    def _shown(self, worker: HostingWorker) -> list[str]:
+        """Only the first name of a worker is listed; the others just find it."""
+        description = worker.description
+        return [model_key(name) for name in description.models[:1]] if description is not None else []
+
+    def _entry(self, key: str) -> ModelEntry | None:
+        installed = self._installed.get(key)
+        target = model_key(installed.parent) if installed is not None and installed.parent else key
+        hosts = [worker for worker in self._workers.workers() if target in worker.keys]
+        description = next((worker.description for worker in hosts if worker.description is not None), None)
+        if installed is not None:
+            entry = _from_store(installed)
+        elif description is not None:
+            entry = self._from_worker(key, description)
+        else:
+            return None
+        return replace(
+            entry,
+            digest=_digest(entry.digest, description),
+            replicas=sum(1 for worker in hosts if not worker.unavailable),
+            expires_at=self._expiry.get(target),
+            description=description,
+        )
+
+    def _from_worker(self, key: str, description: worker_pb2.DescribeResponse) -> ModelEntry:
+        name = next((name for name in description.models if model_key(name) == key), description.models[0])
+        info = description.model_info.SerializeToString(deterministic=True)
+        return ModelEntry(
+            name=name,
+            digest=hashlib.sha256(key.encode() + b"\0" + info).hexdigest(),
+            size_bytes=description.model_info.size_bytes,
+            modified_at=self._first_seen.setdefault(key, self._now()),
+        )
+
+
+def _from_store(model: StoredModel) -> ModelEntry:
+    return ModelEntry(
+        name=model.name,
+        digest=model.digest,
+        size_bytes=model.size_bytes,
+        modified_at=model.modified_at,
+        license=model.license,
+        system=model.system,
+        parameters=model.parameters,
+        messages=tuple(map(_message, model.messages)),
+        target=model.parent,
+    )
+
+
+def _message(message: Mapping[str, object]) -> generation_pb2.Message:
+    return json_format.ParseDict(dict(message), generation_pb2.Message(), ignore_unknown_fields=True)
+
+
+def _digest(of_weights: str, description: worker_pb2.DescribeResponse | None) -> str:
+    """Tools keep capabilities by digest for good, so it must change with them."""
+    if description is None:
+        return of_weights
+    capabilities = ",".join(map(str, sorted(description.capabilities)))
+    return hashlib.sha256(f"{of_weights}:{capabilities}".encode()).hexdigest()
