@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from tests.clients.scripted_server import Pause, Refusal, Script, delta, finished, start_server, started
 
+from tests.clients.scripted_server import Pause, Refusal, Script, delta, finished, start_server, started
 from vllama_clients import (
     Busy,
     Cancelled,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from tests.clients.scripted_server import Refusal
 
+from tests.clients.scripted_server import Refusal
 from vllama_clients import Busy, InvalidRequest, ServerFault, VllamaError
 from vllama_clients.errors import CLASS_OF_STATUS, error_of_call, error_of_status
 

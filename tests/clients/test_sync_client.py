@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 import grpc_testing
 import pytest
-from tests.clients.scripted_server import Refusal, Script, delta, finished, started
 
+from tests.clients.scripted_server import Refusal, Script, delta, finished, started
 from vllama_clients import (
     Busy,
     Cancelled,

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.clients.scripted_server import delta, finished, started
 
+from tests.clients.scripted_server import delta, finished, started
 from vllama_clients import (
     ChatRequest,
     Choice,

@@ -1,0 +1,120 @@
+"""The entry point of `vllama`: finds the command that is meant, and turns failures into one sentence.
+
+Only the module of the command that is called is imported. That is no way around an import cycle
+(there is none): `vllama list` takes a tenth of a second because it does not load grpc for `top`,
+rich for `pull` and aiohttp for `bench`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import typer
+
+from vllama_clients.cli.failure import CommandFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+COMMANDS = {
+    "serve": "Serves models over the Ollama, OpenAI and gRPC APIs.",
+    "worker": "Serves one model on one device over gRPC.",
+    "run": "Chats with a model, or answers one prompt.",
+    "list": "Lists the models that are installed.",
+    "ps": "Lists the models that are loaded.",
+    "show": "Shows what is known of a model.",
+    "pull": "Downloads models.",
+    "cp": "Gives a model a second name.",
+    "rm": "Deletes models.",
+    "stop": "Unloads models.",
+    "demo": "Starts a fleet, sends it many chats at once, and shows who served them.",
+    "version": "Prints the versions of this command and of the server.",
+    "completion": "Prints the completion script of a shell.",
+}
+"""Every command with the first line of its help, so that the list needs no command's module."""
+
+PASSED_THROUGH = ("serve", "worker")
+"""Commands whose flags are another program's."""
+
+EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'
+
+
+def main() -> None:
+    """Runs the command line of this process and ends it with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; returns 0 when it was done, 1 when it failed, 2 when it was misspelt."""
+    try:
+        app(arguments)(list(arguments), prog_name="vllama")
+    except CommandFailed as failure:
+        print(f"Error: {failure}", file=sys.stderr)
+        return failure.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`vllama list | head -1`); Python must not find that out again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def app(arguments: Sequence[str]) -> typer.Typer:
+    """Builds the command line with the called command in full and the others by name.
+
+    A shell that asks for completions gets all of them in full.
+    """
+    called = {argument for argument in arguments if not argument.startswith("-")}
+    completing = "_VLLAMA_COMPLETE" in os.environ
+    built = typer.Typer(
+        help="Serves language models from every GPU of a machine, to tools that speak Ollama, OpenAI or gRPC.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=completing,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    built.callback()(_options)
+    for name, summary in COMMANDS.items():
+        _add(built, name, _load(name) if completing or name in called else _only_named, summary)
+    return built
+
+
+def _add(built: typer.Typer, name: str, function: Callable[..., None], summary: str) -> None:
+    if function is _only_named:
+        built.command(name, help=summary)(function)
+    elif name in PASSED_THROUGH:
+        settings = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+        built.command(name, context_settings=settings, add_help_option=False)(function)
+    else:
+        built.command(name)(function)
+
+
+def _load(name: str) -> Callable[..., None]:
+    function: Callable[..., None] = import_module(f"vllama_clients.cli.{name}").command
+    return function
+
+
+def _only_named() -> None:
+    """Stands in the list of commands for one that this command line does not call."""
+    raise AssertionError("a command was called that was not loaded")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        _load("version")()
+        raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(
+        False, "--version", "-v", help="Print the versions and leave.", is_eager=True, callback=_version
+    ),
+) -> None:
+    """Takes the options that precede a command; all of them act by themselves."""

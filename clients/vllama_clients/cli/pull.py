@@ -1,0 +1,25 @@
+"""`vllama pull`: downloads models."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.pulling import pull
+
+
+def command(
+    models: Annotated[list[str], typer.Argument(help="The models' names.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every progress line as JSON.")] = False,
+) -> None:
+    """Downloads models."""
+    api = api_of_environment()
+    for model in models:
+        if as_json:
+            for line in api.stream("/api/pull", {"model": model}):
+                print(json.dumps(line), flush=True)
+        else:
+            pull(api, model)

@@ -1,0 +1,128 @@
+"""The lines of a conversation that begin with "/": settings, questions about the model, and the way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllama_clients.cli.chat import option_value
+from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.show import page
+
+if TYPE_CHECKING:
+    from vllama_clients.cli.api import Api
+    from vllama_clients.cli.chat import Chat
+
+HELP = '''Commands:
+  /set parameter NAME VALUE   a sampling option: temperature, top_k, top_p, seed, num_predict, num_ctx, stop, ...
+  /set system TEXT            the system text
+  /set think [LEVEL]          reason first (low, medium, high, max);  /set nothink
+  /set format json            answer in JSON;  /set noformat
+  /set verbose                counts and rates after each answer;  /set quiet
+  /set nohistory              send no earlier turns;  /set history
+  /show info                  the model;  also license, modelfile, parameters, system, template
+  /clear                      forget what was said
+  /load MODEL                 go on with another model, from the start
+  /save NAME                  keep model, system text and parameters under a name
+  /bye                        leave;  also Ctrl-D
+
+  """ begins and ends a message of several lines.  Ctrl-C stops an answer.'''
+SHOWN = ("license", "modelfile", "parameters", "system", "template")
+
+
+class Ended(Exception):
+    """The person has had enough."""
+
+
+@dataclass
+class Settings:
+    """What the commands change."""
+
+    chat: Chat
+    """The conversation."""
+    verbose: bool = False
+    """Whether counts and rates follow each answer."""
+
+
+def obey(line: str, settings: Settings, api: Api) -> str:
+    """Obeys one line and returns what to say about it. CommandFailed for what cannot be done; Ended at /bye."""
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    match name:
+        case "/bye" | "/exit":
+            raise Ended
+        case "/?" | "/help":
+            return HELP
+        case "/clear":
+            settings.chat.messages.clear()
+            return "Cleared."
+        case "/set":
+            return _set(rest, settings)
+        case "/show":
+            return _show(rest or "info", settings, api)
+        case "/load":
+            return _load(rest, settings, api)
+        case "/save":
+            return _save(rest, settings, api)
+    raise CommandFailed(f"Unknown command {name}; /? lists them.")
+
+
+def _set(rest: str, settings: Settings) -> str:
+    name, _, value = rest.partition(" ")
+    value, chat = value.strip().strip('"'), settings.chat
+    match name:
+        case "parameter":
+            return _set_parameter(value, chat)
+        case "system":
+            chat.system = value
+        case "think":
+            chat.think = value or True
+        case "nothink":
+            chat.think = False
+        case "format" if value == "json":
+            chat.output_format = "json"
+        case "noformat":
+            chat.output_format = None
+        case "verbose" | "quiet":
+            settings.verbose = name == "verbose"
+        case "history" | "nohistory":
+            chat.history = name == "history"
+        case _:
+            raise CommandFailed(f"Cannot set {rest!r}; /? lists what can be set.")
+    return f"Set {rest}."
+
+
+def _set_parameter(assignment: str, chat: Chat) -> str:
+    name, _, value = assignment.partition(" ")
+    if not name or not value:
+        raise CommandFailed("Write /set parameter NAME VALUE, for example /set parameter temperature 0.2")
+    chat.options[name] = [value.strip().strip('"')] if name == "stop" else option_value(value.strip())
+    return f"Set {name} to {value}."
+
+
+def _show(what: str, settings: Settings, api: Api) -> str:
+    reply = api.post("/api/show", {"model": settings.chat.model})
+    if what == "info":
+        return page(reply)
+    if what not in SHOWN:
+        raise CommandFailed(f"Cannot show {what!r}; there are info, {', '.join(SHOWN)}.")
+    if what == "system" and settings.chat.system:
+        return settings.chat.system
+    return str(reply.get(what) or f"No {what}.")
+
+
+def _load(model: str, settings: Settings, api: Api) -> str:
+    if not model:
+        raise CommandFailed("Write /load MODEL.")
+    api.post("/api/show", {"model": model})
+    settings.chat.model = model
+    settings.chat.messages.clear()
+    return f"Going on with {model}."
+
+
+def _save(name: str, settings: Settings, api: Api) -> str:
+    if not name:
+        raise CommandFailed("Write /save NAME.")
+    body = {"model": name, "from": settings.chat.model, "stream": False, "parameters": settings.chat.options}
+    api.post("/api/create", {**body, "system": settings.chat.system} if settings.chat.system else body)
+    return f"Saved as {name}."

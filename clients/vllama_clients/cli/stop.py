@@ -1,0 +1,16 @@
+"""`vllama stop`: unloads models once they are idle."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vllama_clients.cli.api import api_of_environment
+
+
+def command(models: Annotated[list[str], typer.Argument(help="The models' names.")]) -> None:
+    """Unloads models."""
+    api = api_of_environment()
+    for model in models:
+        api.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})

@@ -1,0 +1,1 @@
+"""`vllama demo`: a fleet, many chats at once, and a table of who served them and how fast."""
