@@ -1,0 +1,118 @@
+"""The worker's configuration."""
+
+import pytest
+
+from vllama_server.config import WorkerConfig, parse
+from vllama_server.errors import ConfigError
+
+
+def test_a_model_alone_takes_every_default():
+    """Only MODEL is required."""
+    assert parse(["./model"], {}) == WorkerConfig(model="./model")
+
+
+def test_every_flag_reaches_its_field():
+    """Each flag sets the field that is named after it."""
+    flags = (
+        "org/model --listen unix:/tmp/w.sock --name worker-7 --served-name a --served-name b --engine fake "
+        "--device cpu --max-streams 8 --max-queue 0 --max-model-len 0 --gpu-memory-utilization 0.5 --deterministic "
+        "--engine-arg speed=0.5 --engine-arg max-streams=3 --metrics 127.0.0.1:0 --drain-timeout 2.5 --stall-seconds 9 "
+        "--parent-fd 5 --log-format json"
+    )
+    assert parse(flags.split(), {}) == WorkerConfig(
+        model="org/model",
+        listen="unix:/tmp/w.sock",
+        name="worker-7",
+        served_names=("a", "b"),
+        engine="fake",
+        device="cpu",
+        max_streams=8,
+        max_queue=0,
+        max_model_len=0,
+        gpu_memory_utilization=0.5,
+        deterministic=True,
+        engine_args={"speed": "0.5", "max_streams": "3"},
+        metrics="127.0.0.1:0",
+        drain_timeout_seconds=2.5,
+        stall_seconds=9.0,
+        parent_fd=5,
+        log_format="json",
+    )
+
+
+def test_each_flag_has_an_environment_twin():
+    """Twins are read where flags are absent, repeatable ones as lists."""
+    environ = {
+        "VLLAMA_MODEL": "m",
+        "VLLAMA_SERVED_NAME": "a, b",
+        "VLLAMA_ENGINE": "fake",
+        "VLLAMA_DETERMINISTIC": "true",
+        "VLLAMA_ENGINE_ARG": "speed=2; step_seconds=0",
+        "VLLAMA_DRAIN_TIMEOUT": "1",
+    }
+    config = parse([], environ)
+    assert config.model == "m"
+    assert config.served_names == ("a", "b")
+    assert config.engine == "fake"
+    assert config.deterministic
+    assert config.engine_args == {"speed": "2", "step_seconds": "0"}
+    assert config.drain_timeout_seconds == 1.0
+
+
+def test_a_flag_beats_its_twin():
+    """What is typed last counts."""
+    assert parse(["m", "--max-queue", "3"], {"VLLAMA_MAX_QUEUE": "9"}).max_queue == 3
+
+
+def test_an_empty_twin_counts_as_unset():
+    """`VLLAMA_METRICS= vllama worker` turns nothing on."""
+    assert parse(["m"], {"VLLAMA_METRICS": ""}).metrics is None
+
+
+def test_the_model_is_served_under_its_own_name_by_default():
+    """Without --served-name the model names itself."""
+    assert parse(["m"], {}).names == ("m",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "MODEL"),
+        (["m", "--engine", "llamacpp"], "--engine"),
+        (["m", "--device", "tpu"], "--device"),
+        (["m", "--max-streams", "0"], "--max-streams"),
+        (["m", "--max-queue", "-1"], "--max-queue"),
+        (["m", "--max-model-len", "many"], "--max-model-len"),
+        (["m", "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
+        (["m", "--gpu-memory-utilization", "nan"], "--gpu-memory-utilization"),
+        (["m", "--engine-arg", "speed"], "--engine-arg"),
+        (["m", "--listen", "8000"], "--listen"),
+        (["m", "--listen", "host:99999"], "--listen"),
+        (["m", "--listen", "unix:/" + "x" * 200], "--listen"),
+        (["m", "--metrics", "unix:/x"], "--metrics"),
+        (["m", "--drain-timeout", "-1"], "--drain-timeout"),
+        (["m", "--stall-seconds", "inf"], "--stall-seconds"),
+        (["m", "--parent-fd", "x"], "--parent-fd"),
+        (["m", "--log-format", "xml"], "--log-format"),
+        (["m", "--name", " "], "--name"),
+        (["m", "--no-such-flag"], "--no-such-flag"),
+        (["m", "--max-queue"], "--max-queue"),
+    ],
+)
+def test_a_wrong_flag_is_refused_by_name(arguments, named):
+    """The error names the flag and is one line."""
+    with pytest.raises(ConfigError) as error:
+        parse(arguments, {})
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_twin_is_refused_by_its_own_name():
+    """Who set the environment is told about the environment."""
+    with pytest.raises(ConfigError, match="VLLAMA_MAX_QUEUE"):
+        parse(["m"], {"VLLAMA_MAX_QUEUE": "x"})
+
+
+def test_the_model_may_follow_a_flag_without_value():
+    """--deterministic takes no value and does not swallow the model."""
+    assert parse(["--deterministic", "m"], {}) == WorkerConfig(model="m", deterministic=True)
