@@ -13,12 +13,15 @@ from prometheus_client import CollectorRegistry
 
 from vllama_balancer.edge.access_log import AccessLog
 from vllama_balancer.edge.anthropic import DIALECT as ANTHROPIC
+from vllama_balancer.edge.authentication import Authentication
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.edge import Edge
 from vllama_balancer.edge.faults import Faults
+from vllama_balancer.edge.guard import Guard, Hosts, Origins, cors_headers, this_machine
 from vllama_balancer.edge.metrics import EdgeMetrics
 from vllama_balancer.edge.ollama import DIALECT as OLLAMA
 from vllama_balancer.edge.openai import DIALECT as OPENAI
+from vllama_balancer.edge.operations import NoFleetView, Operations
 from vllama_balancer.edge.paths import add_tidy_paths
 from vllama_balancer.edge.trace import TRACE
 
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllama_balancer.edge.dialect import Dialect
-    from vllama_balancer.gateway import Gateway
+    from vllama_balancer.edge.guard import Machine
+    from vllama_balancer.gateway import FleetView, Gateway, Residency
+    from vllama_balancer.keys import ApiKeys
 
 DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI, ANTHROPIC)
 """Every API that is served."""
@@ -40,19 +45,33 @@ def build_app(
     *,
     config: EdgeConfig | None = None,
     registry: CollectorRegistry | None = None,
+    fleet: FleetView | None = None,
+    residency: Residency | None = None,
+    keys: ApiKeys | None = None,
+    machine: Machine | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> web.Application:
     """Builds the application.
 
-    `registry` holds what /metrics shows; the edge adds its own collectors to it.
+    `registry` holds what /metrics shows; the edge adds its own collectors to it. `fleet` feeds
+    the page and /health. `residency` is told of keep_alive; models are pinned without it. With
+    `keys` every caller needs one. `machine` is what this machine is called; asked for when None.
     """
-    edge = Edge(gateway, config or EdgeConfig())
+    edge = Edge(gateway, config or EdgeConfig(), residency=residency)
     metrics = EdgeMetrics(registry or CollectorRegistry())
+    guard = Guard(Origins(edge.config.origins), Hosts(machine or this_machine()) if edge.config.loopback_only else None)
     app = web.Application(
-        middlewares=[AccessLog(metrics).middleware, Faults(dialects).middleware],
+        # From the outside in: what is refused is logged, and every refusal has its dialect's shape.
+        middlewares=[
+            AccessLog(metrics).middleware,
+            Faults(dialects).middleware,
+            guard.middleware,
+            Authentication(keys).middleware,
+        ],
         client_max_size=edge.config.max_body_bytes,
     )
     app[EDGE] = edge
+    app.router.add_routes(Operations(edge, fleet or NoFleetView(), metrics).routes())
     for dialect in dialects:
         app.router.add_routes(dialect.routes(edge))
     add_tidy_paths(app.router)
@@ -63,6 +82,7 @@ def build_app(
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Headers of every reply, streams and errors included."""
     response.headers["Server"] = f"vllama/{request.app[EDGE].config.product_version}"
+    response.headers.update(cors_headers(request))
     trace = request.get(TRACE)
     if trace is None:
         return

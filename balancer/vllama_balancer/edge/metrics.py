@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _DURATION_BUCKETS = (0.005, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+_RECENT = 120
 
 
 class EdgeMetrics:
@@ -41,9 +44,13 @@ class EdgeMetrics:
             registry=registry,
         )
 
+        self.recent_ttft_seconds: deque[float] = deque(maxlen=_RECENT)
+        """Times to first token of the latest requests, oldest first; for the page."""
+
     def record(self, path: str, status: int, duration_seconds: float, ttft_seconds: float | None) -> None:
         """Counts one finished request; `path` is a route's pattern, so that labels stay few."""
         self.requests.labels(path, str(status)).inc()
         self.duration.labels(path).observe(duration_seconds)
         if ttft_seconds is not None:
             self.ttft.labels(path).observe(ttft_seconds)
+            self.recent_ttft_seconds.append(ttft_seconds)

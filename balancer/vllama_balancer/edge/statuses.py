@@ -72,7 +72,10 @@ def message(error: BalancerError) -> str:
 
 
 def headers(error: BalancerError) -> dict[str, str]:
-    """Headers that go with an error: when to come back, in whole seconds, when that is known."""
-    if error.retry_after_seconds is None:
-        return {}
-    return {"Retry-After": str(max(1, math.ceil(error.retry_after_seconds)))}
+    """Headers that go with an error: when to come back, in whole seconds, and how to prove who one is."""
+    found = {}
+    if error.retry_after_seconds is not None:
+        found["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if isinstance(error, Unauthenticated):
+        found["WWW-Authenticate"] = "Bearer"
+    return found

@@ -17,7 +17,6 @@ def routes(edge: Edge) -> list[web.RouteDef]:
     """The native API over an edge."""
     handlers = OllamaHandlers(edge)
     return [
-        web.get("/", handlers.root),
         web.get("/api/version", handlers.version),
         web.get("/api/status", handlers.status),
         web.get("/api/tags", handlers.tags),
@@ -25,6 +24,8 @@ def routes(edge: Edge) -> list[web.RouteDef]:
         web.post("/api/show", handlers.show),
         web.post("/api/generate", handlers.generate),
         web.post("/api/chat", handlers.chat),
+        web.post("/api/embed", handlers.embed),
+        web.post("/api/embeddings", handlers.embeddings),
     ]
 
 

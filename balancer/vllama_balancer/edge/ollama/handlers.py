@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -11,9 +11,19 @@ from vllama_balancer.edge import statuses
 from vllama_balancer.edge.encoding import encode_json, encode_line
 from vllama_balancer.edge.ollama import metadata
 from vllama_balancer.edge.ollama.chat_request import to_chat_request
+from vllama_balancer.edge.ollama.embeddings import (
+    EmbedBody,
+    EmbeddingsBody,
+    EmbeddingsReply,
+    EmbedReply,
+    inputs_of,
+    to_embed_reply,
+    to_embed_request,
+)
 from vllama_balancer.edge.ollama.generate_request import to_generate_request
 from vllama_balancer.edge.ollama.keep_alive import parse_keep_alive
 from vllama_balancer.edge.ollama.narration import ChatNarration, GenerateNarration
+from vllama_balancer.edge.ollama.options import check_options
 from vllama_balancer.edge.ollama.replies import DebugInfo, DebugReply
 from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody, ShowBody
 from vllama_balancer.edge.ollama.shared_fields import check_top_logprobs, invalid_format
@@ -24,7 +34,7 @@ from vllama_balancer.edge.trace import TRACE
 from vllama_balancer.errors import BalancerError, InvalidRequest
 from vllama_balancer.gateway import Call
 from vllama_balancer.names import parse_name
-from vllama_protos.v1 import generation_pb2
+from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -51,10 +61,6 @@ class OllamaHandlers:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
 
-    async def root(self, request: web.Request) -> web.Response:
-        """GET /: what clients probe first."""
-        return web.Response(text="Ollama is running")
-
     async def version(self, request: web.Request) -> web.Response:
         """GET /api/version."""
         return json_reply({"version": self._edge.config.version})
@@ -78,7 +84,7 @@ class OllamaHandlers:
         if not requested:
             raise InvalidRequest("model is required", field="model")
         not_found = f"model '{parse_name(requested).display}' not found"
-        model = self._edge.find(request, requested, not_found=not_found.replace("{", "{{").replace("}", "}}"))
+        model = self._edge.find(request, requested, not_found=not_found)
         return json_reply(to_show_reply(body, model, request.headers.get("User-Agent", "")))
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
@@ -109,6 +115,53 @@ class OllamaHandlers:
             return await self._load_or_unload(model, keep_alive_seconds, narration)
         wire = to_chat_request(body, model)
         return await self._run(request, body, model, wire, narration, keep_alive_seconds, verb="chat")
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """POST /api/embed: one vector per text."""
+        body = await self._edge.read(request, EmbedBody)
+        inputs = inputs_of(body)
+        if not body.model:
+            raise statuses.HttpError(404, "model '' not found")
+        model = self._find_embedder(request, body.model, body.options, body.keep_alive)
+        wire = to_embed_request(body, inputs)
+        if not inputs:
+            return json_reply(EmbedReply(model.requested, []))
+        vectors = await self._embedded(request, model, wire)
+        return json_reply(to_embed_reply(model.requested, vectors, request[TRACE].elapsed_ns()))
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        """POST /api/embeddings: one vector, as the model made it."""
+        body = await self._edge.read(request, EmbeddingsBody)
+        if not body.model:
+            raise InvalidRequest("model is required", field="model")
+        model = self._find_embedder(request, body.model, body.options, body.keep_alive)
+        if not body.prompt:
+            return json_reply(EmbeddingsReply([]))
+        wire = embedding_pb2.EmbedRequest(inputs=[body.prompt], truncate=True, normalize=False)
+        vectors = await self._embedded(request, model, wire)
+        return json_reply(EmbeddingsReply(list(vectors.vectors[0].values)))
+
+    def _find_embedder(
+        self, request: web.Request, requested: str, options: dict[str, Any] | None, keep_alive: object
+    ) -> RequestedModel:
+        model = self._edge.find(request, requested, not_found='model "{}" not found, try pulling it first')
+        model.require("embedding")
+        check_options(options or {})
+        keep_alive_seconds = parse_keep_alive(keep_alive)
+        if keep_alive_seconds is not None:
+            self._edge.residency.keep(model.entry.name, keep_alive_seconds)
+        return model
+
+    async def _embedded(
+        self, request: web.Request, model: RequestedModel, wire: embedding_pb2.EmbedRequest
+    ) -> embedding_pb2.EmbedResponse:
+        try:
+            return await self._edge.embed(request, model, wire)
+        except InvalidRequest as error:
+            if error.reason != "CONTEXT_TOO_LONG":
+                raise
+            message = f"the input length exceeds the context length: {error}"
+            raise InvalidRequest(message, reason=error.reason, field="input") from error
 
     def _find_or_404(self, request: web.Request, requested: str | None) -> RequestedModel:
         if not requested:

@@ -1,0 +1,80 @@
+"""What operators and load balancers ask: health, metrics, the fleet, and the page that shows it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.fleet_json import fleet_json, health_json
+from vllama_protos.v1 import fleet_pb2
+
+if TYPE_CHECKING:
+    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.metrics import EdgeMetrics
+    from vllama_balancer.gateway import FleetView
+
+_PAGE_HEADERS = {
+    # The page is one file: nothing else may load or be loaded by it.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class NoFleetView:
+    """Stands in where nobody can see the fleet, as in front of a remote balancer."""
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        """Lists no worker."""
+        return fleet_pb2.ListWorkersResponse()
+
+
+class Operations:
+    """Handlers beside the APIs."""
+
+    def __init__(self, edge: Edge, fleet: FleetView, metrics: EdgeMetrics) -> None:
+        self._edge = edge
+        self._fleet = fleet
+        self._metrics = metrics
+        self._page = resources.files("vllama_balancer.edge.page").joinpath("index.html").read_bytes()
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths."""
+        return [
+            web.get("/", self.root),
+            web.get("/health", self.health),
+            web.get("/health/live", self.live),
+            web.get("/metrics", self.metrics),
+            web.get("/fleet", self.fleet),
+        ]
+
+    async def root(self, request: web.Request) -> web.Response:
+        """GET /: the page for a browser, Ollama's line for any other client."""
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
+        return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
+
+    async def health(self, request: web.Request) -> web.Response:
+        """GET /health: 200 while some model can answer, 503 while none can or the end is near."""
+        health = health_json(self._fleet.fleet(), self._edge.gateway.models(), draining=self._edge.draining)
+        status = 200 if health.status in ("ok", "degraded") else 503
+        return web.Response(status=status, body=encode_json(health), content_type="application/json")
+
+    async def live(self, request: web.Request) -> web.Response:
+        """GET /health/live: 200 as long as the process answers at all."""
+        return web.Response(body=encode_json({"status": "ok"}), content_type="application/json")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """GET /metrics: Prometheus."""
+        text = generate_latest(self._metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def fleet(self, request: web.Request) -> web.Response:
+        """GET /fleet: what the page shows."""
+        fleet = fleet_json(self._fleet.fleet(), self._edge.gateway.models(), self._metrics.recent_ttft_seconds)
+        return web.Response(body=encode_json(fleet), content_type="application/json")

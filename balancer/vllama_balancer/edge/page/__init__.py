@@ -1,0 +1,1 @@
+"""The page for browsers: one file, no build step, nothing from elsewhere."""

@@ -1,0 +1,98 @@
+"""API keys: a file of names and hashes, checked in constant time, for both front doors.
+
+The file holds `name:sha256-in-hex` lines; `#` begins a comment. A plain SHA-256 is enough because
+keys are random and long: there is nothing to guess, so nothing to slow down. Make one with
+`python -m vllama_balancer.keys NAME`, which prints the key for the client and the line for the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import sys
+from typing import TYPE_CHECKING
+
+from vllama_balancer.errors import ConfigError, Unauthenticated
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LINE = re.compile(r"([^:\s]+):([0-9a-f]{64})")
+_BEARER = "bearer "
+
+MISSING = "a valid API key is required: send it as Authorization: Bearer KEY, or as x-api-key"
+"""What is said to a caller without a key, or with a wrong one."""
+
+
+class ApiKeys:
+    """The keys that are accepted."""
+
+    def __init__(self, hashes: Mapping[str, bytes]) -> None:
+        """`hashes` maps names to SHA-256 digests."""
+        self._hashes = dict(hashes)
+
+    @classmethod
+    def load(cls, path: Path) -> ApiKeys:
+        """Reads a key file. Raises ConfigError naming the file and the wrong line."""
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--api-key-file: {path} cannot be read: {error}", field="api_key_file") from error
+        hashes: dict[str, bytes] = {}
+        for number, line in enumerate(lines, start=1):
+            text = line.partition("#")[0].strip()
+            match = _LINE.fullmatch(text)
+            if text and match is None:
+                message = f"--api-key-file: line {number} of {path} is not NAME:SHA256; see `python -m {__spec__.name}`"
+                raise ConfigError(message, field="api_key_file")
+            if match is not None:
+                hashes[match[1]] = bytes.fromhex(match[2])
+        if not hashes:
+            raise ConfigError(f"--api-key-file: {path} holds no key, so nobody could call", field="api_key_file")
+        return cls(hashes)
+
+    def owner(self, key: str) -> str:
+        """Finds the name that a key belongs to. Raises Unauthenticated for any other.
+
+        Every hash is compared, so that the time tells nothing about which one was close.
+        """
+        given = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+        found = ""
+        for name, expected in self._hashes.items():
+            if hmac.compare_digest(given, expected):
+                found = name
+        if not found:
+            raise Unauthenticated(MISSING)
+        return found
+
+    def owner_of(self, headers: Mapping[str, str]) -> str:
+        """Finds the caller by `Authorization: Bearer` or `x-api-key`, whichever is there.
+
+        Raises Unauthenticated.
+        """
+        authorization = headers.get("Authorization") or headers.get("authorization") or ""
+        if authorization[: len(_BEARER)].lower() == _BEARER and authorization[len(_BEARER) :].strip():
+            return self.owner(authorization[len(_BEARER) :].strip())
+        return self.owner(headers.get("x-api-key") or "")
+
+
+def make_key() -> tuple[str, str]:
+    """Makes a random key; returns it and its SHA-256 in hex."""
+    key = f"vl-{secrets.token_urlsafe(32)}"
+    return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+def main() -> None:
+    """Prints a new key, and the line for the key file, for the name given as argument."""
+    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    if not _LINE.fullmatch(f"{name}:{'0' * 64}"):
+        sys.exit(f"usage: python -m {__spec__.name} NAME   (a name without blanks and colons)")
+    key, digest = make_key()
+    sys.stdout.write(f"key for the client:    {key}\nline for the key file: {name}:{digest}\n")
+
+
+if __name__ == "__main__":
+    main()
