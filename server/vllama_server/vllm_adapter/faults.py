@@ -17,8 +17,11 @@ _FIELDS = {
 """vLLM's parameter names where the contract's differ; other parameters are sampling options."""
 
 
-def translate(error: Exception) -> WorkerError:
-    """Finds the worker's error that says the same."""
+def translate(error: Exception, suspect: str = "") -> WorkerError:
+    """Finds the worker's error that says the same.
+
+    `suspect` is the field to name where vLLM refuses a request and names none itself.
+    """
     if isinstance(error, WorkerError):
         return error
     if isinstance(error, EngineDeadError):
@@ -26,22 +29,24 @@ def translate(error: Exception) -> WorkerError:
     if isinstance(error, GracefulHTTPError):
         return EngineBusy("The worker's queue is full; try again shortly or on another worker.")
     if isinstance(error, EngineGenerateError):
-        return _translate_cause(error)
+        return _translate_cause(error, suspect)
     if isinstance(error, VLLMClientError):
-        return _refusal(error)
+        return _refusal(error, suspect)
     return EngineFault(f"The engine failed on this request: {type(error).__name__}: {error}")
 
 
-def _translate_cause(error: EngineGenerateError) -> WorkerError:
+def _translate_cause(error: EngineGenerateError, suspect: str) -> WorkerError:
     """Looks behind the empty error that vLLM wraps around others."""
     cause = error.__cause__
     if isinstance(cause, (VLLMClientError, ValueError, TypeError, NotImplementedError)):
-        return _refusal(cause)
+        return _refusal(cause, suspect)
     if isinstance(cause, Exception):
-        return translate(cause)
+        return translate(cause, suspect)
     return EngineFault("The engine failed on this request.")
 
 
-def _refusal(error: Exception) -> InvalidRequest:
+def _refusal(error: Exception, suspect: str) -> InvalidRequest:
     parameter = str(getattr(error, "parameter", None) or "")
-    return InvalidRequest(str(error), _FIELDS.get(parameter, f"sampling.{parameter}" if parameter else ""))
+    field = _FIELDS.get(parameter, f"sampling.{parameter}") if parameter else suspect
+    reason = " ".join(str(error).split())
+    return InvalidRequest(f"{field}: {reason}" if field else reason, field)

@@ -61,7 +61,9 @@ async def generate(model: GenerationModel, request: GenerationRequest) -> AsyncG
         async for event in generation.run():
             yield event
     except Exception as error:
-        translated = translate(error)
+        # Everything else in a request has been checked by the time vLLM compiles its constraint.
+        suspect = f"output_format.{request.output_format.kind.value}" if request.output_format else ""
+        translated = translate(error, suspect)
         if translated is error:
             raise
         raise translated from error

@@ -1,0 +1,70 @@
+"""One real engine for the whole session, and the small pieces that its tests share.
+
+Starting vLLM takes half a minute, so every test that needs it uses the same one: the embedded
+model in float32 on the CPU. What is under test beside it needs no engine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from vllama_server.vllm_adapter.engine import VllmEngine
+from vllama_server.vllm_adapter.profile import EngineProfile
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what vLLM's own imports warn of is not ours to mend
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+HERE = Path(__file__).parent
+
+CACHE_BYTES = 512 * 1024 * 1024
+"""Some 11000 tokens in float32: enough for every test, and quick to set up."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes errors of our own warnings only: vLLM, torch and transformers warn on nearly every path."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("error:::vllama_server"), append=False)
+            item.add_marker(pytest.mark.filterwarnings("ignore"), append=False)
+
+
+@pytest.fixture(scope="session")
+def model_directory() -> Path:
+    """The embedded model, converted once for the machine."""
+    command = [sys.executable, "-m", "vllama_balancer.models", "resolve", "smollm2:135m"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def profile(model_directory: Path) -> EngineProfile:
+    """What the session's engine is asked for."""
+    return EngineProfile(
+        model=str(model_directory),
+        name="smollm2:135m",
+        device="cpu",
+        deterministic=True,
+        engine_args={"kv_cache_memory_bytes": str(CACHE_BYTES)},
+    )
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(profile: EngineProfile) -> AsyncIterator[VllmEngine]:
+    """A started engine."""
+    engine = VllmEngine(profile)
+    await engine.start(lambda _phase, _fraction: None)
+    try:
+        yield engine
+    finally:
+        await engine.stop()
