@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vllama_clients.cli.api import api_of_environment
-from vllama_clients.cli.pulling import pull
+from vllama_clients.cli.pulling import pull, whole
 
 
 def command(
@@ -19,7 +19,7 @@ def command(
     api = api_of_environment()
     for model in models:
         if as_json:
-            for line in api.stream("/api/pull", {"model": model}):
+            for line in whole(api, model):
                 print(json.dumps(line), flush=True)
         else:
             pull(api, model)

@@ -12,7 +12,7 @@ from vllama_clients.cli.columns import size
 from vllama_clients.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.progress import TaskID
 
@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 
 def pull(api: Api, model: str) -> None:
     """Downloads a model and shows how far it is, on standard error. CommandFailed when it does not succeed."""
-    lines = api.stream("/api/pull", {"model": model})
-    last = _bars(lines) if sys.stderr.isatty() else _plain(lines)
-    if last != "success":
+    lines = whole(api, model)
+    if sys.stderr.isatty():
+        _bars(lines)
+    else:
+        _plain(lines)
+
+
+def whole(api: Api, model: str) -> Iterator[dict[str, Any]]:
+    """Yields the progress of a download; CommandFailed at the end of one that does not say "success"."""
+    status = ""
+    for line in api.stream("/api/pull", {"model": model}):
+        status = line.get("status", "")
+        yield line
+    if status != "success":
         raise CommandFailed(f"The download of {model!r} ended in the middle; call `vllama pull {model}` to go on.")
 
 
-def _bars(lines: Iterable[dict[str, Any]]) -> str:
+def _bars(lines: Iterable[dict[str, Any]]) -> None:
     status, tasks = "", dict[str, "TaskID"]()
     shown = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*shown, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
@@ -40,10 +51,9 @@ def _bars(lines: Iterable[dict[str, Any]]) -> str:
                 progress.update(task, completed=line.get("completed", 0), total=line.get("total"))
             elif changed:
                 progress.console.print(status, highlight=False)
-    return status
 
 
-def _plain(lines: Iterable[dict[str, Any]]) -> str:
+def _plain(lines: Iterable[dict[str, Any]]) -> None:
     status, told = "", dict[str, int]()
     for line in lines:
         changed, status = line.get("status", "") != status, line.get("status", "")
@@ -55,7 +65,6 @@ def _plain(lines: Iterable[dict[str, Any]]) -> str:
                 _say(f"{status}: {size(completed)} of {size(total)} ({completed / total:.0%})")
         elif changed:
             _say(status)
-    return status
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ as they are.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ def command(context: typer.Context) -> None:
 def with_weights(arguments: Sequence[str]) -> list[str]:
     """Puts the directory of the weights in the place of the model's name, and the name into --served-name."""
     position = model_position(arguments)
-    if position is None or _value_of("--engine", arguments) == "fake":
+    engine = _value_of("--engine", arguments) or os.environ.get("VLLAMA_ENGINE", "")
+    if position is None or engine == "fake":
         return list(arguments)
     name = arguments[position]
     served = [] if _value_of("--served-name", arguments) else ["--served-name", name]

@@ -19,6 +19,7 @@ from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc, worker_pb2
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+BALANCER = (sys.executable, "-m", "vllama_balancer")
 STOP_TIMEOUT_SECONDS = 60.0
 RETRY_SECONDS = 0.2
 LOG_TAIL_CHARACTERS = 2000
@@ -36,9 +37,14 @@ class FleetAddress:
 
 @asynccontextmanager
 async def started_fleet(
-    model: str, workers: int, flags: Sequence[str], timeout_seconds: float, say: Callable[[str], None]
+    model: str,
+    workers: int,
+    flags: Sequence[str],
+    timeout_seconds: float,
+    say: Callable[[str], None],
+    program: Sequence[str] = BALANCER,
 ) -> AsyncIterator[FleetAddress]:
-    """Runs `python -m vllama_balancer` on free ports and ends it afterwards, whatever happens.
+    """Runs the balancer on free ports and ends it afterwards, whatever happens.
 
     CommandFailed with the end of the fleet's own log when it does not start, or does not end well.
     """
@@ -47,7 +53,7 @@ async def started_fleet(
     address = FleetAddress(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}")
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "vllama_balancer", model, "--workers", str(workers), *ports, *flags),
+            *(*program, model, "--workers", str(workers), *ports, *flags),
             stdout=log,
             stderr=log,
         )
