@@ -20,8 +20,6 @@ print("converting", file=sys.stderr)
 print("/weights/" + sys.argv[2])
 sys.exit(sys.argv[2] == "x")
 """
-    "import sys; print('converting', file=sys.stderr); print('/weights/' + sys.argv[2]); sys.exit(sys.argv[2] == 'x')"
-)
 
 
 @pytest.fixture
