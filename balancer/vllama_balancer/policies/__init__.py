@@ -1,1 +1,31 @@
-"""Which worker takes a request: pick(snapshot, request), plain functions of one immutable view."""
+"""Placement policies: which worker takes a request. All of them behind the one interface of `policy.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllama_balancer.errors import ConfigError
+from vllama_balancer.policies.expected_completion import ExpectedCompletion
+from vllama_balancer.policies.least_load import LeastLoad
+from vllama_balancer.policies.random_choice import RandomChoice
+from vllama_balancer.policies.round_robin import RoundRobin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllama_balancer.policies.policy import Policy
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    ExpectedCompletion.name: ExpectedCompletion,
+    LeastLoad.name: LeastLoad,
+    RoundRobin.name: RoundRobin,
+    RandomChoice.name: RandomChoice,
+}
+"""Policies by the name given to `--policy`; the first is the default."""
+
+
+def make_policy(name: str) -> Policy:
+    """Makes a policy by name. Raises ConfigError that lists the names for any other."""
+    if name not in POLICIES:
+        raise ConfigError(f"--policy {name!r} is unknown: use one of {', '.join(POLICIES)}", field="policy")
+    return POLICIES[name]()

@@ -1,0 +1,141 @@
+"""Places one request: snapshot, pick and reserve in one synchronous step, so nothing changes between."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllama_balancer.load import Promise
+from vllama_balancer.policies.policy import Choice
+from vllama_balancer.snapshot import Demand
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from vllama_balancer.lease import Lease
+    from vllama_balancer.measure import Size
+    from vllama_balancer.metrics import Metrics
+    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.pool import Pool
+    from vllama_balancer.retry_budget import RetryBudget
+    from vllama_balancer.snapshot import Snapshot
+    from vllama_balancer.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """What a request shows to get a place, the first time and after every failure."""
+
+    request_id: str
+    """For the log."""
+    key: str
+    """Model key."""
+    client: str
+    """Key for fair turns."""
+    size: Size
+    """What it will probably cost."""
+    excluded: set[str] = field(default_factory=set)
+    """Lives of workers (boot ids) that have failed it; others are preferred."""
+    is_returning: bool = False
+    """Whether it had a place before: it goes ahead of those that have had none."""
+    needs_retry_budget: bool = False
+    """Whether its last attempt was answered with an error."""
+    kills: int = 0
+    """Deaths of workers that it was blamed for."""
+
+
+class Placer:
+    """Gives places on workers and takes them back."""
+
+    def __init__(self, pool: Pool, policy: Policy, budget: RetryBudget, metrics: Metrics, rng: Random) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._budget = budget
+        self._metrics = metrics
+        self._rng = rng
+
+    def place(self, ticket: Ticket) -> Lease | None:
+        """Picks a worker and reserves a place there; None when none has room."""
+        if ticket.needs_retry_budget and not self._budget.has_room:
+            return None
+        snapshot = self._pool.snapshot(ticket.key, ticket.excluded)
+        if not snapshot.candidates:
+            return None
+        demand = Demand(ticket.size.prompt_tokens, ticket.size.output_tokens, self._believed(ticket, snapshot))
+        choice = self._policy.pick(snapshot, demand, self._rng)
+        worker = self._pool.find(choice.worker) if choice is not None else None
+        if choice is None or worker is None:
+            return None
+        if logger.isEnabledFor(logging.DEBUG):
+            _explain(ticket, choice)
+        return self._reserve(ticket, worker, choice, demand)
+
+    def visit(self, ticket: Ticket) -> Lease | None:
+        """Picks the least busy worker for a call that computes nothing, with or without room."""
+        workers = [worker for worker in self._pool.serving(ticket.key) if not worker.unavailable]
+        others = [worker for worker in workers if worker.life.boot_id not in ticket.excluded] or workers
+        if not others:
+            return None
+        worker = min(others, key=lambda one: (one.leases, self._rng.random()))
+        return worker.lease(Choice(worker.name, "visit"), Promise(0, 0), ticket.request_id)
+
+    def first_token(self, lease: Lease) -> None:
+        """Notes that the prompt of a lease is computed, and that it is no retry any more."""
+        lease.first_token()
+        self._leave_budget(lease)
+
+    def release(self, lease: Lease) -> None:
+        """Takes a place back; harmless when repeated."""
+        lease.release()
+        self._leave_budget(lease)
+
+    def _believed(self, ticket: Ticket, snapshot: Snapshot) -> dict[str, int]:
+        prefix = ticket.size.prefix
+        if not prefix.keys:
+            return {}
+        believed = {}
+        for candidate in snapshot.candidates:
+            worker = self._pool.find(candidate.name)
+            if worker is not None and (blocks := worker.life.belief.held_blocks(prefix)):
+                believed[candidate.name] = prefix.tokens(blocks)
+        return believed
+
+    def _reserve(self, ticket: Ticket, worker: Worker, choice: Choice, demand: Demand) -> Lease:
+        # The last token of a prompt is always computed.
+        cached = min(demand.cached_tokens.get(worker.name, 0), demand.prompt_tokens - 1)
+        promise = Promise(demand.prompt_tokens - cached, demand.prompt_tokens + demand.output_tokens)
+        lease = worker.lease(choice, promise, ticket.request_id)
+        lease.believed_tokens = cached
+        lease.expected_output_tokens = demand.output_tokens
+        lease.kills = ticket.kills
+        worker.life.belief.hold(ticket.size.prefix)
+        if ticket.needs_retry_budget:
+            self._budget.take()
+            lease.uses_retry_budget = True
+        self._metrics.placed(worker.name, choice.reason)
+        return lease
+
+    def _leave_budget(self, lease: Lease) -> None:
+        if lease.uses_retry_budget:
+            lease.uses_retry_budget = False
+            self._budget.give_back()
+
+
+def _explain(ticket: Ticket, choice: Choice) -> None:
+    """Logs the candidate table of a decision."""
+    logger.debug("request %s goes to %s: %s", ticket.request_id, choice.worker, choice.reason)
+    for score in choice.scores:
+        logger.debug(
+            "request %s candidate %s: total %.4f s = slot %.4f + prefill %.4f + decode %.4f + memory %.4f, cached %d",
+            ticket.request_id,
+            score.worker,
+            score.total_seconds,
+            score.slot_wait_seconds,
+            score.prefill_seconds,
+            score.decode_seconds,
+            score.memory_seconds,
+            score.cached_tokens,
+        )

@@ -1,0 +1,30 @@
+"""Policy `least-load`: the candidate with the fewest streams for its size, exact counts, random among equals.
+
+Streams are compared as a share of `max_streams`, so a worker twice as large gets twice as many.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllama_balancer.policies.policy import Choice
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from vllama_balancer.snapshot import Demand, Snapshot
+
+
+class LeastLoad:
+    """Picks the candidate with the smallest share of its streams in use."""
+
+    name = "least-load"
+
+    def pick(self, snapshot: Snapshot, demand: Demand, rng: Random) -> Choice | None:
+        """Picks one of the snapshot's candidates; None only when there is none."""
+        if not snapshot.candidates:
+            return None
+        shares = [candidate.streams / max(candidate.max_streams, 1) for candidate in snapshot.candidates]
+        least = min(shares)
+        idle = [candidate for candidate, share in zip(snapshot.candidates, shares, strict=True) if share == least]
+        return Choice(rng.choice(idle).name, self.name)

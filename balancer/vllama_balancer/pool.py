@@ -1,0 +1,146 @@
+"""The set of workers: follows the fleet source, keeps every worker watched, hands out snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from vllama_balancer.caretaker import Caretaker
+from vllama_balancer.changes import Changes
+from vllama_balancer.channel import open_channel
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.health import HealthSettings
+from vllama_balancer.snapshot import Snapshot
+from vllama_balancer.watcher import Watcher
+from vllama_balancer.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Container
+
+    from vllama_balancer.channel import Channel
+    from vllama_balancer.fleet.events import FleetEvent
+
+logger = logging.getLogger(__name__)
+
+
+class Pool:
+    """Owns the workers, their connections and the tasks that look after them. Close it at the end."""
+
+    def __init__(
+        self,
+        health: HealthSettings | None = None,
+        open_channel: Callable[[str], Channel] = open_channel,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts empty; `open_channel` makes the connection to an address."""
+        self._health = health or HealthSettings()
+        self._open_channel = open_channel
+        self._clock = clock
+        self._workers: dict[str, Worker] = {}
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._stranded_since: dict[str, float] = {}
+        self.changes = Changes()
+        """Grows when a worker comes, goes, or becomes available or not."""
+
+    # -- what it is asked ------------------------------------------------------------------
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Lists the workers by name."""
+        return tuple(self._workers[name] for name in sorted(self._workers))
+
+    def find(self, name: str) -> Worker | None:
+        """Finds a worker by name."""
+        return self._workers.get(name)
+
+    def serving(self, key: str) -> list[Worker]:
+        """Lists the workers of a model, available or not."""
+        return [worker for worker in self._workers.values() if key in worker.keys]
+
+    def is_served(self, key: str) -> bool:
+        """Tells whether any worker of the model is available, with or without room."""
+        return any(not worker.unavailable for worker in self.serving(key))
+
+    def snapshot(self, key: str, excluded: Container[str] = ()) -> Snapshot:
+        """Pictures the workers that may take a request for the model now.
+
+        Lives (boot ids) in `excluded` are left out as long as any other worker of the model is
+        available, with or without room.
+        """
+        available = [worker for worker in self.serving(key) if not worker.unavailable]
+        if excluded:
+            others = [worker for worker in available if worker.life.boot_id not in excluded]
+            available = others or available
+        candidates = [worker.life.load.candidate(worker.name) for worker in available if worker.has_room]
+        return Snapshot(self._clock(), tuple(candidates))
+
+    def hopeless_since(self, key: str) -> float | None:
+        """Tells since when no worker of the model serves or is about to; None while one is.
+
+        A worker that has not told its models yet may turn out to serve this one.
+        """
+        hopeful = any(w.may_come_back and (not w.keys or key in w.keys) for w in self._workers.values())
+        if hopeful:
+            self._stranded_since.pop(key, None)
+            return None
+        return self._stranded_since.setdefault(key, self._clock())
+
+    def is_last(self, worker: Worker) -> bool:
+        """Tells whether no other worker of any of its models is available."""
+        others = [other for other in self._workers.values() if other is not worker and not other.unavailable]
+        return not any(other.keys & worker.keys for other in others)
+
+    # -- what it is told -------------------------------------------------------------------
+
+    async def follow(self, events: AsyncIterator[FleetEvent]) -> None:
+        """Takes in what a fleet source says until it ends. Several sources may be followed at once."""
+        async for event in events:
+            self.apply(event)
+
+    def apply(self, event: FleetEvent) -> None:
+        """Takes in one event."""
+        if isinstance(event, Added):
+            self._remove(event.name, "was replaced")
+            self._add(event)
+        elif isinstance(event, Removed):
+            self._remove(event.name, event.reason or "was removed")
+        elif event.name in self._workers:
+            self._workers[event.name].process_changed(event)
+        self.changes.tell()
+
+    async def close(self) -> None:
+        """Ends every task and connection; calls that still run are cut."""
+        for name in tuple(self._workers):
+            self._remove(name, "the balancer ends")
+        await asyncio.gather(*self._closing)
+
+    def _add(self, event: Added) -> None:
+        worker = Worker(event, self._open_channel(event.address), self._health, self.changes, self._clock)
+        self._workers[event.name] = worker
+        self._tasks[event.name] = [
+            asyncio.create_task(Watcher(worker).run(), name=f"watch {event.name}"),
+            asyncio.create_task(Caretaker(worker, self._health, self._clock).run(), name=f"care {event.name}"),
+        ]
+
+    def _remove(self, name: str, reason: str) -> None:
+        worker = self._workers.pop(name, None)
+        if worker is None:
+            return
+        worker.process_changed(Changed(name, ProcessState.STOPPED, reason))
+        for lease in tuple(worker.life.leases):
+            lease.abandon(f"worker {name} {reason}")
+        # The connection closes a moment later: whoever reads a call that was given up finds it open.
+        task = asyncio.create_task(_close(worker, self._tasks.pop(name)), name=f"close {name}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def _close(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            logger.error("a task of worker %s ended with an error", worker.name, exc_info=result)
+    await worker.channel.close()

@@ -1,0 +1,98 @@
+"""Believes which worker's prefix cache holds how much of a request, without asking any worker.
+
+A request's input is cut into fixed blocks; a block's key hashes its bytes and its predecessor's
+key, as the engines do with their own blocks, so equal keys mean equal prefixes. What was sent to
+a worker is believed to be cached there, least recently used out first, within the worker's own
+capacity. `started.cached_prompt_tokens` corrects the belief; a new life of the worker ends it.
+
+Keys come from Python's own keyed hash: they never leave the process, and nobody outside can
+construct two inputs that collide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BLOCK_BYTES = 64
+"""Bytes of input in a block: about the 16 tokens of an engine's own block."""
+
+
+class Prefix(NamedTuple):
+    """An input as blocks."""
+
+    keys: Sequence[int]
+    """One for each whole block, in order."""
+    tokens_per_block: float
+    """Tokens that a block stands for."""
+
+    def tokens(self, blocks: int) -> int:
+        """Converts a number of blocks into tokens."""
+        return int(blocks * self.tokens_per_block)
+
+
+def block_keys(data: bytes, block_bytes: int = BLOCK_BYTES) -> list[int]:
+    """Cuts bytes into blocks and chains their hashes; a last partial block is left out."""
+    keys = []
+    key = 0
+    for start in range(0, len(data) - block_bytes + 1, block_bytes):
+        key = hash((key, data[start : start + block_bytes]))
+        keys.append(key)
+    return keys
+
+
+class PrefixBelief:
+    """What one life of one worker is believed to have in its prefix cache."""
+
+    def __init__(self, capacity_tokens: int = 0) -> None:
+        """Believes nothing yet; a capacity of 0 tokens means that it is unknown."""
+        self._capacity_tokens = capacity_tokens or DEFAULT_CAPACITY_TOKENS
+        self._tokens_held = 0.0
+        # Oldest first; the value is the tokens of the block.
+        self._blocks: dict[int, float] = {}
+
+    def held_blocks(self, prefix: Prefix) -> int:
+        """Counts the leading blocks believed to be cached.
+
+        Bisects: a block is only ever held together with all blocks before it, because they are
+        touched from the tail to the head and so leave in that order.
+        """
+        keys, blocks = prefix.keys, self._blocks
+        if not keys or keys[0] not in blocks:
+            return 0
+        low, high = 0, len(keys) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if keys[middle] in blocks:
+                low = middle
+            else:
+                high = middle - 1
+        return low + 1
+
+    def hold(self, prefix: Prefix) -> None:
+        """Believes from now on that the worker has the whole prefix, as the latest it used."""
+        blocks = self._blocks
+        for key in reversed(prefix.keys):
+            self._tokens_held -= blocks.pop(key, 0.0)
+            blocks[key] = prefix.tokens_per_block
+        self._tokens_held += len(prefix.keys) * prefix.tokens_per_block
+        self._forget_down_to(self._capacity_tokens)
+
+    def missed(self, tokens: int) -> None:
+        """Learns that so many tokens believed to be cached were not: as many of the oldest are gone too.
+
+        The worker evicts in the order of use as well; if it lacks what was used lately, it lacks
+        everything that was used before.
+        """
+        self._forget_down_to(self._tokens_held - tokens)
+
+    def _forget_down_to(self, tokens: float) -> None:
+        blocks = self._blocks
+        while blocks and self._tokens_held > tokens:
+            self._tokens_held -= blocks.pop(next(iter(blocks)))
+
+
+DEFAULT_CAPACITY_TOKENS = 100_000
+"""Bounds the belief where a worker does not tell the size of its cache."""

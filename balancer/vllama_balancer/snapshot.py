@@ -1,0 +1,74 @@
+"""What a policy sees: an immutable picture of the workers that may take a request, and the request.
+
+Named tuples rather than frozen dataclasses: sixteen of them are built for a decision that may
+take fifty microseconds, and a frozen dataclass costs several times as much to make.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REPORT_LIFETIME_SECONDS = 2.0
+"""An older report says nothing of now: a worker whose reports stopped would look idle for ever."""
+
+ASSIGNED_HALF_LIFE_SECONDS = 2.0
+"""After this time, a recently assigned token counts half."""
+
+
+class Candidate(NamedTuple):
+    """One worker that has room for the request."""
+
+    name: str
+    """Unique in the fleet."""
+    streams: int
+    """Leases of this balancer, exact."""
+    max_streams: int
+    """Streams that the worker serves at once."""
+    prompt_tokens: int = 0
+    """Uncached prompt tokens of leases that still wait for their first token."""
+    kv_tokens: int = 0
+    """KV cache tokens promised to leases: prompts and expected outputs."""
+    kv_cache_tokens: int = 0
+    """Tokens that the KV cache holds; 0: unknown."""
+    assigned_tokens: float = 0.0
+    """Uncached tokens assigned lately, decaying; as of `assigned_at`."""
+    assigned_at: float = -math.inf
+    """When `assigned_tokens` was current."""
+    reported_streams: int = 0
+    """Streams in the engine, running and waiting, by the last report."""
+    reported_waiting: int = 0
+    """Those of them that wait."""
+    reported_kv_use: float = 0.0
+    """Share of the KV cache in use, by the last report."""
+    reported_at: float = -math.inf
+    """When the last report came."""
+    prefill_tokens_per_second: float = 0.0
+    """Measured prefill speed; 0: not measured."""
+    step_seconds: float = 0.0
+    """Measured time of a decode step; 0: not measured."""
+    ready_at: float = -math.inf
+    """When this life of the worker became ready."""
+
+
+class Snapshot(NamedTuple):
+    """The candidates at one moment. Their order means nothing."""
+
+    now: float
+    """The moment, in seconds of the balancer's monotonic clock."""
+    candidates: tuple[Candidate, ...]
+    """Every worker that may take the request."""
+
+
+class Demand(NamedTuple):
+    """What a request will cost, as far as that can be told beforehand."""
+
+    prompt_tokens: int
+    """Tokens of the input, tokens to resume after included."""
+    output_tokens: int
+    """Tokens that it will probably generate."""
+    cached_tokens: Mapping[str, int]
+    """Tokens of the input that a worker's prefix cache is believed to hold, by worker; absent: none."""
