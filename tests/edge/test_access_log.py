@@ -1,0 +1,81 @@
+"""The access log says who was served by whom and how fast, and never what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
+
+if TYPE_CHECKING:
+    import aiohttp
+    import pytest
+
+    from tests.edge.conftest import Serve
+
+SECRET = "the prompt nobody may read"
+BODY = {"model": "smollm2", "messages": [{"role": "user", "content": SECRET}]}
+LOGGER = "vllama_balancer.edge.access_log"
+
+
+async def test_a_line_has_the_facts_and_no_text(
+    http: aiohttp.ClientSession, gateway: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Request id, model, worker, tokens, TTFT and status; neither prompt nor answer."""
+    gateway.play(started(), delta("the answer"), finished())
+    body = {**BODY, "model": "SmolLM2:135m"}
+    with caplog.at_level(logging.DEBUG):
+        async with http.post("/api/chat", json=body, headers={"X-Request-Id": "r-1"}) as reply:
+            await reply.read()
+            assert reply.headers["X-Vllama-Worker"] == "worker-0"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    assert line.startswith(
+        "POST /api/chat HTTP/1.1 200 request_id=r-1 client=127.0.0.1 model=smollm2:135m worker=worker-0"
+    )
+    assert re.search(r"prompt_tokens=3 completion_tokens=2 ttft_ms=\d+\.\d duration_ms=\d+\.\d migrations=0$", line)
+    everything = " ".join(record.getMessage() for record in caplog.records)
+    assert SECRET not in everything
+    assert "the answer" not in everything
+
+
+async def test_a_refusal_is_logged(http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests that fail early have a line too."""
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with http.post("/api/chat", json=BODY) as reply:
+            assert reply.status == 404
+    assert " 404 " in caplog.records[-1].getMessage()
+    assert "ttft_ms=- " in caplog.records[-1].getMessage()
+
+
+async def test_a_client_that_left_is_499(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody reads that status but the log and the metrics."""
+    gateway, registry = FakeGateway(), CollectorRegistry()
+    gateway.play(started(), delta("a"), asyncio.Event())
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with serve(gateway, registry=registry) as http:
+            reply = await http.post("/api/chat", json={**BODY, "model": "smollm2:135m"})
+            await reply.content.readline()
+            reply.close()
+            await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    assert " 499 " in caplog.records[-1].getMessage()
+    labels = {"path": "/api/chat", "status": "499"}
+    assert registry.get_sample_value("vllama_http_requests_total", labels) == 1
+    assert registry.get_sample_value("vllama_http_requests_in_flight") == 0
+
+
+async def test_a_bug_is_logged_without_the_request(
+    http: aiohttp.ClientSession, gateway: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client learns nothing of the inside; the log gets the traceback and the request's id."""
+    gateway.play(RuntimeError("a bug"))
+    body = {**BODY, "model": "smollm2:135m"}
+    async with http.post("/api/chat", json=body, headers={"X-Request-Id": "r-2"}) as reply:
+        assert reply.status == 500
+        assert await reply.json() == {"error": "internal error"}
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage() == "request r-2 failed"
+    assert SECRET not in caplog.text

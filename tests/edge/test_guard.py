@@ -1,0 +1,151 @@
+"""Foreign pages are kept out, local ones and apps are let in, and clients without an Origin never notice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllama_balancer.edge.config import EdgeConfig
+from vllama_balancer.edge.guard import Hosts, Machine, Origins, this_machine
+from vllama_balancer.fake_gateway import FakeGateway
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from tests.edge.conftest import Serve
+
+MACHINE = Machine(frozenset({"workstation"}), frozenset({"8.8.4.4"}))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost",
+        "http://localhost:3000",
+        "https://127.0.0.1:8443",
+        "http://0.0.0.0",
+        "app://obsidian.md",
+        "file://",
+        "tauri://localhost",
+        "vscode-webview://x",
+        "vscode-file://vscode-app",
+        "https://chat.example.org",
+        "https://a.b.example.org",
+        "chrome-extension://abc",
+    ],
+)
+def test_allowed_origins(origin: str) -> None:
+    """Local pages, apps and what is configured, wildcards included."""
+    origins = Origins(["https://*.example.org", "chrome-extension://*"])
+    assert origins.allow(origin) == origin
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.com", "http://localhost.evil.com", "http://evil.com/localhost", "moz-extension://x", "null"]
+)
+def test_other_origins_are_refused(origin: str) -> None:
+    """A name that only looks local is not."""
+    assert Origins([]).allow(origin) == ""
+
+
+def test_any_origin() -> None:
+    """A star allows everything, and says so to the browser."""
+    assert Origins(["*"]).allow("http://evil.com") == "*"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "localhost",
+        "LOCALHOST:11434",
+        "127.0.0.1:11434",
+        "[::1]:11434",
+        "[::1]",
+        "::1",
+        "0.0.0.0:1",
+        "192.168.1.7:11434",
+        "10.0.0.1",
+        "8.8.4.4:11434",
+        "workstation:11434",
+        "ollama.localhost",
+        "nas.local:11434",
+        "host.docker.internal:11434",
+    ],
+)
+def test_local_hosts(host: str) -> None:
+    """Every way to name this machine or its network."""
+    assert Hosts(MACHINE).allows(host)
+
+
+@pytest.mark.parametrize("host", ["evil.com", "evil.com:11434", "8.8.8.8", "localhost.evil.com", "local", "1.2.3"])
+def test_foreign_hosts(host: str) -> None:
+    """A name that resolves to loopback from outside is not this machine's."""
+    assert not Hosts(MACHINE).allows(host)
+
+
+def test_this_machine_has_names_and_addresses() -> None:
+    """The operating system knows at least loopback."""
+    machine = this_machine()
+    assert machine.names
+    assert "127.0.0.1" in machine.addresses
+
+
+async def test_a_preflight_is_answered_on_any_path(http: aiohttp.ClientSession) -> None:
+    """The browser asks before it posts JSON."""
+    async with http.options("/api/chat", headers={"Origin": "http://localhost:3000"}) as reply:
+        assert reply.status == 204
+        assert reply.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+        assert reply.headers["Access-Control-Allow-Methods"] == "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+        allowed = reply.headers["Access-Control-Allow-Headers"].split(",")
+        assert {"Authorization", "Content-Type", "OpenAI-Beta", "x-stainless-retry-count"} <= set(allowed)
+        assert reply.headers["Access-Control-Max-Age"] == "43200"
+        assert reply.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("path", ["/api/version", "/api/nothing"])
+async def test_replies_and_errors_carry_the_origin(http: aiohttp.ClientSession, path: str) -> None:
+    """A page can read its errors as well."""
+    async with http.get(path, headers={"Origin": "http://localhost"}) as reply:
+        assert reply.headers["Access-Control-Allow-Origin"] == "http://localhost"
+
+
+async def test_streams_carry_the_origin(http: aiohttp.ClientSession) -> None:
+    """Headers of a stream are no exception."""
+    body = {"model": "smollm2:135m", "prompt": "hi"}
+    async with http.post("/api/generate", json=body, headers={"Origin": "http://localhost"}) as reply:
+        assert reply.headers["Access-Control-Allow-Origin"] == "http://localhost"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
+async def test_a_foreign_origin_is_403_on_any_method(http: aiohttp.ClientSession, method: str) -> None:
+    """Nothing is done for a page from elsewhere."""
+    async with http.request(method, "/api/version", headers={"Origin": "http://evil.com"}) as reply:
+        assert reply.status == 403
+        assert 'origin "http://evil.com" is not allowed' in (await reply.json())["error"]
+
+
+async def test_a_foreign_host_is_403(http: aiohttp.ClientSession) -> None:
+    """Rebinding: the name is foreign though the address is loopback, and the origin agrees with it."""
+    headers = {"Host": "evil.com:11434", "Origin": "http://evil.com:11434"}
+    for method in ("GET", "OPTIONS"):
+        async with http.request(method, "/api/version", headers=headers) as reply:
+            assert reply.status == 403
+    async with http.options("/api/chat") as reply:
+        assert reply.status == 204
+
+
+async def test_any_host_where_the_edge_is_public(serve: Serve) -> None:
+    """Beyond loopback the machine may be called anything."""
+    config = EdgeConfig(loopback_only=False)
+    headers = {"Host": "llm.example.com"}
+    async with serve(FakeGateway(), config) as http, http.get("/api/version", headers=headers) as reply:
+        assert reply.status == 200
+
+
+async def test_without_an_origin_there_is_no_cors(http: aiohttp.ClientSession) -> None:
+    """Node's fetch sends Sec-Fetch-Mode without an Origin."""
+    async with http.get("/api/version", headers={"Sec-Fetch-Mode": "cors"}) as reply:
+        assert reply.status == 200
+        assert "Access-Control-Allow-Origin" not in reply.headers

@@ -1,0 +1,105 @@
+"""Operators see health, metrics, the fleet and a page."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_protos.v1 import fleet_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from tests.edge.conftest import Serve
+
+
+class TwoWorkers:
+    """A fleet with one worker that serves and one that has given up."""
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        """Lists both."""
+        good = fleet_pb2.WorkerStatus(
+            name="worker-0",
+            available=True,
+            leases=3,
+            description=worker_pb2.DescribeResponse(models=["m:latest"], max_streams=64),
+            report=worker_pb2.WorkerReport(
+                state=worker_pb2.WORKER_STATE_READY, kv_cache_use=0.25, decode_tokens_per_second=120
+            ),
+        )
+        bad = fleet_pb2.WorkerStatus(
+            name="worker-1",
+            reason="ended 5 times within 60 s: out of memory",
+            report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_FAILED),
+        )
+        return fleet_pb2.ListWorkersResponse(workers=[good, bad], queued_requests=7)
+
+
+async def test_health_is_ok_while_a_model_can_answer(serve: Serve) -> None:
+    """One worker of two is enough, and the other is named with its reason."""
+    async with serve(FakeGateway(), fleet=TwoWorkers()) as http, http.get("/health") as reply:
+        assert reply.status == 200
+        assert await reply.json() == {
+            "status": "degraded",
+            "models": ["smollm2:135m"],
+            "workers": {"worker-0": "ready", "worker-1": "failed: ended 5 times within 60 s: out of memory"},
+        }
+
+
+async def test_health_is_503_while_nothing_is_loaded(serve: Serve) -> None:
+    """A load balancer sends nobody here yet; the process itself is alive."""
+    async with serve(FakeGateway(model(replicas=0))) as http:
+        async with http.get("/health") as reply:
+            assert reply.status == 503
+            assert (await reply.json())["status"] == "unavailable"
+        async with http.get("/health/live") as reply:
+            assert reply.status == 200
+
+
+async def test_the_fleet_as_json(serve: Serve) -> None:
+    """What the page shows: workers, queue, and the times to first token of late."""
+    async with serve(FakeGateway(), fleet=TwoWorkers()) as http:
+        async with http.post("/api/generate", json={"model": "smollm2:135m", "prompt": "hi"}) as reply:
+            await reply.read()
+        async with http.get("/fleet") as reply:
+            fleet = await reply.json()
+    assert fleet["queued_requests"] == 7
+    assert [worker["state"] for worker in fleet["workers"]] == ["ready", "failed"]
+    assert fleet["workers"][0]["decode_tokens_per_second"] == 120
+    assert len(fleet["ttft_seconds"]) == 1
+
+
+async def test_metrics_are_prometheus(serve: Serve) -> None:
+    """Requests are counted by the pattern of their path, so that labels stay few."""
+    registry = CollectorRegistry()
+    async with serve(FakeGateway(), registry=registry) as http:
+        for path in ("/api/version", "/v1/models/a", "/v1/models/b", "/nothing/1", "/nothing/2"):
+            async with http.get(path) as reply:
+                await reply.read()
+        async with http.get("/metrics") as reply:
+            assert reply.headers["Content-Type"].startswith("text/plain; version=")
+            text = await reply.text()
+    assert 'vllama_http_requests_total{path="/api/version",status="200"} 1.0' in text
+    paths = set(re.findall(r'vllama_http_requests_total\{path="([^"]*)"', text))
+    assert len(paths) == 3
+
+
+async def test_a_browser_gets_the_page(http: aiohttp.ClientSession) -> None:
+    """One file that loads nothing from anywhere."""
+    async with http.get("/", headers={"Accept": "text/html,application/xhtml+xml"}) as reply:
+        assert reply.content_type == "text/html"
+        assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+        page = await reply.text()
+    assert "<title>vllama</title>" in page
+    assert not re.search(r"(?:src|href)\s*=|@import|url\(", page)
+
+
+async def test_any_other_client_gets_a_line(http: aiohttp.ClientSession) -> None:
+    """Tools look for Ollama's words."""
+    for headers in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
+        async with http.get("/", headers=headers) as reply:
+            assert await reply.text() == "Ollama is running"
+            assert reply.content_type == "text/plain"
