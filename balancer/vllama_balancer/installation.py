@@ -1,0 +1,48 @@
+"""Makes the configured models ready to be loaded, before any worker is started."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllama_balancer.fleet.assignment import HostedModel
+from vllama_balancer.model_key import model_key
+from vllama_balancer.models.lines import ProgressLines
+from vllama_balancer.models.store import StoredModel
+from vllama_balancer.names import parse_name
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from vllama_balancer.models.resolve import Resolver
+
+
+async def installed(names: tuple[str, ...], resolver: Resolver, stream: TextIO) -> list[StoredModel]:
+    """Resolves every name, installing what is missing and showing the progress. Raises ModelError."""
+    found = []
+    for name in names:
+        lines = ProgressLines(stream, name)
+        try:
+            found.append(await resolver.resolve(name, lines.tell))
+        finally:
+            lines.end()
+    return found
+
+
+def simulated(name: str) -> StoredModel:
+    """Describes a model of the simulated engine, which needs no weights: any name does."""
+    display = parse_name(name).display
+    digest = hashlib.sha256(f"simulated:{model_key(name)}".encode()).hexdigest()
+    return StoredModel(display, Path(name), digest, 0, "simulated", datetime.now(UTC))
+
+
+def hosted(model: StoredModel, asked: str) -> HostedModel:
+    """Tells a worker what it hosts; besides its own name it answers to the one that was asked for."""
+    names = dict.fromkeys([model.parent or model.name, asked] if _is_name(asked) else [model.parent or model.name])
+    return HostedModel(str(model.weights), tuple(names))
+
+
+def _is_name(asked: str) -> bool:
+    return not asked.startswith(("/", ".", "~"))

@@ -1,0 +1,67 @@
+"""The balancer's log: its own records and what its workers print, as text for people or JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+_CHATTER = re.compile(r"^(\([^)]*\) )?(INFO|DEBUG) \d\d-\d\d \d\d:")
+"""How vLLM begins a line that only somebody who looks for a fault wants to see."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes one JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Formats time, level, logger and message; a traceback becomes one string."""
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up(log_format: str, level: str, stream: TextIO | None = None) -> None:
+    """Sends this package's records of that level, and warnings of all others, to standard error."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("vllama_balancer").setLevel(level.upper())
+
+
+class WorkerLog:
+    """Passes on what workers print: a LogSink of the fleet.
+
+    Text gets the worker's name in front; JSON lines stay as they are, so that the stream stays JSON.
+    vLLM's own chatter is left out unless the level is debug: it is kept to explain a death all the same.
+    """
+
+    def __init__(self, stream: TextIO, log_format: str, level: str) -> None:
+        self._stream = stream
+        self._as_json = log_format == "json"
+        self._everything = level == "debug"
+
+    def line(self, worker: str, text: str) -> None:
+        """Takes one line."""
+        if not self._everything and _CHATTER.match(text):
+            return
+        if not self._as_json:
+            text = f"[{worker}] {text}"
+        elif not text.startswith("{"):
+            text = json.dumps({"level": "info", "worker": worker, "message": text}, ensure_ascii=False)
+        self._stream.write(text + "\n")
+        self._stream.flush()

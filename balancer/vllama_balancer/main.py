@@ -1,0 +1,54 @@
+"""From flags to a served fleet: sets up the log, the signals and the event loop, and runs the balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from vllama_balancer import config as configuration
+from vllama_balancer import logs
+from vllama_balancer.errors import BalancerError, ConfigError
+from vllama_balancer.serving import Balancer
+from vllama_balancer.stopping import StopRequests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_STOPPED = 0
+EXIT_START_FAILED = 1
+EXIT_BAD_FLAGS = 2
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the balancer until it is told to stop; returns the exit status of the process."""
+    try:
+        config = configuration.parse(sys.argv[1:] if argv is None else argv, os.environ, home=Path.home())
+    except ConfigError as error:
+        print(f"vllama serve: {error}", file=sys.stderr)
+        return EXIT_BAD_FLAGS
+    # Workers are started by exec: gRPC need not prepare for a fork, nor complain about each.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    logs.set_up(config.log_format, config.log_level)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(config))
+    except BalancerError as error:
+        print(f"vllama serve: {error}", file=sys.stderr)
+        return EXIT_START_FAILED
+    return EXIT_STOPPED
+
+
+async def _run(config: configuration.BalancerConfig) -> None:
+    stops = StopRequests()
+    stops.listen(asyncio.get_running_loop())
+    await Balancer(config, os.environ, stops, sys.stdout, sys.stderr).run()

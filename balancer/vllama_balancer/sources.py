@@ -1,0 +1,44 @@
+"""Where this balancer's workers come from: local processes, given addresses, or DNS names."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllama_balancer.config import SETTINGS
+from vllama_balancer.fleet.dns import SCHEME, DnsFleet
+from vllama_balancer.fleet.local import LocalFleet
+from vllama_balancer.fleet.process import Launcher
+from vllama_balancer.fleet.restarts import RestartSettings
+from vllama_balancer.fleet.static import StaticFleet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllama_balancer.config import BalancerConfig
+    from vllama_balancer.fleet.events import FleetSource
+    from vllama_balancer.fleet.process import LogSink
+
+
+def remote_sources(addresses: Sequence[str]) -> list[FleetSource]:
+    """Makes a source for the plain addresses, and one for each DNS name."""
+    plain = [address for address in addresses if not address.startswith(SCHEME)]
+    named = [DnsFleet(address) for address in addresses if address.startswith(SCHEME)]
+    return [StaticFleet(plain), *named]
+
+
+def local_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: LogSink) -> LocalFleet:
+    """Makes the fleet of local processes, empty."""
+    return LocalFleet(
+        Launcher(sink, worker_environment(environment)),
+        RestartSettings(),
+        drain_seconds=config.drain_timeout_seconds,
+        runtime_directory=Path(environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()),
+    )
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Drops this process's own settings: a worker reads variables of the same names as its own."""
+    own = {setting.variable for setting in SETTINGS} | {"VLLAMA_MODEL"}
+    return {name: value for name, value in environment.items() if name not in own}

@@ -1,0 +1,228 @@
+"""The balancer as a process: what starts, what is said, and that nothing outlives any way of ending it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+START_SECONDS = 40.0
+
+
+class Served:
+    """A running balancer, its output and its processes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.out = ""
+        self.url = ""
+        self.workers: list[psutil.Process] = []
+
+    async def ready(self, workers: int = 2) -> Served:
+        """Waits for the welcome."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            while "Try: " not in self.out:
+                line = await self.process.stdout.readline()
+                assert line, "the balancer ended before it was ready"
+                self.out += line.decode()
+        self.url = re.search(r"http://\S+", self.out)[0]
+        self.workers = psutil.Process(self.process.pid).children()
+        assert len(self.workers) == workers
+        return self
+
+    async def ended(self, seconds: float = 20.0) -> int:
+        """Waits for the end of the process and of all that it has started; returns its exit status."""
+        async with asyncio.timeout(seconds):
+            status = await self.process.wait()
+            while any(is_alive(worker) for worker in self.workers):
+                await asyncio.sleep(0.01)
+        return status
+
+    async def pids(self) -> list[int]:
+        """Asks /health or the fleet for the processes of the workers."""
+        return [child.pid for child in psutil.Process(self.process.pid).children() if is_alive(child)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tells whether a process runs."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, *flags: str, **environment: str) -> AsyncIterator[Served]:
+    """Starts a balancer with free ports and two simulated workers."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vllama_balancer", *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), **environment},
+    )  # fmt: skip
+    served = Served(process)
+    collected = asyncio.create_task(process.stderr.read())
+    try:
+        yield served
+    finally:
+        if process.returncode is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        await process.wait()
+        (tmp_path / "stderr.txt").write_bytes(await collected)
+
+
+FAKE = ("demo", "--engine", "fake", "--workers", "2", "--port", "0", "--grpc-port", "0")
+
+
+def errors(tmp_path: Path) -> str:
+    """Reads what the ended balancer printed to standard error."""
+    return (tmp_path / "stderr.txt").read_text()
+
+
+async def test_ready_prints_addresses_and_a_command_that_works(tmp_path: Path) -> None:
+    """The welcome names the model, both addresses and a curl line whose request is answered."""
+    async with serving(tmp_path, *FAKE) as served:
+        await served.ready()
+        assert "demo:latest on 2 workers" in served.out and "gRPC" in served.out
+        path, body = re.search(r"Try: curl http://[^/]+(/\S+) -d '(.*)'", served.out).groups()
+        async with aiohttp.ClientSession(served.url) as session, session.post(path, data=body) as reply:
+            lines = [json.loads(line) async for line in reply.content]
+        assert reply.status == 200 and lines[-1]["done"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+async def test_a_signal_to_the_group_ends_all_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM, and SIGINT to the whole group as a terminal sends it, end the balancer and its workers."""
+    async with serving(tmp_path, *FAKE) as served:
+        await served.ready()
+        os.killpg(served.process.pid, number)
+        assert await served.ended() == 0
+    assert list(tmp_path.glob("vllama-*")) == []  # noqa: ASYNC240
+
+
+async def test_kill_9_of_the_balancer_ends_the_workers(tmp_path: Path) -> None:
+    """Workers notice the death of a balancer that could not say goodbye."""
+    async with serving(tmp_path, *FAKE) as served:
+        await served.ready()
+        served.process.kill()
+        assert await served.ended() == -signal.SIGKILL
+
+
+async def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
+    """A kill -9 of a worker is answered by a new one, and requests go on meanwhile."""
+    async with serving(tmp_path, *FAKE) as served:
+        await served.ready()
+        victim = served.workers[0]
+        victim.kill()
+        async with aiohttp.ClientSession(served.url) as session:
+            request = {"model": "demo", "prompt": "hello", "stream": False, "options": {"num_predict": 2}}
+            async with session.post("/api/generate", json=request) as reply:
+                assert reply.status == 200 and (await reply.json())["done"] is True
+        async with asyncio.timeout(START_SECONDS):
+            while len(await served.pids()) < 2:
+                await asyncio.sleep(0.05)
+        served.workers = psutil.Process(served.process.pid).children()
+        assert victim.pid not in [worker.pid for worker in served.workers]
+        served.process.terminate()
+        assert await served.ended() == 0
+
+
+async def test_streams_finish_after_sigterm(tmp_path: Path) -> None:
+    """A stream that runs when SIGTERM comes is delivered to its end; then the process exits 0."""
+    async with serving(tmp_path, *FAKE) as served:
+        await served.ready()
+        async with aiohttp.ClientSession(served.url) as session:
+            request = {"model": "demo", "prompt": "hello", "options": {"num_predict": 100}}
+            async with session.post("/api/generate", json=request) as reply:
+                first = await reply.content.readline()
+                served.process.terminate()
+                lines = [json.loads(line) for line in [first, *[line async for line in reply.content]]]
+        assert lines[-1]["done"] is True and lines[-1]["eval_count"] == 100
+        assert await served.ended() == 0
+
+
+async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Who asks twice does not wait for streams."""
+    async with serving(tmp_path, *FAKE, "--engine-arg", "step_seconds=1") as served:
+        await served.ready()
+        async with aiohttp.ClientSession(served.url) as session:
+            request = {"model": "demo", "prompt": "hello", "options": {"num_predict": 1000}}
+            async with session.post("/api/generate", json=request) as reply:
+                await reply.content.readline()
+                served.process.terminate()
+                async with asyncio.timeout(5):
+                    while (await _health(served.url)) != 503:
+                        await asyncio.sleep(0.02)
+                served.process.terminate()
+                assert await served.ended(seconds=10) == 0
+
+
+async def _health(url: str) -> int:
+    async with aiohttp.ClientSession(url) as session, session.get("/health") as reply:
+        return reply.status
+
+
+@pytest.mark.parametrize("flag", ["--port", "--grpc-port"])
+async def test_a_port_in_use_is_one_line_with_its_owner(tmp_path: Path, flag: str) -> None:
+    """The line names the process that has the port and the flag to change; nothing was started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ports = {"--port": "0", "--grpc-port": "0"} | {flag: port}
+        flags = [part for pair in ports.items() for part in pair]
+        async with serving(tmp_path, "demo", "--engine", "fake", *flags) as served:
+            assert await served.ended() == 1
+    said = errors(tmp_path)
+    assert said.count("\n") == 1 and f"(process {os.getpid()})" in said and flag in said
+
+
+async def test_wrong_flags_end_with_status_2(tmp_path: Path) -> None:
+    """A refused flag is one sentence and exit status 2."""
+    async with serving(tmp_path, "--workers", "none") as served:
+        assert await served.ended() == 2
+    assert errors(tmp_path) == "vllama serve: --workers must be a whole number, 1 or more, not 'none'\n"
+
+
+async def test_an_unknown_model_is_one_sentence(tmp_path: Path) -> None:
+    """The sentence names the model and the ways to give one; nothing is left running."""
+    async with serving(tmp_path, "nosuchmodel", "--port", "0", "--grpc-port", "0") as served:
+        assert await served.ended() == 1
+    assert "there is no model nosuchmodel:latest; give a known name" in errors(tmp_path).splitlines()[-1]
+
+
+async def test_workers_that_cannot_start_end_the_balancer_with_the_cause(tmp_path: Path) -> None:
+    """When no worker ever lives, the exit status is 1 and the last line is the worker's own explanation."""
+    async with serving(tmp_path, *FAKE, "--engine-arg", "nonsense=1") as served:
+        assert await served.ended(seconds=40) == 1
+    assert "nonsense" in errors(tmp_path).splitlines()[-1]
+
+
+async def test_static_workers_are_used_and_left_alone(tmp_path: Path) -> None:
+    """A balancer on --worker addresses serves what they host, and leaves them running when it ends."""
+    async with serving(tmp_path, *FAKE) as fleet:
+        await fleet.ready()
+        socket_path = next(iter(tmp_path.glob("vllama-*/worker-0.sock")))  # noqa: ASYNC240
+        flags = ("--worker", f"unix:{socket_path}", "--port", "0", "--grpc-port", "0")
+        async with serving(tmp_path, *flags) as second:
+            await second.ready(workers=0)
+            async with aiohttp.ClientSession(second.url) as session, session.get("/api/tags") as reply:
+                listed = await reply.json()
+            assert [model["name"] for model in listed["models"]] == ["demo:latest"]
+            second.process.terminate()
+            assert await second.ended() == 0
+        assert all(is_alive(worker) for worker in fleet.workers)
