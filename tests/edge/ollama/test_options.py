@@ -1,0 +1,113 @@
+"""Options merge in order, keep Ollama's defaults, and are served within vLLM's limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_balancer.edge.ollama.options import context_tokens, model_options, resolve_options, to_sampling
+from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.fake_gateway import model
+from vllama_protos.v1 import generation_pb2
+
+
+def sampling(**options: Any) -> generation_pb2.Sampling:
+    """Translates options for a model without values of its own."""
+    return to_sampling(resolve_options(options, model()))
+
+
+def test_unset_options_take_ollamas_defaults() -> None:
+    """Every field but seed, stop and max_tokens is set: vLLM's defaults never apply."""
+    assert sampling() == generation_pb2.Sampling(
+        temperature=0.8,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+    )
+
+
+def test_defaults_yield_to_generation_config_to_presets_to_the_request() -> None:
+    """Each layer wins over the one before."""
+    config = generation_pb2.Sampling(temperature=0.1, top_k=11, top_p=0.5, repetition_penalty=1.2)
+    entry = model(sampling=config, parameters={"top_k": 22, "top_p": 0.6, "stop": ["###"]})
+    result = to_sampling(resolve_options({"top_p": 0.7}, entry))
+    assert (result.temperature, result.top_k, result.top_p) == (0.1, 22, 0.7)
+    assert result.repetition_penalty == 1.2
+    assert list(result.stop) == ["###"]
+    assert model_options(entry)["temperature"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "expected"),
+    [
+        ({"temperature": -1}, "temperature", 0.0),
+        ({"temperature": 9}, "temperature", 2.0),
+        ({"top_k": 0}, "top_k", 0),
+        ({"top_k": -5}, "top_k", 0),
+        ({"top_k": 10**30}, "top_k", 2**31 - 1),
+        ({"top_k": 5.7}, "top_k", 5),
+        ({"top_p": 3}, "top_p", 1.0),
+        ({"top_p": 0}, "temperature", 0.0),
+        ({"top_p": 0}, "top_p", 1.0),
+        ({"min_p": -1}, "min_p", 0.0),
+        ({"min_p": 2}, "min_p", 1.0),
+        ({"seed": 0}, "seed", 0),
+        ({"seed": 10**30}, "seed", 2**63 - 1),
+        ({"num_predict": 0}, "max_tokens", 0),
+        ({"num_predict": 7.0}, "max_tokens", 7),
+        ({"repeat_penalty": 0}, "repetition_penalty", 1.0),
+        ({"repeat_penalty": 1.3}, "repetition_penalty", 1.3),
+        ({"repeat_penalty": 1.3, "repeat_last_n": 0}, "repetition_penalty", 1.0),
+        ({"presence_penalty": 5}, "presence_penalty", 2.0),
+        ({"frequency_penalty": -5}, "frequency_penalty", -2.0),
+        ({"stop": "x"}, "stop", ["x"]),
+        ({"stop": ["", "a", "b"]}, "stop", ["a", "b"]),
+        ({"temperature": None}, "temperature", 0.8),
+        ({"mirostat": "?", "num_gqa": [], "wholly_unknown": {}}, "temperature", 0.8),
+    ],
+)
+def test_values_are_served_as_the_nearest_possible(options: dict[str, Any], field: str, expected: object) -> None:
+    """Nothing that Ollama takes is refused."""
+    value = getattr(sampling(**options), field)
+    assert (list(value) if field == "stop" else value) == expected
+
+
+@pytest.mark.parametrize(("option", "field"), [("seed", "seed"), ("num_predict", "max_tokens")])
+def test_negative_means_unset(option: str, field: str) -> None:
+    """A random seed, and no limit but the context."""
+    assert not sampling(**{option: -2}).HasField(field)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("num_ctx", "expected"),
+    [(None, 0), (0, 0), (-1, 0), (1, 4), (100, 100), (2048, 0), (99999, 0), (10**30, 0)],
+)
+def test_num_ctx_bounds_the_request_and_never_reloads(num_ctx: int | None, expected: int) -> None:
+    """What the served context allows anyway needs no bound of its own."""
+    assert context_tokens(resolve_options({"num_ctx": num_ctx}, model()), model()) == expected
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["temperature", "top_k", "seed", "stop", "num_ctx", "use_mmap", "num_predict", "other"])
+
+
+@given(st.dictionaries(NAMES, ANY_JSON))
+def test_any_value_is_served_or_refused_by_name(options: dict[str, Any]) -> None:
+    """No value makes the translation fail in any other way."""
+    try:
+        resolved = resolve_options(options, model())
+    except InvalidRequest as error:
+        assert error.field.startswith("options.")
+        return
+    to_sampling(resolved)
+    assert 0 <= context_tokens(resolved, model()) < 2**32
