@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.wire.images import decode_base64_image
-from vllama_balancer.edge.wire.tools import json_text
+from vllama_balancer.edge.wire.json_text import json_text
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -120,7 +120,8 @@ class _Turn:
         if not block.name:
             raise InvalidRequest(f"tool_use block missing required 'name' field: {field}.name", field=f"{field}.name")
         self._called[block.id] = block.name
-        return generation_pb2.ToolCall(id=block.id, name=block.name, arguments_json=json_text(block.input or {}))
+        arguments = json_text(block.input or {}, f"{field}.input")
+        return generation_pb2.ToolCall(id=block.id, name=block.name, arguments_json=arguments)
 
     def _to_result(self, block: Block, field: str) -> generation_pb2.Message:
         result = generation_pb2.Message(role="tool", tool_call_id=block.tool_use_id or "")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.anthropic.blocks import Block, Message, system_text, to_messages
+from vllama_balancer.edge.wire.json_text import json_text
 from vllama_balancer.edge.wire.numbers import clamp_int32
-from vllama_balancer.edge.wire.tools import json_text, to_tool, to_tool_choice
+from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -170,4 +171,4 @@ def _to_output_format(request: MessagesRequest) -> generation_pb2.OutputFormat |
     if wanted.type != "json_schema" or wanted.schema is None:
         message = 'output_config.format must be {"type": "json_schema", "schema": …}'
         raise InvalidRequest(message, field="output_config.format")
-    return generation_pb2.OutputFormat(json_schema=json_text(wanted.schema))
+    return generation_pb2.OutputFormat(json_schema=json_text(wanted.schema, "output_config.format.schema"))

@@ -1,8 +1,4 @@
-"""Requests of /v1/chat/completions: decoded shape, and their translation to generations.
-
-Parts of one message become one message, texts joined by line feeds: templates that insist on
-alternating roles would refuse one turn per part.
-"""
+"""Requests of /v1/chat/completions: decoded shape, and their translation to a generation."""
 
 from __future__ import annotations
 
@@ -10,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from vllama_balancer.edge.openai.chat_messages import Message, to_messages
 from vllama_balancer.edge.openai.effort import think_level
 from vllama_balancer.edge.openai.formats import to_output_format
-from vllama_balancer.edge.openai.images import decode_data_uri
 from vllama_balancer.edge.openai.sampling import SamplingFields, to_sampling
-from vllama_balancer.edge.wire.tools import to_tool, to_tool_call, to_tool_choice
+from vllama_balancer.edge.wire.json_text import check_levels
+from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -22,47 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOP_LOGPROBS_MAX = 20
-
-
-class ImageUrl(msgspec.Struct, frozen=True):
-    """Where a picture is."""
-
-    url: str | None = None
-
-
-class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message."""
-
-    type: str | None = None
-    text: str | None = None
-    refusal: str | None = None
-    image_url: str | ImageUrl | None = None
-
-
-class FunctionCall(msgspec.Struct, frozen=True):
-    """Name and arguments of an earlier call."""
-
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """An earlier call."""
-
-    id: str | None = None
-    function: FunctionCall | None = None
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One turn; `content` is decoded loosely to answer a wrong type in Ollama's words."""
-
-    role: str | None = None
-    content: str | list[ContentPart] | dict[str, Any] | bool | float | None = None
-    name: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -173,7 +129,7 @@ def _check_top_logprobs(top_logprobs: int | None) -> None:
 def _to_chat(request: ChatRequest, messages: Sequence[Message]) -> generation_pb2.Chat:
     tools = [_to_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())]
     chat = generation_pb2.Chat(
-        messages=_to_messages(messages),
+        messages=to_messages(messages),
         tools=tools,
         tool_choice=_to_tool_choice(request.tool_choice, tools),
         think=_think_level(request),
@@ -184,10 +140,12 @@ def _to_chat(request: ChatRequest, messages: Sequence[Message]) -> generation_pb
 
 
 def _set_switches(chat: generation_pb2.Chat, switches: dict[str, Any]) -> None:
+    # The wire's Struct takes three levels of messages for each of JSON, and parsers stop at 100.
+    check_levels(switches, 16, "chat_template_kwargs")
     try:
         chat.template_switches.update(switches)
-    except (ValueError, OverflowError, RecursionError) as error:
-        message = "chat_template_kwargs holds a value that the wire cannot carry, such as an integer beyond 2^1023"
+    except OverflowError as error:
+        message = "chat_template_kwargs holds a number that is too large"
         raise InvalidRequest(message, field="chat_template_kwargs") from error
 
 
@@ -220,85 +178,3 @@ def _to_tool_choice(
     if choice.function is None or choice.function.name is None:
         raise InvalidRequest("tool_choice.function.name is required", field="tool_choice.function.name")
     return to_tool_choice(None, choice.function.name, tools)
-
-
-def _to_messages(messages: Sequence[Message]) -> list[generation_pb2.Message]:
-    called: dict[str, str] = {}
-    translated = []
-    for index, message in enumerate(messages):
-        translated.append(_to_message(message, called, f"messages[{index}]"))
-        # A result names its call only by id; templates want the function's name. The last call wins.
-        called.update((call.id, call.name) for call in translated[-1].tool_calls)
-    return translated
-
-
-def _to_message(message: Message, called: dict[str, str], field: str) -> generation_pb2.Message:
-    role = _role(message.role, field)
-    text, images = _to_content(message, f"{field}.content")
-    call_id = message.tool_call_id or ""
-    return generation_pb2.Message(
-        role=role,
-        content=text,
-        images=images,
-        thinking=message.reasoning or message.reasoning_content or "",
-        tool_calls=_to_tool_calls(message.tool_calls or (), f"{field}.tool_calls"),
-        tool_name=(message.name or called.get(call_id, "")) if role == "tool" else "",
-        tool_call_id=call_id if role == "tool" else "",
-    )
-
-
-def _role(role: str | None, field: str) -> str:
-    if not role:
-        raise InvalidRequest(f"{field}.role is required", field=f"{field}.role")
-    lowered = role.lower()
-    return "system" if lowered == "developer" else lowered
-
-
-def _to_tool_calls(calls: Sequence[ToolCall], field: str) -> list[generation_pb2.ToolCall]:
-    translated = []
-    for index, call in enumerate(calls):
-        function = call.function or FunctionCall()
-        translated.append(to_tool_call(call.id, function.name, function.arguments, f"{field}[{index}].function"))
-    return translated
-
-
-def _to_content(message: Message, field: str) -> tuple[str, list[generation_pb2.Image]]:
-    match message.content:
-        case str() as text:
-            return text, []
-        case list() as parts:
-            return _to_parts(parts, field)
-        case None if message.tool_calls is not None:
-            return "", []
-    raise InvalidRequest(f"invalid message content type: {_type_word(message.content)} in {field}", field=field)
-
-
-def _type_word(value: object) -> str:
-    words: dict[type, str] = {bool: "bool", dict: "object", float: "number", int: "number"}
-    return words.get(type(value), "<nil>")
-
-
-def _to_parts(parts: Sequence[ContentPart], field: str) -> tuple[str, list[generation_pb2.Image]]:
-    texts: list[str] = []
-    images: list[generation_pb2.Image] = []
-    for index, part in enumerate(parts):
-        where = f"{field}[{index}]"
-        match part.type:
-            case "text" if part.text is not None:
-                texts.append(part.text)
-            case "refusal" if part.refusal is not None:
-                texts.append(part.refusal)
-            case "image_url":
-                images.append(decode_data_uri(_url_of(part, where), f"{where}.image_url"))
-            case "input_audio":
-                raise InvalidRequest(f"{where}: audio input is not supported", field=where)
-            case _:
-                raise InvalidRequest(f"invalid message format: {where} is neither text nor image_url", field=where)
-    return "\n".join(texts), images
-
-
-def _url_of(part: ContentPart, field: str) -> str:
-    url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url
-    if url is None:
-        raise InvalidRequest(f"invalid message format: {field}.image_url.url is required", field=f"{field}.image_url")
-    return url

@@ -80,7 +80,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     include: list[str] | None = None
     top_logprobs: int | None = None
     stream: bool | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str | float | bool | None] | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from vllama_balancer.edge.wire.json_text import json_text
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -28,7 +29,7 @@ def to_tool(
     return generation_pb2.Tool(
         name=name,
         description=description or "",
-        parameters_json=json_text(parameters) if parameters else "",
+        parameters_json=json_text(parameters, f"{field}.parameters") if parameters else "",
     )
 
 
@@ -68,8 +69,3 @@ def to_tool_call(call_id: str | None, name: str | None, arguments: str | None, f
         message = f"invalid tool call arguments: {field}.arguments must be a JSON object in a string"
         raise InvalidRequest(message, field=f"{field}.arguments") from error
     return generation_pb2.ToolCall(id=call_id or "", name=name, arguments_json=text)
-
-
-def json_text(value: Any) -> str:
-    """Writes a decoded JSON value back as text, keys in their order."""
-    return msgspec.json.encode(value).decode()

@@ -1,0 +1,48 @@
+"""The real client, in front of a gateway whose models differ in what they can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import openai
+import pytest
+
+from vllama_balancer.edge.app import build_app
+from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_protos.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+TEXT = (worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT)
+MOST = (*TEXT, worker_pb2.CAPABILITY_TOOLS, worker_pb2.CAPABILITY_VISION, worker_pb2.CAPABILITY_INSERT)
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    """A chat model with tools and eyes, one that reasons as well, one that only chats, one that embeds."""
+    return FakeGateway(
+        model("smollm2:135m", capabilities=MOST),
+        model("thinker:latest", capabilities=(*MOST, worker_pb2.CAPABILITY_THINKING)),
+        model("plain:latest", capabilities=TEXT),
+        model("org/embedder:latest", capabilities=[worker_pb2.CAPABILITY_EMBEDDING]),
+    )
+
+
+@pytest.fixture
+async def base_url(gateway: FakeGateway) -> AsyncIterator[str]:
+    """The address of an edge in front of the gateway."""
+    server = EdgeServer(build_app(gateway))
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+async def client(base_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's asyncio client."""
+    async with openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="any", max_retries=0) as opened:
+        yield opened
