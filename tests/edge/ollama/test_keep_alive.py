@@ -46,3 +46,10 @@ def test_refuses_the_rest(value: object) -> None:
     with pytest.raises(InvalidRequest, match="invalid keep_alive") as caught:
         parse_keep_alive(value)
     assert caught.value.field == "keep_alive"
+
+
+@pytest.mark.timeout(5)
+def test_a_long_text_is_refused_at_once() -> None:
+    """The time to read it grows with its length, not with the square of that."""
+    with pytest.raises(InvalidRequest):
+        parse_keep_alive("1" * 1_000_000 + "x")

@@ -1,0 +1,207 @@
+"""Generations are told as Ollama's replies: chunk by chunk, or as one object."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_balancer.edge.encoding import encode_line
+from vllama_balancer.edge.ollama.narration import ChatNarration, GenerateNarration, Narration
+from vllama_balancer.edge.ollama.tally import Tally
+from vllama_balancer.errors import EngineFault, WorkerLost
+from vllama_balancer.fake_gateway import delta, finished, started
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from vllama_balancer.fake_gateway import Step
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
+METRICS = {
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+}
+
+
+def narration(kind: type[Narration] = ChatNarration, *, step_ns: int = 1, **options: Any) -> Narration:
+    """Tells with a clock that goes on by a step at every look."""
+    clock = count(step_ns, step_ns)
+    return kind("M", lambda: NOW, Tally(lambda: next(clock), keep_tokens=True), **options)
+
+
+async def play(*steps: Step) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    """Yields events."""
+    for step in steps:
+        assert isinstance(step, generation_pb2.GenerateResponse)
+        yield step
+
+
+async def told(teller: Narration, *steps: Step) -> list[dict[str, Any]]:
+    """Chunks as clients decode them."""
+    return [msgspec.json.decode(encode_line(chunk)) async for chunk in teller.chunks(play(*steps))]
+
+
+async def told_whole(teller: Narration, *steps: Step) -> dict[str, Any]:
+    """One reply as clients decode it."""
+    decoded: dict[str, Any] = msgspec.json.decode(encode_line(await teller.whole(play(*steps))))
+    return decoded
+
+
+async def test_a_chunk_that_is_not_the_last_has_no_metrics() -> None:
+    """Role and content are in every chunk; everything else only where it belongs."""
+    chunks = await told(narration(), started(), delta("a"), finished())
+    assert chunks[0] == {
+        "model": "M",
+        "created_at": "2026-11-22T12:00:00.123456Z",
+        "message": {"role": "assistant", "content": "a"},
+        "done": False,
+    }
+    assert set(chunks[1]) == {"model", "created_at", "message", "done", "done_reason"} | METRICS
+    assert chunks[1]["message"] == {"role": "assistant", "content": ""}
+    assert chunks[1]["done_reason"] == "stop"
+
+
+async def test_metrics_are_the_workers_own_and_fit_the_total() -> None:
+    """Queueing counts as load; nanoseconds are integers."""
+    (last,) = await told(narration(), finished(prompt_tokens=5, completion_tokens=9))
+    assert (last["load_duration"], last["prompt_eval_duration"], last["eval_duration"]) == (3e6, 3e6, 4e6)
+    assert (last["prompt_eval_count"], last["eval_count"]) == (5, 9)
+    assert last["total_duration"] == 10_000_000
+    assert all(isinstance(last[name], int) for name in METRICS)
+
+
+async def test_missing_timings_are_measured_here() -> None:
+    """A worker that says nothing about time does not make a zero."""
+    silent = generation_pb2.GenerateResponse(finished=generation_pb2.Finished(reason=generation_pb2.FINISH_REASON_STOP))
+    last = (await told(narration(step_ns=1000), started(), delta("a"), silent))[-1]
+    assert all(last[name] >= 1 for name in METRICS - {"eval_count"})
+    spans = last["load_duration"] + last["prompt_eval_duration"] + last["eval_duration"]
+    assert spans <= last["total_duration"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        (generation_pb2.FINISH_REASON_STOP, "stop"),
+        (generation_pb2.FINISH_REASON_LENGTH, "length"),
+        (generation_pb2.FINISH_REASON_TOOL_CALLS, "stop"),
+    ],
+)
+async def test_done_reasons(reason: generation_pb2.FinishReason, word: str) -> None:
+    """Tool calls end with stop, as in Ollama."""
+    assert (await told(narration(), finished(reason)))[-1]["done_reason"] == word
+
+
+async def test_a_chunk_carries_thinking_or_content() -> None:
+    """A delta with both becomes two chunks, thinking first."""
+    chunks = await told(narration(), delta("b", thinking="a"), finished())
+    assert [chunk["message"] for chunk in chunks[:2]] == [
+        {"role": "assistant", "content": "", "thinking": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    chunks = await told(narration(GenerateNarration), delta("b", thinking="a"), finished())
+    assert [(chunk["response"], chunk.get("thinking")) for chunk in chunks[:2]] == [("", "a"), ("b", None)]
+
+
+async def test_tool_calls_are_whole_and_numbered() -> None:
+    """Arguments are objects in the model's order; a call without an id gets one."""
+    calls = [
+        generation_pb2.ToolCall(id="call_1", name="f", arguments_json='{ "z": 1,\n "a": 12345678901234567890123 }'),
+        generation_pb2.ToolCall(name="g", arguments_json=""),
+    ]
+    steps = (delta(tool_calls=calls[:1]), delta(tool_calls=calls[1:]), finished())
+    chunks = [encode_line(chunk) async for chunk in narration().chunks(play(*steps))]
+    assert b'"arguments":{"z":1,"a":12345678901234567890123}' in chunks[0]
+    first, second = (msgspec.json.decode(chunk)["message"]["tool_calls"][0] for chunk in chunks[:2])
+    assert (first["id"], first["function"]["index"], first["function"]["name"]) == ("call_1", 0, "f")
+    assert second["id"].startswith("call_")
+    assert len(second["id"]) == len("call_") + 8
+    assert second["function"] == {"index": 1, "name": "g", "arguments": {}}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '"x"', "nonsense"])
+async def test_arguments_that_are_no_object_are_shown_as_text(text: str) -> None:
+    """Clients crash on anything but an object; nothing is lost."""
+    call = generation_pb2.ToolCall(name="f", arguments_json=text)
+    chunks = await told(narration(), delta(tool_calls=[call]), finished())
+    assert chunks[0]["message"]["tool_calls"][0]["function"]["arguments"] == {"arguments": text}
+
+
+def entry(text: str, *top: str) -> generation_pb2.TokenLogprobs:
+    """Log probabilities of one token."""
+    tokens = [generation_pb2.TokenLogprob(text=each, bytes=each.encode(), logprob=-0.5) for each in (text, *top)]
+    return generation_pb2.TokenLogprobs(token=tokens[0], top=tokens[1:])
+
+
+async def test_logprobs_come_with_their_tokens() -> None:
+    """Each chunk has its own entries, even one whose text is held back; alternatives only when asked for."""
+    steps = (delta(logprobs=[entry("a")]), delta("ab", logprobs=[entry("b", "b", "c")]), finished())
+    chunks = await told(narration(), *steps)
+    assert chunks[0]["message"]["content"] == ""
+    assert chunks[0]["logprobs"] == [{"token": "a", "logprob": -0.5, "bytes": [97]}]
+    assert [each["token"] for each in chunks[1]["logprobs"][0]["top_logprobs"]] == ["b", "c"]
+    assert "logprobs" not in chunks[2]
+    whole = await told_whole(narration(), *steps)
+    assert [each["token"] for each in whole["logprobs"]] == ["a", "b"]
+
+
+async def test_context_is_prompt_and_answer() -> None:
+    """Generate's last chunk has it, unless the prompt was raw."""
+    steps = (started([1, 2]), delta("a", token_ids=[3]), delta(token_ids=[4]), finished())
+    chunks = await told(narration(GenerateNarration), *steps)
+    assert chunks[-1]["context"] == [1, 2, 3, 4]
+    assert "context" not in chunks[0]
+    assert (await told_whole(narration(GenerateNarration), *steps))["context"] == [1, 2, 3, 4]
+    assert "context" not in (await told_whole(narration(GenerateNarration, with_context=False), *steps))
+
+
+async def test_no_tokens_are_no_tokens() -> None:
+    """num_predict 0 evaluates the prompt only."""
+    length = generation_pb2.FINISH_REASON_LENGTH
+    whole = await told_whole(narration(GenerateNarration), started(), finished(length, completion_tokens=0))
+    assert (whole["response"], whole["done_reason"], whole["eval_count"]) == ("", "length", 0)
+
+
+async def test_an_aborted_generation_is_an_error() -> None:
+    """A worker that gave up has not answered."""
+    aborted = finished(generation_pb2.FINISH_REASON_ABORTED)
+    with pytest.raises(WorkerLost):
+        await told(narration(), started(), aborted)
+    with pytest.raises(WorkerLost):
+        await told_whole(narration(), started(), aborted)
+
+
+async def test_a_generation_without_an_end_is_an_error() -> None:
+    """A stream that just stops must not look complete."""
+    with pytest.raises(EngineFault):
+        await told(narration(), started(), delta("a"))
+    with pytest.raises(EngineFault):
+        await told_whole(narration(), started(), delta("a"))
+
+
+@given(st.lists(st.tuples(st.text(), st.text())))
+async def test_streamed_text_equals_the_whole(pieces: list[tuple[str, str]]) -> None:
+    """Whatever the deltas are, nothing is lost or repeated, and every line survives splitlines."""
+    try:
+        steps = [delta(text, thinking=thinking) for text, thinking in pieces]
+    except UnicodeEncodeError:
+        return
+    teller = narration()
+    lines = [encode_line(chunk) async for chunk in teller.chunks(play(started(), *steps, finished()))]
+    assert all(len(line.decode().splitlines()) == 1 for line in lines)
+    chunks = [msgspec.json.decode(line) for line in lines]
+    whole = await told_whole(narration(), started(), *steps, finished())
+    assert "".join(chunk["message"]["content"] for chunk in chunks) == whole["message"]["content"]
+    thoughts = "".join(chunk["message"].get("thinking", "") for chunk in chunks)
+    assert thoughts == whole["message"].get("thinking", "")
