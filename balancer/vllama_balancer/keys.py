@@ -40,18 +40,18 @@ class ApiKeys:
         try:
             lines = path.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--api-key-file: {path} cannot be read: {error}", field="api_key_file") from error
+            raise ConfigError(f"the API key file {path} cannot be read: {error}", field="api_keys") from error
         hashes: dict[str, bytes] = {}
         for number, line in enumerate(lines, start=1):
             text = line.partition("#")[0].strip()
             match = _LINE.fullmatch(text)
             if text and match is None:
-                message = f"--api-key-file: line {number} of {path} is not NAME:SHA256; see `python -m {__spec__.name}`"
-                raise ConfigError(message, field="api_key_file")
+                message = f"line {number} of the API key file {path} is not NAME:SHA256; `python -m {__spec__.name}` makes one"
+                raise ConfigError(message, field="api_keys")
             if match is not None:
                 hashes[match[1]] = bytes.fromhex(match[2])
         if not hashes:
-            raise ConfigError(f"--api-key-file: {path} holds no key, so nobody could call", field="api_key_file")
+            raise ConfigError(f"the API key file {path} holds no key, so nobody could call", field="api_keys")
         return cls(hashes)
 
     def owner(self, key: str) -> str:

@@ -45,5 +45,5 @@ def _forever_if_negative(seconds: float) -> float:
 
 
 def _invalid(value: object) -> InvalidRequest:
-    message = f'invalid keep_alive {value!r}: give seconds, or a duration such as "5m" or "1h30m"'
+    message = f'invalid keep_alive {str(value)[:40]!r}: give seconds, or a duration such as "5m" or "1h30m"'
     return InvalidRequest(message, field="keep_alive")
