@@ -49,7 +49,7 @@ class Client:
         self._connection = target if isinstance(target, Connection) else Connection(target, tls, api_key)
         self._timeout_seconds = timeout_seconds
         self._metadata = self._connection.metadata()
-        self._channel = _open(self._connection)
+        self._channel = self._connection.aio_channel()
         self._generation: generation_pb2_grpc.GenerationAsyncStub = generation_pb2_grpc.GenerationStub(self._channel)
         self._embedding: embedding_pb2_grpc.EmbeddingAsyncStub = embedding_pb2_grpc.EmbeddingStub(self._channel)
 
@@ -115,12 +115,6 @@ class Client:
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return self._timeout_seconds if timeout_seconds is None else timeout_seconds
-
-
-def _open(connection: Connection) -> grpc.aio.Channel:
-    if connection.tls is None:
-        return grpc.aio.insecure_channel(connection.target, connection.options())
-    return grpc.aio.secure_channel(connection.target, connection.tls.credentials(), connection.options())
 
 
 async def _reply(call: Awaitable[ReplyT]) -> ReplyT:

@@ -52,6 +52,18 @@ class Connection:
     keepalive_seconds: float = 30.0
     """A connection with calls on it that is silent for so long is probed, and given up after 10 s more."""
 
+    def channel(self) -> grpc.Channel:
+        """Opens a channel for synchronous calls; the caller closes it."""
+        if self.tls is None:
+            return grpc.insecure_channel(self.target, self.options())
+        return grpc.secure_channel(self.target, self.tls.credentials(), self.options())
+
+    def aio_channel(self) -> grpc.aio.Channel:
+        """Opens a channel for the running event loop; the caller closes it."""
+        if self.tls is None:
+            return grpc.aio.insecure_channel(self.target, self.options())
+        return grpc.aio.secure_channel(self.target, self.tls.credentials(), self.options())
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Builds the metadata of every call."""
         return (("authorization", f"Bearer {self.api_key}"),) if self.api_key else ()

@@ -52,7 +52,7 @@ class SyncClient:
         self._connection = target if isinstance(target, Connection) else Connection(target, tls, api_key)
         self._timeout_seconds = timeout_seconds
         self._metadata = self._connection.metadata()
-        self._channel = channel or _open(self._connection)
+        self._channel = channel or self._connection.channel()
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._embedding = embedding_pb2_grpc.EmbeddingStub(self._channel)
 
@@ -178,9 +178,3 @@ class SyncGeneration:
             if not self._finished:
                 raise IncompleteStream("The stream ended before the generation was complete.") from None
             raise
-
-
-def _open(connection: Connection) -> grpc.Channel:
-    if connection.tls is None:
-        return grpc.insecure_channel(connection.target, connection.options())
-    return grpc.secure_channel(connection.target, connection.tls.credentials(), connection.options())

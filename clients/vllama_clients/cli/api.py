@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 
 from vllama_clients.cli.address import HttpAddress, http_address
 from vllama_clients.cli.failure import CommandFailed, NotServed
+from vllama_clients.cli.tls import authority
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -29,10 +31,11 @@ class Api:
     NotServed for its 404.
     """
 
-    def __init__(self, address: HttpAddress, api_key: str = "") -> None:
+    def __init__(self, address: HttpAddress, api_key: str = "", authority: str | None = None) -> None:
         self.address = address
         """The server."""
         self._api_key = api_key
+        self._authority = authority
 
     def get(self, path: str) -> dict[str, Any]:
         """Fetches one object."""
@@ -74,8 +77,12 @@ class Api:
             connection.close()
 
     def _connect(self) -> HTTPConnection:
-        kind = HTTPSConnection if self.address.scheme == "https" else HTTPConnection
-        connection = kind(self.address.host, self.address.port, timeout=CONNECT_TIMEOUT_SECONDS)
+        host, port = self.address.host, self.address.port
+        if self.address.scheme == "https":
+            tls = ssl.create_default_context(cadata=self._authority)
+            connection: HTTPConnection = HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_SECONDS, context=tls)
+        else:
+            connection = HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_SECONDS)
         try:
             connection.connect()
         except OSError as error:
@@ -96,7 +103,7 @@ class Api:
 
 def api_of_environment() -> Api:
     """Makes the client that the environment describes."""
-    return Api(http_address(os.environ), os.environ.get("VLLAMA_API_KEY", ""))
+    return Api(http_address(os.environ), os.environ.get("VLLAMA_API_KEY", ""), authority(os.environ))
 
 
 def _lines(response: HTTPResponse) -> Iterator[bytes]:

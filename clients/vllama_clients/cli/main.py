@@ -30,13 +30,18 @@ COMMANDS = {
     "cp": "Gives a model a second name.",
     "rm": "Deletes models.",
     "stop": "Unloads models.",
+    "top": "Shows the fleet live: state, load and speed of every worker.",
+    "drain": "Takes a worker out of service when its streams have ended.",
+    "restart": "Restarts workers one after the other, so that no request fails.",
     "demo": "Starts a fleet, sends it many chats at once, and shows who served them.",
+    "simulate": "Compares placement policies on simulated fleets.",
+    "key": "Makes an API key and the line for the server's key file.",
     "version": "Prints the versions of this command and of the server.",
     "completion": "Prints the completion script of a shell.",
 }
 """Every command with the first line of its help, so that the list needs no command's module."""
 
-PASSED_THROUGH = ("serve", "worker")
+PASSED_THROUGH = ("serve", "worker", "simulate", "key")
 """Commands whose flags are another program's."""
 
 EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'

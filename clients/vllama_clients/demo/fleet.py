@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import grpc
 
 from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.connection import Connection
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc, worker_pb2
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ async def _ready(
 async def _all_serve(target: str, workers: int, say: Callable[[str], None]) -> None:
     """Returns when every worker takes requests; CommandFailed as soon as one has failed for good."""
     told: dict[str, str] = {}
-    async with grpc.aio.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+    async with Connection(target).aio_channel() as channel:
         stub: fleet_pb2_grpc.FleetAsyncStub = fleet_pb2_grpc.FleetStub(channel)
         while True:
             try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Sequence
 
 TAGS = {
@@ -104,16 +105,17 @@ class OllamaServer:
 
 
 @asynccontextmanager
-async def ollama_server() -> AsyncIterator[OllamaServer]:
-    """Runs one on a free port of the loopback interface."""
+async def ollama_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[OllamaServer]:
+    """Runs one on a free port of the loopback interface, behind TLS if given its context."""
     server = OllamaServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    scheme = "http" if tls is None else "https"
+    server.url = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
     yield server
     await runner.cleanup()
 

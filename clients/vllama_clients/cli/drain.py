@@ -1,0 +1,28 @@
+"""`vllama drain`: takes one worker out of service when its streams have ended."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.fleet_client import fleet_of
+
+
+def command(
+    worker: Annotated[str, typer.Argument(help="Name of the worker, as `vllama top` shows it.")],
+    timeout_seconds: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="Seconds that running streams may take.")
+    ] = None,
+) -> None:
+    """Takes a worker out of service when its streams have ended.
+
+    Ends with status 1 if streams were still running when the time was over.
+    """
+    with fleet_of(os.environ) as fleet:
+        remaining = fleet.drain(worker, timeout_seconds)
+    if remaining:
+        raise CommandFailed(f"{worker} still has {remaining} streams; give it more time with --timeout.")
+    print(f"{worker} is drained")

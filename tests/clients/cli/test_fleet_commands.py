@@ -1,0 +1,218 @@
+"""top, drain, restart against a scripted Fleet service."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from rich.console import Console
+
+from tests.clients.scripted_server import Refusal, Script, start_server
+from vllama_clients.cli.fleet_table import fleet_table, state, summary, why
+from vllama_protos.v1 import fleet_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.clients.conftest import Server
+
+READY = fleet_pb2.WorkerStatus(
+    name="worker-0",
+    available=True,
+    leases=12,
+    restarts=2,
+    description=worker_pb2.DescribeResponse(models=["smollm2:135m"], max_streams=64),
+    report=worker_pb2.WorkerReport(
+        state=worker_pb2.WORKER_STATE_READY,
+        running=12,
+        waiting=3,
+        kv_cache_use=0.25,
+        decode_tokens_per_second=512.4,
+        prefill_tokens_per_second=20000,
+        prefix_hit_rate=0.5,
+        step=timedelta(milliseconds=12.5),
+        uptime=timedelta(hours=3),
+    ),
+)
+STARTING = fleet_pb2.WorkerStatus(
+    name="worker-1",
+    reason="starting",
+    report=worker_pb2.WorkerReport(
+        state=worker_pb2.WORKER_STATE_STARTING, phase=worker_pb2.START_PHASE_WARM_UP, progress=0.5
+    ),
+)
+FAILED = fleet_pb2.WorkerStatus(
+    name="worker-2",
+    reason="failed",
+    report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_FAILED, failure="No memory: lower --max-model-len."),
+)
+DRAINING = fleet_pb2.WorkerStatus(
+    name="worker-3", reason="draining", report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_DRAINING)
+)
+WAITING = fleet_pb2.WorkerStatus(name="worker-4", reason="lost", retry_in=timedelta(seconds=8))
+FLEET = fleet_pb2.ListWorkersResponse(workers=[READY, STARTING, FAILED], queued_requests=7)
+
+
+@pytest.fixture
+def top(server: Server, vllama: Callable) -> Callable:
+    """Runs a command against the scripted Fleet service."""
+
+    async def run(*arguments: str) -> object:
+        return await vllama(*arguments, VLLAMA_GRPC=server.target, COLUMNS="160")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("worker", "word"),
+    [
+        (READY, "ready"),
+        (STARTING, "warm up 50%"),
+        (FAILED, "failed"),
+        (DRAINING, "draining"),
+        (WAITING, "retry in 8 s"),
+        (fleet_pb2.WorkerStatus(name="w", reason="ejected"), "ejected"),
+        (fleet_pb2.WorkerStatus(name="w"), "out"),
+    ],
+)
+def test_state(worker: fleet_pb2.WorkerStatus, word: str) -> None:
+    """Each state has its word."""
+    assert state(worker) == word
+
+
+def test_causes() -> None:
+    """Only what does not serve and does not start needs a reason."""
+    assert [why(worker) for worker in (READY, STARTING, FAILED, WAITING)] == [
+        "",
+        "",
+        "No memory: lower --max-model-len.",
+        "lost",
+    ]
+
+
+def test_table() -> None:
+    """A ready worker's numbers stand in its line."""
+    console = Console(record=True, width=160)
+    console.print(fleet_table(FLEET))
+    line = next(line for line in console.export_text().splitlines() if line.startswith("worker-0"))
+    assert line.split() == (
+        ["worker-0", "ready", "smollm2:135m", "12/64", "3", "25%", "512", "20000", "12.5", "ms", "50%", "2", "3h"]
+    )
+
+
+def test_summary() -> None:
+    """The fleet's sums stand in one line."""
+    assert summary(FLEET) == "1 of 3 workers serve   12 streams   7 queued   512 tokens/s"
+
+
+async def test_top_off_a_terminal_prints_once(server: Server, top: Callable) -> None:
+    """Every worker has a line, and a failed one its cause."""
+    server.script.reply = FLEET
+    done = await top("top")
+    assert done.status == 0
+    assert all(worker.name in done.out for worker in FLEET.workers)
+    assert "worker-2: No memory: lower --max-model-len." in done.out
+
+
+async def test_top_as_json(server: Server, top: Callable) -> None:
+    """--json prints the message's fields by their names."""
+    server.script.reply = FLEET
+    fleet = json.loads((await top("top", "--json")).out)
+    assert fleet["queued_requests"] == 7
+    assert fleet["workers"][0]["report"]["waiting"] == 3
+
+
+async def test_top_without_a_balancer(vllama: Callable) -> None:
+    """What to do is said; status 1."""
+    done = await vllama("top", "--once", VLLAMA_GRPC="127.0.0.1:1")
+    assert done.status == 1
+    assert "No balancer answers at 127.0.0.1:1" in done.err
+
+
+async def test_top_with_a_key(server: Server, top: Callable, vllama: Callable) -> None:
+    """VLLAMA_API_KEY is sent to the Fleet service as well."""
+    server.script.reply = FLEET
+    await vllama("top", "--once", VLLAMA_GRPC=server.target, VLLAMA_API_KEY="s3cret")
+    assert server.script.metadata[0]["authorization"] == "Bearer s3cret"
+
+
+async def test_drain(server: Server, top: Callable) -> None:
+    """Name and time reach the balancer."""
+    server.script.reply = fleet_pb2.DrainWorkerResponse()
+    done = await top("drain", "worker-0", "--timeout", "2.5")
+    assert (done.out, done.status) == ("worker-0 is drained\n", 0)
+    (request,) = server.script.requests
+    assert (request.worker, request.deadline.ToMilliseconds()) == ("worker-0", 2500)
+
+
+async def test_drain_without_a_time(server: Server, top: Callable) -> None:
+    """No time-out means as long as it takes."""
+    server.script.reply = fleet_pb2.DrainWorkerResponse()
+    await top("drain", "worker-0")
+    assert not server.script.requests[0].HasField("deadline")
+
+
+async def test_drain_that_leaves_streams(server: Server, top: Callable) -> None:
+    """Streams that were still running are a failure."""
+    server.script.reply = fleet_pb2.DrainWorkerResponse(remaining_streams=2)
+    done = await top("drain", "worker-0", "--timeout", "0")
+    assert done.status == 1
+    assert "2 streams" in done.err
+
+
+async def test_drain_of_an_unknown_worker(server: Server, top: Callable) -> None:
+    """The balancer's own sentence is printed."""
+    server.script.reply = Refusal(grpc.StatusCode.NOT_FOUND, "no worker is called 'x'")
+    done = await top("drain", "x")
+    assert (done.err, done.status) == ("Error: no worker is called 'x'\n", 1)
+
+
+async def test_restart_tells_what_happens(server: Server, top: Callable) -> None:
+    """Each change of a worker's state is a line."""
+    moments = []
+    for worker in (READY, DRAINING, DRAINING, STARTING, READY):
+        moved = fleet_pb2.WorkerStatus()
+        moved.CopyFrom(worker)
+        moved.name = "worker-0"
+        moments.append(fleet_pb2.ListWorkersResponse(workers=[moved]))
+    server.script.fleets = moments
+    done = await top("restart", "worker-0")
+    assert done.out.splitlines() == [
+        "worker-0: draining",
+        "worker-0: warm up 50%",
+        "worker-0: ready",
+        "restarted",
+    ]
+    assert list(server.script.requests[0].workers) == ["worker-0"]
+
+
+async def test_restart_of_foreign_workers(server: Server, top: Callable) -> None:
+    """A refusal is told and nothing is claimed."""
+    server.script.reply = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "worker-0 was not started by this balancer")
+    done = await top("restart")
+    assert (done.out, done.status) == ("", 1)
+    assert "was not started by this balancer" in done.err
+
+
+@pytest.fixture
+async def secure_server(certificate: tuple[bytes, bytes]) -> AsyncIterator[tuple[str, Script]]:
+    """A Fleet service behind TLS."""
+    chain, key = certificate
+    script = Script(reply=FLEET)
+    running, port = await start_server(script, "127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)]))
+    yield f"localhost:{port}", script
+    await running.stop(None)
+
+
+async def test_top_over_tls(
+    secure_server: tuple[str, Script], vllama: Callable, certificate: tuple[bytes, bytes], tmp_path: object
+) -> None:
+    """VLLAMA_CA names the authority, and its presence turns TLS on."""
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(certificate[0])
+    done = await vllama("top", "--once", VLLAMA_GRPC=secure_server[0], VLLAMA_CA=str(authority))
+    assert (done.err, done.status) == ("", 0)
+    assert "worker-0" in done.out
