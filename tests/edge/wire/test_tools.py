@@ -24,7 +24,7 @@ def test_a_call_without_arguments_has_an_empty_object(arguments: str | None) -> 
 @pytest.mark.parametrize("arguments", ["[1]", "nonsense", '"text"', "[" * 5000])
 def test_arguments_must_be_an_object(arguments: str) -> None:
     """Anything but a JSON object is refused by name."""
-    with pytest.raises(InvalidRequest, match="invalid tool call arguments: x.arguments"):
+    with pytest.raises(InvalidRequest, match=r"invalid tool call arguments: x\.arguments"):
         to_tool_call("c", "f", arguments, "x")
 
 

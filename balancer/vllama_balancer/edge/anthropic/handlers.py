@@ -17,7 +17,7 @@ from vllama_balancer.edge.streaming import SSE
 from vllama_balancer.edge.trace import TRACE
 from vllama_balancer.edge.wire.collected import collect
 from vllama_balancer.edge.wire.demands import drop_thinking, meet_demands
-from vllama_balancer.edge.wire.presets import add_system, apply_presets
+from vllama_balancer.edge.wire.presets import apply_presets
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.gateway import Call
 from vllama_protos.v1 import generation_pb2
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.requested import RequestedModel
 
     Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
 
@@ -41,9 +42,7 @@ class Handlers:
         body = await self._edge.read(request, MessagesRequest)
         generation = to_generation(body)
         model = self._edge.find(request, body.model or "")
-        drop_thinking(model, generation.chat)
-        meet_demands(model, generation)
-        apply_presets(model.entry, generation)
+        _fit(model, generation)
         events = self._edge.generate(request, model, generation)
         identity = Identity(f"msg_{secrets.token_hex(12)}", model.requested)
         if body.stream:
@@ -61,13 +60,18 @@ class Handlers:
         body = await self._edge.read(request, MessagesRequest)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
-        chat = to_chat(body)
+        generation = generation_pb2.GenerateRequest(chat=to_chat(body))
         model = self._edge.find(request, body.model)
-        drop_thinking(model, chat)
-        add_system(model.entry, chat)
-        wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=chat)
+        _fit(model, generation)
+        wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
         tokenized = await self._edge.gateway.tokenize(wire, Call(request[TRACE].client))
         return _reply({"input_tokens": len(tokenized.token_ids)})
+
+
+def _fit(model: RequestedModel, generation: generation_pb2.GenerateRequest) -> None:
+    drop_thinking(model, generation.chat)
+    meet_demands(model, generation)
+    apply_presets(model.entry, generation)
 
 
 def _reply(value: object) -> web.Response:

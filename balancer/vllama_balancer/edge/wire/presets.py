@@ -30,7 +30,7 @@ def apply_presets(entry: ModelEntry, generation: generation_pb2.GenerateRequest)
     """Fills what a request leaves open; what it sets stays."""
     presets: Mapping[str, Any] = entry.parameters
     sampling = generation.sampling
-    add_system(entry, generation.chat)
+    _add_system(entry, generation.chat)
     for name, (field, read) in _SAMPLING.items():
         if presets.get(name) is not None and not sampling.HasField(field):
             setattr(sampling, field, read(presets[name]))
@@ -41,7 +41,7 @@ def apply_presets(entry: ModelEntry, generation: generation_pb2.GenerateRequest)
         generation.max_context_tokens = max(0, min(int(presets["num_ctx"]), INT32_MAX))
 
 
-def add_system(entry: ModelEntry, chat: generation_pb2.Chat) -> None:
+def _add_system(entry: ModelEntry, chat: generation_pb2.Chat) -> None:
     """Puts the alias's system text before a conversation that does not begin with one."""
     if entry.system and chat.messages and chat.messages[0].role != "system":
         turns = list(chat.messages)
