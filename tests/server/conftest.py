@@ -90,7 +90,7 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 async def start_worker(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[RunningWorker]]]:
-    """Starts workers that end with the test: `await start_worker(engine, max_queue=1, ready=False)`."""
+    """Starts workers that end with the test; settings are those of WorkerConfig."""
     async with AsyncExitStack() as stack:
         count = 0
 

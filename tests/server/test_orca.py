@@ -1,0 +1,72 @@
+"""The load report in the trailers of a generation.
+
+gRPC clients keep this trailer to themselves - it is for their balancing policies - so the test
+reads it from the wire.
+"""
+
+from contextlib import suppress
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from tests.server.engines import started
+from tests.server.wiretap import wiretap
+from vllama_protos.v1 import generation_pb2
+from vllama_protos.v1.generation_pb2_grpc import GenerationStub
+from vllama_server.engine import EngineLoad
+from vllama_server.errors import EngineFault
+from vllama_server.orca import TRAILER, load_report
+
+LOAD = EngineLoad(running=32, waiting=64, kv_cache_use=0.25, queued_prompt_tokens=9)
+
+
+def decoded(data):
+    """Decodes an xds.data.orca.v3.OrcaLoadReport by its published schema."""
+    file = descriptor_pb2.FileDescriptorProto(name="orca.proto", package="xds.data.orca.v3", syntax="proto3")
+    message = file.message_type.add(name="OrcaLoadReport")
+    for name, number in (("cpu_utilization", 1), ("mem_utilization", 2), ("application_utilization", 9)):
+        message.field.add(name=name, number=number, type=1, label=1)
+    entry = message.nested_type.add(name="NamedMetricsEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=9, label=1)
+    entry.field.add(name="value", number=2, type=1, label=1)
+    type_name = ".xds.data.orca.v3.OrcaLoadReport.NamedMetricsEntry"
+    message.field.add(name="named_metrics", number=8, type=11, label=3, type_name=type_name)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("xds.data.orca.v3.OrcaLoadReport"))
+    return kind.FromString(data)
+
+
+def test_the_report_is_what_the_published_schema_reads():
+    """Every field lands where Envoy and gRPC look for it; waiting requests push the utilization above 1."""
+    report = decoded(load_report(LOAD, 64))
+    assert report.mem_utilization == 0.25
+    assert report.application_utilization == 1.5
+    assert report.cpu_utilization == 0.0
+    assert dict(report.named_metrics) == {
+        "vllama.running": 32.0,
+        "vllama.waiting": 64.0,
+        "vllama.queued_prompt_tokens": 9.0,
+    }
+
+
+@pytest.mark.parametrize("end", [None, EngineFault("broke")])
+async def test_every_generation_sends_its_report(start_worker, tmp_path, end):
+    """The trailer goes out when a generation ends well, and when it fails."""
+    engine = started() if end is None else started(end)
+    engine.reported = LOAD
+    worker = await start_worker(engine)
+    path = tmp_path / "tap"
+    async with wiretap(path, worker.server.address.removeprefix("unix:")) as heard:
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            with suppress(grpc.aio.AioRpcError):
+                async for _ in GenerationStub(channel).Generate(generation_pb2.GenerateRequest(prompt="x")):
+                    pass
+    # A header of a new name: its length and the name, then the value's length, a zero for "binary", the value.
+    _, found, rest = heard.partition(TRAILER.encode())
+    assert found
+    length = rest[0]
+    assert rest[1] == 0
+    assert decoded(bytes(rest[2 : 1 + length])).application_utilization == 1.5

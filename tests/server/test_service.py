@@ -1,0 +1,308 @@
+"""vllama.v1.Generation over a real channel."""
+
+import asyncio
+from hashlib import sha256
+
+import grpc
+import pytest
+
+from tests.server.engines import completed, started
+from tests.server.statuses import all_of, details_of, error_of
+from vllama_protos.v1 import embedding_pb2
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_server.engine import (
+    Accepted,
+    Chunk,
+    FinishReason,
+    PositionLogprobs,
+    TextPrompt,
+    TokenLogprob,
+    ToolCall,
+)
+from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, EngineFault
+from vllama_server.fake_engine.engine import FakeEngine
+from vllama_server.fake_engine.profile import Profile
+
+
+def request(prompt="hello", **fields):
+    """Makes a request for a few tokens."""
+    return pb.GenerateRequest(prompt=prompt, sampling=pb.Sampling(max_tokens=fields.pop("max_tokens", 5)), **fields)
+
+
+async def test_a_generation_is_started_then_deltas_then_finished(start_worker):
+    """The order of events and the exact text of the simulated engine."""
+    worker = await start_worker()
+    first, *deltas, last = await all_of(worker.generation.Generate(request()))
+    digest = sha256(b"hello").hexdigest()[:4]
+    assert first.started.worker == "worker-0"
+    assert first.started.boot_id
+    assert first.started.prompt_tokens == 2
+    assert not first.started.prompt_token_ids
+    assert "".join(event.delta.text for event in deltas) == "".join(f" {digest}.{i}" for i in range(5))
+    assert sum(len(event.delta.token_ids) for event in deltas) == 5
+    assert last.finished.reason == pb.FINISH_REASON_LENGTH
+    assert (last.finished.usage.prompt_tokens, last.finished.usage.completion_tokens) == (2, 5)
+
+
+async def test_the_prompt_ids_are_told_when_asked_for(start_worker):
+    """return_prompt_token_ids puts them into `started`."""
+    worker = await start_worker()
+    first, *_ = await all_of(worker.generation.Generate(request(return_prompt_token_ids=True)))
+    back = await worker.generation.Detokenize(pb.DetokenizeRequest(token_ids=first.started.prompt_token_ids))
+    assert back.text == "hello"
+
+
+async def test_a_stream_resumes_after_what_was_delivered(start_worker):
+    """Before the cut and after it make the undisturbed text."""
+    worker = await start_worker()
+    whole = await all_of(worker.generation.Generate(request(max_tokens=10)))
+    ids = [id_ for event in whole for id_ in event.delta.token_ids]
+    rest = await all_of(worker.generation.Generate(request(max_tokens=10, resume_token_ids=ids[:4])))
+    assert [id_ for event in rest for id_ in event.delta.token_ids] == ids[4:]
+    assert rest[-1].finished.usage.completion_tokens == 10
+
+
+async def test_every_part_of_an_event_arrives(start_worker):
+    """Thinking, tool calls, log probabilities, timings: what the engine says is what the client reads."""
+    token = TokenLogprob(7, "x", b"x", -0.5)
+    engine = started(
+        Accepted((1, 2, 3), 2, 1),
+        Chunk("a", "b", (ToolCall("c1", "f", '{"x":1}'),), [7], [PositionLogprobs(token, (token,))]),
+        completed(
+            reason=FinishReason.TOOL_CALLS,
+            cached_prompt_tokens=2,
+            reasoning_tokens=1,
+            matched_stop="###",
+            queue_seconds=0.25,
+            prefill_seconds=0.5,
+            decode_seconds=1.5,
+        ),
+    )
+    worker = await start_worker(engine)
+    first, delta, last = await all_of(worker.generation.Generate(request()))
+    assert (first.started.cached_prompt_tokens, first.started.dropped_messages) == (2, 1)
+    assert (delta.delta.text, delta.delta.thinking) == ("a", "b")
+    assert delta.delta.tool_calls[0] == pb.ToolCall(id="c1", name="f", arguments_json='{"x":1}')
+    entry = pb.TokenLogprob(id=7, text="x", bytes=b"x", logprob=-0.5)
+    assert delta.delta.logprobs[0] == pb.TokenLogprobs(token=entry, top=[entry])
+    end = last.finished
+    assert (end.reason, end.matched_stop, end.usage.reasoning_tokens) == (pb.FINISH_REASON_TOOL_CALLS, "###", 1)
+    assert (end.timings.queue.nanos, end.timings.prompt.nanos) == (250_000_000, 500_000_000)
+    assert (end.timings.decode.seconds, end.timings.decode.nanos) == (1, 500_000_000)
+    assert end.timings.HasField("load")
+
+
+@pytest.mark.parametrize("name", ["", "tiny", "TINY"])
+async def test_any_served_name_and_none_reach_the_model(start_worker, name):
+    """Names are compared without case, and a worker accepts an empty one."""
+    worker = await start_worker()
+    assert await all_of(worker.generation.Generate(request(model=name)))
+
+
+async def test_another_model_is_not_found(start_worker):
+    """The error says what is served."""
+    worker = await start_worker(served_names=("tiny:latest", "small"))
+    error = await error_of(all_of(worker.generation.Generate(request(model="huge"))))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+    assert "tiny:latest, small" in error.details()
+    assert details_of(error)[0].reason == "MODEL_NOT_FOUND"
+
+
+async def test_a_wrong_field_is_named(start_worker):
+    """INVALID_ARGUMENT carries the field in its ErrorInfo."""
+    worker = await start_worker()
+    error = await error_of(all_of(worker.generation.Generate(request(top_logprobs=3))))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    info, retry = details_of(error)
+    assert (info.domain, info.reason, info.metadata["field"]) == ("vllama", "INVALID_REQUEST", "top_logprobs")
+    assert retry is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "metadata"),
+    [
+        (ContextTooLong("too long", "prompt"), "INVALID_ARGUMENT", "CONTEXT_TOO_LONG", {"field": "prompt"}),
+        (CapabilityMissing("blind", "vision"), "FAILED_PRECONDITION", "CAPABILITY_MISSING", {"capability": "vision"}),
+        (EngineFault("broke"), "INTERNAL", "ENGINE_FAULT", {}),
+        (RuntimeError("secret"), "INTERNAL", "ENGINE_FAULT", {}),
+    ],
+)
+async def test_errors_of_the_engine_become_statuses(start_worker, error, code, reason, metadata):
+    """Each kind has its code and its stable reason; what is not ours is not shown."""
+    worker = await start_worker(started(error))
+    caught = await error_of(all_of(worker.generation.Generate(request())))
+    assert caught.code().name == code
+    info, _ = details_of(caught)
+    assert (info.reason, dict(info.metadata)) == (reason, metadata)
+    assert "secret" not in caught.details()
+
+
+async def test_a_busy_engine_says_when_to_come_back(start_worker):
+    """RESOURCE_EXHAUSTED carries a RetryInfo."""
+    worker = await start_worker(started(EngineBusy("full")))
+    error = await error_of(all_of(worker.generation.Generate(request())))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details_of(error)[1].retry_delay.seconds == 1
+
+
+async def test_an_error_after_the_first_delta_is_a_status(start_worker):
+    """What was delivered stays delivered, and the end is no `finished`."""
+    worker = await start_worker(started(Accepted((1,)), Chunk("a", token_ids=[1]), EngineFault("broke")))
+    seen = []
+    call = worker.generation.Generate(request())
+    with pytest.raises(grpc.aio.AioRpcError):
+        seen += [event.WhichOneof("event") async for event in call]
+    assert await call.code() == grpc.StatusCode.INTERNAL
+
+
+async def test_an_engine_that_ends_without_completing_is_a_fault(start_worker):
+    """A client never takes a broken stream for a whole one."""
+    worker = await start_worker(started(Accepted((1,)), Chunk("a", token_ids=[1])))
+    error = await error_of(all_of(worker.generation.Generate(request())))
+    assert error.code() == grpc.StatusCode.INTERNAL
+
+
+async def test_a_cancelled_call_is_aborted_in_the_engine(start_worker):
+    """Cancelling frees the place at once, whatever the stream was doing."""
+    worker = await start_worker(FakeEngine(Profile(step_seconds=0.001)))
+    call = worker.generation.Generate(request(max_tokens=4000))
+    await call.read()
+    assert worker.engine.load().running == 1
+    call.cancel()
+    async with asyncio.timeout(1):
+        while worker.engine.load().running:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_deadline_ends_the_generation_in_the_engine(start_worker):
+    """The caller gets DEADLINE_EXCEEDED, and the engine is free again."""
+    worker = await start_worker(FakeEngine(Profile(step_seconds=0.01)))
+    error = await error_of(all_of(worker.generation.Generate(request(max_tokens=4000), timeout=0.2)))
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(1):
+        while worker.engine.load().running:
+            await asyncio.sleep(0.01)
+
+
+async def test_requests_beyond_the_queue_are_refused(start_worker):
+    """One stream runs, one waits, the third is told to come back."""
+    worker = await start_worker(FakeEngine(Profile(max_streams=1)), max_queue=1)
+    calls = [worker.generation.Generate(request(f"p{number}", max_tokens=500)) for number in range(2)]
+    await calls[0].read()
+    async with asyncio.timeout(5):
+        while worker.engine.load().waiting < 1:
+            await asyncio.sleep(0.01)
+    error = await error_of(all_of(worker.generation.Generate(request())))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details_of(error)[0].reason == "ENGINE_BUSY"
+    for call in calls:
+        call.cancel()
+
+
+async def test_two_live_requests_of_one_id_stay_apart(start_worker):
+    """The engine knows them by different ids, so aborting one leaves the other."""
+    engine = started()
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    calls = [asyncio.create_task(all_of(worker.generation.Generate(request(request_id="same")))) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while len(engine.requests) < 2:
+            await asyncio.sleep(0.01)
+    assert len({one.request_id for one in engine.requests}) == 2
+    engine.may_end.set()
+    for events in await asyncio.gather(*calls):
+        assert events[-1].WhichOneof("event") == "finished"
+
+
+async def test_the_request_id_may_come_as_metadata(start_worker):
+    """x-request-id counts when the field is empty."""
+    engine = started()
+    worker = await start_worker(engine)
+    await all_of(worker.generation.Generate(request(), metadata=(("x-request-id", "from-metadata"),)))
+    await all_of(worker.generation.Generate(request(request_id="own"), metadata=(("x-request-id", "other"),)))
+    await all_of(worker.generation.Generate(request()))
+    assert [one.request_id for one in engine.requests][:2] == ["from-metadata", "own"]
+    assert len(engine.requests[2].request_id) == 32
+
+
+@pytest.mark.parametrize("request_id", ["x" * 129, "a\nb", "ä"])
+async def test_a_request_id_that_would_spoil_the_log_is_refused(start_worker, request_id):
+    """It is 128 printable ASCII characters at most."""
+    worker = await start_worker()
+    error = await error_of(all_of(worker.generation.Generate(request(request_id=request_id))))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert details_of(error)[0].metadata["field"] == "request_id"
+
+
+async def test_a_text_is_tokenized_and_back(start_worker):
+    """Tokenize and Detokenize are each other's inverse."""
+    worker = await start_worker()
+    tokenized = await worker.generation.Tokenize(pb.TokenizeRequest(prompt="hello there"))
+    assert tokenized.text == "hello there"
+    back = await worker.generation.Detokenize(pb.DetokenizeRequest(token_ids=tokenized.token_ids))
+    assert back.text == "hello there"
+
+
+async def test_a_chat_is_rendered_before_it_is_tokenized(start_worker):
+    """The text that was tokenized is told."""
+    worker = await start_worker()
+    chat = pb.Chat(messages=[pb.Message(role="user", content="Hi")])
+    assert (await worker.generation.Tokenize(pb.TokenizeRequest(chat=chat))).text == "user: Hi\n"
+
+
+async def test_tokenize_without_input_is_refused(start_worker):
+    """One of the two must be set."""
+    worker = await start_worker()
+    error = await error_of(worker.generation.Tokenize(pb.TokenizeRequest()))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_texts_are_embedded_in_order(start_worker):
+    """One vector for each input, with its tokens."""
+    worker = await start_worker()
+    reply = await worker.embedding.Embed(embedding_pb2.EmbedRequest(inputs=["a", "bbbbb", "a"]))
+    assert [vector.prompt_tokens for vector in reply.vectors] == [1, 2, 1]
+    assert reply.vectors[0].values == reply.vectors[2].values != reply.vectors[1].values
+
+
+async def test_embedding_nothing_is_refused(start_worker):
+    """The empty field is named."""
+    worker = await start_worker()
+    error = await error_of(worker.embedding.Embed(embedding_pb2.EmbedRequest()))
+    assert details_of(error)[0].metadata["field"] == "inputs"
+
+
+async def test_calls_are_counted_and_measured(start_worker):
+    """Metrics show calls by method and code, tokens, and the time to the first token."""
+    worker = await start_worker()
+    await all_of(worker.generation.Generate(request()))
+    await error_of(all_of(worker.generation.Generate(request(model="huge"))))
+    value = worker.registry.get_sample_value
+    assert value("vllama_worker_requests_total", {"method": "Generate", "code": "OK"}) == 1
+    assert value("vllama_worker_requests_total", {"method": "Generate", "code": "NOT_FOUND"}) == 1
+    assert value("vllama_worker_prompt_tokens_total") == 2
+    assert value("vllama_worker_completion_tokens_total") == 5
+    assert value("vllama_worker_time_to_first_token_seconds_count") == 1
+    assert value("vllama_worker_requests_in_flight") == 0
+
+
+async def test_no_prompt_reaches_the_log(start_worker, caplog):
+    """Lines carry the request's id and never its text."""
+    caplog.set_level("DEBUG")
+    worker = await start_worker()
+    await all_of(worker.generation.Generate(request("classified", request_id="r-1")))
+    error = pb.GenerateRequest(prompt="classified", suffix="classified", request_id="r-2")
+    await error_of(all_of(worker.generation.Generate(error)))
+    assert "r-1" in caplog.text
+    assert "r-2" in caplog.text
+    assert "classified" not in caplog.text
+
+
+async def test_the_engine_gets_what_was_asked(start_worker):
+    """The request crosses the boundary as the engine's own type."""
+    engine = started()
+    worker = await start_worker(engine)
+    await all_of(worker.generation.Generate(request("hello", priority=-3, max_context_tokens=77)))
+    (one,) = engine.requests
+    assert one.prompt == TextPrompt("hello")
+    assert (one.priority, one.max_context_tokens, one.sampling.max_tokens) == (-3, 77, 5)
