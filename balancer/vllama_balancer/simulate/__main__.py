@@ -1,0 +1,84 @@
+"""Runs the comparison: `python -m vllama_balancer.simulate [--quick] [--report FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllama_balancer.policies import POLICIES
+from vllama_balancer.simulate.contenders import CONTENDERS, LEAST_REQUEST, SUBJECT
+from vllama_balancer.simulate.grid import FULL, QUICK, Grid, run
+from vllama_balancer.simulate.report import page
+from vllama_balancer.simulate.tables import goals, markdown, summary, tables
+from vllama_balancer.simulate.tuning import tune
+from vllama_balancer.simulate.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what the arguments ask for and prints the summary; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    start = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"{time.monotonic() - start:6.0f} s  {line}", file=sys.stderr)
+
+    if arguments.tune:
+        for worth, rule in tune(progress=progress)[:10]:
+            print(f"{worth:.4f}  match {rule.match}, absolute {rule.absolute}, relative {rule.relative}")
+        return 0
+    names = [SUBJECT, LEAST_REQUEST, *arguments.policies] if arguments.policies else list(CONTENDERS)
+    results = run(_grid(arguments), dict.fromkeys(names), progress, arguments.jobs)
+    print(markdown([summary(results), *goals(results, SUBJECT)]), end="")
+    if arguments.report:
+        arguments.report.write_text(page(results, SUBJECT), encoding="utf-8")
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(tables(results, SUBJECT)), encoding="utf-8")
+    return 0
+
+
+def _grid(arguments: argparse.Namespace) -> Grid:
+    grid = QUICK if arguments.quick else FULL
+    return replace(
+        grid,
+        workloads=tuple(arguments.workloads or grid.workloads),
+        concurrencies=tuple(arguments.concurrency or grid.concurrencies),
+        workers=tuple(arguments.workers or grid.workers),
+        seeds=tuple(range(arguments.seeds)) if arguments.seeds else grid.seeds,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vllama simulate",
+        description="Compares placement policies on simulated fleets, in made-up time.",
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a part of the grid: seconds instead of minutes")
+    add("--workloads", nargs="+", choices=list(WORKLOADS), metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
+    add("--concurrency", nargs="+", type=_positive, metavar="N", help="numbers of clients")
+    add("--workers", nargs="+", type=_positive, metavar="N", help="sizes of the fleet")
+    add("--seeds", type=_positive, metavar="N", help="runs of each cell")
+    choices = [*CONTENDERS, *(name for name in POLICIES if name not in CONTENDERS)]
+    add("--policies", nargs="+", choices=choices, metavar="NAME", help=f"of {', '.join(choices)}")
+    add("--jobs", type=_positive, default=1, metavar="N", help="processes (default 1)")
+    add("--report", type=Path, metavar="FILE", help="writes the HTML report with charts")
+    add("--markdown", type=Path, metavar="FILE", help="writes all tables as Markdown")
+    add("--tune", action="store_true", help="searches the cache-aware rule's best thresholds instead")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Charts as inline SVG: bars for means, a heat map for cells. Plain text out, nothing to install."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ROW = 22
+LABEL = 170
+WIDTH = 760
+SUBJECT_COLOR = "#1f6feb"
+OTHER_COLOR = "#9aa4b2"
+ORACLE_COLOR = "#c9a227"
+
+
+def bars(title: str, values: Mapping[str, float], highlight: str, reference: str, digits: int = 3) -> str:
+    """Draws one horizontal bar for each name; the highlighted one stands out, the reference is another colour."""
+    most = max([*values.values(), 1e-12])
+    scale = (WIDTH - LABEL - 70) / most
+    parts = [_text(0, 14, title, weight="bold")]
+    for index, (name, value) in enumerate(values.items()):
+        y = 24 + index * ROW
+        color = SUBJECT_COLOR if name == highlight else ORACLE_COLOR if name == reference else OTHER_COLOR
+        parts.append(_text(LABEL - 8, y + 14, name, anchor="end"))
+        parts.append(f'<rect x="{LABEL}" y="{y + 2}" width="{value * scale:.1f}" height="{ROW - 6}" fill="{color}"/>')
+        parts.append(_text(LABEL + value * scale + 6, y + 14, f"{value:.{digits}f}"))
+    return _svg(WIDTH, 30 + len(values) * ROW, parts)
+
+
+def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], ratios: Mapping[tuple[str, str], float]) -> str:
+    """Draws ratios as coloured squares: green below 1, white at 1, red above."""
+    width = max(34, min(60, (WIDTH - LABEL) // max(1, len(columns))))
+    parts = [_text(0, 14, title, weight="bold")]
+    for number, column in enumerate(columns):
+        parts.append(_text(LABEL + number * width + width / 2, 34, column, anchor="middle", size=10))
+    for line, row in enumerate(rows):
+        y = 40 + line * ROW
+        parts.append(_text(LABEL - 8, y + 15, row, anchor="end"))
+        for number, column in enumerate(columns):
+            if (row, column) in ratios:
+                parts.append(_square(LABEL + number * width, y, width, ratios[row, column]))
+    return _svg(LABEL + width * len(columns) + 4, 46 + len(rows) * ROW, parts)
+
+
+def _square(x: float, y: float, width: float, ratio: float) -> str:
+    # Full colour at a third better or worse.
+    strength = min(1.0, abs(ratio - 1.0) * 3)
+    faded = round(255 - 150 * strength)
+    color = f"rgb(255,{faded},{faded})" if ratio > 1 else f"rgb({faded},{round(255 - 60 * strength)},{faded})"
+    box = f'<rect x="{x}" y="{y}" width="{width - 1}" height="{ROW - 1}" fill="{color}" stroke="#ddd"/>'
+    return box + _text(x + width / 2, y + 15, f"{ratio:.2f}", anchor="middle", size=10)
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, weight: str = "normal") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" '
+        f'text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _svg(width: float, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'font-family="sans-serif">{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,67 @@
+"""Every placement that takes part in the comparison, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.simulate.balanced import Balanced
+from vllama_balancer.simulate.baselines import (
+    CacheAware,
+    CacheAwareRule,
+    DataParallelScore,
+    LeastRequest,
+    PowerOfTwo,
+    Random,
+    RoundRobin,
+)
+from vllama_balancer.simulate.oracle import Oracle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllama_balancer.simulate.placement import Placement, PlacementFactory, Surroundings
+
+SUBJECT = "expected-completion"
+"""The policy under test."""
+LEAST_REQUEST = "least-request"
+"""The yardstick of all ratios."""
+ORACLE = "oracle"
+"""Knows everything; no baseline, because nobody can run it."""
+
+TUNED_RULE = CacheAwareRule(match=0.3, absolute=4, relative=1.1)
+"""What `--tune` found; see tuning.py."""
+
+
+def cache_aware(rule: CacheAwareRule) -> PlacementFactory:
+    """Makes the cache-aware rule with given thresholds."""
+    return lambda surroundings: CacheAware(surroundings, rule)
+
+
+def balanced(policy: str) -> PlacementFactory:
+    """Puts one of the balancer's own policies to work."""
+
+    def build(surroundings: Surroundings) -> Placement:
+        return Balanced(surroundings, make_policy(policy))
+
+    return build
+
+
+BASELINES: Mapping[str, PlacementFactory] = {
+    "random": Random,
+    "round-robin": RoundRobin,
+    LEAST_REQUEST: LeastRequest,
+    "power-of-two": PowerOfTwo,
+    "cache-aware": cache_aware(CacheAwareRule()),
+    "cache-aware tuned": cache_aware(TUNED_RULE),
+    "data-parallel score": DataParallelScore,
+}
+"""What the field uses."""
+
+CONTENDERS: Mapping[str, PlacementFactory] = {SUBJECT: balanced(SUBJECT), **BASELINES, ORACLE: Oracle}
+"""The comparison that the report shows."""
+
+
+def contender(name: str) -> PlacementFactory:
+    """Finds a contender, or one of the balancer's other policies. Raises KeyError for any other name."""
+    return CONTENDERS[name] if name in CONTENDERS else {policy: balanced(policy) for policy in POLICIES}[name]

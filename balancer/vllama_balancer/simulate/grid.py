@@ -1,0 +1,106 @@
+"""Runs contenders over a grid of workloads, concurrencies, fleet sizes and seeds."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllama_balancer.simulate.contenders import contender
+from vllama_balancer.simulate.outcome import Score, score
+from vllama_balancer.simulate.simulation import Simulation
+from vllama_balancer.simulate.workloads import WORKLOADS, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from vllama_balancer.simulate.placement import PlacementFactory
+    from vllama_balancer.simulate.workload import Workload
+
+
+class Cell(NamedTuple):
+    """One situation."""
+
+    workload: str
+    """Key of WORKLOADS."""
+    concurrency: int
+    """Clients; the size of a burst."""
+    workers: int
+    """Size of the fleet."""
+
+    def __str__(self) -> str:
+        """Names the cell as the tables do."""
+        return f"{self.workload} {self.concurrency}x{self.workers}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The situations of a comparison."""
+
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    """Keys of WORKLOADS."""
+    concurrencies: tuple[int, ...] = (1, 8, 32, 50)
+    """Numbers of clients."""
+    workers: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Sizes of the fleet."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Each cell is run once with each."""
+
+    def columns(self) -> list[tuple[str, int]]:
+        """Lists workload and concurrency of every cell once: what fixes the requests."""
+        return [(workload, concurrency) for workload in self.workloads for concurrency in self.concurrencies]
+
+
+FULL = Grid()
+"""The whole comparison; minutes."""
+QUICK = Grid(concurrencies=(8, 32), workers=(4,), seeds=(0, 1))
+"""A part of it; seconds."""
+
+Results = dict[Cell, dict[str, Score]]
+"""Scores by cell and contender."""
+
+
+def run(
+    grid: Grid, names: Iterable[str], progress: Callable[[str], None] = lambda line: None, jobs: int = 1
+) -> Results:
+    """Runs every contender in every cell; `jobs` processes share the work, each with whole columns."""
+    names = tuple(names)
+    columns = grid.columns()
+    results: Results = {}
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs) as pool:
+            pending = [pool.submit(run_column, grid, names, *column) for column in columns]
+            for (workload, concurrency), future in zip(columns, pending, strict=True):
+                results.update(future.result())
+                progress(f"{workload} with {concurrency} clients")
+        return results
+    for workload, concurrency in columns:
+        results.update(run_column(grid, names, workload, concurrency))
+        progress(f"{workload} with {concurrency} clients")
+    return results
+
+
+def run_column(grid: Grid, names: tuple[str, ...], workload: str, concurrency: int) -> Results:
+    """Runs the cells that share their requests."""
+    written = {seed: write(workload, seed, concurrency) for seed in grid.seeds}
+    factories = {name: contender(name) for name in names}
+    return {
+        Cell(workload, concurrency, workers): run_cell(written, factories, workers, concurrency)
+        for workers in grid.workers
+    }
+
+
+def run_cell(
+    written: Mapping[int, Workload], factories: Mapping[str, PlacementFactory], workers: int, concurrency: int
+) -> dict[str, Score]:
+    """Runs one cell. One worker leaves nothing to choose: there, one contender speaks for all."""
+    scores: dict[str, Score] = {}
+    for name, factory in factories.items():
+        if workers == 1 and scores:
+            scores[name] = next(iter(scores.values()))
+            continue
+        outcomes = [
+            Simulation(workload, workers, concurrency, factory, seed).run() for seed, workload in written.items()
+        ]
+        scores[name] = score(outcomes)
+    return scores

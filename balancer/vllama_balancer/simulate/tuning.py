@@ -1,0 +1,46 @@
+"""Finds the cache-aware rule's best thresholds by grid search, so that the comparison is with its best self.
+
+The search runs on seeds that the comparison does not use, over every workload at medium and high
+concurrency. What counts is what the goals count: the geometric mean of p99 TTFT and of makespan.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from vllama_balancer.simulate.baselines import CacheAwareRule
+from vllama_balancer.simulate.contenders import BASELINES, LEAST_REQUEST, cache_aware
+from vllama_balancer.simulate.grid import Cell, Grid, run_cell
+from vllama_balancer.simulate.verdict import MEASURES, geometric_mean, relative_mean
+from vllama_balancer.simulate.workloads import write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GRID = Grid(concurrencies=(8, 50), workers=(2, 4, 8), seeds=(1000, 1001))
+"""Where the rule is tuned."""
+RULES = tuple(
+    CacheAwareRule(match, absolute, relative)
+    for match, absolute, relative in product((0.1, 0.3, 0.5, 0.8), (0, 1, 2, 4, 8, 16, 64), (1.0, 1.1, 1.5, 2.0))
+)
+"""What is tried."""
+
+
+def tune(
+    grid: Grid = GRID, rules: tuple[CacheAwareRule, ...] = RULES, progress: Callable[[str], None] = lambda line: None
+) -> list[tuple[float, CacheAwareRule]]:
+    """Scores every rule, the best first; a score is a multiple of least request's."""
+    factories = {str(index): cache_aware(rule) for index, rule in enumerate(rules)}
+    factories[LEAST_REQUEST] = BASELINES[LEAST_REQUEST]
+    results = {}
+    for workload, concurrency in grid.columns():
+        written = {seed: write(workload, seed, concurrency) for seed in grid.seeds}
+        for workers in grid.workers:
+            results[Cell(workload, concurrency, workers)] = run_cell(written, factories, workers, concurrency)
+        progress(f"{workload} with {concurrency} clients")
+
+    def worth(index: int) -> float:
+        return geometric_mean(relative_mean(results, str(index), measure) for measure in MEASURES)
+
+    return sorted(((worth(index), rule) for index, rule in enumerate(rules)), key=lambda pair: pair[0])

@@ -1,0 +1,100 @@
+"""What clients ask of a fleet: sessions of turns, each with a prompt, an output length and who waits for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+BLOCK_TOKENS = 16
+"""Tokens of one block; a prompt is known by the identities of its full blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of text that several prompts may share."""
+
+    id: int
+    """Equal ids mean equal text."""
+    tokens: int
+    """Its length."""
+
+
+def block_ids(segments: tuple[Segment, ...]) -> tuple[int, ...]:
+    """Names the full blocks of a prompt, each by its content and all that precedes it.
+
+    Equal prefixes give equal names. Integers hash alike in every process, so runs repeat exactly.
+    """
+    names: list[int] = []
+    name = filled = content = 0
+    for segment in segments:
+        offset = 0
+        while offset < segment.tokens:
+            taken = min(BLOCK_TOKENS - filled, segment.tokens - offset)
+            content = hash((content, segment.id, offset, taken))
+            offset += taken
+            filled += taken
+            if filled == BLOCK_TOKENS:
+                name = hash((name, content))
+                names.append(name)
+                filled = content = 0
+    return tuple(names)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One request of a session."""
+
+    segments: tuple[Segment, ...]
+    """The prompt."""
+    output_tokens: int
+    """How many tokens the model answers; only the engine and the oracle know it beforehand."""
+    max_tokens: int | None = None
+    """What the client allows; None when it sets no limit."""
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return sum(segment.tokens for segment in self.segments)
+
+    @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """Identities of the prompt's full blocks."""
+        return block_ids(self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Turns that one client asks one after the other, each when the one before has been answered."""
+
+    key: str
+    """What the client sends as its session."""
+    turns: tuple[Turn, ...]
+    """At least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A worker that is killed and comes back with empty caches."""
+
+    worker: int
+    """Index of the worker."""
+    at_seconds: float
+    """When it is killed."""
+    down_seconds: float
+    """How long until it serves again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Everything that happens to a fleet in one run."""
+
+    name: str
+    """As in the report."""
+    sessions: tuple[Session, ...]
+    """Taken in order by whichever client is free."""
+    burst: bool = False
+    """Whether clients ask all at once and wait for the last of them before they ask again."""
+    slow_workers: tuple[int, ...] = ()
+    """Workers that run at half speed."""
+    restart: Restart | None = None
+    """The worker that fails on the way."""
