@@ -46,8 +46,8 @@ class ApiKeys:
             text = line.partition("#")[0].strip()
             match = _LINE.fullmatch(text)
             if text and match is None:
-                message = f"line {number} of the API key file {path} is not NAME:SHA256; `python -m {__spec__.name}` makes one"
-                raise ConfigError(message, field="api_keys")
+                message = f"line {number} of the API key file {path} is not NAME:SHA256; "
+                raise ConfigError(message + f"`python -m {__spec__.name}` makes one", field="api_keys")
             if match is not None:
                 hashes[match[1]] = bytes.fromhex(match[2])
         if not hashes:

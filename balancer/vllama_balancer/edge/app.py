@@ -15,7 +15,7 @@ from vllama_balancer.edge.access_log import AccessLog
 from vllama_balancer.edge.anthropic import DIALECT as ANTHROPIC
 from vllama_balancer.edge.authentication import Authentication
 from vllama_balancer.edge.config import EdgeConfig
-from vllama_balancer.edge.edge import Edge
+from vllama_balancer.edge.edge import Edge, system_now
 from vllama_balancer.edge.faults import Faults
 from vllama_balancer.edge.guard import Guard, Hosts, Origins, cors_headers, this_machine
 from vllama_balancer.edge.metrics import EdgeMetrics
@@ -26,7 +26,8 @@ from vllama_balancer.edge.paths import add_tidy_paths
 from vllama_balancer.edge.trace import TRACE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from vllama_balancer.edge.dialect import Dialect
     from vllama_balancer.edge.guard import Machine
@@ -49,6 +50,7 @@ def build_app(
     residency: Residency | None = None,
     keys: ApiKeys | None = None,
     machine: Machine | None = None,
+    now: Callable[[], datetime] = system_now,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> web.Application:
     """Builds the application.
@@ -56,8 +58,9 @@ def build_app(
     `registry` holds what /metrics shows; the edge adds its own collectors to it. `fleet` feeds
     the page and /health. `residency` is told of keep_alive; models are pinned without it. With
     `keys` every caller needs one. `machine` is what this machine is called; asked for when None.
+    `now` is the clock of timestamps in replies.
     """
-    edge = Edge(gateway, config or EdgeConfig(), residency=residency)
+    edge = Edge(gateway, config or EdgeConfig(), residency=residency, now=now)
     metrics = EdgeMetrics(registry or CollectorRegistry())
     guard = Guard(Origins(edge.config.origins), Hosts(machine or this_machine()) if edge.config.loopback_only else None)
     app = web.Application(

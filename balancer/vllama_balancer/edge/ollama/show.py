@@ -8,6 +8,7 @@ import msgspec
 
 from vllama_balancer.edge.ollama import metadata
 from vllama_balancer.edge.ollama.options import check_options, model_options
+from vllama_balancer.names import parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +60,7 @@ def to_show_reply(body: ShowBody, model: RequestedModel, user_agent: str) -> Sho
     parameters = model_options(entry)
     system = entry.system if body.system is None else body.system
     template = _template(model)
-    basename = model.requested if user_agent.startswith(_COPILOT) else model.name.model
+    basename = model.requested if user_agent.startswith(_COPILOT) else parse_name(entry.name).model
     return ShowReply(
         license=entry.license,
         modelfile=_modelfile(entry, system, template, {**parameters, **check_options(body.options or {})}),
