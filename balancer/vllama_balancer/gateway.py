@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from datetime import datetime
 
+    from vllama_balancer.models.progress import Progress
     from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
 
 
@@ -123,6 +124,49 @@ class Residency(Protocol):
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
         """Replaces how long the model stays after its last request; 0: it goes once idle."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a new alias is made of; None leaves what its base presets."""
+
+    base: str
+    """Model or alias that it is made from."""
+    system: str | None = None
+    """System text."""
+    parameters: Mapping[str, object] | None = None
+    """Option values by Ollama's names; they are put over the base's own."""
+    messages: Sequence[Mapping[str, object]] | None = None
+    """Turns put before every conversation, as Ollama's JSON."""
+    license: str | None = None
+    """Text of the licence."""
+
+
+class Management(Protocol):
+    """Installs, removes and renames models. Names are compared as names.py does."""
+
+    def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        """Installs a model, or finds it installed; yields what is being done.
+
+        Closing the generator ends the work; a later pull resumes a download. Raises the errors of
+        models/errors.py: ModelUnknown, SourceUnavailable, AccessRefused, DownloadDamaged, DoesNotFit.
+        """
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Removes a name, and its weights when no other name needs them.
+
+        Raises ModelNotFound, and ModelInUse for a model that the configuration pins.
+        """
+        ...
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Gives an installed model a second name. Raises ModelNotFound."""
+        ...
+
+    async def create(self, name: str, recipe: Recipe) -> None:
+        """Makes an alias with presets, which survives a restart. Raises ModelNotFound for an unknown base."""
         ...
 
 

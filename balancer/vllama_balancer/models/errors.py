@@ -6,7 +6,8 @@ ModelError                 one sentence with the cause and the fix
 |-- AccessRefused          the hub wants a token or a licence accepted
 |-- DownloadDamaged        what came is not what the hub announced
 |-- DoesNotFit             memory or disk does not suffice; the message has the numbers
-`-- ConversionFailed       a GGUF file cannot be turned into what vLLM loads
+|-- ConversionFailed       a GGUF file cannot be turned into what vLLM loads
+`-- ModelInUse             the model is pinned by the configuration and stays
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ class ConversionFailed(ModelError):
     """A GGUF file cannot be converted."""
 
     reason = "MODEL_CONVERSION_FAILED"
+
+
+class ModelInUse(ModelError):
+    """The configuration pins the model: it cannot be deleted while it is served."""
+
+    reason = "MODEL_IN_USE"
 
 
 BY_REASON = {
