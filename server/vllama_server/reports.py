@@ -54,12 +54,14 @@ class Reporter:
         self._key: tuple[object, ...] = ()
         self._latest: worker_pb2.WorkerReport | None = None
         self._next_report = asyncio.Event()
+        self._over = False
 
     async def run(self) -> None:
         """Publishes until the lifecycle closes; the last report tells the state at that moment."""
         while True:
             change = self._lifecycle.next_change
             closing = self._lifecycle.closing
+            self._over = closing
             self._sample(publish=closing)
             if closing:
                 return
@@ -73,14 +75,14 @@ class Reporter:
                 await asyncio.sleep(max(0.0, self._published_at + self._interval_seconds - self._clock()))
 
     async def watch(self) -> AsyncGenerator[worker_pb2.WorkerReport, None]:
-        """Yields the newest report at once and whenever there is another; ends when the worker closes."""
+        """Yields the newest report at once and whenever there is another; ends with the last one of `run`."""
         seen = None
         while True:
-            following, closing = self._next_report, self._lifecycle.closing
+            following, over = self._next_report, self._over
             if self._latest is not None and self._latest is not seen:
                 seen = self._latest
                 yield seen
-            elif closing:
+            elif over:
                 return
             else:
                 await following.wait()

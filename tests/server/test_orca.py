@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tests.server.engines import started
+from tests.server.statuses import all_of
 from tests.server.wiretap import wiretap
 from vllama_protos.v1 import generation_pb2
 from vllama_protos.v1.generation_pb2_grpc import GenerationStub
@@ -59,11 +60,10 @@ async def test_every_generation_sends_its_report(start_worker, tmp_path, end):
     engine.reported = LOAD
     worker = await start_worker(engine)
     path = tmp_path / "tap"
-    async with wiretap(path, worker.server.address.removeprefix("unix:")) as heard:
-        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            with suppress(grpc.aio.AioRpcError):
-                async for _ in GenerationStub(channel).Generate(generation_pb2.GenerateRequest(prompt="x")):
-                    pass
+    tap = wiretap(path, worker.server.address.removeprefix("unix:"))
+    async with tap as heard, grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        with suppress(grpc.aio.AioRpcError):
+            await all_of(GenerationStub(channel).Generate(generation_pb2.GenerateRequest(prompt="x")))
     # A header of a new name: its length and the name, then the value's length, a zero for "binary", the value.
     _, found, rest = heard.partition(TRAILER.encode())
     assert found
