@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import grpc
 
 from vllama_balancer.errors import WorkerLost
-from vllama_balancer.failure import AttemptFailed, FailureKind, read_failure
-from vllama_protos.v1 import generation_pb2
+from vllama_balancer.failure import AttemptFailed, FailureKind, read_failure, unreachable
+from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+SIGN_OF_LIFE_SECONDS = 1.0
+"""How long a worker may take to answer whether it lives."""
 REQUEST_ID_HEADER = "x-request-id"
 """Metadata key under which a request's id travels."""
 
@@ -43,6 +45,8 @@ async def stream_generation(
     Raises AttemptFailed when the stream breaks, is given up, or ends without `finished`.
     """
     worker = lease.worker
+    if lease.is_wary:
+        await _confirm_life(lease)
     call = worker.channel.generation.Generate(
         request, timeout=timeout_seconds, metadata=((REQUEST_ID_HEADER, request.request_id),)
     )
@@ -84,6 +88,26 @@ async def ask(lease: Lease, call: UnaryCall[T]) -> T:
         call.cancel()
     lease.worker.heard()
     return response
+
+
+async def _confirm_life(lease: Lease) -> None:
+    """Asks the worker for a sign of life, so that a request is not blamed for the death of a worker it never reached.
+
+    When a whole machine goes down, the balancer learns of each worker's death a moment too late;
+    a request that moves on would meet several dead workers in a row. Raises AttemptFailed.
+    """
+    call = lease.worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=SIGN_OF_LIFE_SECONDS)
+    lease.attach(call)
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        raise unreachable(lease.worker.name, error) from error
+    except asyncio.CancelledError as error:
+        if not _was_given_up(lease):
+            raise
+        raise _given_up(lease) from error
+    finally:
+        call.cancel()
 
 
 def _was_given_up(lease: Lease) -> bool:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 MOST_TRIES = 3
 """Tries without any progress between them: the first and two more."""
+_UNTOUCHED = (FailureKind.REFUSED, FailureKind.BUSY, FailureKind.UNREACHABLE)
+
 BUSY_SECONDS = 0.25
 """How long a worker with a full queue is left alone when it does not say."""
 
@@ -44,7 +46,7 @@ class Failover:
         self._metrics.attempt_failed(worker.name, failure.kind)
         if lease.life is not worker.life:
             return
-        if failure.kind is FailureKind.LOST:
+        if failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE):
             worker.lost(str(failure))
         elif failure.kind is FailureKind.REFUSED:
             worker.refuses()
@@ -63,9 +65,10 @@ class Failover:
             raise failure.error
         ticket.is_returning = True
         ticket.needs_retry_budget = failure.kind is FailureKind.FAULT
+        ticket.is_wary = failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE)
         if failure.kind is not FailureKind.BUSY:
             ticket.excluded.add(lease.life.boot_id)
-        if failure.kind in (FailureKind.REFUSED, FailureKind.BUSY):
+        if failure.kind in _UNTOUCHED:
             return failures
         if failure.kind is FailureKind.LOST and lease.is_blamed:
             self._count_kill(ticket)

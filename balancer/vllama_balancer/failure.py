@@ -39,7 +39,9 @@ class FailureKind(Enum):
     FAULT = "fault"
     """The worker answered with an error of its own."""
     LOST = "lost"
-    """The worker died, hangs or cannot be reached."""
+    """The worker died or hangs with the request aboard."""
+    UNREACHABLE = "unreachable"
+    """The worker was gone before the request reached it, so the request has nothing to do with it."""
 
 
 class AttemptFailed(Exception):
@@ -63,6 +65,9 @@ _REJECTIONS: dict[grpc.StatusCode, type[BalancerError]] = {
 
 _REFUSALS = frozenset({"WORKER_DRAINING", "WORKER_STARTING"})
 
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""How gRPC's own message begins when a call never left this process."""
+
 _LOSSES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
@@ -80,9 +85,20 @@ def read_failure(error: grpc.aio.AioRpcError, worker: str) -> AttemptFailed:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _exhausted(message, reason, retry_after)
     if code in _LOSSES:
-        kind = FailureKind.REFUSED if reason in _REFUSALS else FailureKind.LOST
-        return AttemptFailed(kind, WorkerLost(f"worker {worker} was lost: {message}"))
+        return AttemptFailed(_kind_of_loss(message, reason), WorkerLost(f"worker {worker} was lost: {message}"))
     return AttemptFailed(FailureKind.FAULT, EngineFault(f"worker {worker} failed: {message}", reason=reason))
+
+
+def unreachable(worker: str, error: grpc.aio.AioRpcError) -> AttemptFailed:
+    """Makes the failure of a worker that did not even answer whether it lives."""
+    message = f"worker {worker} cannot be reached: {error.details() or error.code().name}"
+    return AttemptFailed(FailureKind.UNREACHABLE, WorkerLost(message))
+
+
+def _kind_of_loss(message: str, reason: str) -> FailureKind:
+    if reason in _REFUSALS:
+        return FailureKind.REFUSED
+    return FailureKind.UNREACHABLE if message.startswith(_NOT_CONNECTED) else FailureKind.LOST
 
 
 def _exhausted(message: str, reason: str, retry_after: float | None) -> AttemptFailed:

@@ -36,6 +36,7 @@ class Lease:
         "choice",
         "expected_output_tokens",
         "is_blamed",
+        "is_wary",
         "kills",
         "life",
         "produced",
@@ -59,6 +60,8 @@ class Lease:
         """Output that was promised KV cache."""
         self.kills = 0
         """Deaths that the request was blamed for before it came here."""
+        self.is_wary = False
+        """Whether the worker has to say that it lives before it gets the request."""
         self.uses_retry_budget = False
         """Whether this is a retry that the budget counts."""
         self.produced = False

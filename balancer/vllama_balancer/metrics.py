@@ -80,7 +80,7 @@ class Metrics:
         )
         self._attempt_failures = Counter(
             "vllama_attempt_failures",
-            "Failed tries, by worker and kind (rejected, deadline, refused, busy, fault, lost).",
+            "Failed tries, by worker and kind (rejected, refused, busy, fault, lost, …).",
             ("worker", "kind"),
             registry=registry,
         )

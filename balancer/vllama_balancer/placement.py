@@ -11,12 +11,13 @@ from vllama_balancer.policies.policy import Choice
 from vllama_balancer.snapshot import Demand
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
     from vllama_balancer.lease import Lease
     from vllama_balancer.measure import Size
     from vllama_balancer.metrics import Metrics
-    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.policies.policy import Policy, Score
     from vllama_balancer.pool import Pool
     from vllama_balancer.retry_budget import RetryBudget
     from vllama_balancer.snapshot import Snapshot
@@ -43,6 +44,8 @@ class Ticket:
     """Whether it had a place before: it goes ahead of those that have had none."""
     needs_retry_budget: bool = False
     """Whether its last attempt was answered with an error."""
+    is_wary: bool = False
+    """Whether its last worker was lost: the next one has to say that it lives before it gets the request."""
     kills: int = 0
     """Deaths of workers that it was blamed for."""
 
@@ -70,12 +73,12 @@ class Placer:
         if choice is None or worker is None:
             return None
         if logger.isEnabledFor(logging.DEBUG):
-            _explain(ticket, choice)
+            _explain(ticket, choice, self._policy.explain(snapshot, demand))
         return self._reserve(ticket, worker, choice, demand)
 
     def visit(self, ticket: Ticket) -> Lease | None:
         """Picks the least busy worker for a call that computes nothing, with or without room."""
-        workers = [worker for worker in self._pool.serving(ticket.key) if not worker.unavailable]
+        workers = self._pool.available(ticket.key)
         others = [worker for worker in workers if worker.life.boot_id not in ticket.excluded] or workers
         if not others:
             return None
@@ -97,20 +100,21 @@ class Placer:
         if not prefix.keys:
             return {}
         believed = {}
+        most = ticket.size.prompt_tokens - 1  # the last token of a prompt is always computed
         for candidate in snapshot.candidates:
             worker = self._pool.find(candidate.name)
             if worker is not None and (blocks := worker.life.belief.held_blocks(prefix)):
-                believed[candidate.name] = prefix.tokens(blocks)
+                believed[candidate.name] = min(prefix.tokens(blocks), most)
         return believed
 
     def _reserve(self, ticket: Ticket, worker: Worker, choice: Choice, demand: Demand) -> Lease:
-        # The last token of a prompt is always computed.
-        cached = min(demand.cached_tokens.get(worker.name, 0), demand.prompt_tokens - 1)
+        cached = demand.cached_tokens.get(worker.name, 0)
         promise = Promise(demand.prompt_tokens - cached, demand.prompt_tokens + demand.output_tokens)
         lease = worker.lease(choice, promise, ticket.request_id)
         lease.believed_tokens = cached
         lease.expected_output_tokens = demand.output_tokens
         lease.kills = ticket.kills
+        lease.is_wary = ticket.is_wary
         worker.life.belief.hold(ticket.size.prefix)
         if ticket.needs_retry_budget:
             self._budget.take()
@@ -124,10 +128,10 @@ class Placer:
             self._budget.give_back()
 
 
-def _explain(ticket: Ticket, choice: Choice) -> None:
+def _explain(ticket: Ticket, choice: Choice, scores: Sequence[Score]) -> None:
     """Logs the candidate table of a decision."""
     logger.debug("request %s goes to %s: %s", ticket.request_id, choice.worker, choice.reason)
-    for score in choice.scores:
+    for score in scores:
         logger.debug(
             "request %s candidate %s: total %.4f s = slot %.4f + prefill %.4f + decode %.4f + memory %.4f, cached %d",
             ticket.request_id,

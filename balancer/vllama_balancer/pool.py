@@ -17,7 +17,7 @@ from vllama_balancer.watcher import Watcher
 from vllama_balancer.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container
+    from collections.abc import AsyncIterator, Callable, Container, Sequence
 
     from vllama_balancer.channel import Channel
     from vllama_balancer.fleet.events import FleetEvent
@@ -42,6 +42,9 @@ class Pool:
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._stranded_since: dict[str, float] = {}
+        # Cached until the next change: this is asked for every request.
+        self._available: dict[str, list[Worker]] = {}
+        self._available_at = 0
         self.changes = Changes()
         """Grows when a worker comes, goes, or becomes available or not."""
 
@@ -61,7 +64,16 @@ class Pool:
 
     def is_served(self, key: str) -> bool:
         """Tells whether any worker of the model is available, with or without room."""
-        return any(not worker.unavailable for worker in self.serving(key))
+        return bool(self.available(key))
+
+    def available(self, key: str) -> Sequence[Worker]:
+        """Lists the workers of the model that may take requests, with or without room."""
+        if self._available_at != self.changes.version:
+            self._available_at = self.changes.version
+            self._available.clear()
+        if key not in self._available:
+            self._available[key] = [worker for worker in self.serving(key) if not worker.unavailable]
+        return self._available[key]
 
     def snapshot(self, key: str, excluded: Container[str] = ()) -> Snapshot:
         """Pictures the workers that may take a request for the model now.
@@ -69,11 +81,10 @@ class Pool:
         Lives (boot ids) in `excluded` are left out as long as any other worker of the model is
         available, with or without room.
         """
-        available = [worker for worker in self.serving(key) if not worker.unavailable]
+        available: Sequence[Worker] = self.available(key)
         if excluded:
-            others = [worker for worker in available if worker.life.boot_id not in excluded]
-            available = others or available
-        candidates = [worker.life.load.candidate(worker.name) for worker in available if worker.has_room]
+            available = [worker for worker in available if worker.life.boot_id not in excluded] or available
+        candidates = [candidate for worker in available if (candidate := worker.candidate()) is not None]
         return Snapshot(self._clock(), tuple(candidates))
 
     def hopeless_since(self, key: str) -> float | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vllama_balancer.channel import Channel
     from vllama_balancer.load import Promise
     from vllama_balancer.policies.policy import Choice
+    from vllama_balancer.snapshot import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +118,10 @@ class Worker:
             worker_pb2.WORKER_STATE_READY,
         )
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it is available and has a stream to spare."""
-        return not self.unavailable and self.life.load.streams < self.life.load.capacity.max_streams
+    def candidate(self) -> Candidate | None:
+        """Shows its load to a policy; None when it has no stream to spare."""
+        load = self.life.load
+        return load.candidate(self.name) if load.streams < load.capacity.max_streams else None
 
     @property
     def leases(self) -> int:
@@ -153,7 +154,10 @@ class Worker:
         """Takes in what the worker says it is."""
         self.begin_life(description)
         self.description = description
-        self.keys = frozenset(model_key(model) for model in description.models)
+        keys = frozenset(model_key(model) for model in description.models)
+        if keys != self.keys:
+            self.keys = keys
+            self._changes.tell()
         self.life.belief = PrefixBelief(description.kv_cache_tokens)
         capacity = Capacity(max(description.max_streams, 1), description.kv_cache_tokens)
         self.life.load.ready(capacity, self._clock())

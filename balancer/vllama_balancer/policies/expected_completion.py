@@ -14,12 +14,13 @@ fewest tokens assigned lately, then chance. Never an index and never a turn: tho
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_balancer.policies.policy import Choice, Score
 from vllama_balancer.snapshot import ASSIGNED_HALF_LIFE_SECONDS, REPORT_LIFETIME_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
     from vllama_balancer.snapshot import Candidate, Demand, Snapshot
@@ -30,8 +31,10 @@ BAND_SHARE = 0.05
 """The same, relative to the best."""
 MEMORY_SECONDS = 0.15
 """K: the penalty of a KV cache that is half full."""
-MOST_MEMORY_USE = 0.99
-"""Keeps the memory term finite."""
+FULL = 0.99
+"""Use of the KV cache beyond which it makes no difference; keeps the memory term finite."""
+FULL_PENALTY = FULL / (1.0 - FULL)
+"""The memory term of a full cache, in units of MEMORY_SECONDS."""
 SLOW_START_SECONDS = 10.0
 """How long a worker counts as fresh after it became ready; its kernels and caches are cold."""
 FRESH_SPEED = 0.25
@@ -54,81 +57,95 @@ class ExpectedCompletion:
         candidates = snapshot.candidates
         if not candidates:
             return None
-        scores = self._score_all(snapshot, demand)
-        best = min(score.total_seconds for score in scores)
+        speeds = _Speeds.of(candidates)
+        costs = [sum(_terms(candidate, demand, snapshot.now, speeds)) for candidate in candidates]
+        best = min(costs)
         limit = best + max(BAND_SECONDS, BAND_SHARE * best)
-        equal = [index for index, score in enumerate(scores) if score.total_seconds <= limit]
+        equal = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost <= limit]
         if len(equal) == 1:
-            return Choice(candidates[equal[0]].name, "least-cost", scores)
-        return _among_equals([(candidates[index], scores[index]) for index in equal], snapshot.now, rng, scores)
+            return Choice(equal[0].name, "least-cost")
+        return _among_equals(equal, demand, snapshot.now, rng)
 
-    def _score_all(self, snapshot: Snapshot, demand: Demand) -> tuple[Score, ...]:
-        prefill = _mean_measured([c.prefill_tokens_per_second for c in snapshot.candidates])
-        step = _mean_measured([c.step_seconds for c in snapshot.candidates])
-        rate = prefill or DEFAULT_PREFILL_TOKENS_PER_SECOND
-        step = step or DEFAULT_STEP_SECONDS
-        return tuple([_score(candidate, demand, snapshot.now, rate, step) for candidate in snapshot.candidates])
+    def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
+        """Computes every candidate's cost once more, term by term."""
+        speeds = _Speeds.of(snapshot.candidates)
+        return [
+            Score(c.name, *_terms(c, demand, snapshot.now, speeds), demand.cached_tokens.get(c.name, 0))
+            for c in snapshot.candidates
+        ]
 
 
-def _mean_measured(values: list[float]) -> float:
-    measured = [value for value in values if value > 0]
+class _Speeds(NamedTuple):
+    """Stands in for what a candidate has not measured: the mean of those that have."""
+
+    prefill_tokens_per_second: float
+    step_seconds: float
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate]) -> _Speeds:
+        rate = _mean_measured([candidate.prefill_tokens_per_second for candidate in candidates])
+        step = _mean_measured([candidate.step_seconds for candidate in candidates])
+        return cls(rate or DEFAULT_PREFILL_TOKENS_PER_SECOND, step or DEFAULT_STEP_SECONDS)
+
+
+def _mean_measured(values: Sequence[float]) -> float:
+    measured = [value for value in values if value]
     return sum(measured) / len(measured) if measured else 0.0
 
 
-def _score(candidate: Candidate, demand: Demand, now: float, default_rate: float, default_step: float) -> Score:
-    fresh = now - candidate.reported_at <= REPORT_LIFETIME_SECONDS
-    streams = max(candidate.streams, candidate.reported_streams) if fresh else candidate.streams
-    cached = min(demand.cached_tokens.get(candidate.name, 0), demand.prompt_tokens)
+def _terms(candidate: Candidate, demand: Demand, now: float, speeds: _Speeds) -> tuple[float, float, float, float]:
+    """Computes slot wait, prefill, decode and memory, in seconds.
+
+    Unpacks its arguments at once: this runs for every candidate of every decision.
+    """
+    (
+        name, streams, max_streams, prompt_tokens, kv_tokens, kv_cache_tokens, _, _,
+        reported_streams, reported_waiting, reported_kv_use, reported_at, rate, step, ready_at,
+    ) = candidate  # fmt: skip
+    length, output, cached_tokens = demand
+    slot_wait = memory = 0.0
+    step = step or speeds.step_seconds
     # The step was measured with the streams of the report that told it.
-    step = candidate.step_seconds or default_step
-    per_stream = step / (STREAMS_PER_STEP + candidate.reported_streams)
-    uncached = candidate.prompt_tokens + demand.prompt_tokens - cached
-    prefill = uncached / (candidate.prefill_tokens_per_second or default_rate)
-    decode = demand.output_tokens * per_stream * streams
-    slot_wait = _slot_wait(candidate, demand, step) if fresh else 0.0
-    memory = _memory(candidate, demand, fresh)
-    total = (slot_wait + prefill + decode + memory) / _warmth(now - candidate.ready_at)
-    return Score(candidate.name, slot_wait, prefill, decode, memory, total, cached)
+    per_stream = step / (STREAMS_PER_STEP + reported_streams)
+    if now - reported_at > REPORT_LIFETIME_SECONDS:
+        reported_waiting, reported_kv_use = 0, 0.0
+    elif reported_streams > streams:
+        streams = reported_streams
+    if reported_waiting:
+        # They were put there by others; each leaves a slot free once in `output` steps.
+        slot_wait = reported_waiting * output * step / max_streams
+    uncached = prompt_tokens + length - cached_tokens.get(name, 0)
+    if kv_cache_tokens:
+        used = kv_tokens / kv_cache_tokens
+        use = (used if used > reported_kv_use else reported_kv_use) + (length + output) / kv_cache_tokens
+        memory = MEMORY_SECONDS * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
+    prefill = uncached / (rate or speeds.prefill_tokens_per_second)
+    decode = output * per_stream * streams
+    if now - ready_at >= SLOW_START_SECONDS:
+        return slot_wait, prefill, decode, memory
+    cold = _coldness(now - ready_at)
+    return slot_wait * cold, prefill * cold, decode * cold, memory * cold
 
 
-def _slot_wait(candidate: Candidate, demand: Demand, step: float) -> float:
-    """Streams that wait in the engine were put there by others; each leaves once in O steps per slot."""
-    if not candidate.reported_waiting:
-        return 0.0
-    return candidate.reported_waiting * demand.output_tokens * step / max(candidate.max_streams, 1)
+def _coldness(age_seconds: float) -> float:
+    """By how much a fresh worker is taken to be slower: falls to 1 at the end of the slow start."""
+    return 1.0 / (FRESH_SPEED + (1.0 - FRESH_SPEED) * max(age_seconds, 0.0) / SLOW_START_SECONDS)
 
 
-def _memory(candidate: Candidate, demand: Demand, fresh: bool) -> float:
-    if not candidate.kv_cache_tokens:
-        return 0.0
-    used = candidate.kv_tokens / candidate.kv_cache_tokens
-    if fresh and candidate.reported_kv_use > used:
-        used = candidate.reported_kv_use
-    use = used + (demand.prompt_tokens + demand.output_tokens) / candidate.kv_cache_tokens
-    use = min(use, MOST_MEMORY_USE)
-    return MEMORY_SECONDS * use / (1.0 - use)
-
-
-def _warmth(age_seconds: float) -> float:
-    """Speed that a worker is trusted with: rises from FRESH_SPEED to 1 over the slow start."""
-    if age_seconds >= SLOW_START_SECONDS:
-        return 1.0
-    return FRESH_SPEED + (1.0 - FRESH_SPEED) * max(age_seconds, 0.0) / SLOW_START_SECONDS
-
-
-def _among_equals(equal: list[tuple[Candidate, Score]], now: float, rng: Random, scores: tuple[Score, ...]) -> Choice:
-    longest = max(score.cached_tokens for _, score in equal)
+def _among_equals(equal: Sequence[Candidate], demand: Demand, now: float, rng: Random) -> Choice:
+    held = [demand.cached_tokens.get(candidate.name, 0) for candidate in equal] if demand.cached_tokens else [0]
+    longest = max(held)
     reason = "equal-cost"
     if longest:
-        holders = [pair for pair in equal if pair[1].cached_tokens == longest]
+        holders = [candidate for candidate, tokens in zip(equal, held, strict=True) if tokens == longest]
+        if len(holders) == 1:
+            return Choice(holders[0].name, "cached-prefix")
         reason = "cached-prefix" if len(holders) < len(equal) else reason
         equal = holders
-    if len(equal) == 1:
-        return Choice(equal[0][0].name, reason, scores)
-    assigned = [_assigned(candidate, now) for candidate, _ in equal]
+    assigned = [_assigned(candidate, now) for candidate in equal]
     fewest = min(assigned)
-    calm = [pair[0] for pair, tokens in zip(equal, assigned, strict=True) if tokens == fewest]
-    return Choice(rng.choice(calm).name, reason, scores)
+    calm = [candidate for candidate, tokens in zip(equal, assigned, strict=True) if tokens == fewest]
+    return Choice(calm[int(rng.random() * len(calm))].name, reason)
 
 
 def _assigned(candidate: Candidate, now: float) -> float:

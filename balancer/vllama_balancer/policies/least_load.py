@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from vllama_balancer.policies.policy import Choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
+    from vllama_balancer.policies.policy import Score
     from vllama_balancer.snapshot import Demand, Snapshot
 
 
@@ -28,3 +30,7 @@ class LeastLoad:
         least = min(shares)
         idle = [candidate for candidate, share in zip(snapshot.candidates, shares, strict=True) if share == least]
         return Choice(rng.choice(idle).name, self.name)
+
+    def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
+        """Weighs no costs."""
+        return ()

@@ -9,13 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
     from vllama_balancer.snapshot import Demand, Snapshot
 
 
 class Score(NamedTuple):
-    """What one candidate would cost, term by term, in seconds: a row of a decision's explanation."""
+    """What one candidate would cost, term by term, in seconds: a row of a decision's explanation.
+
+    All terms are stretched alike while the worker is fresh.
+    """
 
     worker: str
     """The candidate."""
@@ -27,10 +31,13 @@ class Score(NamedTuple):
     """Slowdown by the streams that decode beside it."""
     memory_seconds: float
     """Penalty for a KV cache that comes near its end."""
-    total_seconds: float
-    """The sum, slowed down while the worker is fresh."""
     cached_tokens: int
     """Prompt tokens that its cache is believed to hold."""
+
+    @property
+    def total_seconds(self) -> float:
+        """The cost that is compared."""
+        return self.slot_wait_seconds + self.prefill_seconds + self.decode_seconds + self.memory_seconds
 
 
 class Choice(NamedTuple):
@@ -40,8 +47,6 @@ class Choice(NamedTuple):
     """Name of a candidate."""
     reason: str
     """One short phrase for metadata and logs, such as "least-load"."""
-    scores: tuple[Score, ...] = ()
-    """The candidates' costs, for policies that compute them."""
 
 
 class Policy(Protocol):
@@ -54,4 +59,8 @@ class Policy(Protocol):
 
     def pick(self, snapshot: Snapshot, demand: Demand, rng: Random) -> Choice | None:
         """Picks one of the snapshot's candidates; None only when there is none."""
+        ...
+
+    def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
+        """Computes the costs behind a pick; empty for a policy that weighs none."""
         ...

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from vllama_balancer.policies.policy import Choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
+    from vllama_balancer.policies.policy import Score
     from vllama_balancer.snapshot import Demand, Snapshot
 
 
@@ -22,3 +24,7 @@ class RandomChoice:
         if not snapshot.candidates:
             return None
         return Choice(rng.choice(snapshot.candidates).name, self.name)
+
+    def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
+        """Weighs no costs."""
+        return ()

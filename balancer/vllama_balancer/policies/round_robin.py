@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from vllama_balancer.policies.policy import Choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
+    from vllama_balancer.policies.policy import Score
     from vllama_balancer.snapshot import Demand, Snapshot
 
 
@@ -31,3 +33,7 @@ class RoundRobin:
         names = sorted(candidate.name for candidate in snapshot.candidates)
         self._last = next((name for name in names if name > self._last), names[0])
         return Choice(self._last, self.name)
+
+    def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
+        """Weighs no costs."""
+        return ()

@@ -1,0 +1,186 @@
+"""A balancer's heart in this process, over scripted workers on unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.balancer.scripted_worker import ScriptedWorker, eventually
+from vllama_balancer.admission import AdmissionSettings
+from vllama_balancer.dispatcher import Dispatcher
+from vllama_balancer.fleet.events import Added
+from vllama_balancer.gateway import Call, ModelEntry
+from vllama_balancer.health import HealthSettings
+from vllama_balancer.metrics import Metrics
+from vllama_balancer.policies import make_policy
+from vllama_balancer.pool import Pool
+from vllama_balancer.pool_metrics import PoolCollector
+from vllama_protos.v1 import generation_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+QUICK_HEALTH = HealthSettings(
+    first_ejection_seconds=0.05,
+    longest_ejection_seconds=0.4,
+    probe_timeout_seconds=1.0,
+    silence_seconds=0.4,
+    answer_seconds=0.3,
+    engine_stall_seconds=0.5,
+    check_interval_seconds=0.02,
+)
+"""Health thresholds short enough for tests, long enough for a busy machine."""
+
+
+class OneModel:
+    """A catalog that knows the models it is given."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names or ("m:latest",)
+
+    def models(self) -> list[ModelEntry]:
+        """Lists them."""
+        return [ModelEntry(name, "0" * 64, 1, datetime(2026, 1, 1, tzinfo=UTC)) for name in self._names]
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds one; "m" means "m:latest"."""
+        full = name if ":" in name else f"{name}:latest"
+        return next((entry for entry in self.models() if entry.name == full), None)
+
+
+@dataclass
+class Reply:
+    """A generation that has come to its end."""
+
+    events: list[generation_pb2.GenerateResponse] = field(default_factory=list)
+    """Every event, in order."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return "".join(event.delta.text for event in self.events)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Its tokens."""
+        return [token for event in self.events for token in event.delta.token_ids]
+
+    @property
+    def started(self) -> list[generation_pb2.Started]:
+        """Every `started`."""
+        return [event.started for event in self.events if event.HasField("started")]
+
+    @property
+    def finished(self) -> generation_pb2.Finished:
+        """The end."""
+        assert self.events[-1].HasField("finished")
+        return self.events[-1].finished
+
+
+@dataclass
+class Fleet:
+    """The balancer's heart and its workers."""
+
+    pool: Pool
+    dispatcher: Dispatcher
+    workers: list[ScriptedWorker]
+    registry: CollectorRegistry
+
+    async def generate(self, prompt: str = "hello", call: Call | None = None, **fields: object) -> Reply:
+        """Runs one generation to its end."""
+        reply = Reply()
+        events = self.dispatcher.generate(make_request(prompt, **fields), call or Call("test"))
+        async with contextlib.aclosing(events):
+            async for event in events:
+                reply.events.append(event)
+        return reply
+
+    def value(self, metric: str, **labels: str) -> float:
+        """Reads a metric; 0 while it has no sample."""
+        return self.registry.get_sample_value(metric, labels) or 0.0
+
+    @property
+    def leases(self) -> int:
+        """Places taken in the whole fleet."""
+        return sum(worker.leases for worker in self.pool.workers())
+
+    async def all_available(self) -> None:
+        """Waits until every worker may take requests."""
+        await eventually(lambda: all(not worker.unavailable for worker in self.pool.workers()))
+
+
+def make_request(prompt: str = "hello", max_tokens: int = 8, **fields: object) -> generation_pb2.GenerateRequest:
+    """Makes a request for a few tokens."""
+    sampling = fields.pop("sampling", None) or generation_pb2.Sampling()
+    sampling.max_tokens = max_tokens
+    return generation_pb2.GenerateRequest(**{"model": "m", "prompt": prompt, "sampling": sampling, **fields})
+
+
+FleetMaker = "Callable[..., Awaitable[Fleet]]"
+
+
+@pytest.fixture
+async def make_fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Fleet]]]:
+    """Makes fleets; at the end every lease, waiter and task of theirs must be gone."""
+    fleets: list[Fleet] = []
+    before = asyncio.all_tasks()
+
+    async def make(
+        count: int = 2,
+        policy: str = "least-load",
+        health: HealthSettings = QUICK_HEALTH,
+        start: bool = True,
+        models: tuple[str, ...] = ("m:latest",),
+        max_streams: int = 8,
+        **admission: float,
+    ) -> Fleet:
+        pool = Pool(health)
+        registry = CollectorRegistry()
+        catalog = OneModel(*models)
+        dispatcher = Dispatcher(
+            pool, catalog, make_policy(policy), Metrics(registry), AdmissionSettings(**admission), Random(7)
+        )
+        registry.register(PoolCollector(pool, lambda: dispatcher.waiting))
+        workers = [
+            ScriptedWorker(f"w{i}", f"unix:{tmp_path}/f{len(fleets)}-{i}", models, max_streams) for i in range(count)
+        ]
+        fleet = Fleet(pool, dispatcher, workers, registry)
+        fleets.append(fleet)
+        await dispatcher.__aenter__()
+        for worker in workers:
+            if start:
+                await worker.start()
+            pool.apply(Added(worker.name, worker.address, models))
+        if start:
+            await fleet.all_available()
+        return fleet
+
+    yield make
+    for fleet in fleets:
+        await eventually(lambda fleet=fleet: fleet.dispatcher.in_flight == 0)
+        assert fleet.leases == 0
+        assert fleet.dispatcher.waiting == 0
+        for worker in fleet.pool.workers():
+            load = worker.life.load
+            assert (load.streams, load.prompt_tokens, load.kv_tokens) == (0, 0, 0)
+        await fleet.dispatcher.__aexit__()
+        await fleet.pool.close()
+        for worker in fleet.workers:
+            await worker.die()
+    await eventually(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
+
+
+READY, STARTING, DRAINING, FAILED = (
+    worker_pb2.WORKER_STATE_READY,
+    worker_pb2.WORKER_STATE_STARTING,
+    worker_pb2.WORKER_STATE_DRAINING,
+    worker_pb2.WORKER_STATE_FAILED,
+)

@@ -1,0 +1,464 @@
+"""One request's way over the workers: placed, relayed, tried again, released."""
+
+import asyncio
+
+import pytest
+
+from tests.balancer.conftest import DRAINING, FAILED, make_request
+from tests.balancer.scripted_worker import Script, busy, draining, eventually, fault, text_of
+from vllama_balancer.errors import (
+    DeadlineExceeded,
+    EngineFault,
+    InvalidRequest,
+    ModelNotFound,
+    NoWorker,
+    Quarantined,
+    QueueFull,
+    WorkerLost,
+)
+from vllama_balancer.fleet.events import Removed
+from vllama_balancer.gateway import Call
+from vllama_protos.v1 import embedding_pb2, generation_pb2
+
+
+async def test_a_generation_is_relayed_as_the_worker_sends_it(make_fleet):
+    """`started`, every delta, one `finished`."""
+    fleet = await make_fleet()
+    reply = await fleet.generate(max_tokens=5)
+    assert reply.text == text_of(5)
+    assert len(reply.started) == 1
+    assert reply.finished.usage.completion_tokens == 5
+    assert reply.finished.migrations == 0
+
+
+async def test_the_call_tells_where_it_went_and_why(make_fleet):
+    """The placement is filled in."""
+    fleet = await make_fleet(1)
+    call = Call("me")
+    await fleet.generate(call=call)
+    assert (call.placement.worker, call.placement.reason) == ("w0", "least-load")
+
+
+async def test_the_worker_is_asked_by_the_name_it_serves(make_fleet):
+    """Whatever spelling the client used."""
+    fleet = await make_fleet(1)
+    await fleet.generate(model="m")
+    assert fleet.workers[0].requests[0].model == "m:latest"
+
+
+async def test_an_unknown_model_is_not_found(make_fleet):
+    """Before anything is queued."""
+    fleet = await make_fleet(1)
+    with pytest.raises(ModelNotFound, match="'nope' not found"):
+        await fleet.generate(model="nope")
+
+
+async def test_closing_the_generator_ends_the_generation_on_the_worker(make_fleet):
+    """A client that leaves frees its place there and here."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(pause_after_tokens=2)
+    events = fleet.dispatcher.generate(make_request(), Call("me"))
+    for _ in range(3):
+        await anext(events)
+    assert fleet.leases == 1
+    await events.aclose()
+    assert fleet.leases == 0
+    await eventually(lambda: fleet.workers[0].running == 0)
+
+
+async def test_cancelling_the_caller_frees_the_place(make_fleet):
+    """As when a client disconnects in the middle."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(pause_after_tokens=2)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.workers[0].running == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fleet.leases == 0
+    await eventually(lambda: fleet.workers[0].running == 0)
+
+
+async def test_prompt_tokens_count_only_until_the_first_token(make_fleet):
+    """Decoding streams have no prefill left; their KV promise stays."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(pause_after_tokens=1)
+    events = fleet.dispatcher.generate(make_request("x" * 400), Call("me"))
+    load = fleet.pool.workers()[0].life.load
+    assert (await anext(events)).HasField("started")
+    assert load.prompt_tokens == 400
+    await anext(events)
+    assert load.prompt_tokens == 0
+    assert load.kv_tokens > 400
+    await events.aclose()
+
+
+async def test_a_refused_request_is_tried_elsewhere(make_fleet):
+    """A worker that drains has not touched it; nobody is to blame."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers[:1]:
+        worker.script = Script(always=draining())
+    for _ in range(4):
+        assert (await fleet.generate()).text == text_of(8)
+    assert fleet.pool.find("w0").breaker.ejections_total == 0
+
+
+async def test_a_fault_before_the_first_token_is_tried_on_another_worker(make_fleet):
+    """The client sees one undisturbed answer."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(errors=[fault()] if worker is fleet.workers[0] else [])
+    replies = [await fleet.generate() for _ in range(4)]
+    assert {reply.text for reply in replies} == {text_of(8)}
+    assert {reply.finished.migrations for reply in replies} == {0}
+    assert fleet.value("vllama_retries_total") == 1
+
+
+async def test_a_request_is_tried_three_times_at_most(make_fleet):
+    """Then the last error is the answer."""
+    fleet = await make_fleet(4)
+    for worker in fleet.workers:
+        worker.script = Script(always=fault("out of luck"))
+    with pytest.raises(EngineFault, match="out of luck"):
+        await fleet.generate()
+    assert sum(len(worker.requests) for worker in fleet.workers) == 3
+    assert max(len(worker.requests) for worker in fleet.workers) == 1
+
+
+async def test_a_wrong_request_is_not_tried_again_and_counts_against_nobody(make_fleet):
+    """Every worker would say the same."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(always=InvalidRequest("top_p is 7: use (0, 1]", field="top_p"))
+    for _ in range(8):
+        with pytest.raises(InvalidRequest, match="top_p is 7") as caught:
+            await fleet.generate()
+        assert caught.value.field == "top_p"
+    assert sum(len(worker.requests) for worker in fleet.workers) == 8
+    assert all(not worker.unavailable for worker in fleet.pool.workers())
+
+
+async def test_a_full_worker_is_left_alone_for_a_while_and_not_ejected(make_fleet):
+    """The request goes elsewhere; a full queue is no illness."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(always=busy(0.05))
+    for _ in range(6):
+        assert (await fleet.generate()).text == text_of(8)
+    assert fleet.pool.find("w0").breaker.ejections_total == 0
+    await fleet.all_available()
+
+
+async def test_a_request_waits_while_the_only_worker_is_full(make_fleet):
+    """It is served as soon as the worker takes it."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(errors=[busy(0.01), busy(0.01), busy(0.01), busy(0.01)])
+    assert (await fleet.generate()).text == text_of(8)
+    assert len(fleet.workers[0].requests) == 5
+
+
+async def test_a_worker_lost_in_prefill_costs_the_client_nothing(make_fleet):
+    """The request starts again on another worker."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(die_after_tokens=0)
+    replies = await asyncio.gather(*(fleet.generate() for _ in range(6)))
+    assert {reply.text for reply in replies} == {text_of(8)}
+    assert all(len(reply.started) == 1 for reply in replies)
+
+
+async def test_a_worker_lost_in_decode_is_continued_without_a_seam(make_fleet):
+    """No text is lost and none repeated; the next worker is given exactly the delivered tokens."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(die_after_tokens=5)
+    replies = await asyncio.gather(*(fleet.generate(max_tokens=20) for _ in range(6)))
+    assert {reply.text for reply in replies} == {text_of(20)}
+    moved = [reply for reply in replies if reply.finished.migrations]
+    assert moved
+    assert {reply.finished.usage.completion_tokens for reply in replies} == {20}
+    resumed = [request for request in fleet.workers[1].requests if request.resume_token_ids]
+    assert len(resumed) == len(moved)
+    assert all(
+        list(request.resume_token_ids) == [1000 + i for i in range(len(request.resume_token_ids))]
+        for request in resumed
+    )
+    assert fleet.value("vllama_migrations_total") == len(moved)
+
+
+async def test_a_stream_that_breaks_with_a_fault_is_continued(make_fleet):
+    """An engine's failure in the middle of one stream."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(error_after_tokens=(3, fault()))
+    replies = [await fleet.generate(max_tokens=10) for _ in range(3)]
+    assert {reply.text for reply in replies} == {text_of(10)}
+
+
+async def test_a_worker_that_leaves_hands_its_streams_over(make_fleet):
+    """ABORTED is the worker's farewell, not the client's end."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(leave_after_tokens=4)
+    replies = [await fleet.generate(max_tokens=10) for _ in range(3)]
+    assert {reply.text for reply in replies} == {text_of(10)}
+    assert {reply.finished.reason for reply in replies} == {generation_pb2.FINISH_REASON_LENGTH}
+    assert fleet.pool.find("w0").breaker.ejections_total == 0
+
+
+async def test_a_stream_that_ends_without_finished_is_continued(make_fleet):
+    """Truncation is never passed on as an end."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(end_early=True)
+    replies = [await fleet.generate(max_tokens=6) for _ in range(3)]
+    assert {reply.text for reply in replies} == {text_of(6)}
+
+
+async def test_a_removed_worker_hands_its_streams_over(make_fleet):
+    """The fleet source says that it has left while it still streams."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=3)
+    task = asyncio.create_task(fleet.generate(max_tokens=6))
+    await eventually(lambda: fleet.leases == 1 and sum(worker.running for worker in fleet.workers) == 1)
+    name = next(worker.name for worker in fleet.pool.workers() if worker.leases)
+    for worker in fleet.workers:
+        worker.go_on.set()
+        worker.script = Script()
+    fleet.pool.apply(Removed(name))
+    reply = await task
+    assert reply.text == text_of(6)
+
+
+async def test_a_seeded_sampled_stream_is_replayed_and_checked(make_fleet):
+    """The state of its random stream cannot be resumed; the delivered part is swallowed again."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(die_after_tokens=5)
+    fleet.workers[1].script = Script(tokens_per_delta=3)
+    sampling = generation_pb2.Sampling(seed=42, temperature=0.8)
+    replies = await asyncio.gather(*(fleet.generate(max_tokens=10, sampling=sampling) for _ in range(4)))
+    assert {reply.text for reply in replies} == {text_of(10, "42")}
+    assert {tuple(reply.token_ids) for reply in replies} == {tuple(range(1000, 1010))}
+    assert any(reply.finished.migrations for reply in replies)
+    assert not any(request.resume_token_ids for request in fleet.workers[1].requests)
+
+
+async def test_a_replay_that_differs_ends_with_one_honest_error(make_fleet):
+    """Never with text that does not belong together."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(die_after_tokens=5)
+    fleet.workers[1].script = Script(salt="other")
+    sampling = generation_pb2.Sampling(seed=42, temperature=0.8)
+    results = await asyncio.gather(
+        *(fleet.generate(max_tokens=10, sampling=sampling) for _ in range(4)), return_exceptions=True
+    )
+    errors = [result for result in results if isinstance(result, WorkerLost)]
+    assert errors
+    assert all("did not reproduce" in str(error) for error in errors)
+
+
+async def test_a_guided_stream_gets_a_seed_so_that_it_can_be_replayed(make_fleet):
+    """Its grammar's state cannot be resumed, and without a seed it could not be reproduced."""
+    fleet = await make_fleet(2)
+    await fleet.generate(output_format=generation_pb2.OutputFormat(json_object=True))
+    asked = [request for worker in fleet.workers for request in worker.requests]
+    assert asked[0].sampling.HasField("seed")
+
+
+async def test_poison_kills_two_workers_and_no_third(make_fleet):
+    """Then the request is quarantined, and the others go on."""
+    fleet = await make_fleet(4)
+    for worker in fleet.workers:
+        worker.script = Script(poison="mandrake")
+    with pytest.raises(Quarantined, match="killed 2 workers"):
+        await fleet.generate("a mandrake")
+    assert sum(len(worker.requests) for worker in fleet.workers) == 2
+    assert (await fleet.generate()).text == text_of(8)
+    assert fleet.value("vllama_quarantined_requests_total") == 1
+
+
+async def test_innocent_streams_survive_poison_beside_them(make_fleet):
+    """Streams in the middle of an answer are not blamed for a death while a better suspect is aboard."""
+    fleet = await make_fleet(4)
+    for worker in fleet.workers:
+        worker.script = Script(poison="mandrake", pause_after_tokens=3)
+    tasks = [asyncio.create_task(fleet.generate(max_tokens=9)) for _ in range(8)]
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 8)
+    await eventually(lambda: all(worker.life.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
+    with pytest.raises(Quarantined):
+        await fleet.generate("mandrake")
+    for worker in fleet.workers:
+        worker.go_on.set()
+    assert {reply.text for reply in await asyncio.gather(*tasks)} == {text_of(9)}
+
+
+async def test_three_failures_in_a_row_take_a_worker_out_and_a_probe_brings_it_back(make_fleet):
+    """A worker that fails instantly does not attract traffic by being idle."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(always=fault())
+    replies = [await fleet.generate() for _ in range(20)]
+    assert {reply.text for reply in replies} == {text_of(8)}
+    assert "is ejected" in fleet.pool.find("w0").unavailable
+    assert sum(request.prompt == "hello" for request in fleet.workers[0].requests) == 3
+    fleet.workers[0].script = Script()
+    await fleet.all_available()
+    assert any(request.request_id == "probe-w0" for request in fleet.workers[0].requests)
+
+
+async def test_the_last_worker_is_not_ejected_for_failures_alone(make_fleet):
+    """Half a worker is better than none."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(errors=[fault()] * 9)
+    for _ in range(3):
+        with pytest.raises(EngineFault):
+            await fleet.generate()
+    assert fleet.pool.find("w0").unavailable == ""
+    assert (await fleet.generate()).text == text_of(8)
+
+
+async def test_requests_survive_the_loss_of_all_workers(make_fleet):
+    """They wait, and are served by the next life at the same address."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=3)
+    tasks = [asyncio.create_task(fleet.generate(max_tokens=6)) for _ in range(4)]
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 4)
+    await eventually(lambda: all(worker.life.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
+    for worker in fleet.workers:
+        await worker.die()
+    await eventually(lambda: fleet.dispatcher.waiting == 4)
+    for worker in fleet.workers:
+        worker.script = Script()
+        await worker.start()
+    assert {reply.text for reply in await asyncio.gather(*tasks)} == {text_of(6)}
+
+
+async def test_a_restarted_worker_starts_with_empty_counts(make_fleet):
+    """A new boot id is a new life: nothing of the old one counts."""
+    fleet = await make_fleet(1)
+    await fleet.generate("x" * 1000)
+    old = fleet.pool.find("w0").life
+    await fleet.workers[0].die()
+    await eventually(lambda: fleet.pool.find("w0").unavailable)
+    await fleet.workers[0].start()
+    await fleet.all_available()
+    life = fleet.pool.find("w0").life
+    assert life is not old
+    assert life.boot_id == fleet.workers[0].boot_id
+
+
+async def test_without_any_worker_a_request_fails_at_its_deadline(make_fleet):
+    """And says that nobody was there, not that it took too long."""
+    fleet = await make_fleet(1, start=False)
+    deadline = asyncio.get_running_loop().time() + 0.1
+    with pytest.raises(NoWorker, match="no worker serves"):
+        await fleet.generate(call=Call("me", deadline))
+
+
+async def test_without_any_worker_patience_ends_without_a_deadline_too(make_fleet):
+    """Nobody waits for ever for an address that never answers."""
+    fleet = await make_fleet(1, start=False, no_worker_patience_seconds=0.1)
+    with pytest.raises(NoWorker):
+        await fleet.generate()
+
+
+async def test_a_request_waits_for_a_worker_that_starts(make_fleet):
+    """Longer than the patience for absent ones, and the time counts as load."""
+    fleet = await make_fleet(1, start=False, no_worker_patience_seconds=0.3)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.dispatcher.waiting == 1)
+    await fleet.workers[0].start()
+    reply = await task
+    assert reply.text == text_of(8)
+    assert reply.finished.timings.load.ToNanoseconds() > 0
+
+
+async def test_a_deadline_passes_in_the_queue(make_fleet):
+    """The waiting request leaves the queue at once."""
+    fleet = await make_fleet(1, max_streams=1)
+    fleet.workers[0].script = Script(pause_after_tokens=1)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.leases == 1)
+    deadline = asyncio.get_running_loop().time() + 0.05
+    with pytest.raises(DeadlineExceeded):
+        await fleet.generate(call=Call("me", deadline))
+    assert fleet.dispatcher.waiting == 0
+    fleet.workers[0].go_on.set()
+    await task
+
+
+async def test_a_deadline_passes_while_the_worker_runs(make_fleet):
+    """The worker's call ends with it."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(pause_after_tokens=1)
+    deadline = asyncio.get_running_loop().time() + 0.1
+    with pytest.raises(DeadlineExceeded):
+        await fleet.generate(call=Call("me", deadline))
+    await eventually(lambda: fleet.workers[0].running == 0)
+    assert fleet.pool.find("w0").unavailable == ""
+
+
+async def test_a_burst_is_queued_and_the_rest_refused_at_once(make_fleet):
+    """Every request has an answer; the refused ones are told when to come back."""
+    fleet = await make_fleet(1, max_streams=2, max_queue=4)
+    fleet.workers[0].script = Script(pause_after_tokens=1)
+    tasks = [asyncio.create_task(fleet.generate()) for _ in range(20)]
+    await eventually(lambda: sum(task.done() for task in tasks) == 14)
+    fleet.workers[0].go_on.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, QueueFull)]
+    assert len(refused) == 14
+    assert all(error.retry_after_seconds >= 1 for error in refused)
+    assert sum(not isinstance(result, Exception) for result in results) == 6
+
+
+async def test_a_draining_worker_takes_nothing_new(make_fleet):
+    """Its report is enough."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].become(DRAINING)
+    await eventually(lambda: fleet.pool.find("w0").unavailable)
+    for _ in range(4):
+        await fleet.generate()
+    assert len(fleet.workers[0].requests) == 0
+
+
+async def test_a_failed_worker_takes_nothing_and_says_why(make_fleet):
+    """FAILED carries the root cause."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].report.failure = "no memory: lower --max-model-len"
+    fleet.workers[0].become(FAILED)
+    await eventually(lambda: "no memory" in fleet.pool.find("w0").unavailable)
+    assert (await fleet.generate()).text == text_of(8)
+
+
+async def test_embeddings_are_answered_and_tried_again(make_fleet):
+    """A unary call changes nothing, so any worker may be asked anew."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(errors=[fault()] if worker is fleet.workers[0] else [])
+    for _ in range(4):
+        reply = await fleet.dispatcher.embed(embedding_pb2.EmbedRequest(model="m", inputs=["abc"]), Call("me"))
+        assert list(reply.vectors[0].values) == [3.0]
+
+
+async def test_tokenizing_needs_no_room(make_fleet):
+    """It is answered while every stream is taken."""
+    fleet = await make_fleet(1, max_streams=1)
+    fleet.workers[0].script = Script(pause_after_tokens=1)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.leases == 1)
+    tokens = await fleet.dispatcher.tokenize(generation_pb2.TokenizeRequest(model="m", prompt="ab"), Call("me"))
+    text = await fleet.dispatcher.detokenize(
+        generation_pb2.DetokenizeRequest(model="m", token_ids=tokens.token_ids), Call("me")
+    )
+    assert text.text == "ab"
+    fleet.workers[0].go_on.set()
+    await task
+
+
+async def test_requests_are_counted_by_outcome(make_fleet):
+    """In, out, and how it ended."""
+    fleet = await make_fleet(1)
+    await fleet.generate()
+    fleet.workers[0].script = Script(always=InvalidRequest("no"))
+    with pytest.raises(InvalidRequest):
+        await fleet.generate()
+    assert fleet.value("vllama_requests_total", model="m:latest", outcome="ok") == 1
+    assert fleet.value("vllama_requests_total", model="m:latest", outcome="INVALID_REQUEST") == 1
+    assert fleet.value("vllama_requests_in_flight") == 0
+    assert fleet.value("vllama_generated_tokens_total", model="m:latest") == 8
