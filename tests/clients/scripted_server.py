@@ -67,7 +67,7 @@ class Script(
     """One entry for each call of Generate, in order; the last one serves all further calls."""
     reply: object = None
     """What the unary calls answer: a message, or a Refusal."""
-    fleets: Sequence[fleet_pb2.ListWorkersResponse] = ()
+    fleets: Sequence[fleet_pb2.ListWorkersResponse | Refusal] = ()
     """What WatchFleet and RestartWorkers stream."""
     requests: list[object] = field(default_factory=list)
     """Every request, in order."""
@@ -120,9 +120,9 @@ class Script(
     async def RestartWorkers(self, request: object, context: grpc.aio.ServicerContext) -> AsyncIterator[object]:
         """Refuses, or streams the fleets."""
         self._record(request, context)
-        if isinstance(self.reply, Refusal):
-            await _refuse(self.reply, context)
         for fleet in self.fleets:
+            if isinstance(fleet, Refusal):
+                await _refuse(fleet, context)
             yield fleet
 
     async def _answer(self, request: object, context: grpc.aio.ServicerContext) -> object:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vllama_clients.cli.fleet_client import fleet_of
 from vllama_clients.cli.fleet_table import state
 
+if TYPE_CHECKING:
+    from vllama_protos.v1 import fleet_pb2
+
 
 def command(
     workers: Annotated[list[str] | None, typer.Argument(help="Names of the workers; none means all.")] = None,
 ) -> None:
     """Restarts workers one after the other, each drained first, so that no request fails."""
-    told: dict[str, str] = {}
     with fleet_of(os.environ) as fleet:
+        told = {worker.name: _life(worker) for worker in fleet.list().workers}
         for moment in fleet.restart(workers or []):
             for worker in moment.workers:
-                now = state(worker)
-                if told.setdefault(worker.name, now) != now:
-                    told[worker.name] = now
-                    print(f"{worker.name}: {now}", flush=True)
+                if told.get(worker.name) != _life(worker):
+                    told[worker.name] = _life(worker)
+                    print(f"{worker.name}: {state(worker)}, process {worker.pid}", flush=True)
     print("restarted")
+
+
+def _life(worker: fleet_pb2.WorkerStatus) -> tuple[int, str]:
+    """Tells one life of a worker, and what it is doing in it, from another."""
+    return worker.pid, state(worker)

@@ -170,28 +170,44 @@ async def test_drain_of_an_unknown_worker(server: Server, top: Callable) -> None
     assert (done.err, done.status) == ("Error: no worker is called 'x'\n", 1)
 
 
+def one_worker(worker: fleet_pb2.WorkerStatus, pid: int) -> fleet_pb2.ListWorkersResponse:
+    """Builds a fleet of that one worker, renamed, in the process with that id."""
+    moved = fleet_pb2.WorkerStatus()
+    moved.CopyFrom(worker)
+    moved.name, moved.pid = "worker-0", pid
+    return fleet_pb2.ListWorkersResponse(workers=[moved])
+
+
 async def test_restart_tells_what_happens(server: Server, top: Callable) -> None:
-    """Each change of a worker's state is a line."""
-    moments = []
-    for worker in (READY, DRAINING, DRAINING, STARTING, READY):
-        moved = fleet_pb2.WorkerStatus()
-        moved.CopyFrom(worker)
-        moved.name = "worker-0"
-        moments.append(fleet_pb2.ListWorkersResponse(workers=[moved]))
-    server.script.fleets = moments
+    """Each change of a worker's state, and each new life, is a line."""
+    server.script.reply = one_worker(READY, 10)
+    server.script.fleets = [
+        one_worker(DRAINING, 10),
+        one_worker(DRAINING, 10),
+        one_worker(STARTING, 11),
+        one_worker(READY, 11),
+    ]
     done = await top("restart", "worker-0")
     assert done.out.splitlines() == [
-        "worker-0: draining",
-        "worker-0: warm up 50%",
-        "worker-0: ready",
+        "worker-0: draining, process 10",
+        "worker-0: warm up 50%, process 11",
+        "worker-0: ready, process 11",
         "restarted",
     ]
-    assert list(server.script.requests[0].workers) == ["worker-0"]
+    assert list(server.script.requests[1].workers) == ["worker-0"]
+
+
+async def test_restart_that_only_tells_the_end(server: Server, top: Callable) -> None:
+    """A worker that is ready again is told by its new process."""
+    server.script.reply = one_worker(READY, 10)
+    server.script.fleets = [one_worker(READY, 11)]
+    assert (await top("restart")).out == "worker-0: ready, process 11\nrestarted\n"
 
 
 async def test_restart_of_foreign_workers(server: Server, top: Callable) -> None:
     """A refusal is told and nothing is claimed."""
-    server.script.reply = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "worker-0 was not started by this balancer")
+    server.script.reply = FLEET
+    server.script.fleets = [Refusal(grpc.StatusCode.FAILED_PRECONDITION, "worker-0 was not started by this balancer")]
     done = await top("restart")
     assert (done.out, done.status) == ("", 1)
     assert "was not started by this balancer" in done.err
