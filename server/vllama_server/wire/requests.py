@@ -84,7 +84,7 @@ def sampling(message: pb.Sampling) -> Sampling:
     """Converts sampling options; unset fields become None. Raises InvalidRequest."""
     for name in _FLOATS:
         if message.HasField(name) and not math.isfinite(getattr(message, name)):
-            raise InvalidRequest(f"sampling.{name} is not a finite number; give one or leave it unset.", name)
+            raise InvalidRequest(f"sampling.{name} is not a finite number; give one or unset it.", f"sampling.{name}")
     _check_stop(message)
     options = Sampling(
         temperature=message.temperature if message.HasField("temperature") else None,

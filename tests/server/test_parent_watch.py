@@ -1,0 +1,70 @@
+"""The end of a worker with its supervisor."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from vllama_server.parent_watch import watch_parent
+
+
+def test_the_end_of_the_pipe_is_noticed():
+    """Bytes are no end; the closed pipe is."""
+    read, write = os.pipe()
+    gone = threading.Event()
+    thread = watch_parent(read, gone.set)
+    os.write(write, b"x")
+    assert not gone.wait(0.05)
+    os.close(write)
+    assert gone.wait(5)
+    thread.join(5)
+    os.close(read)
+
+
+def test_children_do_not_inherit_the_pipe():
+    """Otherwise a grandchild would hold what only the supervisor may hold."""
+    read, write = os.pipe()
+    os.set_inheritable(read, True)
+    thread = watch_parent(read, lambda: None)
+    assert not os.get_inheritable(read)
+    os.close(write)
+    thread.join(5)
+    os.close(read)
+
+
+def test_a_closed_descriptor_is_an_error():
+    """A wrong --parent-fd must not look like a dead supervisor."""
+    read, write = os.pipe()
+    os.close(write)
+    os.close(read)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        watch_parent(read, lambda: None)
+
+
+def test_children_and_grandchildren_end_too():
+    """Whatever the worker has started is killed with it."""
+    code = (
+        "import subprocess, sys, time\n"
+        "from vllama_server.parent_watch import end_at_once, watch_parent\n"
+        'child = \'import subprocess, time; subprocess.Popen(["sleep", "60"]); print(1, flush=True); time.sleep(60)\'\n'
+        "subprocess.Popen([sys.executable, '-c', child])\n"
+        "watch_parent(int(sys.argv[1]), end_at_once)\n"
+        "time.sleep(60)\n"
+    )
+    read, write = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code, str(read)], pass_fds=(read,), stdout=subprocess.PIPE)
+    os.close(read)
+    assert process.stdout.readline()
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) == 2
+    os.close(write)
+    assert process.wait(5) == 1
+    process.stdout.close()
+    deadline = time.monotonic() + 5
+    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,241 @@
+"""The worker as a process of its own: signals, exit statuses, crashes, and the end of its parent."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.server.statuses import all_of, error_of
+from vllama_protos.v1 import generation_pb2, worker_pb2
+from vllama_protos.v1.generation_pb2_grpc import GenerationStub
+from vllama_protos.v1.worker_pb2_grpc import WorkerStub
+
+PATIENCE_SECONDS = 30.0
+
+
+class Worker:
+    """A worker process and a channel to it."""
+
+    def __init__(self, process, address, log):
+        self.process = process
+        self.socket = Path(address.removeprefix("unix:"))
+        self.channel = grpc.aio.insecure_channel(address)
+        self.generation = GenerationStub(self.channel)
+        self.worker = WorkerStub(self.channel)
+        self._log = log
+
+    def log(self):
+        """Everything that it wrote."""
+        return self._log.read_text()
+
+    def signal(self, number):
+        """Sends a signal."""
+        self.process.send_signal(number)
+
+    async def status(self):
+        """Waits for its exit status."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (status := self.process.poll()) is None:
+                await asyncio.sleep(0.01)
+        return status
+
+    async def ready(self):
+        """Waits until it serves."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            watch = self.worker.Watch(worker_pb2.WatchRequest(), wait_for_ready=True)
+            while (await watch.read()).state != worker_pb2.WORKER_STATE_READY:
+                pass
+            watch.cancel()
+
+    async def begin(self, max_tokens):
+        """Starts a generation and waits for its first event."""
+        call = self.generation.Generate(
+            generation_pb2.GenerateRequest(prompt="x", sampling=generation_pb2.Sampling(max_tokens=max_tokens))
+        )
+        await call.read()
+        return call
+
+
+@pytest.fixture
+async def spawn(tmp_path):
+    """Starts worker processes that end with the test: `await spawn("--max-queue", "1")`."""
+    workers = []
+
+    async def start(*arguments, ready=True, listen=None, **options):
+        address = listen or f"unix:{tmp_path}/{len(workers)}.sock"
+        log = tmp_path / f"{len(workers)}.log"
+        command = [sys.executable, "-m", "vllama_server", "tiny", "--engine", "fake", "--listen", address, *arguments]
+        with log.open("wb") as sink:
+            process = subprocess.Popen(command, stderr=sink, stdout=sink, start_new_session=True, **options)  # noqa: ASYNC220
+        workers.append(Worker(process, address, log))
+        if ready:
+            await workers[-1].ready()
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        await worker.channel.close()
+        with suppress(ProcessLookupError):
+            worker.process.kill()
+        worker.process.wait()
+
+
+async def rest_of(call):
+    """Reads what is left of a stream."""
+    events = []
+    while (event := await call.read()) is not grpc.aio.EOF:
+        events.append(event)
+    return events
+
+
+async def test_sigterm_drains(spawn):
+    """The running stream comes to its end, new ones are refused, the status is 0, the socket is gone."""
+    worker = await spawn()
+    call = await worker.begin(80)
+    worker.signal(signal.SIGTERM)
+    assert (await rest_of(call))[-1].finished.usage.completion_tokens == 80
+    assert await worker.status() == 0
+    assert not worker.socket.exists()
+
+
+async def test_a_second_signal_aborts(spawn):
+    """The stream ends UNAVAILABLE and the process with status 0, long before the stream's end."""
+    worker = await spawn("--drain-timeout", "600")
+    call = await worker.begin(4000)
+    worker.signal(signal.SIGTERM)
+    watch = worker.worker.Watch(worker_pb2.WatchRequest())
+    while (await watch.read()).state != worker_pb2.WORKER_STATE_DRAINING:
+        pass
+    worker.signal(signal.SIGINT)
+    assert (await error_of(rest_of(call))).code() == grpc.StatusCode.UNAVAILABLE
+    assert await worker.status() == 0
+
+
+async def test_sigterm_while_starting_ends_the_start(spawn):
+    """A worker that is still loading stops at once."""
+    worker = await spawn("--engine-arg", "start_seconds=600", ready=False)
+    await worker.worker.Describe(worker_pb2.DescribeRequest(), wait_for_ready=True)
+    worker.signal(signal.SIGTERM)
+    assert await worker.status() == 0
+
+
+async def test_a_crash_ends_the_stream_and_the_process(spawn):
+    """crash_after_tokens kills the process as a real fault would."""
+    worker = await spawn("--engine-arg", "crash_after_tokens=10")
+    call = await worker.begin(100)
+    assert (await error_of(rest_of(call))).code() == grpc.StatusCode.UNAVAILABLE
+    assert await worker.status() == -signal.SIGKILL
+
+
+async def test_poison_kills_the_process(spawn):
+    """A prompt that contains the text is the end of the worker, any other is not."""
+    worker = await spawn("--engine-arg", "poison=cyanide")
+    one = generation_pb2.GenerateRequest(prompt="tea", sampling=generation_pb2.Sampling(max_tokens=1))
+    assert await all_of(worker.generation.Generate(one))
+    one.prompt = "tea with cyanide"
+    await error_of(all_of(worker.generation.Generate(one)))
+    assert await worker.status() == -signal.SIGKILL
+
+
+async def test_a_hung_engine_ends_with_status_3(spawn):
+    """The watchdog notices, the stream ends UNAVAILABLE, the log says why."""
+    worker = await spawn("--engine-arg", "hang_after_tokens=5", "--stall-seconds", "0.5")
+    call = await worker.begin(100)
+    assert (await error_of(rest_of(call))).code() == grpc.StatusCode.UNAVAILABLE
+    assert await worker.status() == 3
+    assert "no step" in worker.log()
+
+
+@pytest.mark.faults
+async def test_the_worker_ends_with_its_supervisor(spawn):
+    """When the other end of the pipe closes the worker is gone within 3 s, streams or not."""
+    read, write = os.pipe()
+    worker = await spawn("--parent-fd", str(read), pass_fds=(read,))
+    os.close(read)
+    await worker.begin(4000)
+    os.close(write)
+    async with asyncio.timeout(3):
+        await worker.status()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--engine", "nope"], "--engine"),
+        (["--parent-fd", "900"], "--parent-fd"),
+        (["--listen", "unix:/no/such/directory/w.sock"], "does not exist"),
+        (["--metrics", "192.0.2.1:9"], "--metrics"),
+    ],
+)
+async def test_bad_flags_are_one_line_and_status_2(spawn, arguments, words):
+    """The message names the flag; there is no traceback."""
+    worker = await spawn(*arguments, ready=False)
+    assert await worker.status() == 2
+    (line,) = [line for line in worker.log().splitlines() if line.startswith("vllama worker: ")]
+    assert words in line
+    assert "Traceback" not in worker.log()
+
+
+async def test_a_wrong_engine_argument_is_one_line_and_status_1(spawn):
+    """The engine types its own arguments; what it refuses is a failed start."""
+    worker = await spawn("--engine-arg", "sped=2", ready=False)
+    assert await worker.status() == 1
+    assert worker.log().startswith("vllama worker: --engine-arg: sped is no setting")
+
+
+async def test_two_workers_cannot_share_an_address(spawn, tmp_path):
+    """The second one says so and leaves the first alone."""
+    first = await spawn()
+    second = await spawn(listen=f"unix:{tmp_path}/0.sock", ready=False)
+    assert await second.status() == 2
+    assert "in use" in second.log()
+    await first.begin(1)
+
+
+async def test_a_worker_starts_again_on_the_socket_of_a_killed_one(spawn, tmp_path):
+    """What kill -9 left behind is in nobody's way."""
+    first = await spawn()
+    first.signal(signal.SIGKILL)
+    await first.status()
+    second = await spawn(listen=f"unix:{tmp_path}/0.sock")
+    await second.begin(1)
+
+
+async def test_metrics_are_served_over_http(spawn):
+    """The port is told in the log, and the page has our collectors."""
+    worker = await spawn("--metrics", "127.0.0.1:0")
+    await rest_of(await worker.begin(3))
+    url = next(word for word in worker.log().split() if word.startswith("http://"))
+    with await asyncio.to_thread(urllib.request.urlopen, url) as page:
+        text = page.read().decode()
+    assert "vllama_worker_completion_tokens_total 3.0" in text
+
+
+async def test_json_logs_are_one_object_per_line(spawn):
+    """--log-format json is for machines, to the last line."""
+    import json
+
+    worker = await spawn("--log-format", "json", "--name", "worker-9")
+    await rest_of(await worker.begin(1))
+    worker.signal(signal.SIGTERM)
+    await worker.status()
+    lines = [json.loads(line) for line in worker.log().splitlines()]
+    assert {line["worker"] for line in lines} == {"worker-9"}
+    assert any("ended OK" in line["message"] for line in lines)
+
+
+async def test_the_simulated_engine_needs_no_vllm():
+    """Starting one imports neither vLLM nor torch."""
+    code = (
+        "import sys; from vllama_server import main; from vllama_server.fake_engine import engine; "
+        "sys.exit(any(name.split('.')[0] in ('vllm', 'torch') for name in sys.modules))"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
