@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -17,14 +19,6 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.metrics import EdgeMetrics
     from vllama_balancer.gateway import FleetView
 
-_PAGE_HEADERS = {
-    # The page is one file: nothing else may load or be loaded by it.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
 
 class NoFleetView:
     """Stands in where nobody can see the fleet, as in front of a remote balancer."""
@@ -34,6 +28,29 @@ class NoFleetView:
         return fleet_pb2.ListWorkersResponse()
 
 
+class Page:
+    """The one file that browsers get, and the headers that let nothing else run in it."""
+
+    def __init__(self) -> None:
+        self.body = resources.files("vllama_balancer.edge.page").joinpath("index.html").read_bytes()
+        """HTML with its style and its script within."""
+        script, style = _hash_within(self.body, b"script"), _hash_within(self.body, b"style")
+        policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; base-uri 'none'"
+        self.headers = {
+            "Content-Security-Policy": f"{policy}; form-action 'none'; frame-ancestors 'none'",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+            "Vary": "Accept",
+        }
+        """What goes with it."""
+
+
+def _hash_within(page: bytes, tag: bytes) -> str:
+    """Makes the hash by which a browser recognises the text of the page's one such element."""
+    text = page.partition(b"<%b>" % tag)[2].partition(b"</%b>" % tag)[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+
+
 class Operations:
     """Handlers beside the APIs."""
 
@@ -41,7 +58,7 @@ class Operations:
         self._edge = edge
         self._fleet = fleet
         self._metrics = metrics
-        self._page = resources.files("vllama_balancer.edge.page").joinpath("index.html").read_bytes()
+        self._page = Page()
 
     def routes(self) -> list[web.RouteDef]:
         """The paths."""
@@ -56,7 +73,8 @@ class Operations:
     async def root(self, request: web.Request) -> web.Response:
         """GET /: the page for a browser, Ollama's line for any other client."""
         if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
+            page = self._page
+            return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=page.headers)
         return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
 
     async def health(self, request: web.Request) -> web.Response:
