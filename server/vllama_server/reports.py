@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllama_server.engine import EngineLoad
+from vllama_server.errors import WorkerError
 from vllama_server.lifecycle import State
 from vllama_server.wire.descriptions import report
 
@@ -87,14 +88,17 @@ class Reporter:
             else:
                 await following.wait()
 
-    def measure(self) -> EngineLoad:
-        """Asks the engine for its load; nothing is loaded before it serves or after it died."""
-        if self._lifecycle.state in (State.READY, State.DRAINING):
+    def _measure(self) -> EngineLoad:
+        """Asks the engine for its load; before it serves and after it died there is none."""
+        if self._lifecycle.state not in (State.READY, State.DRAINING):
+            return EngineLoad()
+        try:
             return self._engine.load()
-        return EngineLoad()
+        except WorkerError:
+            return EngineLoad()
 
     def _sample(self, *, publish: bool) -> None:
-        load = self.measure()
+        load = self._measure()
         self._metrics.record_load(self._lifecycle.state, load)
         now = self._clock()
         life = self._lifecycle

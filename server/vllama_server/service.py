@@ -7,12 +7,13 @@ lands inside it, at whatever it awaits, and its one `finally` aborts the request
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import generation_pb2_grpc as pb_grpc
 from vllama_server.engine import Accepted, Chunk, Completed
-from vllama_server.errors import EngineFault
+from vllama_server.errors import EngineFault, WorkerError
 from vllama_server.orca import TRAILER, load_report
 from vllama_server.wire import events, requests
 
@@ -57,7 +58,7 @@ class GenerationServicer(pb_grpc.GenerationServicer):
                 await self._relay(stream, request, context, arrived_at)
             finally:
                 await stream.aclose()
-                context.set_trailing_metadata(((TRAILER, self._load_report()),))
+                self._attach_load(context)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Renders and tokenizes an input."""
@@ -98,5 +99,8 @@ class GenerationServicer(pb_grpc.GenerationServicer):
                 return
         raise EngineFault("the engine ended the generation without saying how; try again.")
 
-    def _load_report(self) -> bytes:
-        return load_report(self._engine.load(), self._engine.describe().max_streams)
+    def _attach_load(self, context: Context) -> None:
+        # An engine that has just died has no load, and that must not hide why it died.
+        with suppress(WorkerError):
+            report = load_report(self._engine.load(), self._engine.describe().max_streams)
+            context.set_trailing_metadata(((TRAILER, report),))

@@ -103,7 +103,7 @@ class WorkerServer:
         try:
             await self._server.start()
             logger.info("listening on %s", self.address)
-            return await self._live()
+            return await self._live(reports)
         finally:
             self._lifecycle.close()
             await self._server.stop(FAREWELL_SECONDS)
@@ -111,10 +111,10 @@ class WorkerServer:
             binding.release(self.address)
             await _ended(reports)
 
-    async def _live(self) -> ExitStatus:
+    async def _live(self, reports: asyncio.Task[None]) -> ExitStatus:
         if not await self._start_engine():
             return ExitStatus.START_FAILED if self._lifecycle.failure else ExitStatus.STOPPED
-        failing = asyncio.create_task(self._failed(), name="engine-failure")
+        failing = asyncio.create_task(self._failed(reports), name="engine-failure")
         try:
             await _first(failing, self._stops.drain.wait())
             if not failing.done():
@@ -152,25 +152,27 @@ class WorkerServer:
         logger.info("ready: serves %s on %s", ", ".join(self._config.names), self.address)
         return True
 
-    async def _failed(self) -> Exception:
-        """Waits for the reason why the engine can serve no more: its death or a stall."""
+    async def _failed(self, reports: asyncio.Task[None]) -> BaseException:
+        """Waits for the reason why the worker can serve no more: its engine's death or stall, or a fault of its own."""
         dead = asyncio.create_task(self._engine.failed())
         watchdog = Watchdog(self._engine.load, self._config.stall_seconds)
         hung = asyncio.create_task(watchdog.stalled())
         try:
-            await asyncio.wait({dead, hung}, return_when=asyncio.FIRST_COMPLETED)
-            return dead.result() if dead.done() else hung.result()
+            await asyncio.wait({dead, hung, reports}, return_when=asyncio.FIRST_COMPLETED)
+            if dead.done():
+                return dead.result()
+            return hung.result() if hung.done() else reports.exception() or EngineDead("the worker's reports ended.")
         finally:
             await _ended(dead)
             await _ended(hung)
 
-    async def _fail(self, cause: Exception) -> None:
+    async def _fail(self, cause: BaseException) -> None:
         """Ends everything that runs with the cause."""
         logger.critical("the engine has failed: %s", cause)
         self._lifecycle.failed(str(cause))
         self._gate.evict(EngineDead(f"the engine has failed: {cause}"))
 
-    async def _drain(self, failing: asyncio.Task[Exception]) -> None:
+    async def _drain(self, failing: asyncio.Task[BaseException]) -> None:
         """Waits for the streams that run; ends those that are left when time is up or the worker was asked again."""
         self._lifecycle.draining()
         logger.info("draining %d calls for up to %g s", self._gate.inside, self._config.drain_timeout_seconds)

@@ -20,7 +20,7 @@ from vllama_server.wire.descriptions import description
 if TYPE_CHECKING:
     import grpc
 
-    from vllama_server.engine import Engine
+    from vllama_server.engine import Engine, EngineDescription
     from vllama_server.gate import Gate
     from vllama_server.identity import Identity
     from vllama_server.lifecycle import Lifecycle
@@ -42,12 +42,14 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         self._identity = identity
         self._lifecycle = lifecycle
         self._reporter = reporter
+        self._described: EngineDescription | None = None
         self._versions = {"vllama": version(DISTRIBUTION), "python": platform.python_version()}
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
         """Tells what the worker hosts; what only the engine knows is missing until it has started."""
-        started = self._lifecycle.state in (State.READY, State.DRAINING)
-        return description(self._identity, self._versions, self._engine.describe() if started else None)
+        if self._described is None and self._lifecycle.state in (State.READY, State.DRAINING):
+            self._described = self._engine.describe()
+        return description(self._identity, self._versions, self._described)
 
     # The generated base class knows handlers that return or yield, not coroutines that write.
     async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802

@@ -65,7 +65,7 @@ class Worker:
 
 @pytest.fixture
 async def spawn(tmp_path):
-    """Starts worker processes that end with the test: `await spawn("--max-queue", "1")`."""
+    """Starts worker processes, given further flags, that end with the test."""
     workers = []
 
     async def start(*arguments, ready=True, listen=None, **options):

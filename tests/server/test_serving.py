@@ -163,3 +163,20 @@ async def test_a_stalled_reader_is_ended_with_the_worker(start_worker):
         await call.read()
     worker.stops.request()
     assert await worker.exit_status() is ExitStatus.STOPPED
+
+
+async def test_an_engine_that_cannot_report_ends_the_worker(start_worker):
+    """A worker that watchers and balancer could not see is not left running."""
+    engine = started()
+    worker = await start_worker(engine)
+    engine.reported = None
+    assert await worker.exit_status() is ExitStatus.ENGINE_DIED
+
+
+async def test_a_dead_engine_still_describes_itself(start_worker):
+    """Describe answers whatever the engine does; what was known stays known."""
+    engine = started()
+    worker = await start_worker(engine)
+    before = await worker.worker.Describe(worker_pb2.DescribeRequest())
+    engine.describe = None
+    assert await worker.worker.Describe(worker_pb2.DescribeRequest()) == before

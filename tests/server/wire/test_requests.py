@@ -121,9 +121,7 @@ def test_a_chat_arrives_whole():
     assert convert(chat=message, context_token_ids=[7, 8]).prompt == ChatPrompt(
         messages=(
             Message("user", "Look", images=(b"png",)),
-            Message(
-                "assistant", thinking="hm", tool_calls=(ToolCall("c", "f", '{"b":1,"a":2}'), ToolCall("", "g", "{}"))
-            ),
+            Message("assistant", thinking="hm", tool_calls=calls),
             Message("tool", "42", tool_name="f", tool_call_id="c"),
         ),
         tools=(Tool("f", "d", '{"type":"object"}'),),
