@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.edge.dialect import Dialect
     from vllama_balancer.edge.guard import Machine
-    from vllama_balancer.gateway import FleetView, Gateway, Residency
+    from vllama_balancer.gateway import FleetView, Gateway, Management, Residency
     from vllama_balancer.keys import ApiKeys
 
 DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI, ANTHROPIC)
@@ -48,6 +48,7 @@ def build_app(
     registry: CollectorRegistry | None = None,
     fleet: FleetView | None = None,
     residency: Residency | None = None,
+    management: Management | None = None,
     keys: ApiKeys | None = None,
     machine: Machine | None = None,
     now: Callable[[], datetime] = system_now,
@@ -56,11 +57,12 @@ def build_app(
     """Builds the application.
 
     `registry` holds what /metrics shows; the edge adds its own collectors to it. `fleet` feeds
-    the page and /health. `residency` is told of keep_alive; models are pinned without it. With
-    `keys` every caller needs one. `machine` is what this machine is called; asked for when None.
-    `now` is the clock of timestamps in replies.
+    the page and /health. `residency` is told of keep_alive; models are pinned without it.
+    `management` installs and removes models; they are fixed without it. With `keys` every caller
+    needs one. `machine` is what this machine is called; asked for when None. `now` is the clock
+    of timestamps in replies.
     """
-    edge = Edge(gateway, config or EdgeConfig(), residency=residency, now=now)
+    edge = Edge(gateway, config or EdgeConfig(), residency=residency, management=management, now=now)
     metrics = EdgeMetrics(registry or CollectorRegistry())
     guard = Guard(Origins(edge.config.origins), Hosts(machine or this_machine()) if edge.config.loopback_only else None)
     app = web.Application(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vllama_balancer.edge import streaming
 from vllama_balancer.edge.bodies import read_json
+from vllama_balancer.edge.fixed_models import FixedModels
 from vllama_balancer.edge.limits import StreamLimit
 from vllama_balancer.edge.requested import RequestedModel, find_model
 from vllama_balancer.edge.residency import Pinned
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.edge.config import EdgeConfig
     from vllama_balancer.errors import BalancerError
-    from vllama_balancer.gateway import Gateway, Residency
+    from vllama_balancer.gateway import Gateway, Management, Residency
     from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 T = TypeVar("T")
@@ -47,12 +48,15 @@ class Edge:
         config: EdgeConfig,
         *,
         residency: Residency | None = None,
+        management: Management | None = None,
         now: Callable[[], datetime] = system_now,
     ) -> None:
         self.gateway = gateway
         self.config = config
         self.residency: Residency = residency or Pinned()
         """How long models stay loaded."""
+        self.management: Management = management or FixedModels(gateway)
+        """Which models there are."""
         self.now = now
         """The clock of the wall: timestamps in replies come from it."""
         self.draining = False

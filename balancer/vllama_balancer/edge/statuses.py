@@ -21,6 +21,13 @@ from vllama_balancer.errors import (
     Unauthenticated,
     WorkerLost,
 )
+from vllama_balancer.models.errors import (
+    AccessRefused,
+    DownloadDamaged,
+    ModelInUse,
+    ModelUnknown,
+    SourceUnavailable,
+)
 
 STATUS: dict[type[BalancerError], int] = {
     InvalidRequest: 400,
@@ -33,6 +40,11 @@ STATUS: dict[type[BalancerError], int] = {
     DeadlineExceeded: 504,
     EngineFault: 500,
     Quarantined: 500,
+    ModelUnknown: 404,
+    ModelInUse: 403,
+    AccessRefused: 403,
+    SourceUnavailable: 503,
+    DownloadDamaged: 502,
 }
 """Which status each error becomes; a subclass takes its nearest ancestor's, any other is 500."""
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from vllama_balancer.edge.dialect import Dialect
+from vllama_balancer.edge.ollama.errors import error_body
 from vllama_balancer.edge.ollama.handlers import OllamaHandlers
+from vllama_balancer.edge.ollama.management_handlers import ManagementHandlers
 
 if TYPE_CHECKING:
     from vllama_balancer.edge.edge import Edge
@@ -26,12 +28,8 @@ def routes(edge: Edge) -> list[web.RouteDef]:
         web.post("/api/chat", handlers.chat),
         web.post("/api/embed", handlers.embed),
         web.post("/api/embeddings", handlers.embeddings),
+        *ManagementHandlers(edge).routes(),
     ]
-
-
-def error_body(status: int, message: str, request_id: str) -> dict[str, str]:
-    """The body of an error, whatever its status."""
-    return {"error": message}
 
 
 DIALECT = Dialect("/", routes, error_body)

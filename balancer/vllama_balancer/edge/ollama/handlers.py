@@ -20,6 +20,7 @@ from vllama_balancer.edge.ollama.embeddings import (
     to_embed_reply,
     to_embed_request,
 )
+from vllama_balancer.edge.ollama.errors import error_line
 from vllama_balancer.edge.ollama.generate_request import to_generate_request
 from vllama_balancer.edge.ollama.keep_alive import parse_keep_alive
 from vllama_balancer.edge.ollama.narration import ChatNarration, GenerateNarration
@@ -31,7 +32,7 @@ from vllama_balancer.edge.ollama.show import to_show_reply
 from vllama_balancer.edge.ollama.tally import Tally
 from vllama_balancer.edge.streaming import NDJSON
 from vllama_balancer.edge.trace import TRACE
-from vllama_balancer.errors import BalancerError, InvalidRequest
+from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.gateway import Call
 from vllama_balancer.names import parse_name
 from vllama_protos.v1 import embedding_pb2, generation_pb2
@@ -48,11 +49,6 @@ if TYPE_CHECKING:
 def json_reply(value: object) -> web.Response:
     """Answers with one JSON object."""
     return web.Response(body=encode_json(value), content_type="application/json", charset="utf-8")
-
-
-def error_line(error: BalancerError) -> bytes:
-    """The line that ends a stream which failed."""
-    return encode_line({"error": statuses.message(error)})
 
 
 class OllamaHandlers:

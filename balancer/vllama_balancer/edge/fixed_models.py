@@ -1,0 +1,44 @@
+"""Management of models that cannot be managed: what the fleet serves is there, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.models.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from vllama_balancer.gateway import Gateway, Recipe
+
+
+class FixedModels:
+    """Finds what is there when it is pulled, and refuses to change anything."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        """Finds a model installed. Raises ModelNotFound."""
+        if self._gateway.find(name) is None:
+            raise ModelNotFound(f"no model '{name}' is served here, and none can be installed", field="model")
+        yield Progress("verifying that the model is served")
+
+    async def delete(self, name: str) -> None:
+        """Refuses. Raises ModelNotFound or HttpError 403."""
+        self._refuse(name)
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Refuses. Raises ModelNotFound or HttpError 403."""
+        self._refuse(source)
+
+    async def create(self, name: str, recipe: Recipe) -> None:
+        """Refuses. Raises ModelNotFound or HttpError 403."""
+        self._refuse(recipe.base)
+
+    def _refuse(self, name: str) -> NoReturn:
+        if self._gateway.find(name) is None:
+            raise ModelNotFound(f"model '{name}' not found", field="model")
+        raise HttpError(403, "models are fixed by this server's configuration")

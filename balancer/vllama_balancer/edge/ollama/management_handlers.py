@@ -1,0 +1,141 @@
+"""The handlers that manage models: pull, delete, copy, create; uploads are refused clearly."""
+
+from __future__ import annotations
+
+import re
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge.encoding import encode_json, encode_line
+from vllama_balancer.edge.ollama.errors import error_line
+from vllama_balancer.edge.ollama.management_requests import (
+    SUCCESS,
+    CopyBody,
+    CreateBody,
+    NamedBody,
+    PullBody,
+    Status,
+    check_name,
+    to_recipe,
+    to_status,
+)
+from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.streaming import NDJSON
+from vllama_balancer.errors import InvalidRequest, ModelNotFound
+from vllama_balancer.models.errors import ModelUnknown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.gateway import Recipe
+
+_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
+
+
+class ManagementHandlers:
+    """Model management over one edge."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths."""
+        return [
+            web.post("/api/pull", self.pull),
+            web.delete("/api/delete", self.delete),
+            web.post("/api/copy", self.copy),
+            web.post("/api/create", self.create),
+            web.post("/api/push", self.push),
+            web.head("/api/blobs/{digest}", self.find_blob),
+            web.post("/api/blobs/{digest}", self.upload_blob),
+        ]
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        """POST /api/pull: installs a model, or finds it installed."""
+        body = await self._edge.read(request, PullBody)
+        name = check_name(body.requested, "invalid model name")
+        return await self._report(request, self._pulled(name), streams=body.stream is not False)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE /api/delete: an empty 200."""
+        body = await self._edge.read(request, NamedBody)
+        name = check_name(body.requested, f'name "{body.requested}" is invalid')
+        try:
+            await self._edge.management.delete(name)
+        except (ModelNotFound, ModelUnknown) as error:
+            raise ModelNotFound(f"model '{name}' not found", field="model") from error
+        return web.Response()
+
+    async def copy(self, request: web.Request) -> web.Response:
+        """POST /api/copy: an empty 200."""
+        body = await self._edge.read(request, CopyBody)
+        source = check_name(body.source or "", f'source "{body.source or ""}" is invalid')
+        destination = check_name(body.destination or "", f'destination "{body.destination or ""}" is invalid')
+        try:
+            await self._edge.management.copy(source, destination)
+        except (ModelNotFound, ModelUnknown) as error:
+            raise ModelNotFound(f'model "{source}" not found', field="source") from error
+        return web.Response()
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """POST /api/create: an alias with presets."""
+        body = await self._edge.read(request, CreateBody)
+        name = check_name(body.requested, "invalid model name")
+        return await self._report(request, self._created(name, to_recipe(body)), streams=body.stream is not False)
+
+    async def push(self, request: web.Request) -> web.Response:
+        """POST /api/push: not served."""
+        raise HttpError(501, "pushing models is not supported")
+
+    async def find_blob(self, request: web.Request) -> web.Response:
+        """HEAD /api/blobs/{digest}: there are none."""
+        _check_digest(request)
+        raise HttpError(404, "blobs are not supported")
+
+    async def upload_blob(self, request: web.Request) -> web.Response:
+        """POST /api/blobs/{digest}: not served."""
+        _check_digest(request)
+        raise HttpError(501, "uploading model files is not supported: pull the model instead")
+
+    async def _pulled(self, name: str) -> AsyncGenerator[Status, None]:
+        yield Status("pulling manifest")
+        try:
+            async with aclosing(self._edge.management.pull(name)) as steps:
+                async for step in steps:
+                    yield to_status(step)
+        except (ModelNotFound, ModelUnknown) as error:
+            # Clients look for these words.
+            raise HttpError(500, f"pull model manifest: file does not exist: {error}") from error
+        yield SUCCESS
+
+    async def _created(self, name: str, recipe: Recipe) -> AsyncGenerator[Status, None]:
+        yield Status("reading model metadata")
+        await self._edge.management.create(name, recipe)
+        yield Status("writing manifest")
+        yield SUCCESS
+
+    async def _report(
+        self, request: web.Request, steps: AsyncGenerator[Status, None], *, streams: bool
+    ) -> web.StreamResponse:
+        """Tells progress line by line, or only how it ended."""
+        if streams:
+            return await self._edge.stream(request, _lines(steps), content_type=NDJSON, render_error=error_line)
+        async with aclosing(steps):
+            last = SUCCESS
+            async for step in steps:
+                last = step
+        return web.Response(body=encode_json(last), content_type="application/json")
+
+
+async def _lines(steps: AsyncGenerator[Status, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(steps):
+        async for step in steps:
+            yield encode_line(step)
+
+
+def _check_digest(request: web.Request) -> None:
+    if not _DIGEST.fullmatch(request.match_info["digest"]):
+        raise InvalidRequest("invalid digest format", field="digest")
