@@ -1,9 +1,9 @@
-"""What vLLM's own processes run of ours: a watch on their parent and a report of what goes wrong in them.
+"""What vLLM's own processes run of ours: a report of all that they log, so that causes reach the worker.
 
 vLLM calls `install` (entry point `vllm.general_plugins`) in each of its processes before it loads
-the model. Without the watch, its processes outlive a killed worker and keep the device's memory.
-Without the reports, the reason why a start failed is only in the log of a process that is gone:
-the exception itself never leaves it. Imports nothing heavy, because it runs in every process.
+the model. Without the reports, the reason why a start failed is only in the log of a process that
+is gone: the exception itself never leaves it. Imports nothing heavy, because it runs in every
+process.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import socket
-import threading
 import traceback
+
+from vllama_server.vllm_adapter import parent_watch
 
 OWNER_VARIABLE = "VLLAMA_ENGINE_OWNER"
 """Process id of the worker; the plug-in does nothing there."""
@@ -26,27 +26,14 @@ LONGEST_TEXT = 16_000
 
 
 def install() -> None:
-    """Installs both. Does nothing in the worker itself and in processes that no worker owns."""
+    """Begins to report. Does nothing in the worker itself and in processes that no worker owns."""
     owner = os.environ.get(OWNER_VARIABLE)
     if owner is None or owner == str(os.getpid()):
         return
-    _watch_parent()
+    parent_watch.watch(os.getppid())  # for a process that multiprocessing did not start
     path = os.environ.get(REPORTS_VARIABLE)
     if path:
         _report_to(path)
-
-
-def _watch_parent() -> None:
-    """Ends this process when its parent has ended, however that came about."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait, name="vllama-parent-watch", daemon=True).start()
 
 
 def _report_to(path: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_server.engine import StartPhase
 from vllama_server.errors import EngineDead, NotReady, StartFailed
+from vllama_server.vllm_adapter import parent_watch
 from vllama_server.vllm_adapter.advice import failure_message
 from vllama_server.vllm_adapter.environment import allowed_cores, prepare
 from vllama_server.vllm_adapter.processes import kill_children
@@ -70,6 +71,7 @@ class VllmEngine:
         self._failure = asyncio.get_running_loop().create_future()
         self._inbox = ReportInbox(lambda report: told.read(report.message))
         prepare(os.environ, self._profile, self._inbox.path, cores=allowed_cores(), process_id=os.getpid())
+        parent_watch.hand_down()
         handler = ProgressHandler(told)
         logging.getLogger("vllm").addHandler(handler)
         try:

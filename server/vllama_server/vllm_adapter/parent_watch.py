@@ -1,0 +1,66 @@
+"""Ends the engine's processes when the process that started them ends, from their very first moment.
+
+vLLM's processes do not watch their parent: after a SIGKILL of the worker they would live on and
+keep the device's memory. Its plug-ins come too late to cure that, because a process first imports
+vLLM for seconds and then waits minutes for a worker that is gone. So the watch travels inside what
+multiprocessing hands to a new process, and begins when that is unpacked, before any import.
+
+Imports nothing heavy, because it runs in every process of the engine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import threading
+
+_THREAD_NAME = "vllama-parent-watch"
+_KEY = "vllama_parent_watch"
+
+
+class ParentWatch:
+    """Becomes a running watch in each process that it is pickled into."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        """Takes the id of the process that pickles, which is the parent of the one that unpickles."""
+        return _watched, (os.getpid(),)
+
+
+def hand_down() -> None:
+    """Gives every process that multiprocessing starts from now on, and all of theirs, a watch.
+
+    multiprocessing copies its `_config` from process to process; there is no public place that a
+    new process unpacks before it imports its target.
+    """
+    multiprocessing.current_process()._config[_KEY] = ParentWatch()  # type: ignore[attr-defined]
+
+
+def watch(parent_id: int) -> None:
+    """Kills this process as soon as its parent has ended. A second call does nothing."""
+    if any(thread.name == _THREAD_NAME for thread in threading.enumerate()):
+        return
+    try:
+        parent = os.pidfd_open(parent_id)
+    except ProcessLookupError:
+        _end()
+        return
+    if os.getppid() != parent_id:
+        _end()
+
+    def wait() -> None:
+        select.select([parent], [], [])
+        _end()
+
+    threading.Thread(target=wait, name=_THREAD_NAME, daemon=True).start()
+
+
+def _watched(parent_id: int) -> ParentWatch:
+    watch(parent_id)
+    return ParentWatch()
+
+
+def _end() -> None:
+    # Nothing is worth a clean-up: the engine's owner is gone, and what it held must be free at once.
+    os.kill(os.getpid(), signal.SIGKILL)

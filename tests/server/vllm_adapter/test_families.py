@@ -1,0 +1,76 @@
+"""The table finds each family's parsers, and what it names exists in vLLM."""
+
+from __future__ import annotations
+
+import pytest
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
+
+from vllama_server.vllm_adapter.families import Traits, fill_in_the_middle, load_families, traits_of
+
+QWEN_TEMPLATE = "{%- if tools %}<tool_call>\n{...}</tool_call>{% endif %}"
+LLAMA_TEMPLATE = "{%- if tools %}Environment: ipython{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "template", "tools", "reasoning"),
+    [
+        ("qwen2", "Qwen/Qwen2.5-7B-Instruct", QWEN_TEMPLATE, "hermes", ""),
+        ("qwen2", "Qwen/Qwen2.5-Coder-7B-Instruct", QWEN_TEMPLATE, "hermes", ""),
+        ("qwen3", "Qwen/Qwen3-8B", QWEN_TEMPLATE, "hermes", "qwen3"),
+        ("qwen3", "Qwen/Qwen3-4B-Instruct-2507", QWEN_TEMPLATE, "hermes", ""),
+        ("qwen3_moe", "Qwen/Qwen3-Coder-30B-A3B-Instruct", "", "qwen3_coder", ""),
+        ("qwen2", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "", "", "deepseek_r1"),
+        ("llama", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "", "", "deepseek_r1"),
+        ("llama", "meta-llama/Llama-3.1-8B-Instruct", LLAMA_TEMPLATE, "llama3_json", ""),
+        ("llama", "NousResearch/Hermes-3-Llama-3.1-8B", QWEN_TEMPLATE, "hermes", ""),
+        ("llama", "HuggingFaceTB/SmolLM2-135M-Instruct", "{{ message['content'] }}", "", ""),
+        ("mistral", "mistralai/Mistral-7B-Instruct-v0.3", "[TOOL_CALLS]", "mistral", ""),
+        ("mistral", "mistralai/Mistral-7B-Instruct-v0.1", "[INST]", "", ""),
+        ("gpt_oss", "openai/gpt-oss-20b", "", "openai", "openai_gptoss"),
+        ("gemma2", "google/gemma-2-2b-it", "", "", ""),
+    ],
+)
+def test_each_family_gets_its_parsers(model_type: str, name: str, template: str, tools: str, reasoning: str) -> None:
+    """By type, name and template, the first entry that fits."""
+    traits = traits_of(load_families(), model_type, [name], template, {})
+    assert (traits.tool_parser, traits.reasoning_parser) == (tools, reasoning)
+
+
+def test_overrides_beat_the_table_and_none_turns_off() -> None:
+    """What the operator says counts."""
+    families = load_families()
+    overrides = {"tool_parser": "none", "reasoning_parser": "deepseek_r1"}
+    assert traits_of(families, "qwen3", ["Qwen/Qwen3-8B"], QWEN_TEMPLATE, overrides) == Traits("", "deepseek_r1", "")
+
+
+def test_every_parser_in_the_table_exists() -> None:
+    """A name that vLLM does not know would fail each start of that family."""
+    families = load_families()
+    tools = {family.traits.tool_parser for family in families} - {""}
+    reasoning = {family.traits.reasoning_parser for family in families} - {""}
+    assert tools <= set(ToolParserManager.list_registered())
+    assert reasoning <= set(ReasoningParserManager.list_registered())
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "prompt"),
+    [
+        ("qwen2.5-coder", "qwen2", "<|fim_prefix|>def f({x}):<|fim_suffix|>return {y}<|fim_middle|>"),
+        ("codellama-7b", "llama", "<PRE> def f({x}): <SUF>return {y} <MID>"),
+        ("deepseek-coder-1.3b", "llama", "<｜fim▁begin｜>def f({x}):<｜fim▁hole｜>return {y}<｜fim▁end｜>"),
+        ("starcoder2-3b", "starcoder2", "<fim_prefix>def f({x}):<fim_suffix>return {y}<fim_middle>"),
+        ("codestral-22b", "mistral", "[SUFFIX]return {y}[PREFIX]def f({x}):"),
+    ],
+)
+def test_gaps_are_written_as_each_family_was_taught(name: str, model_type: str, prompt: str) -> None:
+    """Order and markers differ; braces in the code mean nothing."""
+    traits = traits_of(load_families(), model_type, [name], "", {})
+    assert fill_in_the_middle(traits.fim, "def f({x}):", "return {y}") == prompt
+
+
+@pytest.mark.parametrize("family", load_families(), ids=lambda family: family.label)
+def test_every_gap_template_takes_both_sides(family: object) -> None:
+    """Prefix and suffix each occur once."""
+    fim = family.traits.fim  # type: ignore[attr-defined]
+    assert not fim or (fim.count("{prefix}"), fim.count("{suffix}")) == (1, 1)
