@@ -44,7 +44,7 @@ async def run_job(
     finished = False
     try:
         async for line in process.stdout:
-            message = _decoded(line)
+            message = decoded(line)
             if isinstance(message, dict) and "error" in message:
                 raise BY_REASON.get(message.get("reason", ""), ModelError)(message["error"])
             finished = finished or isinstance(message, dict)
@@ -84,7 +84,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _decoded(line: bytes) -> Progress | dict[str, Any] | None:
+def decoded(line: bytes) -> Progress | dict[str, Any] | None:
+    """Reads one line of a job: a step, its result or its error; None for what is no message."""
     try:
         message = json.loads(line)
     except ValueError:

@@ -1,0 +1,244 @@
+"""Downloads one repository of the Hugging Face hub into the store.
+
+Run as a process of its own: `python -m vllama_balancer.models.download REPOSITORY QUANTIZATION DIRECTORY`.
+Only the files that a worker needs, several at once, each into a partial file that a later run resumes; each is
+compared with the digest that the hub announced. The directory appears by rename when all of it is there,
+and two runs at once download once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils._headers import build_hf_headers
+
+from vllama_balancer.models.errors import DoesNotFit, DownloadDamaged
+from vllama_balancer.models.hub_errors import guarded, is_passing, retry_after_seconds
+from vllama_balancer.models.hub_files import HubFile, files_to_load, gguf_to_load
+from vllama_balancer.models.job import job_main
+from vllama_balancer.models.progress import Progress, Reporter
+from vllama_balancer.models.store import directory_size, locked_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+RECORD = "vllama.json"
+"""In the target: what it was made from."""
+PARALLEL_FILES = 4
+TRIES = 3
+"""For a passing refusal of the hub."""
+LONGEST_PAUSE_SECONDS = 30.0
+REPORT_SECONDS = 0.1
+"""Between two reports about one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """Which hub is asked, and as whom."""
+
+    endpoint: str
+    """Its URL."""
+    token: str | None = None
+    """What a gated repository asks for."""
+    sleep: Callable[[float], None] = time.sleep
+    """Waits for so many seconds before another try."""
+
+    @classmethod
+    def from_environment(cls) -> HubAccess:
+        """Takes HF_ENDPOINT and HF_TOKEN, or the token that was saved by a login."""
+        return cls(constants.ENDPOINT, get_token())
+
+
+class Repository:
+    """One repository at one commit."""
+
+    def __init__(self, name: str, access: HubAccess) -> None:
+        """Asks the hub for it. Raises ModelError."""
+        self.name = name
+        self._access = access
+        self._translate = guarded(name, access.endpoint, access.token is not None)
+        api = HfApi(endpoint=access.endpoint, token=access.token or False)
+        info = self._patiently(lambda: api.model_info(name, files_metadata=True))
+        self.commit = str(info.sha)
+        """The commit that `main` is at."""
+        self.license = str(getattr(info.card_data, "license", None) or "")
+        """Short name of the licence."""
+        self.files = [_announced(sibling) for sibling in info.siblings or ()]
+        """Everything in it."""
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, for people."""
+        return f"{self._access.endpoint.partition('://')[2]}/{self.name} at {self.commit[:12]}"
+
+    def fetch(self, file: HubFile, partial: Path, reporter: Reporter) -> None:
+        """Downloads a file, continuing what `partial` holds of it. Raises ModelError."""
+        url = hf_hub_url(self.name, file.name, revision=self.commit, endpoint=self._access.endpoint)
+        headers = build_hf_headers(token=self._access.token or False)
+
+        def attempt() -> None:
+            with partial.open("ab") as target:
+                bar = _bar(reporter, file, target.tell())
+                http_get(
+                    url, target, resume_size=target.tell(), headers=headers, expected_size=file.size, tqdm_class=bar
+                )
+
+        self._patiently(attempt)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        for tried in range(1, TRIES + 1):
+            try:
+                return call()
+            except Exception as error:  # huggingface_hub raises errors of four libraries
+                if tried == TRIES or not is_passing(error):
+                    raise self._translate(error) from error
+                pause = retry_after_seconds(error)
+                self._access.sleep(min(tried if pause is None else pause, LONGEST_PAUSE_SECONDS))
+        raise AssertionError("the last try returns or raises")
+
+
+def download(name: str, quantization: str, directory: Path, access: HubAccess, reporter: Reporter) -> None:
+    """Downloads a repository, unless it is there, and reports where it is. Raises ModelError."""
+    reporter.progress(Progress("pulling manifest"))
+    repository = Repository(name, access)
+    if quantization:
+        chosen = [gguf_to_load(repository.files, name, quantization)]
+    else:
+        chosen = files_to_load(repository.files, name)
+    suffix = f"-{quantization.lower()}" if quantization else ""
+    target = directory / f"hub-{name.replace('/', '--')}-{repository.commit[:12]}{suffix}"
+    with locked_file(directory / f".{target.name}.lock"):
+        if not (target / RECORD).is_file():
+            _download_into(repository, chosen, target, reporter)
+    gguf = str(target / chosen[0].name) if quantization else ""
+    reporter.result(directory=str(target), gguf=gguf, **json.loads((target / RECORD).read_bytes()))
+
+
+def _download_into(repository: Repository, files: Sequence[HubFile], target: Path, reporter: Reporter) -> None:
+    staging = target.with_name(f".{target.name}.partial")
+    staging.mkdir(parents=True, exist_ok=True)
+    _refuse_without_space(files, staging)
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        jobs = [pool.submit(_complete, repository, file, staging, reporter) for file in files]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    reporter.progress(Progress("writing manifest"))
+    digest = hashlib.sha256("\n".join(sorted(f"{file.name} {_digest(file)}" for file in files)).encode()).hexdigest()
+    record = {
+        "digest": digest, "size_bytes": directory_size(staging), "license": repository.license,
+        "origin": repository.origin,
+    }  # fmt: skip
+    (staging / RECORD).write_text(json.dumps(record))
+    staging.rename(target)
+
+
+def _complete(repository: Repository, file: HubFile, staging: Path, reporter: Reporter) -> None:
+    """Brings one file to the staging directory, from wherever the last run left it."""
+    final = staging / file.name
+    if final.is_file():
+        return  # renamed only once its digest was right
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f"{final.name}.partial")
+    repository.fetch(file, partial, reporter)
+    if not matches(partial, file):
+        partial.unlink()
+        raise DownloadDamaged(
+            f"{file.name} of {repository.name} differs from what the hub announced and was deleted; pull again"
+        )
+    partial.rename(final)
+
+
+def matches(path: Path, file: HubFile) -> bool:
+    """Compares a file with the digest that was announced for it."""
+    if file.sha256:
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+    if file.blob_id:
+        content_bytes = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content_bytes) + content_bytes).hexdigest() == file.blob_id
+    return path.stat().st_size == file.size
+
+
+def _refuse_without_space(files: Sequence[HubFile], staging: Path) -> None:
+    there = directory_size(staging)
+    needed = sum(file.size for file in files) - there
+    free = shutil.disk_usage(staging).free
+    if needed > free:
+        raise DoesNotFit(
+            f"the download needs {needed / (1 << 30):.1f} GiB in {staging.parent} and {free / (1 << 30):.1f} GiB are "
+            "free; free some, or choose another disk with --models"
+        )
+
+
+def _announced(sibling: Any) -> HubFile:
+    sha256 = sibling.lfs.sha256 if sibling.lfs else ""
+    return HubFile(sibling.rfilename, int(sibling.size or 0), sha256, "" if sha256 else str(sibling.blob_id or ""))
+
+
+def _digest(file: HubFile) -> str:
+    return file.sha256 or file.blob_id
+
+
+def _bar(reporter: Reporter, file: HubFile, done: int) -> type:
+    """Makes what huggingface_hub takes for a progress bar: a class whose objects count bytes."""
+    digest = f"sha256:{file.sha256}" if file.sha256 else ""
+    status = f"pulling {file.sha256[:12]}" if file.sha256 else f"pulling {file.name}"
+
+    class Bar:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.n = done
+            self._told = 0.0
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._tell()
+
+        def update(self, count: float = 1) -> None:
+            self.n += int(count)
+            if time.monotonic() - self._told >= REPORT_SECONDS:
+                self._tell()
+
+        def close(self) -> None:
+            self._tell()
+
+        def _tell(self) -> None:
+            self._told = time.monotonic()
+            reporter.progress(Progress(status, self.n, file.size, digest))
+
+    return Bar
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Downloads REPOSITORY into DIRECTORY; returns the exit status."""
+    name, quantization, directory = arguments
+    access = HubAccess.from_environment()
+
+    def work(reporter: Reporter) -> None:
+        try:
+            download(name, quantization, Path(directory).absolute(), access, reporter)
+        except OSError as error:
+            raise guarded(name, access.endpoint, access.token is not None)(error) from error
+
+    return job_main(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

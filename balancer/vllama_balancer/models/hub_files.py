@@ -1,0 +1,86 @@
+"""Chooses, from a repository's list of files, those that a worker needs: pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from vllama_balancer.models.errors import ModelUnknown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a repository, as the hub announces it."""
+
+    name: str
+    """Path within the repository."""
+    size: int
+    """Bytes."""
+    sha256: str = ""
+    """Digest of the content; empty for small files, which have `blob_id`."""
+    blob_id: str = ""
+    """Git's digest of the content."""
+
+
+_COMPANIONS = re.compile(r"^[^/]+\.(json|jinja|model|tiktoken)$|^(merges|vocab)\.txt$|^(LICENSE|USE_POLICY)[^/]*$")
+"""Configuration, tokenizer, template and licence, at the top of the repository."""
+_POOLING = re.compile(r"^[0-9]+_[A-Za-z]+/config\.json$")
+"""How an embedding model pools; its other folders hold exports for other engines."""
+_QUANTIZATION = re.compile(r"(?:^|[-._])((?:I?Q\d[A-Z0-9_]*|F16|F32|BF16))(?:-\d+-of-\d+)?\.gguf$", re.IGNORECASE)
+
+
+def files_to_load(files: Sequence[HubFile], repository: str) -> list[HubFile]:
+    """Picks weights in safetensors, or in PyTorch's format when there are none, and what belongs to them.
+
+    Raises ModelUnknown that says what the repository has instead.
+    """
+    weights = _weights(files)
+    if not weights:
+        raise ModelUnknown(_without_weights(files, repository))
+    if not any(file.name == "config.json" for file in files):
+        raise ModelUnknown(f"{repository} has no config.json: it is not a model that vLLM loads; choose another one")
+    companions = [file for file in files if _COMPANIONS.match(file.name) or _POOLING.match(file.name)]
+    return sorted({*weights, *companions}, key=lambda file: file.size)
+
+
+def gguf_to_load(files: Sequence[HubFile], repository: str, quantization: str) -> HubFile:
+    """Picks the one GGUF file of a quantization. Raises ModelUnknown that lists those there are."""
+    offered = {kind.upper(): file for file in files if (kind := _quantization_of(file.name))}
+    found = offered.get(quantization.upper())
+    if found is None:
+        names = ", ".join(sorted(offered)) or "none in a single file"
+        raise ModelUnknown(f"{repository} has no GGUF file {quantization}; it has {names}")
+    return found
+
+
+def _weights(files: Sequence[HubFile]) -> list[HubFile]:
+    top = [file for file in files if "/" not in file.name]
+    tensors = [file for file in top if file.name.endswith(".safetensors")]
+    # "consolidated" repeats the same weights in the maker's own layout.
+    usual = [file for file in tensors if not file.name.startswith("consolidated")]
+    return (
+        usual
+        or tensors
+        or [file for file in top if file.name.startswith("pytorch_model") and file.name.endswith(".bin")]
+    )
+
+
+def _without_weights(files: Sequence[HubFile], repository: str) -> str:
+    kinds = sorted({kind.upper() for file in files if (kind := _quantization_of(file.name))})
+    if not kinds:
+        return f"{repository} has no safetensors: it is not a model that vLLM loads; choose another one"
+    example = next((kind for kind in ("Q8_0", "Q4_K_M") if kind in kinds), kinds[0])
+    return f"{repository} has GGUF files only; name one of {', '.join(kinds)}, as in hf.co/{repository}:{example}"
+
+
+def _quantization_of(name: str) -> str:
+    """The kind that a GGUF file's name tells; files in several parts are left out."""
+    if "-of-" in PurePosixPath(name).name:
+        return ""
+    found = _QUANTIZATION.search(name)
+    return found[1] if found else ""
