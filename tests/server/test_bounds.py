@@ -1,0 +1,104 @@
+"""What a worker holds back, however many and however slow its clients are."""
+
+import asyncio
+import subprocess
+import sys
+from hashlib import sha256
+
+import grpc
+import psutil
+import pytest
+
+from tests.server.statuses import all_of, error_of
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_protos.v1.generation_pb2_grpc import GenerationStub
+from vllama_server.fake_engine.engine import FakeEngine
+from vllama_server.fake_engine.profile import Profile
+from vllama_server.serving import MESSAGE_BYTES
+
+MIB = 1024 * 1024
+FLAT_OUT = ("step_seconds=0", "step_seconds_per_stream=0", "prefill_tokens_per_second=0")
+
+
+def request(prompt, max_tokens, **fields):
+    """Makes a request of a known length."""
+    return pb.GenerateRequest(prompt=prompt, sampling=pb.Sampling(max_tokens=max_tokens), **fields)
+
+
+async def rest_of(call):
+    """Reads what is left of a stream."""
+    events = []
+    while (event := await call.read()) is not grpc.aio.EOF:
+        events.append(event)
+    return events
+
+
+async def test_a_slow_reader_gets_everything_in_fewer_deltas(start_worker):
+    """What it did not read in time was merged, and nothing is missing."""
+    worker = await start_worker(FakeEngine(Profile(step_seconds=0.0001), context_tokens=8192))
+    call = worker.generation.Generate(request("slow", 8000, logprobs=True))
+    await call.read()
+    async with asyncio.timeout(60):
+        while worker.engine.load().running:
+            await asyncio.sleep(0.01)
+    *deltas, last = await rest_of(call)
+    digest = sha256(b"slow").hexdigest()[:4]
+    assert "".join(event.delta.text for event in deltas) == "".join(f" {digest}.{i}" for i in range(8000))
+    assert last.finished.usage.completion_tokens == 8000
+    assert len(deltas) < 8000
+
+
+async def test_a_message_beyond_the_limit_is_refused(start_worker):
+    """64 MiB is the most that one call may carry."""
+    worker = await start_worker()
+    error = await error_of(all_of(worker.generation.Generate(request("x" * (MESSAGE_BYTES + 1), 1))))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await all_of(worker.generation.Generate(request("x", 1)))
+
+
+async def test_a_burst_is_served_or_refused_and_nothing_hangs(start_worker):
+    """Of 200 requests at once as many are served as fit, the others are told to come back, and the gate is empty."""
+    worker = await start_worker(FakeEngine(Profile(max_streams=8, step_seconds=0.0)), max_queue=24)
+    codes = await asyncio.gather(*(_code(worker.generation, number) for number in range(200)))
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes.count(grpc.StatusCode.OK) >= 32
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) > 0
+    assert worker.registry.get_sample_value("vllama_worker_requests_in_flight") == 0
+
+
+async def _code(stub, number):
+    try:
+        await all_of(stub.Generate(request(f"p{number}", 30)))
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.fixture
+def process(tmp_path):
+    """A worker process that computes as fast as it can, and its address."""
+    address = f"unix:{tmp_path}/w.sock"
+    arguments = [word for setting in FLAT_OUT for word in ("--engine-arg", setting)]
+    command = [sys.executable, "-m", "vllama_server", "m", "--engine", "fake", "--max-model-len", "0"]
+    worker = subprocess.Popen([*command, "--listen", address, *arguments], stderr=subprocess.DEVNULL)
+    yield worker, address
+    worker.kill()
+    worker.wait()
+
+
+async def test_memory_stays_flat_while_readers_stall(process):
+    """Four readers that never read on, beside 16 that run again and again, cost no growing memory."""
+    worker, address = process
+    memory = psutil.Process(worker.pid)
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = GenerationStub(channel)
+        stalled = [stub.Generate(request(f"stalled {n}", 8000, logprobs=True), wait_for_ready=True) for n in range(4)]
+        for call in stalled:
+            await call.read()
+        sizes = []
+        for turn in range(4):
+            await asyncio.gather(*(all_of(stub.Generate(request(f"{turn} {n}", 300))) for n in range(16)))
+            sizes.append(memory.memory_info().rss)
+        for call in stalled:
+            call.cancel()
+    assert sizes[-1] - sizes[0] < 8 * MIB
