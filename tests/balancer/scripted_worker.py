@@ -49,6 +49,8 @@ class Script:
     """Ends the whole worker when a prompt contains it."""
     pause_after_tokens: int | None = None
     """Streams wait for `go_on` after so many tokens in all."""
+    pause_unary: bool = False
+    """Unary calls wait for `go_on`."""
     leave_after_tokens: int | None = None
     """Streams end with ABORTED after so many tokens in all."""
     end_early: bool = False
@@ -158,7 +160,16 @@ class ScriptedWorker(
     async def Detokenize(self, request: Any, context: Any) -> generation_pb2.DetokenizeResponse:
         """The reverse."""
         await self._refuse_if_told(context)
+        if self.script.pause_unary:
+            await self._pause()
         return generation_pb2.DetokenizeResponse(text="".join(chr(i) for i in request.token_ids))
+
+    async def _pause(self) -> None:
+        self.running += 1
+        try:
+            await self.go_on.wait()
+        finally:
+            self.running -= 1
 
     async def Generate(self, request: generation_pb2.GenerateRequest, context: Any) -> None:
         """Plays the script for one generation."""

@@ -1,0 +1,132 @@
+"""Workers that hang, fall silent, stall, and come back."""
+
+import asyncio
+
+from tests.balancer.scripted_worker import Script, eventually, fault, text_of
+from vllama_balancer.gateway import Call
+from vllama_protos.v1 import generation_pb2
+
+
+async def running_on(fleet):
+    """Starts a generation that pauses after three tokens; returns it and its worker."""
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=3)
+    task = asyncio.create_task(fleet.generate(max_tokens=6))
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+    await eventually(lambda: all(worker.life.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
+    return task, next(worker for worker in fleet.workers if worker.running)
+
+
+def release_others(fleet, hung):
+    """Lets every worker but one go on."""
+    for worker in fleet.workers:
+        if worker is not hung:
+            worker.script = Script()
+            worker.go_on.set()
+
+
+async def test_a_worker_that_is_silent_and_does_not_answer_loses_its_streams(make_fleet):
+    """They go on elsewhere; what it says later is not read any more."""
+    fleet = await make_fleet(2)
+    task, hung = await running_on(fleet)
+    release_others(fleet, hung)
+    hung.is_silent, hung.answers_describe = True, False
+    reply = await task
+    hung.go_on.set()
+    assert reply.text == text_of(6)
+    assert reply.finished.migrations == 1
+    assert fleet.pool.find(hung.name).breaker.ejections_total == 1
+
+
+async def test_a_hung_worker_comes_back_after_a_probe(make_fleet):
+    """As soon as one real token comes out of it."""
+    fleet = await make_fleet(2)
+    task, hung = await running_on(fleet)
+    release_others(fleet, hung)
+    hung.is_silent, hung.answers_describe = True, False
+    await task
+    hung.is_silent, hung.answers_describe = False, True
+    hung.go_on.set()
+    await fleet.all_available()
+    assert hung.requests[-1].request_id == f"probe-{hung.name}"
+    assert hung.requests[-1].sampling.max_tokens == 1
+
+
+async def test_a_worker_whose_watch_alone_stops_stays_in(make_fleet):
+    """It answers when asked, and its streams go on."""
+    fleet = await make_fleet(1)
+    task, quiet = await running_on(fleet)
+    quiet.is_silent = True
+    heard = fleet.pool.find("w0").heard_at
+    await eventually(lambda: fleet.pool.find("w0").heard_at > heard + 0.5)
+    assert fleet.pool.find("w0").unavailable == ""
+    quiet.go_on.set()
+    assert (await task).text == text_of(6)
+
+
+async def test_a_stalled_engine_loses_its_streams(make_fleet):
+    """Its reports come, and say that it makes no step."""
+    fleet = await make_fleet(2)
+    task, stalled = await running_on(fleet)
+    release_others(fleet, stalled)
+    stalled.report.last_step_age.FromNanoseconds(int(5e9))
+    stalled.push()
+    assert (await task).text == text_of(6)
+    assert "no step for 5.0 s" in fleet.pool.find(stalled.name).unavailable
+
+
+async def test_an_idle_hung_worker_is_found_before_a_request_is(make_fleet):
+    """Nobody has to wait for the discovery."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].is_silent, fleet.workers[0].answers_describe = True, False
+    await eventually(lambda: "hangs" in fleet.pool.find("w0").unavailable)
+    assert (await fleet.generate()).text == text_of(8)
+
+
+async def test_a_failed_probe_keeps_a_worker_out(make_fleet):
+    """For twice as long each time."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(always=fault("still broken"))
+    for _ in range(12):
+        await fleet.generate()
+    worker = fleet.pool.find("w0")
+    await eventually(lambda: "a probe failed" in worker.unavailable)
+    await eventually(lambda: sum(r.request_id == "probe-w0" for r in fleet.workers[0].requests) >= 3)
+    assert worker.unavailable
+    fleet.workers[0].script = Script()
+    await fleet.all_available()
+
+
+async def test_a_lost_connection_is_followed_by_a_probe_when_the_life_goes_on(make_fleet):
+    """The same boot id after a broken connection is no fresh start."""
+    fleet = await make_fleet(1)
+    worker = fleet.pool.find("w0")
+    worker.disconnected("somebody pulled a cable")
+    assert "not connected" in worker.unavailable
+    await fleet.all_available()
+    assert [request.request_id for request in fleet.workers[0].requests] == ["probe-w0"]
+
+
+async def test_a_worker_that_only_embeds_is_probed_with_a_text(make_fleet):
+    """It has no token to give."""
+    fleet = await make_fleet(1)
+    worker = fleet.pool.find("w0")
+    del worker.description.capabilities[0]
+    worker.lost("gone for a moment")
+    await fleet.all_available()
+    assert fleet.workers[0].requests == []
+
+
+async def test_a_unary_call_on_a_worker_that_hangs_is_asked_elsewhere(make_fleet):
+    """Giving a lease up ends any kind of call."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_unary=True)
+    asked = generation_pb2.DetokenizeRequest(model="m", token_ids=[65])
+    task = asyncio.create_task(fleet.dispatcher.detokenize(asked, Call("me")))
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+    hung = next(worker for worker in fleet.workers if worker.running)
+    release_others(fleet, hung)
+    hung.is_silent, hung.answers_describe = True, False
+    assert (await task).text == "A"
+    hung.go_on.set()

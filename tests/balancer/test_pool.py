@@ -1,0 +1,128 @@
+"""The set of workers: how they join, change and leave."""
+
+import asyncio
+
+from tests.balancer.conftest import READY, STARTING
+from tests.balancer.scripted_worker import ScriptedWorker, eventually, text_of
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.model_key import model_key
+
+KEY = model_key("m")
+
+
+async def test_a_worker_joins_under_load(make_fleet, tmp_path):
+    """And takes its part."""
+    fleet = await make_fleet(1)
+    late = ScriptedWorker("late", f"unix:{tmp_path}/late")
+    await late.start()
+    fleet.workers.append(late)
+    fleet.pool.apply(Added("late", late.address))
+    await fleet.all_available()
+    replies = await asyncio.gather(*(fleet.generate() for _ in range(8)))
+    assert {reply.text for reply in replies} == {text_of(8)}
+    assert len(late.requests) == 4
+
+
+async def test_an_address_without_a_worker_is_waited_for(make_fleet):
+    """It joins when it answers."""
+    fleet = await make_fleet(1, start=False)
+    worker = fleet.pool.find("w0")
+    await eventually(lambda: "not connected" in worker.unavailable)
+    await fleet.workers[0].start()
+    await fleet.all_available()
+
+
+async def test_a_starting_worker_takes_nothing_until_it_is_ready(make_fleet):
+    """Then it is described anew: only the loaded engine knows its size."""
+    fleet = await make_fleet(1, start=False)
+    await fleet.workers[0].start(STARTING)
+    worker = fleet.pool.find("w0")
+    await eventually(lambda: worker.unavailable == "is starting")
+    assert worker.may_come_back
+    fleet.workers[0].max_streams = 3
+    fleet.workers[0].become(READY)
+    await fleet.all_available()
+    assert worker.life.load.capacity.max_streams == 3
+
+
+async def test_the_source_may_say_that_a_process_ended_before_the_connection_does(make_fleet):
+    """Nothing more is sent there."""
+    fleet = await make_fleet(2)
+    fleet.pool.apply(Changed("w0", ProcessState.RESTARTING, "exit status 1", restarts=3, retry_in_seconds=2.0))
+    worker = fleet.pool.find("w0")
+    assert worker.unavailable == "is restarting: exit status 1"
+    assert worker.may_come_back
+    for _ in range(3):
+        await fleet.generate()
+    assert fleet.workers[0].requests == []
+
+
+async def test_a_crash_loop_is_hopeless(make_fleet):
+    """Nobody waits for it."""
+    fleet = await make_fleet(1)
+    assert fleet.pool.hopeless_since(KEY) is None
+    fleet.pool.apply(Changed("w0", ProcessState.FAILED, "it dies at once: no memory"))
+    assert fleet.pool.hopeless_since(KEY) is not None
+    assert "no memory" in fleet.pool.find("w0").unavailable
+
+
+async def test_news_of_an_unknown_worker_are_ignored(make_fleet):
+    """They may come after it was removed."""
+    fleet = await make_fleet(1)
+    fleet.pool.apply(Changed("ghost", ProcessState.FAILED))
+    fleet.pool.apply(Removed("ghost"))
+    assert [worker.name for worker in fleet.pool.workers()] == ["w0"]
+
+
+async def test_a_second_worker_of_the_same_name_replaces_the_first(make_fleet, tmp_path):
+    """At another address, with streams of the old one moving over."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script.pause_after_tokens = 2
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.leases == 1 and fleet.workers[0].running == 1)
+    new = ScriptedWorker("w0", f"unix:{tmp_path}/new")
+    await new.start()
+    fleet.workers.append(new)
+    fleet.pool.apply(Added("w0", new.address))
+    assert (await task).text == text_of(8)
+    assert len(new.requests) == 1
+
+
+async def test_workers_of_other_models_are_no_candidates(make_fleet):
+    """A model's requests go to its own workers."""
+    fleet = await make_fleet(2)
+    assert len(fleet.pool.snapshot(KEY).candidates) == 2
+    assert fleet.pool.snapshot(model_key("other")).candidates == ()
+
+
+async def test_a_source_is_followed_to_its_end(make_fleet):
+    """Event by event."""
+    fleet = await make_fleet(1)
+
+    async def source():
+        yield Changed("w0", ProcessState.RESTARTING, "a")
+        yield Removed("w0")
+
+    await fleet.pool.follow(source())
+    assert fleet.pool.workers() == ()
+
+
+async def test_an_unavailable_life_is_excluded_only_while_another_is_there(make_fleet):
+    """A request that failed everywhere may come back to where it was."""
+    fleet = await make_fleet(2)
+    first, second = fleet.pool.workers()
+    only = fleet.pool.snapshot(KEY, {first.life.boot_id}).candidates
+    assert [candidate.name for candidate in only] == [second.name]
+    both = fleet.pool.snapshot(KEY, {first.life.boot_id, second.life.boot_id}).candidates
+    assert len(both) == 2
+
+
+async def test_the_pools_state_is_read_at_every_scrape(make_fleet):
+    """Availability, streams, ejections and restarts by worker."""
+    fleet = await make_fleet(2)
+    fleet.pool.find("w0").lost("for the test")
+    fleet.pool.apply(Changed("w1", ProcessState.RESTARTING, restarts=4))
+    assert fleet.value("vllama_worker_available", worker="w0") == 0
+    assert fleet.value("vllama_worker_ejections_total", worker="w0") == 1
+    assert fleet.value("vllama_worker_restarts_total", worker="w1") == 4
+    assert fleet.value("vllama_queue_length") == 0
