@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HI: Any = [{"role": "user", "content": "Say hi."}]
+HI: Any = [{"role": "user", "content": "Count from one to fifty, in words."}]
 
 
 @pytest.fixture

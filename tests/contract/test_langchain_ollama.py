@@ -44,7 +44,7 @@ def test_an_answer_has_its_counts_and_its_reason(base_url: str, model_name: str)
         temperature=0,
         validate_model_on_init=True,
     )
-    answer = llm.invoke("Say hi.")
+    answer = llm.invoke("Count from one to fifty, in words.")
     assert answer.content
     assert answer.response_metadata["done_reason"] == "length"
     assert answer.usage_metadata is not None
@@ -55,16 +55,16 @@ async def test_streams_join_to_the_same_text(base_url: str, model_name: str) -> 
     """Streaming through asyncio gives the text that invoke gives."""
     llm = ChatOllama(model=model_name, base_url=base_url, client_kwargs=UNPOOLED, num_predict=8, temperature=0)
     whole = AIMessageChunk(content="")
-    async for chunk in llm.astream("Say hi."):
+    async for chunk in llm.astream("Count from one to fifty, in words."):
         assert isinstance(chunk, AIMessageChunk)
         whole += chunk
-    assert whole.content == (await llm.ainvoke("Say hi.")).content != ""
+    assert whole.content == (await llm.ainvoke("Count from one to fifty, in words.")).content != ""
 
 
 def test_plain_text_generation(base_url: str, model_name: str) -> None:
     """The older completion class works as well."""
     llm = OllamaLLM(model=model_name, base_url=base_url, client_kwargs=UNPOOLED, num_predict=8, temperature=0)
-    assert llm.invoke("Say hi.") == "".join(llm.stream("Say hi.")) != ""
+    assert llm.invoke("Count from one to fifty, in words.") == "".join(llm.stream("Say hi.")) != ""
 
 
 def test_vectors(base_url: str, embedding_name: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.contract.scripted_edge import ScriptedEdge
 
-HI: Any = [{"role": "user", "content": "Say hi."}]
+HI: Any = [{"role": "user", "content": "Count from one to fifty, in words."}]
 SHORT = {"num_predict": 8, "temperature": 0.0}
 CALL = generation_pb2.ToolCall(id="call_1", name="weather", arguments_json='{"city":"Kyiv"}')
 
@@ -73,7 +73,7 @@ def test_a_streamed_chat_says_what_a_whole_one_says(client: ollama.Client, model
 
 def test_a_generation_goes_on_from_its_context(client: ollama.Client, model_name: str) -> None:
     """The context of one reply is taken by the next, and makes its prompt longer."""
-    first = client.generate(model_name, "Say hi.", options=SHORT)
+    first = client.generate(model_name, "Count from one to fifty, in words.", options=SHORT)
     second = client.generate(model_name, "Again.", context=first.context, options=SHORT)
     assert first.response
     assert (second.prompt_eval_count or 0) > (first.prompt_eval_count or 0)
@@ -106,7 +106,7 @@ def test_loading_and_unloading_by_an_empty_prompt(client: ollama.Client, model_n
     """Without a prompt a model is loaded or unloaded, and generates again afterwards."""
     assert client.generate(model_name, "").done_reason == "load"
     assert client.generate(model_name, "", keep_alive=0).done_reason == "unload"
-    assert client.generate(model_name, "Say hi.", options=SHORT).response
+    assert client.generate(model_name, "Count from one to fifty, in words.", options=SHORT).response
 
 
 def test_vectors_come_one_per_input(client: ollama.Client, embedding_name: str) -> None:

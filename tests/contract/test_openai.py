@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tests.contract.scripted_edge import ScriptedEdge
 
-HI: Any = [{"role": "user", "content": "Say hi."}]
+HI: Any = [{"role": "user", "content": "Count from one to fifty, in words."}]
 
 
 @pytest.fixture
@@ -63,14 +63,20 @@ def test_a_seed_repeats_itself(client: openai.OpenAI, model_name: str) -> None:
 
 def test_completions_stream_too(client: openai.OpenAI, model_name: str) -> None:
     """A streamed completion joins to the whole one."""
-    whole = client.completions.create(model=model_name, prompt="Say hi.", max_tokens=8, temperature=0)
-    chunks = client.completions.create(model=model_name, prompt="Say hi.", max_tokens=8, temperature=0, stream=True)
+    whole = client.completions.create(
+        model=model_name, prompt="Count from one to fifty, in words.", max_tokens=8, temperature=0
+    )
+    chunks = client.completions.create(
+        model=model_name, prompt="Count from one to fifty, in words.", max_tokens=8, temperature=0, stream=True
+    )
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text != ""
 
 
 def test_responses_stream_through_the_helper(client: openai.OpenAI, model_name: str) -> None:
     """The stream helper reaches the final response, whose text is what was streamed."""
-    with client.responses.stream(model=model_name, input="Say hi.", max_output_tokens=16, temperature=0) as stream:
+    with client.responses.stream(
+        model=model_name, input="Count from one to fifty, in words.", max_output_tokens=16, temperature=0
+    ) as stream:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         response = stream.get_final_response()
     assert response.output_text == text != ""

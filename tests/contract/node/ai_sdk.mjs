@@ -8,11 +8,11 @@ const fleet = createOllama({ baseURL: `${host}/api` });
 const script = createOllama({ baseURL: `${scripted}/api` });
 const providerOptions = { ollama: { options: { num_predict: 8, temperature: 0 } } };
 
-const whole = await generateText({ model: fleet(model), prompt: "Say hi.", providerOptions });
-const stream = streamText({ model: fleet(model), prompt: "Say hi.", providerOptions });
+const whole = await generateText({ model: fleet(model), prompt: "Count from one to fifty, in words.", providerOptions });
+const stream = streamText({ model: fleet(model), prompt: "Count from one to fifty, in words.", providerOptions });
 let streamed = "";
 for await (const text of stream.textStream) streamed += text;
-const completion = await generateText({ model: fleet.completion(model), prompt: "Say hi.", providerOptions });
+const completion = await generateText({ model: fleet.completion(model), prompt: "Count from one to fifty, in words.", providerOptions });
 
 const weather = tool({
   description: "Tells the weather.",

@@ -4,7 +4,7 @@ import { Ollama } from "ollama";
 const [host, model] = process.argv.slice(2);
 const client = new Ollama({ host });
 const options = { num_predict: 8, temperature: 0 };
-const messages = [{ role: "user", content: "Say hi." }];
+const messages = [{ role: "user", content: "Count from one to fifty, in words." }];
 
 const chunks = [];
 for await (const chunk of await client.chat({ model, messages, options, stream: true })) chunks.push(chunk);
@@ -17,7 +17,7 @@ try {
 }
 
 const generated = [];
-for await (const chunk of await client.generate({ model, prompt: "Say hi.", options, stream: true })) generated.push(chunk);
+for await (const chunk of await client.generate({ model, prompt: "Count from one to fifty, in words.", options, stream: true })) generated.push(chunk);
 
 const aborted = await client.chat({ model, messages, options: { num_predict: 500 }, stream: true });
 let abortError = "";

@@ -5,7 +5,7 @@ import OpenAI from "openai";
 const [host, model] = process.argv.slice(2);
 const openai = new OpenAI({ baseURL: `${host}/v1`, apiKey: "any", maxRetries: 0 });
 const anthropic = new Anthropic({ baseURL: host, apiKey: "any", maxRetries: 0 });
-const messages = [{ role: "user", content: "Say hi." }];
+const messages = [{ role: "user", content: "Count from one to fifty, in words." }];
 const limits = { max_tokens: 8, temperature: 0 };
 
 const chat = await openai.chat.completions.create({ model, messages, ...limits });
@@ -13,7 +13,7 @@ let streamed = "";
 for await (const chunk of await openai.chat.completions.create({ model, messages, ...limits, stream: true })) {
   streamed += chunk.choices[0].delta.content ?? "";
 }
-const response = await openai.responses.stream({ model, input: "Say hi.", max_output_tokens: 16 }).finalResponse();
+const response = await openai.responses.stream({ model, input: "Count from one to fifty, in words.", max_output_tokens: 16 }).finalResponse();
 const message = await anthropic.messages.create({ model, messages, max_tokens: 8 });
 const final = await anthropic.messages.stream({ model, messages, max_tokens: 8 }).finalMessage();
 
