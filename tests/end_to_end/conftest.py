@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.end_to_end.fleet_process import FleetProcess
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import aiohttp
 import grpc
 import ollama
 import pytest
-from tests.end_to_end.conftest import CHATS, MAX_TOKENS, MODEL
 
+from tests.end_to_end.conftest import CHATS, MAX_TOKENS, MODEL
 from vllama_protos.v1 import generation_pb2, generation_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 if TYPE_CHECKING:
@@ -115,22 +115,22 @@ async def test_cancelled_stream_frees_its_slot(real_fleet: FleetProcess) -> None
 
 def test_ollama_client_works(real_fleet: FleetProcess, bare_answers: list[dict[str, object]]) -> None:
     """The official Python client lists, shows, generates, chats and streams."""
-    client = ollama.Client(host=real_fleet.url)
-    options = {"temperature": 0, "num_predict": MAX_TOKENS}
-    assert [model.model for model in client.list().models] == [MODEL]
-    shown = client.show(MODEL)
-    assert "completion" in (shown.capabilities or [])
-    assert shown.modelinfo is not None
-    assert shown.modelinfo["general.architecture"] == "llama"
-    assert [model.model for model in client.ps().models] == [MODEL]
-    generated = client.generate(MODEL, "Once upon a time", raw=True, options=options)
-    assert generated.done
-    assert generated.response
-    messages, bare = CHATS[0], bare_answers[0]
-    assert client.chat(MODEL, messages, options=options).message.content == bare["text"]
-    chunks = list(client.chat(MODEL, messages, options=options, stream=True))
-    assert "".join(chunk.message.content or "" for chunk in chunks) == bare["text"]
-    assert [chunk.done for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    with pytest.raises(ollama.ResponseError, match="model 'absent' not found") as refused:
-        client.chat("absent", messages)
-    assert refused.value.status_code == 404
+    with ollama.Client(host=real_fleet.url) as client:
+        options = {"temperature": 0, "num_predict": MAX_TOKENS}
+        assert [model.model for model in client.list().models] == [MODEL]
+        shown = client.show(MODEL)
+        assert "completion" in (shown.capabilities or [])
+        assert shown.modelinfo is not None
+        assert shown.modelinfo["general.architecture"] == "llama"
+        assert [model.model for model in client.ps().models] == [MODEL]
+        generated = client.generate(MODEL, "Once upon a time", raw=True, options=options)
+        assert generated.done
+        assert generated.response
+        messages, bare = CHATS[0], bare_answers[0]
+        assert client.chat(MODEL, messages, options=options).message.content == bare["text"]
+        chunks = list(client.chat(MODEL, messages, options=options, stream=True))
+        assert "".join(chunk.message.content or "" for chunk in chunks) == bare["text"]
+        assert [chunk.done for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        with pytest.raises(ollama.ResponseError, match="model 'absent' not found") as refused:
+            client.chat("absent", messages)
+        assert refused.value.status_code == 404

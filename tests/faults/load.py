@@ -1,0 +1,130 @@
+"""A bounded load of gRPC clients against the simulated engine, every token of it checked.
+
+The simulated engine's token i is the text " {h}.{i}", h being the first four hex digits of the
+SHA-256 of the rendered prompt, so a lost, repeated or foreign token shows in the text alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+
+from vllama_protos.v1 import generation_pb2, generation_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+MODEL = "demo:1b"
+
+
+def prompt_of(number: int, tokens: int = 32) -> str:
+    """Makes a prompt of about `tokens` simulated tokens (4 bytes each) that no other number has."""
+    head = f"request {number}: "
+    return (head + "lorem ipsum dolor " * tokens)[: max(len(head), 4 * tokens)]
+
+
+def expected_text(prompt: str, tokens: int) -> str:
+    """What the simulated engine answers."""
+    mark = hashlib.sha256(prompt.encode()).hexdigest()[:4]
+    return "".join(f" {mark}.{index}" for index in range(tokens))
+
+
+def request_of(prompt: str, tokens: int, **fields: object) -> generation_pb2.GenerateRequest:
+    """A completion of exactly `tokens` tokens."""
+    return generation_pb2.GenerateRequest(
+        model=MODEL, prompt=prompt, sampling=generation_pb2.Sampling(max_tokens=tokens), **fields
+    )
+
+
+@dataclass
+class Outcome:
+    """What became of a load."""
+
+    complete: int = 0
+    truncated: int = 0
+    wrong: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Errors by status name."""
+    migrated: int = 0
+    workers: Counter[str] = field(default_factory=Counter)
+    """Complete requests by the worker that started them."""
+    seconds: float = 0.0
+    slowest_gap_seconds: float = 0.0
+    """Longest time that any stream went without an event."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether every request was answered whole and right."""
+        return not (self.truncated or self.wrong or self.failed)
+
+
+@dataclass
+class Load:
+    """So many clients, each with one request at a time, until all requests are done."""
+
+    target: str
+    clients: int = 8
+    requests: int = 100
+    """Requests of each client."""
+    tokens: int = 40
+    prompt_tokens: int = 32
+    timeout_seconds: float = 60.0
+    first: int = 0
+    """Number of the first prompt, so that two loads share none."""
+    done: int = 0
+    outcome: Outcome = field(default_factory=Outcome)
+
+    async def run(self, during: Callable[[], Awaitable[None]] | None = None) -> Outcome:
+        """Runs the load, and `during` beside it; returns when both have ended."""
+        begun = time.monotonic()
+        async with grpc.aio.insecure_channel(self.target) as channel:
+            stub = generation_pb2_grpc.GenerationStub(channel)
+            jobs = [self._client(stub, number) for number in range(self.clients)]
+            if during is not None:
+                jobs.append(during())  # type: ignore[arg-type]
+            await asyncio.gather(*jobs)
+        self.outcome.seconds = time.monotonic() - begun
+        return self.outcome
+
+    async def reached(self, share: float) -> None:
+        """Returns once this share of all requests is done."""
+        while self.done < share * self.clients * self.requests:
+            await asyncio.sleep(0.01)
+
+    async def _client(self, stub: generation_pb2_grpc.GenerationStub, client: int) -> None:
+        for number in range(self.requests):
+            await self._one(stub, self.first + client * self.requests + number)
+            self.done += 1
+
+    async def _one(self, stub: generation_pb2_grpc.GenerationStub, number: int) -> None:
+        prompt = prompt_of(number, self.prompt_tokens)
+        text, worker, finished, last = "", "", None, time.monotonic()
+        try:
+            async for event in stub.Generate(request_of(prompt, self.tokens), timeout=self.timeout_seconds):
+                now = time.monotonic()
+                self.outcome.slowest_gap_seconds = max(self.outcome.slowest_gap_seconds, now - last)
+                last = now
+                text += event.delta.text
+                worker = worker or event.started.worker
+                if event.HasField("finished"):
+                    finished = event.finished
+        except grpc.aio.AioRpcError as error:
+            self.outcome.failed[error.code().name] += 1
+            return
+        self._judge(text, expected_text(prompt, self.tokens), worker, finished)
+
+    def _judge(self, text: str, expected: str, worker: str, finished: generation_pb2.Finished | None) -> None:
+        if finished is None or (text != expected and expected.startswith(text)):
+            self.outcome.truncated += 1
+        elif text != expected or finished.usage.completion_tokens != self.tokens:
+            self.outcome.wrong += 1
+        else:
+            self.outcome.complete += 1
+            self.outcome.workers[worker] += 1
+        self.outcome.migrated += bool(finished and finished.migrations)

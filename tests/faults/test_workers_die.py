@@ -1,0 +1,151 @@
+"""Workers that die, hang or leave while they serve: no request fails, none is cut, none is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.end_to_end.fleet_process import FleetProcess
+    from tests.faults.conftest import Matrix
+    from vllama_protos.v1 import fleet_pb2
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+
+
+async def busiest(fleet: FleetProcess, *, prefilling: bool = False) -> fleet_pb2.WorkerStatus:
+    """Waits for a worker that computes for somebody, and returns the one with the most streams."""
+    while True:
+        workers = [worker for worker in await asyncio.to_thread(fleet.workers) if worker.available]
+        busy = [worker for worker in workers if not prefilling or worker.report.queued_prompt_tokens]
+        best = max(busy, key=lambda worker: worker.leases, default=None)
+        if best is not None and best.leases:
+            return best
+        await asyncio.sleep(0.01)
+
+
+async def recovered(fleet: FleetProcess, count: int) -> None:
+    """Waits until so many workers are available again."""
+    await asyncio.to_thread(fleet.wait_ready, count, 60)
+
+
+async def test_kill_during_prefill(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """1: SIGKILL of a worker while its requests prefill."""
+    running = fleet()
+    load = Load(running.target, tokens=8, prompt_tokens=6000)
+
+    async def kill() -> None:
+        await load.reached(0.2)
+        victim = await busiest(running, prefilling=True)
+        os.kill(victim.pid, signal.SIGKILL)
+
+    outcome = await load.run(kill)
+    matrix.add("1 SIGKILL during prefill", outcome)
+    assert outcome.clean, outcome
+    await recovered(running, 4)
+
+
+async def test_kill_during_decode(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """2: SIGKILL of a worker in the middle of 200-token streams; the text is exact."""
+    running = fleet()
+    load = Load(running.target, tokens=200)
+
+    async def kill() -> None:
+        for share in (0.2, 0.5):
+            await load.reached(share)
+            os.kill((await busiest(running)).pid, signal.SIGKILL)
+
+    outcome = await load.run(kill)
+    matrix.add("2 SIGKILL during decode, twice", outcome)
+    assert outcome.clean, outcome
+    assert outcome.migrated > 0
+    await recovered(running, 4)
+
+
+async def test_worker_crashes_by_itself(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """3: the engine dies under its worker, again and again, after so many tokens."""
+    running = fleet("--engine-arg", "0.crash_after_tokens=3000")
+    load = Load(running.target)
+    outcome = await load.run()
+    matrix.add("3 engine of one worker dies every 3000 tokens", outcome)
+    assert outcome.clean, outcome
+
+
+async def test_terminated_worker(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """5: SIGTERM of a worker: its streams finish or move, and nothing new goes there."""
+    running = fleet()
+    load = Load(running.target)
+
+    async def terminate() -> None:
+        await load.reached(0.3)
+        os.kill((await busiest(running)).pid, signal.SIGTERM)
+
+    outcome = await load.run(terminate)
+    matrix.add("5 SIGTERM of a worker", outcome)
+    assert outcome.clean, outcome
+
+
+async def test_stopped_and_continued_worker(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """6: SIGSTOP hangs a worker, SIGCONT brings it back: no text comes twice."""
+    running = fleet()
+    load = Load(running.target)
+
+    async def freeze() -> None:
+        await load.reached(0.2)
+        victim = await busiest(running)
+        os.kill(victim.pid, signal.SIGSTOP)
+        try:
+            await load.reached(0.9)
+        finally:
+            os.kill(victim.pid, signal.SIGCONT)
+
+    outcome = await load.run(freeze)
+    matrix.add("6 SIGSTOP, then SIGCONT", outcome)
+    assert outcome.clean, outcome
+
+
+async def test_worker_comes_back_at_its_address(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """15: a worker dies, is started again at the same address, and serves again."""
+    running = fleet("--engine-arg", "speed=1")
+    load = Load(running.target)
+    victims: list[fleet_pb2.WorkerStatus] = []
+
+    async def kill() -> None:
+        await load.reached(0.1)
+        victims.append(await busiest(running))
+        os.kill(victims[0].pid, signal.SIGKILL)
+
+    outcome = await load.run(kill)
+    matrix.add("15 worker restarted at the same address", outcome)
+    assert outcome.clean, outcome
+    await recovered(running, 4)
+    (again,) = [worker for worker in running.workers() if worker.name == victims[0].name]
+    assert again.address == victims[0].address
+    assert again.pid != victims[0].pid
+    assert again.restarts == 1
+    second = await Load(running.target, requests=10, first=10_000).run()
+    assert second.clean
+    assert second.workers[again.name] > 0
+
+
+async def test_all_workers_gone(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """7: with no worker left, requests wait to their deadline; those with time are served afterwards."""
+    running = fleet("--engine-arg", "start_seconds=5")
+    for worker in running.workers():
+        os.kill(worker.pid, signal.SIGKILL)
+    hurried = Load(running.target, requests=1, timeout_seconds=2)
+    patient = Load(running.target, requests=1, first=100)
+    refused, served = await asyncio.gather(hurried.run(), patient.run())
+    matrix.add("7 all workers gone, deadline 2 s", refused)
+    matrix.add("7 all workers gone, deadline 60 s", served)
+    assert set(refused.failed) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
+    assert sum(refused.failed.values()) == 8
+    assert served.clean, served
