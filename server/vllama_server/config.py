@@ -58,6 +58,8 @@ class WorkerConfig:
     """Read end of a pipe that the supervisor holds open; its end ends the worker. None: no supervisor."""
     log_format: str = "text"
     """"text" or "json"."""
+    cuda_visible_devices: str | None = None
+    """CUDA_VISIBLE_DEVICES as it was found; None: unset, every device is visible."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +83,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
         raise ConfigError(
             "MODEL is missing: name a model directory or a Hugging Face id, as in `vllama worker ./model`."
         )
-    return WorkerConfig(**values)
+    return WorkerConfig(**values, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 @dataclass(frozen=True, slots=True)

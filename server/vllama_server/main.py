@@ -7,17 +7,21 @@ simulated engine needs no vLLM at all.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import prometheus_client
+import pynvml
 import uvloop
 
 from vllama_server import config as configuration
 from vllama_server import exposition, logs, parent_watch
 from vllama_server.errors import ConfigError, StartFailed
 from vllama_server.identity import Identity
+from vllama_server.memory import check as memory_check
+from vllama_server.memory.devices import visible_devices
 from vllama_server.metrics import WorkerMetrics
 from vllama_server.serving import ExitStatus, WorkerServer
 from vllama_server.stopping import StopRequests
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
     from vllama_server.config import WorkerConfig
     from vllama_server.engine import Engine
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +70,17 @@ def _build_engine(config: WorkerConfig) -> Engine:
         return FakeEngine.from_config(config)
     from vllama_server.vllm_adapter.engine import VllmEngine
 
+    _advise_on_memory(config)
     return VllmEngine.from_config(config)
+
+
+def _advise_on_memory(config: WorkerConfig) -> None:
+    """Says whether the model fits the GPU, before minutes of loading find it out."""
+    if config.device == "cpu":
+        return
+    assessment = memory_check.check(config, visible_devices(pynvml, config.cuda_visible_devices))
+    if assessment is not None:
+        logger.log(logging.INFO if assessment.fits else logging.WARNING, "memory: %s", assessment.message)
 
 
 def _watch_parent(config: WorkerConfig) -> None:

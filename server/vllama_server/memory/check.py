@@ -1,0 +1,77 @@
+"""Looks at a model that is about to be loaded and says whether its device can hold it.
+
+An estimate, and said as one: the engine starts all the same and has the last word.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from vllama_server.memory.advice import Demand, assess
+from vllama_server.memory.shape import COMPUTE_BYTES, read_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllama_server.config import WorkerConfig
+    from vllama_server.memory.advice import Assessment, DeviceMemory
+    from vllama_server.memory.shape import ModelShape
+
+DEFAULT_STREAMS = 256
+DEFAULT_STEP_TOKENS = 16_384
+_WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def check(config: WorkerConfig, devices: Sequence[DeviceMemory]) -> Assessment | None:
+    """Assesses the model on the first device; None without a device or a readable config.json."""
+    directory = _directory(config.model)
+    if not devices or directory is None:
+        return None
+    try:
+        model: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        shape = read_shape(model)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+    parts = _engine_number(config, "tensor_parallel_size", 1)
+    weights = (_stored_bytes(directory, model) or shape.weight_bytes) // parts
+    return assess(shape, weights, _demand(config, shape), devices[0], config.gpu_memory_utilization)
+
+
+def _directory(model: str) -> Path | None:
+    """The model's directory: given, or in the hub's cache; None when it is not here yet."""
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except ValueError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _demand(config: WorkerConfig, shape: ModelShape) -> Demand:
+    lengths = [tokens for tokens in (config.max_model_len, shape.context_tokens) if tokens]
+    return Demand(
+        context_tokens=min(lengths, default=0),
+        streams=config.max_streams or DEFAULT_STREAMS,
+        step_tokens=_engine_number(config, "max_num_batched_tokens", DEFAULT_STEP_TOKENS),
+    )
+
+
+def _engine_number(config: WorkerConfig, key: str, default: int) -> int:
+    """An --engine-arg that counts; what is no count is for the engine to refuse."""
+    text = config.engine_args.get(key, "")
+    return int(text) if text.isdecimal() and int(text) else default
+
+
+def _stored_bytes(directory: Path, model: dict[str, Any]) -> int:
+    """Bytes that the weights in a directory take on the device; 0 when there are none yet."""
+    for pattern in _WEIGHT_PATTERNS:
+        size = sum(path.stat().st_size for path in directory.glob(pattern))
+        if size:
+            stored_as_float32 = (model.get("dtype") or model.get("torch_dtype")) == "float32"
+            return size * COMPUTE_BYTES // 4 if stored_as_float32 else size
+    return 0
