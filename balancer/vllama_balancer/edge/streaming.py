@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
+_SMALL = 16 * 1024
+"""Chunks below it fit into an empty write buffer without filling it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -78,13 +81,18 @@ class _Writer:
     async def write(self, chunk: bytes) -> None:
         if not chunk:
             return
+        transport = self._request.transport
+        if len(chunk) < _SMALL and transport is not None and not transport.get_write_buffer_size():
+            # The usual case, once per token: the client keeps up, so this cannot block.
+            await self._response.write(chunk)
+            return
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._response.write(chunk)
         except TimeoutError:
             # Closing would wait for the very bytes that the client does not take.
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            if transport is not None:
+                transport.abort()
             raise ConnectionResetError("the client does not read") from None
 
     async def end(self) -> web.StreamResponse:

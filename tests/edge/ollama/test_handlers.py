@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vllama_balancer.fake_gateway import FakeGateway
+from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     import aiohttp
@@ -110,3 +111,13 @@ async def test_head_works_where_get_does(http: aiohttp.ClientSession) -> None:
         async with http.head(path) as reply:
             assert reply.status == 200
             assert await reply.read() == b""
+
+
+async def test_a_model_without_a_template_continues_from_context(serve: Serve) -> None:
+    """The tokens of the earlier reply come before those of the prompt."""
+    gateway = FakeGateway(model("base:latest", capabilities=[worker_pb2.CAPABILITY_COMPLETION]))
+    async with serve(gateway) as http:
+        reply = await post(http, "/api/generate", model="base", prompt="a b c", context=[7, 8], stream=False)
+    assert reply["response"] == "Hello world"
+    assert list(gateway.requests[0].token_ids.ids) == [7, 8, 0, 1, 2]
+    assert not gateway.requests[0].context_token_ids

@@ -232,3 +232,16 @@ def test_an_undescribed_model_is_left_to_its_worker() -> None:
     wire = chat(unknown, messages=[{"role": "user"}], tools=[{"function": {"name": "f"}}], think=True)
     assert wire.chat.think == generation_pb2.THINK_LEVEL_ON
     assert len(wire.chat.tools) == 1
+
+
+@pytest.mark.parametrize("body", [{"raw": True}, {"suffix": "x"}])
+def test_images_are_not_dropped_without_a_template(body: dict[str, Any]) -> None:
+    """What cannot be served is said."""
+    with pytest.raises(InvalidRequest, match="images need the chat template"):
+        generate(prompt="hi", images=["aGk="], **body)
+
+
+def test_think_is_checked_without_a_template_too() -> None:
+    """A wrong value is wrong in raw mode."""
+    with pytest.raises(InvalidRequest, match="invalid think value"):
+        generate(prompt="hi", raw=True, think="lots")

@@ -18,20 +18,21 @@ _LAST_TOKEN_ID = 2**32 - 1
 def to_generate_request(body: GenerateBody, model: RequestedModel) -> generation_pb2.GenerateRequest:
     """Translates a body.
 
-    Raises InvalidRequest naming the field, CapabilityMissing for what the model cannot do.
+    A plain prompt cannot carry `context`: its tokens are in `context_token_ids` all the same, and
+    the caller puts them before the prompt's own. Raises InvalidRequest naming the field,
+    CapabilityMissing for what the model cannot do.
     """
     _check(body, model)
     wire = generation_pb2.GenerateRequest()
     fill_shared(wire, body, model)
-    if body.suffix:
-        wire.prompt, wire.suffix = body.prompt or "", body.suffix
-    elif body.raw:
-        wire.prompt = body.prompt or ""
+    think = to_think(body.think, model)
+    if body.suffix or body.raw:
+        wire.prompt, wire.suffix = body.prompt or "", body.suffix or ""
     elif model.has("chat") is False:
         wire.prompt = _plain_prompt(body, model)
     else:
-        wire.chat.CopyFrom(_chat(body, model))
-        wire.context_token_ids.extend(body.context or ())
+        wire.chat.CopyFrom(_chat(body, model, think))
+    wire.context_token_ids.extend(body.context or ())
     # Without a template there is nothing that a later call could continue from.
     wire.return_prompt_token_ids = not body.raw
     return wire
@@ -46,13 +47,15 @@ def _check(body: GenerateBody, model: RequestedModel) -> None:
     model.require("completion", "generate")
     if body.suffix:
         model.require("insert")
+    if body.images and (body.raw or body.suffix):
+        raise InvalidRequest("images need the chat template: leave out raw and suffix", field="images")
     for token_id in body.context or ():
         if not 0 <= token_id <= _LAST_TOKEN_ID:
             raise InvalidRequest(f"context contains {token_id}, which is no token id", field="context")
 
 
-def _chat(body: GenerateBody, model: RequestedModel) -> generation_pb2.Chat:
-    chat = generation_pb2.Chat(think=to_think(body.think, model))
+def _chat(body: GenerateBody, model: RequestedModel, think: generation_pb2.ThinkLevel) -> generation_pb2.Chat:
+    chat = generation_pb2.Chat(think=think)
     system = model.entry.system if body.system is None else body.system
     if system:
         chat.messages.add(role="system", content=system)
@@ -64,7 +67,6 @@ def _chat(body: GenerateBody, model: RequestedModel) -> generation_pb2.Chat:
 
 def _plain_prompt(body: GenerateBody, model: RequestedModel) -> str:
     """A model without a chat template continues the system text and the prompt."""
-    to_think(body.think, model)
     to_images(body.images, model)
     system = model.entry.system if body.system is None else body.system
     return f"{system}\n\n{body.prompt or ''}" if system else body.prompt or ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -38,7 +38,7 @@ from vllama_balancer.names import parse_name
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from vllama_balancer.edge.edge import Edge
     from vllama_balancer.edge.ollama.narration import Narration
@@ -193,12 +193,26 @@ class OllamaHandlers:
             return json_reply(await self._rendered(request, model, wire))
         if keep_alive_seconds is not None:
             self._edge.residency.keep(model.entry.name, keep_alive_seconds)
-        events = _phrased(self._edge.generate(request, model, wire, verb=verb))
+        wire = await self._continued(request, model, wire)
+        events = self._edge.generate(request, model, wire, verb=verb)
         if body.streams:
             lines = _lines(narration, events)
             return await self._edge.stream(request, lines, content_type=NDJSON, render_error=error_line)
         async with aclosing(events):
-            return json_reply(await narration.whole(events))
+            with _phrased():
+                return json_reply(await narration.whole(events))
+
+    async def _continued(
+        self, request: web.Request, model: RequestedModel, wire: generation_pb2.GenerateRequest
+    ) -> generation_pb2.GenerateRequest:
+        """Puts the tokens of an earlier reply before a plain prompt; a chat carries them by itself."""
+        if not wire.context_token_ids or wire.WhichOneof("input") != "prompt" or wire.suffix:
+            return wire
+        question = generation_pb2.TokenizeRequest(model=model.entry.name, prompt=wire.prompt)
+        answer = await self._edge.gateway.tokenize(question, Call(request[TRACE].client))
+        wire.token_ids.ids.extend([*wire.context_token_ids, *answer.token_ids])
+        del wire.context_token_ids[:]
+        return wire
 
     async def _rendered(
         self, request: web.Request, model: RequestedModel, wire: generation_pb2.GenerateRequest
@@ -218,19 +232,17 @@ async def _lines(
     narration: Narration, events: AsyncGenerator[generation_pb2.GenerateResponse, None]
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
-        async for chunk in narration.chunks(events):
-            yield encode_line(chunk)
+        with _phrased():
+            async for chunk in narration.chunks(events):
+                yield encode_line(chunk)
 
 
-async def _phrased(
-    events: AsyncGenerator[generation_pb2.GenerateResponse, None],
-) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+@contextmanager
+def _phrased() -> Iterator[None]:
     """Words a schema that the engine refuses as a wrong `format`, the field that the client knows."""
-    async with aclosing(events):
-        try:
-            async for event in events:
-                yield event
-        except InvalidRequest as error:
-            if error.field.startswith("output_format") and "invalid format" not in str(error):
-                raise invalid_format(str(error)) from error
-            raise
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field.startswith("output_format") and "invalid format" not in str(error):
+            raise invalid_format(str(error)) from error
+        raise

@@ -103,7 +103,7 @@ class Narration:
         raise NotImplementedError
 
     def _pieces(self, delta: generation_pb2.Delta) -> list[Piece]:
-        logprobs = _logprobs(delta.logprobs)
+        logprobs = _logprobs(delta.logprobs) if delta.logprobs else []
         pieces = []
         if delta.thinking:
             pieces.append(Piece(thinking=delta.thinking))
