@@ -13,15 +13,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import prometheus_client
-import pynvml
 import uvloop
 
 from vllama_server import config as configuration
 from vllama_server import exposition, logs, parent_watch
 from vllama_server.errors import ConfigError, StartFailed
 from vllama_server.identity import Identity
-from vllama_server.memory import check as memory_check
-from vllama_server.memory.devices import visible_devices
 from vllama_server.metrics import WorkerMetrics
 from vllama_server.serving import ExitStatus, WorkerServer
 from vllama_server.stopping import StopRequests
@@ -78,7 +75,12 @@ def _advise_on_memory(config: WorkerConfig) -> None:
     """Says whether the model fits the GPU, before minutes of loading find it out."""
     if config.device == "cpu":
         return
-    assessment = memory_check.check(config, visible_devices(pynvml, config.cuda_visible_devices))
+    import pynvml
+
+    from vllama_server.memory.check import check
+    from vllama_server.memory.devices import visible_devices
+
+    assessment = check(config, visible_devices(pynvml, config.cuda_visible_devices))
     if assessment is not None:
         logger.log(logging.INFO if assessment.fits else logging.WARNING, "memory: %s", assessment.message)
 
