@@ -33,6 +33,7 @@ COMMANDS = {
     "top": "Shows the fleet live: state, load and speed of every worker.",
     "drain": "Takes a worker out of service when its streams have ended.",
     "restart": "Restarts workers one after the other, so that no request fails.",
+    "bench": "Measures servers in turn: TTFT, time per token, throughput, errors.",
     "doctor": "Checks Python, packages, GPU, memory, disk, ports and hub, and tells what to do.",
     "demo": "Starts a fleet, sends it many chats at once, and shows who served them.",
     "simulate": "Compares placement policies on simulated fleets.",

@@ -1,0 +1,67 @@
+"""`vllama bench` as a command."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clients.cli.ollama_server import Answer, chunk, last
+from vllama_clients.cli.main import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.clients.cli.ollama_server import OllamaServer
+
+QUICK = ("--concurrency", "1,2", "--requests", "2", "--repeats", "2", "--warm-up", "1")
+
+
+async def test_measures_and_reports(ollama: OllamaServer, vllama: Callable, tmp_path: Path) -> None:
+    """Two targets are measured in turn, and the report is on the terminal, in JSON and in HTML."""
+    ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
+    targets = ("--target", f"a=ollama:{ollama.url}", "--target", f"b=ollama:{ollama.url}")
+    files = ("--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"))
+    done = await vllama("bench", *targets, *QUICK, *files)
+    assert done.status == 0
+    assert "b / a" in done.out
+    assert len(json.loads((tmp_path / "r.json").read_text())["cells"]) == 8
+    assert "<svg" in (tmp_path / "r.html").read_text()
+    assert len(ollama.requests) == 2 * (1 + 2 * 2 * 2)
+
+
+async def test_without_a_target_the_server_is_measured(ollama: OllamaServer, vllama: Callable) -> None:
+    """VLLAMA_HOST is the default target."""
+    ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
+    done = await vllama("bench", *QUICK)
+    assert done.out.splitlines()[1].split()[:5] == ["server", "1", "4", "0", done.out.splitlines()[1].split()[4]]
+
+
+async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callable) -> None:
+    """Errors are counted in the table, and the first one is told."""
+    ollama.answers["POST /api/chat"] = Answer([{"error": "server busy"}], 503)
+    done = await vllama("bench", *QUICK)
+    assert done.status == 1
+    assert "8 requests failed; the first, to server: server busy" in done.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--target", "nonsense"),
+        ("--target", "a=ftp:box"),
+        ("--target", "a=ollama:box"),
+        ("--target", "a=grpc:x:1", "--target", "a=grpc:x:2"),
+        ("--concurrency", "0"),
+        ("--concurrency", "x"),
+        ("--prompt-tokens", "many"),
+        ("--trace", "/no/such/file"),
+        ("--watch", "a=1"),
+        ("--watch", "server=x"),
+    ],
+)
+def test_bad_flags_are_usage_errors(flags: tuple[str, ...]) -> None:
+    """What cannot be read is told with status 2, before anything is sent."""
+    assert run(["bench", *flags]) == 2
