@@ -14,10 +14,13 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import pynvml
+
 from vllama_server.engine import StartPhase
 from vllama_server.errors import EngineDead, NotReady, StartFailed
 from vllama_server.vllm_adapter import parent_watch
 from vllama_server.vllm_adapter.advice import failure_message
+from vllama_server.vllm_adapter.devices import visible_devices
 from vllama_server.vllm_adapter.environment import allowed_cores, prepare
 from vllama_server.vllm_adapter.processes import kill_children
 from vllama_server.vllm_adapter.profile import EngineProfile
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         TextPrompt,
         TokenizedText,
     )
+    from vllama_server.vllm_adapter.devices import VisibleDevice
     from vllama_server.vllm_adapter.loaded import LoadedEngine
     from vllama_server.vllm_adapter.reports import Report
 
@@ -70,12 +74,20 @@ class VllmEngine:
         told.reach(StartPhase.RESOLVE)
         self._failure = asyncio.get_running_loop().create_future()
         self._inbox = ReportInbox(lambda report: told.read(report.message))
-        prepare(os.environ, self._profile, self._inbox.path, cores=allowed_cores(), process_id=os.getpid())
+        devices = [] if self._profile.device == "cpu" else visible_devices(pynvml, os.environ)
+        prepare(
+            os.environ,
+            self._profile,
+            self._inbox.path,
+            cores=allowed_cores(),
+            devices=devices,
+            process_id=os.getpid(),
+        )
         parent_watch.hand_down()
         handler = ProgressHandler(told)
         logging.getLogger("vllm").addHandler(handler)
         try:
-            self._building = asyncio.create_task(asyncio.to_thread(self._build, told), name="vllm-build")
+            self._building = asyncio.create_task(asyncio.to_thread(self._build, told, devices), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
             told.reach(StartPhase.WARM_UP)
             await self._loaded.warm_up()
@@ -87,11 +99,11 @@ class VllmEngine:
             logging.getLogger("vllm").removeHandler(handler)
         self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-watchdog")
 
-    def _build(self, told: StartProgress) -> LoadedEngine:
+    def _build(self, told: StartProgress, devices: Sequence[VisibleDevice]) -> LoadedEngine:
         """Imports vLLM, checks the model and loads it. Runs in a thread; gives up between steps when stopped."""
         loaded: Any = importlib.import_module("vllama_server.vllm_adapter.loaded")
         self._give_up_if_stopped()
-        config = loaded.configure(self._profile)
+        config = loaded.configure(self._profile, devices)
         self._give_up_if_stopped()
         told.reach(StartPhase.LOAD)
         engine: LoadedEngine = loaded.LoadedEngine(config, self._profile)

@@ -11,11 +11,13 @@ import os
 from typing import TYPE_CHECKING
 
 from vllama_server.vllm_adapter.child_plugin import OWNER_VARIABLE, REPORTS_VARIABLE
+from vllama_server.vllm_adapter.devices import BATCH_INVARIANT_CAPABILITY
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import MutableMapping, Sequence
     from pathlib import Path
 
+    from vllama_server.vllm_adapter.devices import VisibleDevice
     from vllama_server.vllm_adapter.profile import EngineProfile
 
 PLUGIN = "vllama"
@@ -23,12 +25,18 @@ PLUGIN = "vllama"
 
 
 def prepare(
-    environ: MutableMapping[str, str], profile: EngineProfile, reports: Path, *, cores: set[int], process_id: int
+    environ: MutableMapping[str, str],
+    profile: EngineProfile,
+    reports: Path,
+    *,
+    cores: set[int],
+    devices: Sequence[VisibleDevice],
+    process_id: int,
 ) -> None:
     """Sets what the engine's processes need; what the operator has set already stays.
 
     `cores` are those that this process may use: without a binding of its own, vLLM would compute
-    on all but one of them.
+    on all but one of them. `devices` are the NVIDIA devices that the engine may use.
     """
     environ[OWNER_VARIABLE] = str(process_id)
     environ[REPORTS_VARIABLE] = str(reports)
@@ -39,7 +47,7 @@ def prepare(
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(str(core) for core in sorted(cores)))
     if profile.deterministic:
-        environ.setdefault("VLLM_BATCH_INVARIANT", "1" if profile.device != "cpu" and has_batch_invariance() else "0")
+        environ.setdefault("VLLM_BATCH_INVARIANT", "1" if has_batch_invariance(devices) else "0")
     _allow_plugin(environ)
 
 
@@ -50,19 +58,9 @@ def _allow_plugin(environ: MutableMapping[str, str]) -> None:
         environ["VLLM_PLUGINS"] = ",".join(part for part in (*allowed.split(","), PLUGIN) if part)
 
 
-def has_batch_invariance() -> bool:
-    """Whether there is an NVIDIA device new enough (Hopper, 9.0) for vLLM's batch-invariant kernels."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return False
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return bool(handles) and all(pynvml.nvmlDeviceGetCudaComputeCapability(handle) >= (9, 0) for handle in handles)
-    finally:
-        pynvml.nvmlShutdown()
+def has_batch_invariance(devices: Sequence[VisibleDevice]) -> bool:
+    """Whether vLLM's batch-invariant kernels run on all of these devices; there must be one."""
+    return bool(devices) and all(device.capability >= BATCH_INVARIANT_CAPABILITY for device in devices)
 
 
 def allowed_cores() -> set[int]:

