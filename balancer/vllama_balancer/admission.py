@@ -29,6 +29,9 @@ SHORTEST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 """Nobody knows the load later than that."""
 
+COME_BACK_SECONDS = 5.0
+"""When a fleet without any worker is worth another try."""
+
 
 class AdmissionSettings(NamedTuple):
     """Bounds of the queue."""
@@ -163,11 +166,13 @@ class Admission:
         return waiter
 
     async def _wait(self, waiter: _Waiter, deadline: float | None) -> Lease:
+        hopeless_at: float | None = None
         try:
             while not waiter.grant.done():
-                await asyncio.wait({waiter.grant}, timeout=self._next_look(waiter.ticket, deadline))
+                hopeless_at = self._hopeless_at(waiter.ticket, hopeless_at)
+                await asyncio.wait({waiter.grant}, timeout=self._next_look(hopeless_at, deadline))
                 if not waiter.grant.done():
-                    self._look(waiter.ticket, deadline)
+                    self._look(waiter.ticket, hopeless_at, deadline)
         except BaseException:
             if waiter.grant.done():
                 self.release(waiter.grant.result())
@@ -189,29 +194,30 @@ class Admission:
         if not waiter.ticket.is_returning:
             self._waiting_first -= 1
 
-    def _next_look(self, ticket: Ticket, deadline: float | None) -> float:
+    def _hopeless_at(self, ticket: Ticket, before: float | None) -> float | None:
+        """Tells since when the waiter has found that nobody could serve it."""
+        if not self._pool.is_hopeless(ticket.key):
+            return None
+        return self._clock() if before is None else before
+
+    def _next_look(self, hopeless_at: float | None, deadline: float | None) -> float:
         """Time until the waiter's situation has to be looked at again, in seconds."""
         now = self._clock()
         if deadline is not None:
             return max(deadline - now, 0.0)
-        since = self._pool.hopeless_since(ticket.key)
-        return max((now if since is None else since) + self._settings.no_worker_patience_seconds - now, 0.0)
+        return max((now if hopeless_at is None else hopeless_at) + self._settings.no_worker_patience_seconds - now, 0.0)
 
-    def _look(self, ticket: Ticket, deadline: float | None) -> None:
+    def _look(self, ticket: Ticket, hopeless_at: float | None, deadline: float | None) -> None:
         """Raises when there is no more reason to wait."""
         now = self._clock()
-        since = self._pool.hopeless_since(ticket.key)
-        if since is not None and (self._is_past(deadline, now) or self._is_out_of_patience(since, now, deadline)):
-            raise NoWorker("no worker serves the model now; try again later", retry_after_seconds=5.0)
-        if self._is_past(deadline, now):
+        hopeless_at = self._hopeless_at(ticket, hopeless_at)
+        if deadline is None:
+            if hopeless_at is not None and now - hopeless_at >= self._settings.no_worker_patience_seconds:
+                raise _no_worker()
+        elif now >= deadline:
+            if hopeless_at is not None:
+                raise _no_worker()
             raise DeadlineExceeded("the deadline passed while the request waited for a worker")
-
-    def _is_out_of_patience(self, since: float, now: float, deadline: float | None) -> bool:
-        return deadline is None and now - since >= self._settings.no_worker_patience_seconds
-
-    @staticmethod
-    def _is_past(deadline: float | None, now: float) -> bool:
-        return deadline is not None and now >= deadline
 
     def _grant_ahead(self, line: FairQueue[_Waiter]) -> None:
         """Tries every one ahead: they differ in whom they exclude and whether they need the budget."""
@@ -232,3 +238,7 @@ class Admission:
         line.take(waiter.ticket.client, waiter)
         self._left(waiter)
         return True
+
+
+def _no_worker() -> NoWorker:
+    return NoWorker("no worker serves the model now; try again later", retry_after_seconds=COME_BACK_SECONDS)

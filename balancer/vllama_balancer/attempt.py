@@ -117,7 +117,7 @@ def _was_given_up(lease: Lease) -> bool:
 
 
 def _given_up(lease: Lease) -> AttemptFailed:
-    return AttemptFailed(FailureKind.LOST, WorkerLost(lease.abandoned))
+    return AttemptFailed(lease.abandoned_as, WorkerLost(lease.abandoned))
 
 
 def _left(worker: str) -> AttemptFailed:

@@ -192,7 +192,7 @@ class Dispatcher:
 
     @staticmethod
     def _ticket(request_id: str, key: str, call: Call, size: Size, session: str = "") -> Ticket:
-        return Ticket(request_id or uuid.uuid4().hex, key, call.client or session, size)
+        return Ticket(request_id or uuid.uuid4().hex, key, call.client or session, size, session)
 
     @contextlib.contextmanager
     def _counted(self, model: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from vllama_balancer.failure import FailureKind
 from vllama_balancer.load import Promise
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Lease:
         "_promise",
         "_released",
         "abandoned",
+        "abandoned_as",
         "believed_tokens",
         "choice",
         "expected_output_tokens",
@@ -68,6 +70,8 @@ class Lease:
         """Whether the worker has generated anything for it."""
         self.abandoned = ""
         """Why the balancer has given this attempt up; empty while it has not."""
+        self.abandoned_as = FailureKind.LOST
+        """How the failure of an attempt that was given up counts."""
         self.is_blamed = False
         """Whether the request is held to have killed this life of the worker."""
         self._promise = promise
@@ -95,11 +99,12 @@ class Lease:
         self.produced = True
         self._take_prompt_off()
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, kind: FailureKind = FailureKind.LOST) -> None:
         """Gives the attempt up: its call ends, and whoever reads it finds `abandoned` set."""
         if self._released or self.abandoned:
             return
         self.abandoned = reason
+        self.abandoned_as = kind
         if self._call is not None:
             self._call.cancel()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.load import Promise
 from vllama_balancer.policies.policy import Choice
+from vllama_balancer.sessions import Sessions
 from vllama_balancer.snapshot import Demand
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Ticket:
     """Key for fair turns."""
     size: Size
     """What it will probably cost."""
+    session: str = ""
+    """The conversation it belongs to, when the client says so."""
     excluded: set[str] = field(default_factory=set)
     """Lives of workers (boot ids) that have failed it; others are preferred."""
     is_returning: bool = False
@@ -59,6 +62,7 @@ class Placer:
         self._budget = budget
         self._metrics = metrics
         self._rng = rng
+        self._sessions = Sessions()
 
     def place(self, ticket: Ticket) -> Lease | None:
         """Picks a worker and reserves a place there; None when none has room."""
@@ -96,10 +100,11 @@ class Placer:
         self._leave_budget(lease)
 
     def _believed(self, ticket: Ticket, snapshot: Snapshot) -> dict[str, int]:
+        """Looks up what each candidate has cached; where a session was last counts as one token of it."""
+        believed = self._sessions.hint(ticket.session)
         prefix = ticket.size.prefix
         if not prefix.keys:
-            return {}
-        believed = {}
+            return believed
         most = ticket.size.prompt_tokens - 1  # the last token of a prompt is always computed
         for candidate in snapshot.candidates:
             worker = self._pool.find(candidate.name)
@@ -116,6 +121,7 @@ class Placer:
         lease.kills = ticket.kills
         lease.is_wary = ticket.is_wary
         worker.life.belief.hold(ticket.size.prefix)
+        self._sessions.went(ticket.session, worker.name)
         if ticket.needs_retry_budget:
             self._budget.take()
             lease.uses_retry_budget = True

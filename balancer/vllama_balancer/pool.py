@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vllama_balancer.caretaker import Caretaker
 from vllama_balancer.changes import Changes
 from vllama_balancer.channel import open_channel
+from vllama_balancer.failure import FailureKind
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.health import HealthSettings
 from vllama_balancer.snapshot import Snapshot
@@ -41,7 +42,6 @@ class Pool:
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._stranded_since: dict[str, float] = {}
         # Cached until the next change: this is asked for every request.
         self._available: dict[str, list[Worker]] = {}
         self._available_at = 0
@@ -87,16 +87,13 @@ class Pool:
         candidates = [candidate for worker in available if (candidate := worker.candidate()) is not None]
         return Snapshot(self._clock(), tuple(candidates))
 
-    def hopeless_since(self, key: str) -> float | None:
-        """Tells since when no worker of the model serves or is about to; None while one is.
+    def is_hopeless(self, key: str) -> bool:
+        """Tells whether no worker of the model serves or is about to.
 
         A worker that has not told its models yet may turn out to serve this one.
         """
-        hopeful = any(w.may_come_back and (not w.keys or key in w.keys) for w in self._workers.values())
-        if hopeful:
-            self._stranded_since.pop(key, None)
-            return None
-        return self._stranded_since.setdefault(key, self._clock())
+        workers = self._workers.values()
+        return not any(worker.may_come_back and (not worker.keys or key in worker.keys) for worker in workers)
 
     def is_last(self, worker: Worker) -> bool:
         """Tells whether no other worker of any of its models is available."""
@@ -141,7 +138,7 @@ class Pool:
             return
         worker.process_changed(Changed(name, ProcessState.STOPPED, reason))
         for lease in tuple(worker.life.leases):
-            lease.abandon(f"worker {name} {reason}")
+            lease.abandon(f"worker {name} {reason}", FailureKind.REFUSED)
         # The connection closes a moment later: whoever reads a call that was given up finds it open.
         task = asyncio.create_task(_close(worker, self._tasks.pop(name)), name=f"close {name}")
         self._closing.add(task)

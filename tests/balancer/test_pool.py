@@ -60,9 +60,9 @@ async def test_the_source_may_say_that_a_process_ended_before_the_connection_doe
 async def test_a_crash_loop_is_hopeless(make_fleet):
     """Nobody waits for it."""
     fleet = await make_fleet(1)
-    assert fleet.pool.hopeless_since(KEY) is None
+    assert not fleet.pool.is_hopeless(KEY)
     fleet.pool.apply(Changed("w0", ProcessState.FAILED, "it dies at once: no memory"))
-    assert fleet.pool.hopeless_since(KEY) is not None
+    assert fleet.pool.is_hopeless(KEY)
     assert "no memory" in fleet.pool.find("w0").unavailable
 
 
