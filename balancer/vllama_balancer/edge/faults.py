@@ -14,6 +14,7 @@ from aiohttp import web
 from vllama_balancer.edge import statuses
 from vllama_balancer.edge.dialect import dialect_of
 from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.paths import tidy_path
 from vllama_balancer.edge.statuses import HttpError
 from vllama_balancer.edge.trace import TRACE
 from vllama_balancer.errors import BalancerError
@@ -55,7 +56,7 @@ class Faults:
     def answer(self, request: web.Request, error: BalancerError) -> web.Response:
         """Renders an error for a request's path."""
         status = statuses.http_status(error)
-        dialect = dialect_of(request.path, self._dialects)
+        dialect = dialect_of(tidy_path(request.path), self._dialects)
         body = dialect.error_body(status, statuses.message(error), request[TRACE].request_id)
         response = web.Response(
             status=status,

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from vllama_balancer.edge.dialect import Dialect
+from vllama_balancer.edge.ollama.embedding_handlers import EmbeddingHandlers
 from vllama_balancer.edge.ollama.errors import error_body
-from vllama_balancer.edge.ollama.handlers import OllamaHandlers
+from vllama_balancer.edge.ollama.generation_handlers import GenerationHandlers
+from vllama_balancer.edge.ollama.listing_handlers import ListingHandlers
 from vllama_balancer.edge.ollama.management_handlers import ManagementHandlers
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from vllama_balancer.edge.edge import Edge
 
 
-def routes(edge: Edge) -> list[web.RouteDef]:
-    """The native API over an edge."""
-    handlers = OllamaHandlers(edge)
-    return [
-        web.get("/api/version", handlers.version),
-        web.get("/api/status", handlers.status),
-        web.get("/api/tags", handlers.tags),
-        web.get("/api/ps", handlers.ps),
-        web.post("/api/show", handlers.show),
-        web.post("/api/generate", handlers.generate),
-        web.post("/api/chat", handlers.chat),
-        web.post("/api/embed", handlers.embed),
-        web.post("/api/embeddings", handlers.embeddings),
-        *ManagementHandlers(edge).routes(),
-    ]
+def _routes(edge: Edge) -> list[web.RouteDef]:
+    parts = (ListingHandlers, GenerationHandlers, EmbeddingHandlers, ManagementHandlers)
+    return [route for part in parts for route in part(edge).routes()]
 
 
-DIALECT = Dialect("/", routes, error_body)
+DIALECT = Dialect("/", _routes, error_body)
+"""Everything that no other dialect answers."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from aiohttp import web
 from msgspec import UNSET, UnsetType
+
+from vllama_balancer.edge.encoding import encode_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -90,3 +93,8 @@ class DebugReply(msgspec.Struct, frozen=True):
     model: str
     created_at: datetime
     info: DebugInfo = msgspec.field(name="_debug_info")
+
+
+def json_reply(value: object) -> web.Response:
+    """Answers with one JSON object."""
+    return web.Response(body=encode_json(value), content_type="application/json", charset="utf-8")

@@ -1,0 +1,153 @@
+"""The handlers of generate and chat: decode, translate, dispatch, encode."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from vllama_balancer.edge.encoding import encode_line
+from vllama_balancer.edge.ollama.chat_request import to_chat_request
+from vllama_balancer.edge.ollama.errors import error_line
+from vllama_balancer.edge.ollama.generate_request import to_generate_request
+from vllama_balancer.edge.ollama.keep_alive import parse_keep_alive
+from vllama_balancer.edge.ollama.narration import ChatNarration, GenerateNarration
+from vllama_balancer.edge.ollama.replies import DebugInfo, DebugReply, json_reply
+from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody
+from vllama_balancer.edge.ollama.shared_fields import check_top_logprobs, invalid_format
+from vllama_balancer.edge.ollama.tally import Tally
+from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.streaming import NDJSON
+from vllama_balancer.edge.trace import TRACE
+from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.gateway import Call
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.ollama.narration import Narration
+    from vllama_balancer.edge.ollama.requests import Shared
+    from vllama_balancer.edge.requested import RequestedModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """One request of either kind, on its way to its reply."""
+
+    request: web.Request
+    body: Shared
+    model: RequestedModel
+    narration: Narration
+    verb: str
+    """What the request does, for errors about it: "generate" or "chat"."""
+    keep_alive_seconds: float | None
+
+
+class GenerationHandlers:
+    """Generation over one edge."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths."""
+        return [web.post("/api/generate", self.generate), web.post("/api/chat", self.chat)]
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """POST /api/generate."""
+        body = await self._edge.read(request, GenerateBody)
+        check_top_logprobs(body)
+        if not body.model:
+            # Not found rather than required: Ollama's own answer here.
+            raise HttpError(404, "model '' not found")
+        model = self._edge.find(request, body.model)
+        tally = Tally(request[TRACE].elapsed_ns, keep_tokens=not body.raw)
+        narration = GenerateNarration(model.requested, self._edge.now, tally, with_context=not body.raw)
+        exchange = _Exchange(request, body, model, narration, "generate", parse_keep_alive(body.keep_alive))
+        if not body.prompt:
+            return await self._load_or_unload(exchange)
+        return await self._run(exchange, to_generate_request(body, model))
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """POST /api/chat."""
+        body = await self._edge.read(request, ChatBody)
+        check_top_logprobs(body)
+        if not body.model:
+            raise InvalidRequest("model is required", field="model")
+        model = self._edge.find(request, body.model)
+        narration = ChatNarration(model.requested, self._edge.now, Tally(request[TRACE].elapsed_ns))
+        exchange = _Exchange(request, body, model, narration, "chat", parse_keep_alive(body.keep_alive))
+        if not body.messages:
+            return await self._load_or_unload(exchange)
+        return await self._run(exchange, to_chat_request(body, model))
+
+    async def _load_or_unload(self, exchange: _Exchange) -> web.Response:
+        """Answers a request without a prompt: one object, streamed or not."""
+        name = exchange.model.entry.name
+        if exchange.keep_alive_seconds == 0:
+            await self._edge.residency.unload(name)
+            return json_reply(exchange.narration.empty("unload"))
+        await self._edge.residency.load(name, exchange.keep_alive_seconds)
+        return json_reply(exchange.narration.empty("load"))
+
+    async def _run(self, exchange: _Exchange, wire: generation_pb2.GenerateRequest) -> web.StreamResponse:
+        """Generates and answers, streamed or not."""
+        if exchange.body.debug_render_only:
+            return json_reply(await self._rendered(exchange, wire))
+        if exchange.keep_alive_seconds is not None:
+            self._edge.residency.keep(exchange.model.entry.name, exchange.keep_alive_seconds)
+        wire = await self._continued(exchange, wire)
+        events = self._edge.generate(exchange.request, exchange.model, wire, verb=exchange.verb)
+        if exchange.body.streams:
+            lines = _lines(exchange.narration, events)
+            return await self._edge.stream(exchange.request, lines, content_type=NDJSON, render_error=error_line)
+        async with aclosing(events):
+            with _phrased():
+                return json_reply(await exchange.narration.whole(events))
+
+    async def _continued(
+        self, exchange: _Exchange, wire: generation_pb2.GenerateRequest
+    ) -> generation_pb2.GenerateRequest:
+        """Puts the tokens of an earlier reply before a plain prompt; a chat carries them by itself."""
+        if not wire.context_token_ids or wire.WhichOneof("input") != "prompt" or wire.suffix:
+            return wire
+        question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=wire.prompt)
+        answer = await self._edge.gateway.tokenize(question, Call(exchange.request[TRACE].client))
+        wire.token_ids.ids.extend([*wire.context_token_ids, *answer.token_ids])
+        del wire.context_token_ids[:]
+        return wire
+
+    async def _rendered(self, exchange: _Exchange, wire: generation_pb2.GenerateRequest) -> DebugReply:
+        """Renders the prompt without generating."""
+        question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name)
+        if wire.HasField("chat"):
+            question.chat.CopyFrom(wire.chat)
+        else:
+            question.prompt = wire.prompt
+        answer = await self._edge.gateway.tokenize(question, Call(exchange.request[TRACE].client))
+        images = sum(len(turn.images) for turn in wire.chat.messages)
+        return DebugReply(exchange.model.requested, self._edge.now(), DebugInfo(answer.text, images))
+
+
+async def _lines(
+    narration: Narration, events: AsyncGenerator[generation_pb2.GenerateResponse, None]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        with _phrased():
+            async for chunk in narration.chunks(events):
+                yield encode_line(chunk)
+
+
+@contextmanager
+def _phrased() -> Iterator[None]:
+    """Words a schema that the engine refuses as a wrong `format`, the field that the client knows."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field.startswith("output_format") and "invalid format" not in str(error):
+            raise invalid_format(str(error)) from error
+        raise

@@ -1,0 +1,76 @@
+"""JSON survives line splitting on the way out, and is checked on the way in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_balancer.edge.encoding import compact_json, decode_json, encode_line, encode_sse
+from vllama_balancer.errors import InvalidRequest
+
+
+class Body(msgspec.Struct):
+    """Something to decode."""
+
+    name: str | None = None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_a_line_is_one_line_for_every_splitter(value: Any) -> None:
+    """Whatever the text holds, it comes back, and only its end breaks the line."""
+    line = encode_line(value)
+    assert line.endswith(b"\n")
+    assert line.decode().splitlines() == [line.decode()[:-1]]
+    assert json.loads(line) == value
+
+
+@pytest.mark.parametrize("text", ["…", "𝄩", "¨©", "ü\x7f", "\ua985\u80a8"])
+def test_other_characters_stay_as_they_are(text: str) -> None:
+    """Only whole characters are escaped, never parts of others."""
+    assert encode_line(text).decode() == f'"{text}"\n'
+
+
+def test_server_sent_events() -> None:
+    """With and without a type."""
+    assert encode_sse({"a": "\u2028"}) == b'data: {"a":"\\u2028"}\n\n'
+    assert encode_sse({}, "ping") == b"event: ping\ndata: {}\n\n"
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t"])
+def test_nothing_is_a_missing_body(body: bytes) -> None:
+    """Blanks are nothing."""
+    with pytest.raises(InvalidRequest, match=r"^missing request body$"):
+        decode_json(body, Body)
+
+
+def test_a_wrong_type_names_its_place() -> None:
+    """In the message and as the error's field."""
+    with pytest.raises(InvalidRequest, match=r"Expected `str \| null`, got `int` - at `\$.name`") as caught:
+        decode_json(b'{"name":1}', Body)
+    assert caught.value.field == "name"
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"\xff", b'{"name":"\xff"}', b'{"x":' + b"[" * 100_000, b"\xef\xbb\xbf{}"]
+)
+def test_anything_else_is_an_invalid_request(body: bytes) -> None:
+    """No other exception comes out."""
+    with pytest.raises(InvalidRequest):
+        decode_json(body, Body)
+
+
+def test_compacting_keeps_numbers_and_order() -> None:
+    """Only blanks between tokens go."""
+    text = b'{ "z" : 1.50,\n "a" : 123456789012345678901234567890, "s" : " x " }'
+    assert compact_json(text) == '{"z":1.50,"a":123456789012345678901234567890,"s":" x "}'
+    with pytest.raises(InvalidRequest):
+        compact_json(b"{")
