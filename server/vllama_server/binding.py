@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import stat
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import grpc
 
 from vllama_server.errors import ConfigError
-
-if TYPE_CHECKING:
-    import grpc
 
 UNIX = "unix:"
 
 
-def bind(server: grpc.aio.Server, address: str) -> str:
-    """Binds a server and returns the address with its real port.
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Binds a server and returns the address with its real port; a TCP address with credentials speaks TLS.
 
     Raises ConfigError for an address that is in use or cannot exist.
     """
@@ -31,10 +30,23 @@ def bind(server: grpc.aio.Server, address: str) -> str:
     else:
         _check_port(address)
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None or address.startswith(UNIX):
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ConfigError(f"--listen: cannot listen on {address}: {error}") from None
     return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+
+
+def read_credentials(certificate_path: str, key_path: str) -> grpc.ServerCredentials:
+    """Reads a certificate chain and its key. Raises ConfigError when they are no pair that TLS can use."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_path, key_path)
+        pair = (Path(key_path).read_bytes(), Path(certificate_path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--tls-cert and --tls-key: {error}; give a certificate and its own key.") from None
+    return grpc.ssl_server_credentials([pair])
 
 
 def release(address: str) -> None:

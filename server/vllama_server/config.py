@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllama_server.errors import ConfigError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 UNIX_PATH_BYTES = 107
 """Longest path of a unix socket on Linux."""
+_DURATION = r"(\d+(\.\d+)?(ms|s|m|h))+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class WorkerConfig:
     """Arguments for the engine as given; the engine types and checks them."""
     metrics: str | None = None
     """host:port of the Prometheus endpoint; None: none. Port 0 takes a free one."""
+    tls_certificate: str | None = None
+    """PEM file of the certificate chain for a TCP address; None: unencrypted. Unix sockets never are encrypted."""
+    tls_key: str | None = None
+    """PEM file of the certificate's private key."""
     drain_timeout_seconds: float = 30.0
     """How long running streams may take after SIGTERM before they are ended."""
     stall_seconds: float = 60.0
@@ -83,6 +90,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
         raise ConfigError(
             "MODEL is missing: name a model directory or a Hugging Face id, as in `vllama worker ./model`."
         )
+    if ("tls_certificate" in values) != ("tls_key" in values):
+        raise ConfigError("--tls-cert and --tls-key need each other: give both or neither.")
     return WorkerConfig(**values, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"))
 
 
@@ -180,10 +189,20 @@ def _whole(least: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
+    """Reads "30", "30s", "500ms" or "1m30s"."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
     number = _number(text)
+    if re.fullmatch(_DURATION, text):
+        number = sum(float(count) * units[unit] for count, unit in re.findall(r"([\d.]+)([a-z]+)", text))
     if not 0 <= number < math.inf:
-        raise ValueError(f"{text!r} does not work; give seconds, 0 or more.")
+        raise ValueError(f"{text!r} does not work; give seconds, 0 or more, such as 30 or 1m30s.")
     return number
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError(f"there is no file {text!r}; give the path of one.")
+    return text
 
 
 def _share(text: str) -> float:
@@ -263,6 +282,8 @@ _FLAGS = (
     _Flag("--deterministic", "deterministic", _boolean, "greedy output that does not depend on the batch"),
     _Flag("--engine-arg", "engine_args", _pair, "key=value for the engine; repeatable", separator=";"),
     _Flag("--metrics", "metrics", _tcp_address, "host:port for Prometheus (default: off)"),
+    _Flag("--tls-cert", "tls_certificate", _file, "PEM certificate chain, for a TCP address (default: unencrypted)"),
+    _Flag("--tls-key", "tls_key", _file, "PEM private key of the certificate"),
     _Flag("--drain-timeout", "drain_timeout_seconds", _seconds, "seconds that streams may take to end (default 30)"),
     _Flag("--stall-seconds", "stall_seconds", _seconds, "an engine silent for so long is dead, 0: never (default 60)"),
     _Flag("--parent-fd", "parent_fd", _whole(0), "pipe from the supervisor; the worker ends with it"),

@@ -95,7 +95,10 @@ class WorkerServer:
 
     def bind(self) -> None:
         """Takes the address. Raises ConfigError when that fails."""
-        self.address = binding.bind(self._server, self._config.listen)
+        credentials = None
+        if self._config.tls_certificate and self._config.tls_key:
+            credentials = binding.read_credentials(self._config.tls_certificate, self._config.tls_key)
+        self.address = binding.bind(self._server, self._config.listen, credentials)
 
     async def run(self) -> ExitStatus:
         """Lives the whole life of the worker and returns how it ended."""

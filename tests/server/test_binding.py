@@ -1,12 +1,19 @@
 """Taking the worker's address."""
 
 import socket
+from pathlib import Path
 
 import grpc
 import pytest
 
+from vllama_protos.v1 import worker_pb2
+from vllama_protos.v1.worker_pb2_grpc import WorkerStub
 from vllama_server import binding
 from vllama_server.errors import ConfigError
+
+CERTIFICATE = str(Path(__file__).parent / "tls" / "certificate.pem")
+KEY = str(Path(__file__).parent / "tls" / "key.pem")
+"""Of "localhost", for a century, and for nothing but these tests."""
 
 
 @pytest.fixture
@@ -83,3 +90,26 @@ def test_releasing_removes_the_socket(tmp_path):
     for _ in range(2):
         binding.release(f"unix:{path}")
     assert not path.exists()
+
+
+@pytest.fixture
+def trusting():
+    """Credentials of a client that trusts the tests' certificate."""
+    return grpc.ssl_channel_credentials(Path(CERTIFICATE).read_bytes())
+
+
+async def test_a_worker_with_a_certificate_speaks_tls(start_worker, trusting):
+    """Who trusts the certificate reaches it; who speaks plainly does not."""
+    worker = await start_worker(listen="localhost:0", tls_certificate=CERTIFICATE, tls_key=KEY, ready=False)
+    async with grpc.aio.secure_channel(worker.server.address, trusting) as channel:
+        assert (await WorkerStub(channel).Describe(worker_pb2.DescribeRequest())).worker == "worker-0"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await worker.worker.Describe(worker_pb2.DescribeRequest())
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("pair", [(KEY, KEY), (CERTIFICATE, __file__)])
+def test_a_certificate_that_is_none_is_refused(pair):
+    """The message names both flags."""
+    with pytest.raises(ConfigError, match="--tls-cert and --tls-key"):
+        binding.read_credentials(*pair)

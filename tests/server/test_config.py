@@ -92,6 +92,8 @@ def test_the_model_is_served_under_its_own_name_by_default():
         (["m", "--metrics", "unix:/x"], "--metrics"),
         (["m", "--drain-timeout", "-1"], "--drain-timeout"),
         (["m", "--stall-seconds", "inf"], "--stall-seconds"),
+        (["m", "--stall-seconds", "5 parsecs"], "--stall-seconds"),
+        (["m", "--tls-key", "/no/such/file"], "--tls-key"),
         (["m", "--parent-fd", "x"], "--parent-fd"),
         (["m", "--log-format", "xml"], "--log-format"),
         (["m", "--name", " "], "--name"),
@@ -111,6 +113,20 @@ def test_a_wrong_twin_is_refused_by_its_own_name():
     """Who set the environment is told about the environment."""
     with pytest.raises(ConfigError, match="VLLAMA_MAX_QUEUE"):
         parse(["m"], {"VLLAMA_MAX_QUEUE": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30", 30.0), ("0", 0.0), ("2.5", 2.5), ("30s", 30.0), ("500ms", 0.5), ("1h1m1.5s", 3661.5)]
+)
+def test_times_are_seconds_or_durations(text, seconds):
+    """Both spellings are common, and both mean what they say."""
+    assert parse(["m", "--drain-timeout", text], {}).drain_timeout_seconds == seconds
+
+
+def test_a_certificate_needs_its_key():
+    """One without the other is refused."""
+    with pytest.raises(ConfigError, match="need each other"):
+        parse(["m", "--tls-cert", __file__], {})
 
 
 def test_the_model_may_follow_a_flag_without_value():

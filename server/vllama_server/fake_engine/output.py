@@ -36,6 +36,8 @@ class Output:
     def text(self, start: int, end: int) -> str:
         """The text of positions start to end, as far as it lies before the stop text."""
         if not self.matched_stop:
+            if end - start == 1:
+                return tokens.output_text(self._hash, start)
             return "".join([tokens.output_text(self._hash, index) for index in range(start, end)])
         return self._text[self._offsets[start] : self._offsets[end]]
 

@@ -43,12 +43,12 @@ def delta(event: Chunk) -> pb.GenerateResponse:
     """Converts new output."""
     response = pb.GenerateResponse()
     message = response.delta
-    # Marks the event as a delta even when the chunk is empty.
-    message.SetInParent()
     if event.text:
         message.text = event.text
-    if event.token_ids:
-        message.token_ids.extend(event.token_ids)
+    else:
+        # Marks the event as a delta even when the chunk is empty.
+        message.SetInParent()
+    message.token_ids.extend(event.token_ids)
     if event.thinking:
         message.thinking = event.thinking
     for call in event.tool_calls:
