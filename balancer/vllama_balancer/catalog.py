@@ -6,13 +6,14 @@ joins the two. Reading is cheap and does no I/O, because every request and every
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
 
-from google.protobuf import json_format
-
+from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import ModelEntry
 from vllama_balancer.model_key import model_key
 from vllama_protos.v1 import generation_pb2
@@ -74,12 +75,24 @@ class Catalog:
         """Forgets a model; workers that host it keep it known."""
         self._installed.pop(model_key(name), None)
 
-    def expires(self, name: str, at: datetime | None) -> None:
-        """Notes when a model will be unloaded if it stays idle; None: it is pinned."""
-        if at is None:
-            self._expiry.pop(model_key(name), None)
+    def installed(self, name: str) -> StoredModel | None:
+        """Finds what is installed under a name."""
+        return self._installed.get(model_key(name))
+
+    def hosted(self, name: str) -> HostedModel | None:
+        """Tells what a worker has to host for a model or alias; None when it is not installed here."""
+        model = self.installed(name)
+        if model is None:
+            return None
+        host = self._installed[self._target(model)]
+        return HostedModel(str(host.weights), (host.name,))
+
+    def expires(self, key: str, in_seconds: float | None) -> None:
+        """Notes when a model will be unloaded if it stays idle; None: never."""
+        if in_seconds is None:
+            self._expiry.pop(key, None)
         else:
-            self._expiry[model_key(name)] = at
+            self._expiry[key] = self._now() + timedelta(seconds=in_seconds)
 
     def models(self) -> Sequence[ModelEntry]:
         """Lists the models that can be named, newest first."""
@@ -100,11 +113,11 @@ class Catalog:
 
     def _entry(self, key: str) -> ModelEntry | None:
         installed = self._installed.get(key)
-        target = model_key(installed.parent) if installed is not None and installed.parent else key
+        target = self._target(installed) if installed is not None else key
         hosts = [worker for worker in self._workers.workers() if target in worker.keys]
         description = next((worker.description for worker in hosts if worker.description is not None), None)
         if installed is not None:
-            entry = _from_store(installed)
+            entry = _from_store(installed, self._installed[target].name if target != key else "")
         elif description is not None:
             entry = self._from_worker(key, description)
         else:
@@ -117,6 +130,11 @@ class Catalog:
             description=description,
         )
 
+    def _target(self, model: StoredModel) -> str:
+        """An alias is served by its parent's workers, as long as the parent is there."""
+        parent = model_key(model.parent) if model.parent else ""
+        return parent if parent in self._installed else model_key(model.name)
+
     def _from_worker(self, key: str, description: worker_pb2.DescribeResponse) -> ModelEntry:
         name = next((name for name in description.models if model_key(name) == key), description.models[0])
         info = description.model_info.SerializeToString(deterministic=True)
@@ -128,7 +146,7 @@ class Catalog:
         )
 
 
-def _from_store(model: StoredModel) -> ModelEntry:
+def _from_store(model: StoredModel, target: str) -> ModelEntry:
     return ModelEntry(
         name=model.name,
         digest=model.digest,
@@ -138,12 +156,24 @@ def _from_store(model: StoredModel) -> ModelEntry:
         system=model.system,
         parameters=model.parameters,
         messages=tuple(map(_message, model.messages)),
-        target=model.parent,
+        target=target,
     )
 
 
-def _message(message: Mapping[str, object]) -> generation_pb2.Message:
-    return json_format.ParseDict(dict(message), generation_pb2.Message(), ignore_unknown_fields=True)
+def _message(message: Mapping[str, Any]) -> generation_pb2.Message:
+    """Reads one preset turn, as Ollama's JSON has it."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    return generation_pb2.Message(
+        role=message.get("role", ""),
+        content=message.get("content") or "",
+        thinking=message.get("thinking") or "",
+        images=[generation_pb2.Image(data=base64.b64decode(image)) for image in message.get("images") or ()],
+        tool_calls=[
+            generation_pb2.ToolCall(name=call["name"], arguments_json=json.dumps(call.get("arguments") or {}))
+            for call in calls
+        ],
+        tool_name=message.get("tool_name") or "",
+    )
 
 
 def _digest(of_weights: str, description: worker_pb2.DescribeResponse | None) -> str:

@@ -29,7 +29,9 @@ class BalancerConfig:
     """Everything the balancer process can be told."""
 
     models: tuple[str, ...] = (EMBEDDED_MODEL,)
-    """Models to serve, pinned; they share the workers."""
+    """Models to load at the start; they share the workers."""
+    is_pinned: bool = False
+    """Whether they were named, and so never leave; others then come only where a model has workers to spare."""
     host: str = "127.0.0.1"
     """Address that both front doors bind."""
     port: int = 11434
@@ -182,6 +184,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, home: Path) ->
         if value is not None:
             found[setting.target] = value
     models = tuple(arguments["names"]) or _comma_list(environment.get("VLLAMA_MODEL", ""))
+    found["is_pinned"] = bool(models)
     found["models"] = models or (() if found.get("worker_addresses") else (EMBEDDED_MODEL,))
     found["engine_args"] = _kv_cache_type(environment, warnings) + found.get("engine_args", ())
     warnings += [f"{name} has no effect here" for name in WITHOUT_EFFECT if values.clean(environment.get(name, ""))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,6 +15,7 @@ from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.serving import EdgeServer
 from vllama_balancer.errors import ConfigError
 from vllama_balancer.front import Front
+from vllama_balancer.keys import ApiKeys
 from vllama_balancer.ports import bind
 from vllama_balancer.rolling import Rolling
 from vllama_balancer.worker_status import status_of
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from vllama_balancer.config import BalancerConfig
     from vllama_balancer.dispatcher import Dispatcher
     from vllama_balancer.fleet.events import FleetControl
+    from vllama_balancer.gateway import Management
+    from vllama_balancer.loading.on_demand import OnDemand
     from vllama_balancer.pool import Pool
 
 
@@ -43,6 +47,18 @@ class PoolView:
         return fleet_pb2.ListWorkersResponse(workers=workers, queued_requests=self._dispatcher.waiting)
 
 
+@dataclass(frozen=True, slots=True)
+class LocalParts:
+    """What the doors offer only where the workers are this process's own."""
+
+    gateway: OnDemand
+    """Loads models before requests reach the dispatcher."""
+    management: Management
+    """Installs and removes models."""
+    control: FleetControl
+    """Restarts and retires workers."""
+
+
 class Doors:
     """The HTTP and the gRPC front door. Call `bind`, `open`, `drain`, `close` in this order, and `release` at last."""
 
@@ -51,15 +67,27 @@ class Doors:
         config: BalancerConfig,
         dispatcher: Dispatcher,
         pool: Pool,
-        control: FleetControl | None,
         registry: CollectorRegistry,
+        local: LocalParts | None,
     ) -> None:
+        """Takes `local` where the workers are this process's own."""
         self._config = config
+        gateway = local.gateway if local is not None else dispatcher
+        keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
         self._listener: socket.socket | None = None
         edge_config = EdgeConfig(loopback_only=is_loopback(config.host), origins=config.origins)
-        app = build_app(dispatcher, config=edge_config, registry=registry, fleet=PoolView(pool, dispatcher))
+        app = build_app(
+            gateway,
+            config=edge_config,
+            registry=registry,
+            fleet=PoolView(pool, dispatcher),
+            residency=local.gateway if local is not None else None,
+            management=local.management if local is not None else None,
+            keys=keys,
+        )
         self._edge = EdgeServer(app)
-        self._front = Front(dispatcher, pool, Rolling(pool, control), lambda: dispatcher.waiting)
+        rolling = Rolling(pool, local.control if local is not None else None)
+        self._front = Front(gateway, pool, rolling, lambda: dispatcher.waiting)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """Port of the HTTP door, once it is bound."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.model_key import model_key
 from vllama_balancer.models.lines import ProgressLines
 from vllama_balancer.models.store import StoredModel
@@ -16,6 +16,7 @@ from vllama_balancer.names import parse_name
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.models.resolve import Resolver
 
 
@@ -38,11 +39,8 @@ def simulated(name: str) -> StoredModel:
     return StoredModel(display, Path(name), digest, 0, "simulated", datetime.now(UTC))
 
 
-def hosted(model: StoredModel, asked: str) -> HostedModel:
-    """Tells a worker what it hosts; besides its own name it answers to the one that was asked for."""
-    names = dict.fromkeys([model.parent or model.name, asked] if _is_name(asked) else [model.parent or model.name])
-    return HostedModel(str(model.weights), tuple(names))
-
-
-def _is_name(asked: str) -> bool:
-    return not asked.startswith(("/", ".", "~"))
+def hosted(model: HostedModel, asked: str) -> HostedModel:
+    """Lets a worker answer to the name that was asked for as well, unless that is a path."""
+    if asked.startswith(("/", ".", "~")):
+        return model
+    return replace(model, names=tuple(dict.fromkeys([*model.names, asked])))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from contextlib import AsyncExitStack
@@ -20,12 +21,16 @@ from vllama_balancer.admission import AdmissionSettings
 from vllama_balancer.catalog import Catalog
 from vllama_balancer.console import Console
 from vllama_balancer.dispatcher import Dispatcher
-from vllama_balancer.doors import Doors
-from vllama_balancer.fleet.assignment import fill, slots
+from vllama_balancer.doors import Doors, LocalParts
+from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
 from vllama_balancer.installation import hosted, installed, simulated
+from vllama_balancer.loading.on_demand import OnDemand
+from vllama_balancer.loading.residents import LoadingSettings, Residents
 from vllama_balancer.logs import WorkerLog
 from vllama_balancer.metrics import Metrics
+from vllama_balancer.model_key import model_key
+from vllama_balancer.models.management import StoreManagement
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
@@ -70,10 +75,9 @@ class Balancer:
             AdmissionSettings(max_queue=config.max_queue),
         )
         self._registry.register(PoolCollector(self._pool, lambda: self._dispatcher.waiting))
-        sink = WorkerLog(log, config.log_format, config.log_level)
+        self._store = Store(config.models_directory)
         self._fleet: LocalFleet | None = None
-        if not config.worker_addresses:
-            self._fleet = local_fleet(config, environment, sink)
+        self._residents: Residents | None = None
 
     async def run(self) -> None:
         """Serves until asked to stop.
@@ -81,7 +85,8 @@ class Balancer:
         Raises BalancerError when it cannot start: a port in use, an unknown model, no worker that lives.
         """
         async with AsyncExitStack() as ending:
-            doors = Doors(self._config, self._dispatcher, self._pool, self._fleet, self._registry)
+            local = None if self._config.worker_addresses else self._local_parts(ending)
+            doors = Doors(self._config, self._dispatcher, self._pool, self._registry, local)
             ending.callback(doors.release)
             doors.bind()
             ending.push_async_callback(self._end_workers)
@@ -89,6 +94,26 @@ class Balancer:
             await doors.open()
             ending.push_async_callback(doors.close)
             await self._serve(doors)
+
+    def _local_parts(self, ending: AsyncExitStack) -> LocalParts:
+        """Makes what serves models from this machine; nothing is started yet."""
+        config = self._config
+        places = slots(config, MachineProbe(self._environment))
+        sink = WorkerLog(self._log, config.log_format, config.log_level)
+        self._fleet = local_fleet(config, self._environment, sink)
+        ending.callback(self._fleet.clear)
+        settings = LoadingSettings(
+            config.keep_alive_seconds, config.max_loaded_models, config.load_timeout_seconds, config.max_queue
+        )
+        make_spec = functools.partial(worker_spec, config)
+        self._residents = Residents(self._fleet, self._pool, places, make_spec, settings, self._catalog.expires)
+        management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
+        gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
+        return LocalParts(gateway, management, self._fleet)
+
+    def _resolver(self) -> Resolver:
+        own_table = self._config.models_directory / "models.toml"
+        return Resolver(self._store, ModelTable.load(own_table), self._environment)
 
     async def _serve(self, doors: Doors) -> None:
         followers = [_task(self._pool.follow(source.events()), "follow the fleet") for source in self._sources()]
@@ -111,8 +136,8 @@ class Balancer:
 
     async def _start(self, doors: Doors) -> None:
         began = time.monotonic()
-        if self._fleet is not None:
-            await self._start_workers(self._fleet)
+        if self._residents is not None:
+            await self._start_workers(self._residents)
         display = _task(Console(self._pool, self._log).run(), "show progress")
         try:
             await first_readiness(self._pool)
@@ -123,21 +148,19 @@ class Balancer:
         self._out.write(welcome(self._catalog.models(), ready, doors.http_url, doors.grpc_address, elapsed))
         self._out.flush()
 
-    async def _start_workers(self, fleet: LocalFleet) -> None:
+    async def _start_workers(self, residents: Residents) -> None:
         config = self._config
-        places = slots(config, MachineProbe(self._environment))
+        for stored in await asyncio.to_thread(self._store.models):
+            self._catalog.install(stored)
         if config.engine == "fake":
-            models = [simulated(name) for name in config.models]
+            models = [self._catalog.installed(name) or simulated(name) for name in config.models]
         else:
-            table = ModelTable.load(config.models_directory / "models.toml")
-            resolver = Resolver(Store(config.models_directory), table, self._environment)
-            models = await installed(config.models, resolver, self._log)
+            models = await installed(config.models, self._resolver(), self._log)
         for model in models:
             self._catalog.install(model)
-        for spec in fill(
-            config, places, [hosted(model, name) for model, name in zip(models, config.models, strict=True)]
-        ):
-            fleet.add(spec)
+        hosts = [self._catalog.hosted(model.name) for model in models]
+        named = [hosted(host, name) for host, name in zip(hosts, config.models, strict=True) if host is not None]
+        residents.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)
 
     async def _drain(self, doors: Doors) -> None:
         """Refuses what is new and lets running streams finish, as long as there is time and patience."""
@@ -158,6 +181,8 @@ class Balancer:
             await asyncio.sleep(0.02)
 
     async def _end_workers(self) -> None:
+        if self._residents is not None:
+            await self._residents.close()
         if self._fleet is not None:
             closing = _task(self._fleet.close(), "end the workers")
             patience = _task(self._stops.abort.wait(), "wait for a second stop")

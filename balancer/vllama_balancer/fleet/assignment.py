@@ -81,11 +81,6 @@ def slots(config: BalancerConfig, probe: DeviceProbe) -> list[Slot]:
     return _on_cores(probe.cores(), max(config.workers or 1, len(config.models)))
 
 
-def fill(config: BalancerConfig, places: Sequence[Slot], models: Sequence[HostedModel]) -> list[WorkerSpec]:
-    """Gives every place a model, the models in turn."""
-    return [worker_spec(config, place, models[position % len(models)]) for position, place in enumerate(places)]
-
-
 def worker_spec(config: BalancerConfig, place: Slot, model: HostedModel) -> WorkerSpec:
     """Describes the worker that hosts a model at a place."""
     flags = _shared_flags(config)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,13 @@ class LocalFleet:
         while True:
             yield await self._outbox.get()
 
-    def add(self, spec: WorkerSpec) -> None:
-        """Starts a worker, of a name that is not in use."""
+    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
+        """Starts a worker, of a name that is not in use; one that gives up soon does not try a failed start again."""
         if spec.name in self._supervisors:
             raise ValueError(f"{spec.name} runs already")
         socket = self._directory / f"{spec.name}.sock"
-        supervisor = Supervisor(spec, socket, self._outbox, self._launcher, self._settings)
+        settings = replace(self._settings, most_failed_starts=1) if gives_up_soon else self._settings
+        supervisor = Supervisor(spec, socket, self._outbox, self._launcher, settings)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")
         self._supervisors[spec.name] = (supervisor, task)
 
@@ -87,7 +89,11 @@ class LocalFleet:
             await asyncio.gather(*tasks)
         finally:
             self.kill()
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self.clear()
+
+    def clear(self) -> None:
+        """Removes the directory of sockets, for a fleet that never started a worker or has ended them all."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def kill(self) -> None:
         """Kills all workers now; `close` is still due."""

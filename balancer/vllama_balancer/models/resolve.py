@@ -40,12 +40,12 @@ class Resolver:
         self._table = table
         self._environment = environment
 
-    def locate(self, name: str) -> StoredModel | Source:
-        """Finds what a name stands for, without installing anything.
+    def locate(self, name: str, *, paths: bool = True) -> StoredModel | Source:
+        """Finds what a name stands for, without installing anything; with `paths`, on this machine's disk as well.
 
         Raises ModelUnknown when nothing does, SourceUnavailable when a package is missing.
         """
-        if (path := _path_meant(name)) is not None:
+        if paths and (path := _path_meant(name)) is not None:
             return _gguf_on_disk(path) if path.is_file() else _directory_on_disk(path)
         try:
             parsed = parse_name(name)

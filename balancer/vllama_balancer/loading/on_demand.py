@@ -1,0 +1,103 @@
+"""The gateway that loads models before it passes requests on: between the front doors and the dispatcher."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.model_key import model_key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from vllama_balancer.fleet.assignment import HostedModel
+    from vllama_balancer.gateway import Call, Gateway, ModelEntry
+    from vllama_balancer.loading.residents import Residents
+    from vllama_protos.v1 import embedding_pb2, generation_pb2
+
+
+class Hosts(Protocol):
+    """Knows how a model is hosted."""
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds a model by any spelling of its name."""
+        ...
+
+    def hosted(self, name: str) -> HostedModel | None:
+        """Tells what a worker has to host for a model; None when that is not installed here."""
+        ...
+
+
+class OnDemand:
+    """A Gateway that keeps the model of each request loaded while it runs, and the edge's Residency."""
+
+    def __init__(self, gateway: Gateway, hosts: Hosts, residents: Residents) -> None:
+        self._gateway = gateway
+        self._hosts = hosts
+        self._residents = residents
+
+    async def generate(
+        self, request: generation_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Loads the model, then yields what the dispatcher does."""
+        request.model = self._target(request.model)
+        async with self._used(request.model, call), aclosing(self._gateway.generate(request, call)) as events:
+            async for event in events:
+                yield event
+
+    async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
+        """Loads the model, then embeds."""
+        request.model = self._target(request.model)
+        async with self._used(request.model, call):
+            return await self._gateway.embed(request, call)
+
+    async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
+        """Loads the model, then tokenizes."""
+        request.model = self._target(request.model)
+        async with self._used(request.model, call):
+            return await self._gateway.tokenize(request, call)
+
+    async def detokenize(
+        self, request: generation_pb2.DetokenizeRequest, call: Call
+    ) -> generation_pb2.DetokenizeResponse:
+        """Loads the model, then turns ids into text."""
+        request.model = self._target(request.model)
+        async with self._used(request.model, call):
+            return await self._gateway.detokenize(request, call)
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Lists the models that can be named."""
+        return self._gateway.models()
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds a model by any spelling of its name."""
+        return self._gateway.find(name)
+
+    async def load(self, name: str, keep_alive_seconds: float | None) -> None:
+        """Returns once the model can serve. Raises ModelNotFound, NoWorker."""
+        target = self._target(name)
+        if (hosted := self._hosts.hosted(target)) is None:
+            raise ModelNotFound(f"model '{name}' not found", field="model")
+        if keep_alive_seconds is not None:
+            self._residents.keep(model_key(target), keep_alive_seconds)
+        async with self._residents.used(model_key(target), hosted):
+            return
+
+    async def unload(self, name: str) -> None:
+        """Lets the model go once it is idle; never loads it."""
+        await self._residents.unload(model_key(self._target(name)))
+
+    def keep(self, name: str, keep_alive_seconds: float) -> None:
+        """Replaces how long the model stays after its last request."""
+        self._residents.keep(model_key(self._target(name)), keep_alive_seconds)
+
+    def _target(self, name: str) -> str:
+        """An alias is served by the workers of the model that it was made from."""
+        entry = self._hosts.find(name)
+        return name if entry is None or not entry.target else entry.target
+
+    def _used(self, name: str, call: Call) -> AbstractAsyncContextManager[None]:
+        hosted = self._hosts.hosted(name)
+        # What is not installed here, the dispatcher refuses by name.
+        return nullcontext() if hosted is None else self._residents.used(model_key(name), hosted, call.deadline)

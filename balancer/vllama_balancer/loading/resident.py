@@ -1,0 +1,53 @@
+"""One model that is loaded, loading or leaving, and who uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllama_balancer.fleet.assignment import HostedModel, Slot
+
+
+@dataclass(eq=False, slots=True)
+class Resident:
+    """The state of one model; `residents.py` changes it."""
+
+    key: str
+    """Comparable name of the model."""
+    model: HostedModel
+    """What its workers host."""
+    is_pinned: bool = False
+    """Whether it never leaves."""
+    keep_alive_seconds: float = math.inf
+    """How long it stays after its last request."""
+    slots: list[Slot] = field(default_factory=list)
+    """The places that its workers have."""
+    share: int = 1
+    """How many places it is given back when others leave."""
+    users: int = 0
+    """Requests that use it or wait for it."""
+    last_used: float = 0.0
+    """When the last one ended, on the loader's clock."""
+    loading: asyncio.Future[None] | None = None
+    """Ends when it can serve, with NoWorker when it cannot; None before its first worker."""
+    expiry: asyncio.TimerHandle | None = None
+    """While idle: what will unload it."""
+    is_going: bool = False
+    """Whether it leaves as soon as it is idle."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nothing of it is left."""
+    is_leaving: bool = False
+    """Whether its workers are being ended."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it has been able to serve."""
+        return self.loading is not None and self.loading.done()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody would miss it now."""
+        return self.users == 0 and self.is_loaded and not self.is_leaving

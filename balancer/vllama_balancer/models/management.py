@@ -1,0 +1,114 @@
+"""What clients can do to the installed models: pull, delete, copy, create.
+
+The store holds the truth and the catalog follows it, so that listings and requests never read the disk.
+Paths are not looked at here: a client over HTTP must not make this machine read its files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Protocol
+
+from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.model_key import model_key
+from vllama_balancer.models.errors import ModelInUse
+from vllama_balancer.models.progress import Progress
+from vllama_balancer.models.store import StoredModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from vllama_balancer.gateway import Recipe
+    from vllama_balancer.models.resolve import Resolver
+    from vllama_balancer.models.store import Store
+
+
+class KnownModels(Protocol):
+    """The catalog, as far as it is told of changes."""
+
+    def install(self, model: StoredModel) -> None:
+        """Makes a model known."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forgets a model."""
+        ...
+
+    def installed(self, name: str) -> StoredModel | None:
+        """Finds what is installed under a name."""
+        ...
+
+
+class LoadedModels(Protocol):
+    """The loaded models, as far as deletion needs them."""
+
+    def is_pinned(self, key: str) -> bool:
+        """Tells whether a model never leaves."""
+        ...
+
+    async def unload(self, key: str) -> None:
+        """Lets a model go once it is idle."""
+        ...
+
+
+class StoreManagement:
+    """Implements gateway.Management on the store."""
+
+    def __init__(self, store: Store, resolver: Resolver, known: KnownModels, loaded: LoadedModels) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._known = known
+        self._loaded = loaded
+
+    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        """Installs a model, or finds it installed; yields what is being done. Raises ModelError."""
+        found = await asyncio.to_thread(self._resolver.locate, name, paths=False)
+        if isinstance(found, StoredModel):
+            self._known.install(found)
+            yield Progress("already installed", found.size_bytes, found.size_bytes, f"sha256:{found.weights_digest}")
+            return
+        async with aclosing(self._resolver.install(found)) as steps:
+            async for step in steps:
+                yield step
+        installed = await asyncio.to_thread(self._store.find, found.name)
+        assert installed is not None
+        self._known.install(installed)
+
+    async def delete(self, name: str) -> None:
+        """Removes a name, and its weights when no other name needs them. Raises ModelNotFound, ModelInUse."""
+        model = self._required(name)
+        key = model_key(model.name)
+        if self._loaded.is_pinned(key):
+            raise ModelInUse(
+                f"{model.name} is served as long as the server runs; start it without that name to delete it"
+            )
+        self._known.remove(name)
+        await self._loaded.unload(key)
+        await asyncio.to_thread(self._store.remove, name)
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Gives an installed model a second name. Raises ModelNotFound."""
+        model = self._required(source)
+        parent = model.parent or model.name
+        self._known.install(await asyncio.to_thread(self._store.copy, model, destination, parent=parent))
+
+    async def create(self, name: str, recipe: Recipe) -> None:
+        """Makes an alias with presets. Raises ModelNotFound for an unknown base."""
+        base = self._required(recipe.base)
+        changes: dict[str, object] = {"parent": base.parent or base.name}
+        if recipe.system is not None:
+            changes["system"] = recipe.system
+        if recipe.parameters is not None:
+            changes["parameters"] = {**base.parameters, **recipe.parameters}
+        if recipe.messages is not None:
+            changes["messages"] = tuple(recipe.messages)
+        if recipe.license is not None:
+            changes["license"] = recipe.license
+        self._known.install(await asyncio.to_thread(self._store.copy, base, name, **changes))
+
+    def _required(self, name: str) -> StoredModel:
+        model = self._known.installed(name)
+        if model is None:
+            raise ModelNotFound(f"model {name!r} not found", field="model")
+        return model
