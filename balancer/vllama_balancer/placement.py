@@ -106,10 +106,12 @@ class Placer:
         if not prefix.keys:
             return believed
         most = ticket.size.prompt_tokens - 1  # the last token of a prompt is always computed
+        find = self._pool.find
         for candidate in snapshot.candidates:
-            worker = self._pool.find(candidate.name)
+            name = candidate.name
+            worker = find(name)
             if worker is not None and (blocks := worker.life.belief.held_blocks(prefix)):
-                believed[candidate.name] = min(prefix.tokens(blocks), most)
+                believed[name] = min(prefix.tokens(blocks), most)
         return believed
 
     def _reserve(self, ticket: Ticket, worker: Worker, choice: Choice, demand: Demand) -> Lease:

@@ -58,7 +58,9 @@ class ExpectedCompletion:
         if not candidates:
             return None
         speeds = _Speeds.of(candidates)
-        costs = [sum(_terms(candidate, demand, snapshot.now, speeds)) for candidate in candidates]
+        now = snapshot.now
+        terms = [_terms(candidate, demand, now, speeds) for candidate in candidates]
+        costs = [slot_wait + prefill + decode + memory for slot_wait, prefill, decode, memory in terms]
         best = min(costs)
         limit = best + max(BAND_SECONDS, BAND_SHARE * best)
         equal = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost <= limit]
@@ -76,16 +78,20 @@ class ExpectedCompletion:
 
 
 class _Speeds(NamedTuple):
-    """Stands in for what a candidate has not measured: the mean of those that have."""
+    """Stands in for what a candidate has not measured: the mean of those that have, if it is needed at all."""
 
     prefill_tokens_per_second: float
     step_seconds: float
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> _Speeds:
-        rate = _mean_measured([candidate.prefill_tokens_per_second for candidate in candidates])
-        step = _mean_measured([candidate.step_seconds for candidate in candidates])
-        return cls(rate or DEFAULT_PREFILL_TOKENS_PER_SECOND, step or DEFAULT_STEP_SECONDS)
+        rates = [candidate.prefill_tokens_per_second for candidate in candidates]
+        steps = [candidate.step_seconds for candidate in candidates]
+        if all(rates) and all(steps):
+            return cls(0.0, 0.0)
+        return cls(
+            _mean_measured(rates) or DEFAULT_PREFILL_TOKENS_PER_SECOND, _mean_measured(steps) or DEFAULT_STEP_SECONDS
+        )
 
 
 def _mean_measured(values: Sequence[float]) -> float:
@@ -114,7 +120,9 @@ def _terms(candidate: Candidate, demand: Demand, now: float, speeds: _Speeds) ->
     if reported_waiting:
         # They were put there by others; each leaves a slot free once in `output` steps.
         slot_wait = reported_waiting * output * step / max_streams
-    uncached = prompt_tokens + length - cached_tokens.get(name, 0)
+    uncached = prompt_tokens + length
+    if cached_tokens:
+        uncached -= cached_tokens.get(name, 0)
     if kv_cache_tokens:
         used = kv_tokens / kv_cache_tokens
         use = (used if used > reported_kv_use else reported_kv_use) + (length + output) / kv_cache_tokens
