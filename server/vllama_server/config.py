@@ -7,20 +7,14 @@ flags or the environment, so what a worker does follows from one printed value.
 from __future__ import annotations
 
 import argparse
-import math
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vllama_server import values
 from vllama_server.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-UNIX_PATH_BYTES = 107
-"""Longest path of a unix socket on Linux."""
-_DURATION = r"(\d+(\.\d+)?(ms|s|m|h))+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +75,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
     prints the flags and raises SystemExit(0).
     """
     given = vars(_parser().parse_args(argv))
-    values: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for flag in _FLAGS:
         value = flag.value(given[flag.field], environ)
         if value is not None:
-            values[flag.field] = value
-    if "model" not in values:
+            found[flag.field] = value
+    if "model" not in found:
         raise ConfigError(
             "MODEL is missing: name a model directory or a Hugging Face id, as in `vllama worker ./model`."
         )
-    if ("tls_certificate" in values) != ("tls_key" in values):
+    if ("tls_certificate" in found) != ("tls_key" in found):
         raise ConfigError("--tls-cert and --tls-key need each other: give both or neither.")
-    return WorkerConfig(**values, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"))
+    return WorkerConfig(**found, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +123,10 @@ class _Flag:
 
 def _collected(items: Iterable[object]) -> object:
     """Joins the values of a repeatable flag: pairs to a dict, the rest to a tuple."""
-    values = tuple(items)
-    if values and isinstance(values[0], tuple):
-        return dict(values)  # type: ignore[arg-type]  # _pair is the only reader that gives tuples
-    return values
+    found = tuple(items)
+    if found and isinstance(found[0], tuple):
+        return dict(found)  # type: ignore[arg-type]  # values.pair is the only reader that gives tuples
+    return found
 
 
 class _Parser(argparse.ArgumentParser):
@@ -151,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         options: dict[str, Any] = {"default": None, "help": flag.help}
         if not flag.name.startswith("--"):
             parser.add_argument(flag.field, nargs="?", metavar=flag.name, **options)
-        elif flag.read is _boolean:
+        elif flag.read is values.boolean:
             parser.add_argument(flag.name, dest=flag.field, action="store_const", const="true", **options)
         else:
             action = "append" if flag.separator else "store"
@@ -160,132 +154,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _word(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty; give a name.")
-    return text
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is not known; give one of {', '.join(words)}.")
-        return text
-
-    return read
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise ValueError(f"{text!r} does not work; give a whole number of {least} or more.")
-        return number
-
-    return read
-
-
-def _seconds(text: str) -> float:
-    """Reads "30", "30s", "500ms" or "1m30s"."""
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    number = _number(text)
-    if re.fullmatch(_DURATION, text):
-        number = sum(float(count) * units[unit] for count, unit in re.findall(r"([\d.]+)([a-z]+)", text))
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{text!r} does not work; give seconds, 0 or more, such as 30 or 1m30s.")
-    return number
-
-
-def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise ValueError(f"there is no file {text!r}; give the path of one.")
-    return text
-
-
-def _share(text: str) -> float:
-    number = _number(text)
-    if not 0 < number <= 1:
-        raise ValueError(f"{text!r} does not work; give a share above 0 and up to 1, such as 0.9.")
-    return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _boolean(text: str) -> bool:
-    word = text.lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise ValueError(f"{text!r} is neither true nor false; give one of them.")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"{text!r} is not a setting; write key=value.")
-    return key.strip().replace("-", "_"), value.strip()
-
-
-def _tcp_address(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not an address; write host:port with a port from 0 to 65535.")
-    return text
-
-
-def _address(text: str) -> str:
-    if not text.startswith("unix:"):
-        try:
-            return _tcp_address(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not an address; write host:port or unix:/path.") from None
-    path = text.removeprefix("unix:")
-    if not path or len(path.encode()) > UNIX_PATH_BYTES:
-        raise ValueError(
-            f"the path of a unix socket has 1 to {UNIX_PATH_BYTES} bytes and this one has {len(path.encode())}; "
-            "use another directory."
-        )
-    return text
-
-
 _FLAGS = (
-    _Flag("MODEL", "model", _word, "a local directory or a Hugging Face id; any word with --engine fake"),
-    _Flag("--listen", "listen", _address, "gRPC address: host:port or unix:/path (default 127.0.0.1:50061)"),
-    _Flag("--name", "name", _word, "name of this worker in reports and logs (default worker-0)"),
-    _Flag(
-        "--served-name",
-        "served_names",
-        _word,
-        "name under which the model is served; repeatable, the first is shown (default MODEL)",
-        separator=",",
-    ),
-    _Flag("--engine", "engine", _one_of("vllm", "fake"), "vllm, or fake: a simulation without weights (default vllm)"),
-    _Flag("--device", "device", _one_of("auto", "cuda", "cpu"), "auto, cuda or cpu (default auto)"),
-    _Flag("--max-streams", "max_streams", _whole(1), "streams in the engine at once (default: the engine's own)"),
-    _Flag("--max-queue", "max_queue", _whole(0), "requests that may wait beyond that (default 512)"),
-    _Flag("--max-model-len", "max_model_len", _whole(0), "context in tokens, 0 for the model's own (default 4096)"),
-    _Flag(
-        "--gpu-memory-utilization",
-        "gpu_memory_utilization",
-        _share,
-        "share of the device's memory to use (default 0.9)",
-    ),
-    _Flag("--deterministic", "deterministic", _boolean, "greedy output that does not depend on the batch"),
-    _Flag("--engine-arg", "engine_args", _pair, "key=value for the engine; repeatable", separator=";"),
-    _Flag("--metrics", "metrics", _tcp_address, "host:port for Prometheus (default: off)"),
-    _Flag("--tls-cert", "tls_certificate", _file, "PEM certificate chain, for a TCP address (default: unencrypted)"),
-    _Flag("--tls-key", "tls_key", _file, "PEM private key of the certificate"),
-    _Flag("--drain-timeout", "drain_timeout_seconds", _seconds, "seconds that streams may take to end (default 30)"),
-    _Flag("--stall-seconds", "stall_seconds", _seconds, "an engine silent for so long is dead, 0: never (default 60)"),
-    _Flag("--parent-fd", "parent_fd", _whole(0), "pipe from the supervisor; the worker ends with it"),
-    _Flag("--log-format", "log_format", _one_of("text", "json"), "text or json (default text)"),
-)
+    _Flag("MODEL", "model", values.word, "a local directory or a Hugging Face id; any word with --engine fake"),
+    _Flag("--listen", "listen", values.address, "gRPC address: host:port or unix:/path (default 127.0.0.1:50061)"),
+    _Flag("--name", "name", values.word, "name of this worker in reports and logs (default worker-0)"),
+    _Flag("--served-name", "served_names", values.word,
+          "name under which the model is served; repeatable, the first is shown (default MODEL)", separator=","),
+    _Flag("--engine", "engine", values.one_of("vllm", "fake"),
+          "vllm, or fake: a simulation without weights (default vllm)"),
+    _Flag("--device", "device", values.one_of("auto", "cuda", "cpu"), "auto, cuda or cpu (default auto)"),
+    _Flag("--max-streams", "max_streams", values.whole(1), "streams in the engine at once (default: the engine's own)"),
+    _Flag("--max-queue", "max_queue", values.whole(0), "requests that may wait beyond that (default 512)"),
+    _Flag("--max-model-len", "max_model_len", values.whole(0),
+          "context in tokens, 0 for the model's own (default 4096)"),
+    _Flag("--gpu-memory-utilization", "gpu_memory_utilization", values.share,
+          "share of the device's memory to use (default 0.9)"),
+    _Flag("--deterministic", "deterministic", values.boolean, "greedy output that does not depend on the batch"),
+    _Flag("--engine-arg", "engine_args", values.pair, "key=value for the engine; repeatable", separator=";"),
+    _Flag("--metrics", "metrics", values.tcp_address, "host:port for Prometheus (default: off)"),
+    _Flag("--tls-cert", "tls_certificate", values.file,
+          "PEM certificate chain, for a TCP address (default: unencrypted)"),
+    _Flag("--tls-key", "tls_key", values.file, "PEM private key of the certificate"),
+    _Flag("--drain-timeout", "drain_timeout_seconds", values.seconds,
+          "seconds that streams may take to end (default 30)"),
+    _Flag("--stall-seconds", "stall_seconds", values.seconds,
+          "an engine silent for so long is dead, 0: never (default 60)"),
+    _Flag("--parent-fd", "parent_fd", values.whole(0), "pipe from the supervisor; the worker ends with it"),
+    _Flag("--log-format", "log_format", values.one_of("text", "json"), "text or json (default text)"),
+)  # fmt: skip

@@ -6,6 +6,7 @@ Health, reports and admission all follow this one object, so they cannot disagre
 from __future__ import annotations
 
 import asyncio
+import logging
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from vllama_server.errors import Draining, EngineDead, NotReady
 
 if TYPE_CHECKING:
     from vllama_server.errors import WorkerError
+
+logger = logging.getLogger(__name__)
 
 
 class State(Enum):
@@ -43,9 +46,12 @@ class Lifecycle:
 
     def progressed(self, phase: StartPhase, progress: float) -> None:
         """Notes how far the start is."""
-        if self.state is State.STARTING:
-            self.phase, self.progress = phase, min(max(progress, 0.0), 1.0)
-            self._announce()
+        if self.state is not State.STARTING:
+            return
+        if phase is not self.phase:
+            logger.info("starting: %s", phase.value)
+        self.phase, self.progress = phase, min(max(progress, 0.0), 1.0)
+        self._announce()
 
     def ready(self) -> None:
         """Notes that the engine serves; without effect unless the worker was starting."""

@@ -7,6 +7,7 @@ simulated engine needs no vLLM at all.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import sys
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = configuration.parse(sys.argv[1:] if argv is None else argv, os.environ)
         logs.set_up(config.log_format, config.name)
+        # Engines compute in native code: without this a crash in it leaves no trace.
+        faulthandler.enable()
         _watch_parent(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))

@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 from hashlib import sha256
+from random import Random
 
 import grpc
 import psutil
@@ -102,3 +104,40 @@ async def test_memory_stays_flat_while_readers_stall(process):
         for call in stalled:
             call.cancel()
     assert sizes[-1] - sizes[0] < 8 * MIB
+
+
+async def test_a_storm_of_cancellations_leaves_nothing_behind(start_worker, caplog):
+    """Clients that leave at any moment cost no slot, no task and no error in the log."""
+    worker = await start_worker(FakeEngine(Profile(max_streams=16, step_seconds=0.001)))
+    random = Random(7)
+
+    async def leave_early(number):
+        call = worker.generation.Generate(request(f"p{number}", 200))
+        events = random.randrange(6)
+        with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+            for _ in range(events):
+                await call.read()
+        call.cancel()
+
+    await asyncio.gather(*(leave_early(number) for number in range(200)))
+    async with asyncio.timeout(10):
+        while worker.registry.get_sample_value("vllama_worker_requests_in_flight"):
+            await asyncio.sleep(0.01)
+    load = worker.engine.load()
+    assert (load.running, load.waiting, load.kv_cache_use) == (0, 0, 0.0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert (await all_of(worker.generation.Generate(request("after", 3))))[-1].finished.usage.completion_tokens == 3
+
+
+async def test_a_client_that_dies_frees_its_places(start_worker):
+    """When the connection breaks all its streams end in the engine."""
+    worker = await start_worker(FakeEngine(Profile(step_seconds=0.005)))
+    channel = grpc.aio.insecure_channel(worker.server.address, options=(("grpc.use_local_subchannel_pool", 1),))
+    calls = [GenerationStub(channel).Generate(request(f"p{number}", 4000)) for number in range(8)]
+    for call in calls:
+        await call.read()
+    assert worker.engine.load().running == 8
+    await channel.close()
+    async with asyncio.timeout(1):
+        while worker.engine.load().running:
+            await asyncio.sleep(0.01)

@@ -26,6 +26,15 @@ def test_progress_counts_only_while_starting():
     assert life.phase is StartPhase.LOAD
 
 
+def test_each_phase_is_logged_once(caplog):
+    """Progress within a phase is for watchers and not for the log."""
+    caplog.set_level("INFO")
+    life = Lifecycle()
+    for phase, share in ((StartPhase.LOAD, 0.1), (StartPhase.LOAD, 0.9), (StartPhase.WARM_UP, 0.0)):
+        life.progressed(phase, share)
+    assert [record.getMessage() for record in caplog.records] == ["starting: load", "starting: warm up"]
+
+
 def test_the_first_failure_stays():
     """What follows from it does not hide it."""
     life = Lifecycle()

@@ -6,7 +6,25 @@ import math
 import struct
 from hashlib import sha256
 
+from vllama_server.engine import EmbeddedText
+from vllama_server.errors import ContextTooLong
+from vllama_server.fake_engine import tokens
+
 VECTOR_LENGTH = 384
+
+
+def embed(text: str, context_tokens: int, dimensions: int, *, truncate: bool, normalize: bool) -> EmbeddedText:
+    """Embeds a text, cut to the context if that is allowed. Raises ContextTooLong otherwise."""
+    data = tokens.encode(text)
+    length = len(data) // tokens.TOKEN_BYTES
+    if length > context_tokens:
+        if not truncate:
+            raise ContextTooLong(
+                f"an input has {length} tokens and the context {context_tokens}; shorten it or set truncate.", "inputs"
+            )
+        length = context_tokens
+        text = tokens.decode(tokens.to_ids(data[: length * tokens.TOKEN_BYTES]))
+    return EmbeddedText(vector(text, dimensions, normalize=normalize), length)
 
 
 def vector(text: str, dimensions: int, *, normalize: bool) -> list[float]:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from random import Random
 from typing import TYPE_CHECKING
 
 from vllama_server.engine import (
     Capability,
     Device,
-    EmbeddedText,
     EngineDescription,
     EngineLoad,
     ModelInfo,
     StartPhase,
     TokenizedText,
 )
-from vllama_server.errors import ContextTooLong, EngineDead, EngineFault, InvalidRequest, StartFailed
+from vllama_server.errors import ContextTooLong, EngineDead, InvalidRequest, StartFailed
 from vllama_server.fake_engine import embedding, tokens
 from vllama_server.fake_engine.clock import LoopClock
 from vllama_server.fake_engine.generation import Generation
+from vllama_server.fake_engine.misbehaviour import Misbehaviour, kill_process
 from vllama_server.fake_engine.output import Output
 from vllama_server.fake_engine.prefix_cache import block_ids
 from vllama_server.fake_engine.profile import Faults, Profile, from_arguments
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine import ChatPrompt, GenerationEvent, GenerationRequest, TextPrompt
+    from vllama_server.engine import ChatPrompt, EmbeddedText, GenerationEvent, GenerationRequest, TextPrompt
     from vllama_server.fake_engine.clock import Clock
     from vllama_server.fake_engine.steps import Step
 
@@ -51,11 +49,6 @@ START_STAGES = 20
 """Progress reports of a start that takes time."""
 
 
-def kill_process() -> None:
-    """Ends the process as a crash would: at once, without cleaning up."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 class FakeEngine:
     """Generates " hash.count" tokens at the pace of a profile, with faults on demand."""
 
@@ -70,15 +63,14 @@ class FakeEngine:
         die: Callable[[], None] = kill_process,
     ) -> None:
         self._profile = profile or Profile()
-        self._faults = faults or Faults()
+        faults = faults or Faults()
+        self._start_seconds = faults.start_seconds
+        self._misbehaviour = Misbehaviour(faults, random or Random(), die)
         self._context_tokens = context_tokens
         self._clock = clock or LoopClock()
-        self._random = random or Random()
-        self._die = die
         self._model = StepModel(self._profile)
         self._rates = Rates()
         self._live: set[Generation] = set()
-        self._generated_tokens = 0
         self._work = asyncio.Event()
         self._hunger = asyncio.Event()
         self._broken = asyncio.Event()
@@ -99,9 +91,9 @@ class FakeEngine:
         logger.warning("this engine is simulated: its text means nothing")
         progress(StartPhase.RESOLVE, 1.0)
         started_at = self._clock.time()
-        for stage in range(START_STAGES if self._faults.start_seconds else 0):
+        for stage in range(START_STAGES if self._start_seconds else 0):
             progress(StartPhase.LOAD, stage / START_STAGES)
-            await self._clock.sleep_until(started_at + (stage + 1) * self._faults.start_seconds / START_STAGES)
+            await self._clock.sleep_until(started_at + (stage + 1) * self._start_seconds / START_STAGES)
         progress(StartPhase.WARM_UP, 0.0)
         self._loop_task = asyncio.create_task(self._run(), name="fake-engine-steps")
         self._loop_task.add_done_callback(self._loop_ended)
@@ -175,7 +167,8 @@ class FakeEngine:
         length = dimensions or embedding.VECTOR_LENGTH
         if length > embedding.VECTOR_LENGTH:
             raise InvalidRequest(f"dimensions is {length} and may be {embedding.VECTOR_LENGTH} at most.", "dimensions")
-        return [self._embed_one(text, length, truncate=truncate, normalize=normalize) for text in texts]
+        most = self._context_tokens
+        return [embedding.embed(text, most, length, truncate=truncate, normalize=normalize) for text in texts]
 
     async def failed(self) -> Exception:
         """Returns when the step loop has ended by a fault of its own."""
@@ -198,7 +191,7 @@ class FakeEngine:
         data, dropped = render_within(request.prompt, context, drop_oldest=request.drop_oldest)
         if not data:
             raise InvalidRequest("the prompt is empty; give at least one character.", "prompt")
-        self._misbehave(data)
+        self._misbehaviour.meet(data)
         sampling = request.sampling
         room = min(context - len(data) // tokens.TOKEN_BYTES, tokens.OUTPUT_LIMIT)
         limit = DEFAULT_OUTPUT_TOKENS if sampling.max_tokens is None else sampling.max_tokens
@@ -209,12 +202,6 @@ class FakeEngine:
         if not self._model.fits(generation):
             raise ContextTooLong("the prompt and its output do not fit the KV cache; raise kv_cache_tokens.", "prompt")
         return generation, dropped
-
-    def _misbehave(self, data: bytes) -> None:
-        if self._faults.poison and self._faults.poison.encode() in data:
-            self._die()
-        if self._random.random() < self._faults.error_rate:
-            raise EngineFault("the simulated engine fails this request, as error_rate asks.")
 
     def _submit(self, generation: Generation) -> None:
         if self._loop_task is None or self._broken.is_set():
@@ -242,8 +229,7 @@ class FakeEngine:
             self._note_admitted(step, now)
             due = max(due, now - CATCH_UP_SECONDS) + step.seconds
             await self._pass_time(step, due)
-            self._deliver(step)
-            await self._fail_on_demand()
+            await self._misbehaviour.after(self._deliver(step))
 
     async def _pass_time(self, step: Step, due: float) -> None:
         if step.seconds:
@@ -267,7 +253,8 @@ class FakeEngine:
             stream.admitted_at = stream.first_at = stream.last_at = now
             stream.wake()
 
-    def _deliver(self, step: Step) -> None:
+    def _deliver(self, step: Step) -> int:
+        """Lets readers know of their new tokens; returns how many there are."""
         now = self._clock.time()
         advanced = self._model.finish(step)
         for stream in advanced:
@@ -276,28 +263,10 @@ class FakeEngine:
             if stream.produced_tokens <= 1:
                 stream.first_at = now
             stream.wake()
-        self._rates.record(now, step.seconds, len(advanced), step.prefill_tokens)
-        self._generated_tokens += len(advanced)
-
-    async def _fail_on_demand(self) -> None:
-        crash, hang = self._faults.crash_after_tokens, self._faults.hang_after_tokens
-        if crash is not None and self._generated_tokens >= crash:
-            self._die()
-        if hang is not None and self._generated_tokens >= hang:
-            await asyncio.Event().wait()
-
-    def _embed_one(self, text: str, dimensions: int, *, truncate: bool, normalize: bool) -> EmbeddedText:
-        data = tokens.encode(text)
-        length = len(data) // tokens.TOKEN_BYTES
-        if length > self._context_tokens:
-            if not truncate:
-                raise ContextTooLong(
-                    f"an input has {length} tokens and the context {self._context_tokens}; shorten it or set truncate.",
-                    "inputs",
-                )
-            length = self._context_tokens
-            text = tokens.decode(tokens.to_ids(data[: length * tokens.TOKEN_BYTES]))
-        return EmbeddedText(embedding.vector(text, dimensions, normalize=normalize), length)
+        # A stream that wanted no token advances without one.
+        generated = sum(stream.output_tokens > 0 for stream in advanced)
+        self._rates.record(now, step.seconds, generated, step.prefill_tokens)
+        return generated
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
