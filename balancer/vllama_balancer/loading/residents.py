@@ -96,7 +96,7 @@ class Residents:
             resident.share += 1
             self._occupy(resident, self._free.pop(0))
         for resident in order:
-            resident.loading = self._task(until_ready(self._pool, resident, self._settings.stall_seconds))
+            self._begin(resident, until_ready(self._pool, resident, self._settings.stall_seconds))
 
     @contextlib.asynccontextmanager
     async def used(self, key: str, model: HostedModel, deadline: float | None = None) -> AsyncIterator[None]:
@@ -162,7 +162,7 @@ class Residents:
         wished = self._wished.pop(key, self._settings.keep_alive_seconds)
         resident = Resident(key, model, keep_alive_seconds=_forever_if_negative(wished))
         self._residents[key] = resident
-        resident.loading = self._task(self._load(resident))
+        self._begin(resident, self._load(resident))
         return resident
 
     async def _wait(self, resident: Resident, deadline: float | None) -> None:
@@ -190,7 +190,16 @@ class Residents:
             logger.warning("%s cannot be loaded: %s", resident.key, error)
             await self._leave(resident)
             raise
-        self._maybe_expire(resident)
+
+    def _begin(self, resident: Resident, load: Coroutine[Any, Any, None]) -> None:
+        resident.loading = self._task(load)
+        resident.loading.add_done_callback(lambda _: self._settled(resident))
+
+    def _settled(self, resident: Resident) -> None:
+        """Looks at a model whose load has ended: whoever asked for it may be gone."""
+        if not resident.is_leaving:
+            self._maybe_expire(resident)
+        self._changes.tell()
 
     def _occupy(self, resident: Resident, slot: Slot, *, gives_up_soon: bool = False) -> None:
         resident.slots.append(slot)

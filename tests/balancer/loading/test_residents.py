@@ -1,0 +1,261 @@
+"""Models are loaded when they are asked for, share the places, and leave when nobody needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+
+import pytest
+
+from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
+from vllama_balancer.fleet.events import ProcessState
+
+
+async def test_a_model_is_loaded_by_its_first_request_and_stays(loading_of) -> None:
+    """The second request finds it loaded."""
+    loading = loading_of()
+    await loading.touch("a")
+    await loading.touch("a")
+    assert loading.machine.log == ["+a@0"]
+
+
+async def test_requests_at_the_same_time_load_once(loading_of) -> None:
+    """Many first requests wait for one load."""
+    loading = loading_of()
+    loading.machine.slow.add("a")
+    waiting = [asyncio.create_task(loading.touch("a")) for _ in range(20)]
+    await loading.logged("+a@0")
+    loading.machine.finish("a")
+    await asyncio.gather(*waiting)
+    assert loading.machine.log == ["+a@0"]
+
+
+async def test_the_idle_model_that_was_used_longest_ago_makes_room(loading_of) -> None:
+    """Least recent use goes first."""
+    loading = loading_of(places=2)
+    for model in ("a", "b", "a", "c"):
+        await loading.touch(model)
+    assert loading.machine.log == ["+a@0", "+b@1", "-b@1", "+c@1"]
+
+
+async def test_a_busy_model_is_never_unloaded(loading_of) -> None:
+    """A request for another model waits until the running one has ended."""
+    loading = loading_of()
+    async with loading.use("a"):
+        other = asyncio.create_task(loading.touch("b"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(other), 0.05)
+        assert loading.machine.log == ["+a@0"]
+    await other
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+
+
+async def test_waiting_models_take_turns_in_order(loading_of) -> None:
+    """Who asked first is loaded first."""
+    loading = loading_of()
+    async with loading.use("a"):
+        tasks = []
+        for model in ("b", "c"):
+            tasks.append(asyncio.create_task(loading.touch(model)))
+            await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+c@0"]
+
+
+async def test_an_idle_model_expires(loading_of) -> None:
+    """After keep_alive without a request its worker ends; the clock starts when the last request has ended."""
+    loading = loading_of(keep_alive_seconds=0.02)
+    async with loading.use("a"):
+        await asyncio.sleep(0.05)
+        assert loading.machine.log == ["+a@0"]
+    await loading.logged("-a@0")
+
+
+async def test_a_request_in_time_keeps_the_model(loading_of) -> None:
+    """Every request starts the clock anew, and tells when it will run out."""
+    loading = loading_of(keep_alive_seconds=1000)
+    await loading.touch("a")
+    assert loading.expiries == {"a": 1000}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.inf])
+async def test_for_ever_means_no_expiry(loading_of, seconds: float) -> None:
+    """A negative or infinite keep_alive never runs out."""
+    loading = loading_of(keep_alive_seconds=seconds)
+    await loading.touch("a")
+    assert loading.expiries == {"a": None}
+
+
+async def test_keep_replaces_the_clock_before_and_after_loading(loading_of) -> None:
+    """A wish for a model that is not loaded counts for its next life only."""
+    loading = loading_of(keep_alive_seconds=500)
+    loading.residents.keep("a", 7)
+    await loading.touch("a")
+    assert loading.expiries["a"] == 7
+    loading.residents.keep("a", 0)
+    await loading.logged("-a@0")
+    await loading.touch("a")
+    assert loading.expiries["a"] == 500
+
+
+async def test_keep_zero_lets_running_requests_finish(loading_of) -> None:
+    """keep_alive 0 unloads once the model is idle."""
+    loading = loading_of()
+    async with loading.use("a"):
+        loading.residents.keep("a", 0)
+        await asyncio.sleep(0.01)
+        assert loading.machine.log == ["+a@0"]
+    await loading.logged("-a@0")
+
+
+async def test_unload_waits_for_nothing_when_idle(loading_of) -> None:
+    """An idle model is gone when unload returns; an unknown one needs nothing."""
+    loading = loading_of()
+    await loading.touch("a")
+    await loading.residents.unload("a")
+    await loading.residents.unload("never loaded")
+    assert loading.machine.log == ["+a@0", "-a@0"]
+
+
+async def test_unload_of_a_busy_model_happens_when_it_is_idle(loading_of) -> None:
+    """Running requests finish first."""
+    loading = loading_of()
+    async with loading.use("a"):
+        await loading.residents.unload("a")
+        assert loading.machine.log == ["+a@0"]
+    await loading.logged("-a@0")
+
+
+async def test_a_request_during_unloading_loads_again(loading_of) -> None:
+    """A model that is leaving is waited for and loaded anew; the request does not fail."""
+    loading = loading_of()
+    await loading.touch("a")
+    leaving = asyncio.create_task(loading.residents.unload("a"))
+    await asyncio.sleep(0)
+    await loading.touch("a")
+    await leaving
+    assert loading.machine.log == ["+a@0", "-a@0", "+a@0"]
+
+
+async def test_a_failed_load_answers_every_waiter_with_the_cause(loading_of) -> None:
+    """All who wait learn why, the place is free again, and the next request tries anew."""
+    loading = loading_of()
+    loading.machine.failures["a"] = "failed to start 1 times: no memory"
+    results = await asyncio.gather(*(loading.touch("a") for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [NoWorker] * 3
+    assert "no memory" in str(results[0])
+    await loading.touch("b")
+    loading.machine.failures.clear()
+    await loading.touch("a")
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+
+
+async def test_a_model_whose_workers_were_given_up_is_loaded_anew(loading_of) -> None:
+    """A crash loop after loading is not the end: the next request starts over."""
+    loading = loading_of()
+    await loading.touch("a")
+    worker = loading.machine.workers["worker-0"]
+    worker.process = replace(worker.process, state=ProcessState.FAILED)
+    await loading.touch("a")
+    assert loading.machine.log == ["+a@0", "-a@0", "+a@0"]
+
+
+async def test_a_load_without_progress_is_given_up(loading_of) -> None:
+    """A worker that hangs while it starts does not block its place for ever."""
+    loading = loading_of(stall_seconds=0.01)
+    loading.machine.slow.add("a")
+    with pytest.raises(NoWorker, match=r"no progress for .* --load-timeout"):
+        await loading.touch("a")
+    assert loading.machine.log == ["+a@0", "-a@0"]
+
+
+async def test_a_deadline_ends_the_wait_and_not_the_load(loading_of) -> None:
+    """Who cannot wait leaves; the model is there for the next."""
+    loading = loading_of()
+    loading.machine.slow.add("a")
+    with pytest.raises(DeadlineExceeded):
+        async with loading.use("a", asyncio.get_running_loop().time() + 0.02):
+            pass
+    loading.machine.finish("a")
+    await loading.touch("a")
+    assert loading.machine.log == ["+a@0"]
+
+
+async def test_too_many_waiters_are_refused(loading_of) -> None:
+    """The wait for a load is bounded as every queue is."""
+    loading = loading_of(most_waiting=2)
+    loading.machine.slow.add("a")
+    waiting = [asyncio.create_task(loading.touch("a")) for _ in range(2)]
+    await loading.logged("+a@0")
+    with pytest.raises(QueueFull):
+        await loading.touch("a")
+    loading.machine.finish("a")
+    await asyncio.gather(*waiting)
+
+
+async def test_pinned_models_share_all_places_and_never_leave(loading_of) -> None:
+    """Two pinned models on four places have two each; keep and unload do not move them."""
+    loading = loading_of(places=4, keep_alive_seconds=0)
+    loading.preload("a", "b")
+    await loading.touch("a")
+    loading.residents.keep("a", 0)
+    await loading.residents.unload("a")
+    await asyncio.sleep(0.01)
+    assert loading.machine.log == ["+a@0", "+b@1", "+a@2", "+b@3"]
+    assert loading.expiries["a"] is None and loading.residents.is_pinned("a")
+
+
+async def test_a_model_with_places_to_spare_lends_one_and_gets_it_back(loading_of) -> None:
+    """A pinned model keeps one place; the lent one returns when the guest leaves."""
+    loading = loading_of(places=2)
+    loading.preload("a")
+    await loading.touch("guest")
+    assert loading.machine.log == ["+a@0", "+a@1", "-a@1", "+guest@1"]
+    await loading.residents.unload("guest")
+    assert loading.machine.log[-2:] == ["-guest@1", "+a@1"]
+
+
+async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(loading_of) -> None:
+    """When every place is pinned the request fails at once, and the sentence says what to change."""
+    loading = loading_of()
+    loading.preload("a")
+    with pytest.raises(NoWorker, match="start it with more --workers, or name no models"):
+        await loading.touch("b")
+
+
+async def test_a_preloaded_model_that_is_not_pinned_makes_room(loading_of) -> None:
+    """What was loaded without being named is as good as any other idle model."""
+    loading = loading_of()
+    loading.preload("a", pinned=False)
+    await loading.touch("b")
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+
+
+async def test_most_loaded_bounds_the_models(loading_of) -> None:
+    """OLLAMA_MAX_LOADED_MODELS leaves places empty rather than load one model more."""
+    loading = loading_of(places=3, most_loaded=1)
+    for model in ("a", "b"):
+        await loading.touch(model)
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@1"]
+
+
+async def test_two_loads_under_the_bound_take_turns(loading_of) -> None:
+    """With a bound of one, two models that are asked for at once are loaded one after the other."""
+    loading = loading_of(places=2, most_loaded=1)
+    await asyncio.gather(loading.touch("a"), loading.touch("b"))
+    assert sorted(loading.machine.log[:1] + loading.machine.log[2:]) == ["+a@0", "+b@1"]
+
+
+async def test_a_cancelled_request_releases_the_model(loading_of) -> None:
+    """A client that leaves while it waits does not keep the model busy."""
+    loading = loading_of()
+    loading.machine.slow.add("a")
+    waiting = asyncio.create_task(loading.touch("a"))
+    await loading.logged("+a@0")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    loading.machine.finish("a")
+    await loading.touch("b")
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
