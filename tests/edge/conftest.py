@@ -7,19 +7,26 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+import uvloop
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.serving import EdgeServer
 from vllama_balancer.fake_gateway import FakeGateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from vllama_balancer.edge.config import EdgeConfig
     from vllama_balancer.gateway import Gateway
 
     Serve = Callable[..., AbstractAsyncContextManager[aiohttp.ClientSession]]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The edge runs on uvloop, whose transports are not asyncio's own: so do its tests."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
