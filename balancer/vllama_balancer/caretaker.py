@@ -26,10 +26,18 @@ PROBE_PROMPT = "Hello"
 class Caretaker:
     """Checks a worker again and again; the checks themselves have no state of their own."""
 
-    def __init__(self, worker: Worker, settings: HealthSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        settings: HealthSettings,
+        clock: Callable[[], float],
+        is_last: Callable[[Worker], bool],
+    ) -> None:
+        """Takes a function that tells whether a worker is the last one of its models."""
         self._worker = worker
         self._settings = settings
         self._clock = clock
+        self._is_last = is_last
 
     async def run(self) -> None:
         """Checks until cancelled."""
@@ -44,23 +52,31 @@ class Caretaker:
             return
         if worker.breaker.is_open:
             await self._probe_if_due()
-        elif self._is_silent() and not await self._answers():
-            worker.hang(f"hangs: nothing came from it for {self._settings.silence_seconds:g} s")
+        elif await self._is_hung():
+            silence = self._clock() - worker.heard_at
+            worker.hang(f"hangs: nothing has come from it for {silence:.1f} s")
         elif engine_is_stalled(worker.report, self._settings):
             age = worker.report.last_step_age.ToTimedelta().total_seconds()
             worker.hang(f"hangs: streams run, and its engine has made no step for {age:.1f} s")
 
-    def _is_silent(self) -> bool:
-        return self._clock() - self._worker.heard_at > self._settings.silence_seconds
-
-    async def _answers(self) -> bool:
-        """Asks a silent worker whether it lives; its Watch stream alone may have stopped."""
-        try:
-            await self._worker.channel.worker.Describe(
-                worker_pb2.DescribeRequest(), timeout=self._settings.answer_seconds
-            )
-        except grpc.aio.AioRpcError:
+    async def _is_hung(self) -> bool:
+        """Tells whether the worker is silent and does not answer either; its Watch stream alone may have stopped."""
+        settings, worker = self._settings, self._worker
+        # Streams that nobody could take over gain nothing from a hasty verdict.
+        is_urgent = any(lease.produced for lease in worker.life.leases) and not self._is_last(worker)
+        silence = settings.streaming_silence_seconds if is_urgent else settings.silence_seconds
+        if self._clock() - worker.heard_at <= silence:
             return False
+        return not await self._answers(settings.streaming_answer_seconds if is_urgent else settings.answer_seconds)
+
+    async def _answers(self, patience_seconds: float) -> bool:
+        """Asks the worker for a sign of life; true as well when this process was too slow to tell."""
+        asked_at = self._clock()
+        try:
+            await self._worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)
+        except grpc.aio.AioRpcError:
+            was_late = self._clock() - asked_at > 2 * patience_seconds
+            return was_late or self._worker.heard_at > asked_at
         self._worker.heard()
         return True
 

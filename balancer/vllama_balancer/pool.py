@@ -129,7 +129,9 @@ class Pool:
         self._workers[event.name] = worker
         self._tasks[event.name] = [
             asyncio.create_task(Watcher(worker).run(), name=f"watch {event.name}"),
-            asyncio.create_task(Caretaker(worker, self._health, self._clock).run(), name=f"care {event.name}"),
+            asyncio.create_task(
+                Caretaker(worker, self._health, self._clock, self.is_last).run(), name=f"care {event.name}"
+            ),
         ]
 
     def _remove(self, name: str, reason: str) -> None:

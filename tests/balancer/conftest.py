@@ -34,6 +34,8 @@ QUICK_HEALTH = HealthSettings(
     probe_timeout_seconds=1.0,
     silence_seconds=0.4,
     answer_seconds=0.3,
+    streaming_silence_seconds=0.2,
+    streaming_answer_seconds=0.3,
     engine_stall_seconds=0.5,
     check_interval_seconds=0.02,
 )
