@@ -1,0 +1,155 @@
+"""Clients pull, delete, copy and create models; the store keeps it and the catalog follows."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.balancer.models.hub import Hub, Repo
+from vllama_balancer.catalog import Catalog
+from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.gateway import Recipe
+from vllama_balancer.model_key import model_key
+from vllama_balancer.models.errors import ModelInUse, ModelUnknown
+from vllama_balancer.models.management import StoreManagement
+from vllama_balancer.models.resolve import Resolver
+from vllama_balancer.models.store import Store
+from vllama_balancer.models.table import ModelTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class NoWorkers:
+    """A pool without workers."""
+
+    def workers(self) -> tuple[()]:
+        """Lists none."""
+        return ()
+
+
+class Loaded:
+    """Remembers what was unloaded; "pinned" models stay."""
+
+    def __init__(self) -> None:
+        self.pinned: set[str] = set()
+        self.unloaded: list[str] = []
+
+    def is_pinned(self, key: str) -> bool:
+        """Tells whether a test has pinned it."""
+        return key in self.pinned
+
+    async def unload(self, key: str) -> None:
+        """Notes it."""
+        self.unloaded.append(key)
+
+
+class Setup:
+    """Everything that management works on."""
+
+    def __init__(self, store: Store, environment: dict[str, str]) -> None:
+        self.store = store
+        self.catalog = Catalog(NoWorkers())
+        self.loaded = Loaded()
+        resolver = Resolver(store, ModelTable.load(), environment)
+        self.management = StoreManagement(store, resolver, self.catalog, self.loaded)
+
+    async def pulled(self, name: str) -> list[str]:
+        """Pulls and returns what was told."""
+        async with aclosing(self.management.pull(name)) as steps:
+            return [step.status async for step in steps]
+
+
+@pytest.fixture
+def setup(store: Store, installed) -> Setup:
+    """One installed model, "base:1b"."""
+    made = Setup(store, {})
+    made.catalog.install(installed("base:1b", license="mit", parameters={"top_k": 40}))
+    return made
+
+
+async def test_a_pulled_model_can_be_named_at_once(store: Store, tmp_path: Path) -> None:
+    """After the pull it is in the catalog and in the store; a second pull finds it."""
+    async with Hub() as hub:
+        hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
+        setup = Setup(store, {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"})
+        told = await setup.pulled("org/repo")
+        assert told[0] == "pulling manifest" and told[-1] == "writing manifest"
+        assert setup.catalog.find("org/repo").size_bytes > 99
+        assert await setup.pulled("org/repo") == ["already installed"]
+
+
+async def test_an_unknown_model_cannot_be_pulled(setup: Setup) -> None:
+    """The error is the resolver's own sentence."""
+    with pytest.raises(ModelUnknown, match="there is no model nosuchmodel"):
+        await setup.pulled("nosuchmodel")
+
+
+async def test_a_path_cannot_be_pulled(setup: Setup) -> None:
+    """A client must not make the server read its disk."""
+    with pytest.raises(ModelUnknown):
+        await setup.pulled("/etc")
+
+
+async def test_a_copy_is_served_by_the_original(setup: Setup) -> None:
+    """The copy is listed under its own name, shares the digest, and points at the workers of the original."""
+    await setup.management.copy("base:1b", "mine")
+    copy, original = setup.catalog.find("mine"), setup.catalog.find("base:1b")
+    assert (copy.name, copy.digest, copy.target) == ("mine:latest", original.digest, "base:1b")
+
+
+async def test_an_alias_keeps_its_presets_over_a_restart(setup: Setup) -> None:
+    """System text, turns and parameters are there again from the store alone; parameters lie over the base's."""
+    recipe = Recipe("base:1b", "Be brief.", {"temperature": 0.1}, [{"role": "user", "content": "hi"}], "mine")
+    await setup.management.create("brief", recipe)
+    reopened = Catalog(NoWorkers())
+    for model in Store(setup.store.directory).models():
+        reopened.install(model)
+    alias = reopened.find("brief")
+    assert (alias.system, alias.license, alias.target) == ("Be brief.", "mine", "base:1b")
+    assert alias.parameters == {"top_k": 40, "temperature": 0.1}
+    assert [(message.role, message.content) for message in alias.messages] == [("user", "hi")]
+    assert alias.digest != reopened.find("base:1b").digest
+
+
+async def test_an_alias_of_an_alias_points_at_the_root(setup: Setup) -> None:
+    """Only what workers host is a target, and presets are inherited."""
+    await setup.management.create("one", Recipe("base:1b", system="One."))
+    await setup.management.create("two", Recipe("one", parameters={"seed": 1}))
+    two = setup.catalog.find("two")
+    assert (two.target, two.system, two.parameters) == ("base:1b", "One.", {"top_k": 40, "seed": 1})
+
+
+async def test_delete_unloads_and_removes(setup: Setup) -> None:
+    """The model is gone from the catalog, the workers, the store and the disk."""
+    weights = setup.catalog.installed("base:1b").weights
+    await setup.management.delete("base:1b")
+    assert setup.catalog.find("base:1b") is None and setup.loaded.unloaded == [model_key("base:1b")]
+    assert setup.store.find("base:1b") is None and not weights.exists()
+
+
+async def test_an_alias_outlives_its_base(setup: Setup) -> None:
+    """Deleting the base keeps the weights for the alias, which is then hosted under its own name."""
+    await setup.management.copy("base:1b", "mine")
+    await setup.management.delete("base:1b")
+    entry = setup.catalog.find("mine")
+    assert entry.target == "" and setup.catalog.hosted("mine").names == ("mine:latest",)
+    assert setup.store.find("mine").weights.is_dir()
+
+
+async def test_a_pinned_model_cannot_be_deleted(setup: Setup) -> None:
+    """The refusal says why; nothing is removed."""
+    setup.loaded.pinned.add(model_key("base:1b"))
+    with pytest.raises(ModelInUse, match="as long as the server runs"):
+        await setup.management.delete("base:1b")
+    assert setup.catalog.find("base:1b") is not None
+
+
+@pytest.mark.parametrize("call", ["delete", "copy", "create"])
+async def test_unknown_models_are_not_found(setup: Setup, call: str) -> None:
+    """Each call says so in the balancer's own error."""
+    arguments = {"delete": ("x",), "copy": ("x", "y"), "create": ("y", Recipe("x"))}[call]
+    with pytest.raises(ModelNotFound):
+        await getattr(setup.management, call)(*arguments)
