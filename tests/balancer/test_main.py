@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 import psutil
 import pytest
+
+from tests.balancer.models.hub import Hub, Repo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -226,3 +229,44 @@ async def test_static_workers_are_used_and_left_alone(tmp_path: Path) -> None:
             second.process.terminate()
             assert await second.ended() == 0
         assert all(is_alive(worker) for worker in fleet.workers)
+
+
+async def test_models_are_pulled_loaded_swapped_and_removed(tmp_path: Path) -> None:
+    """With one worker and no pinned model: pull, use, list as loaded, unload by keep_alive, alias, delete."""
+    async with Hub() as hub:
+        hub.repos["org/one"] = Repo({"config.json": b"{}", "model.safetensors": b"1" * 50})
+        flags = ("--engine", "fake", "--port", "0", "--grpc-port", "0", "--models", str(tmp_path / "store"))
+        async with serving(tmp_path, *flags, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)) as served:
+            await served.ready(workers=1)
+            async with aiohttp.ClientSession(served.url) as session:
+                ask = functools.partial(_ask, session)
+                pulled = await ask("pull", model="org/one", stream=False)
+                assert pulled == {"status": "success"}
+                answer = await ask("generate", model="org/one", prompt="hello", stream=False)
+                assert answer["done"] is True
+                assert await _loaded(session) == ["org/one:latest"]
+                await ask("create", model="mine", **{"from": "org/one"}, system="Be brief.", stream=False)
+                answer = await ask("generate", model="mine", prompt="hello", stream=False)
+                assert answer["model"] == "mine" and answer["done"] is True
+                await ask("generate", model="smollm2:135m", prompt="hello", stream=False)
+                assert await _loaded(session) == ["smollm2:135m"]
+                gone = await ask("generate", model="smollm2:135m", keep_alive=0, stream=False)
+                assert gone["done_reason"] == "unload" and await _loaded(session) == []
+                async with session.delete("/api/delete", json={"model": "org/one"}) as reply:
+                    assert reply.status == 200
+                async with session.get("/api/tags") as reply:
+                    names = {model["name"] for model in (await reply.json())["models"]}
+                assert names == {"mine:latest", "smollm2:135m"}
+            served.process.terminate()
+            assert await served.ended() == 0
+
+
+async def _ask(session: aiohttp.ClientSession, call: str, **body: object) -> dict:
+    async with session.post(f"/api/{call}", json=body) as reply:
+        assert reply.status == 200, await reply.text()
+        return await reply.json()
+
+
+async def _loaded(session: aiohttp.ClientSession) -> list[str]:
+    async with session.get("/api/ps") as reply:
+        return [model["name"] for model in (await reply.json())["models"]]
