@@ -8,7 +8,6 @@ ends the generation on the server.
 from __future__ import annotations
 
 import json
-import os
 import ssl
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -101,9 +100,9 @@ class Api:
         return headers
 
 
-def api_of_environment() -> Api:
-    """Makes the client that the environment describes."""
-    return Api(http_address(os.environ), os.environ.get("VLLAMA_API_KEY", ""), authority(os.environ))
+def api_of(environment: Mapping[str, str]) -> Api:
+    """Makes the client that an environment describes."""
+    return Api(http_address(environment), environment.get("VLLAMA_API_KEY", ""), authority(environment))
 
 
 def _lines(response: HTTPResponse) -> Iterator[bytes]:

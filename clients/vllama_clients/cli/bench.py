@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import AsyncExitStack
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     target: Annotated[
         list[str] | None,
         typer.Option(help="name=ollama:URL, name=openai:URL, name=grpc:HOST:PORT or name=command:LINE; repeatable."),
@@ -56,10 +56,10 @@ def command(
     The first target is what the others are compared with. Example:
     vllama bench --target a=ollama:http://127.0.0.1:11434 --target b=grpc:127.0.0.1:50051
     """
-    texts = target or [f"server=ollama:{http_address(os.environ)}"]
+    texts = target or [f"server=ollama:{http_address(context.obj)}"]
     try:
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())
-        targets = specification.targets(texts, model, os.environ.get("VLLAMA_API_KEY", ""))
+        targets = specification.targets(texts, model, context.obj.get("VLLAMA_API_KEY", ""))
         watches = specification.watches(watch or [], list(targets))
         streams = specification.concurrencies(concurrency)
     except (ValueError, OSError) as error:

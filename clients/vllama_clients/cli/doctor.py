@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +23,7 @@ SUBJECT_COLUMNS = 14
 
 
 def command(
+    context: typer.Context,
     port: Annotated[int, typer.Option(help="HTTP port that is to be used.")] = DEFAULT_PORT,
     grpc_port: Annotated[int, typer.Option(help="gRPC port that is to be used.")] = DEFAULT_GRPC_PORT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
@@ -34,7 +34,7 @@ def command(
     """
     console = Console()
     found = []
-    for finding in examine(os.environ, port, grpc_port):
+    for finding in examine(context.obj, port, grpc_port):
         found.append(finding)
         if not as_json:
             _print(console, finding)

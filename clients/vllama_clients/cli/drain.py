@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from vllama_clients.cli.fleet_client import fleet_of
 
 
 def command(
+    context: typer.Context,
     worker: Annotated[str, typer.Argument(help="Name of the worker, as `vllama top` shows it.")],
     timeout_seconds: Annotated[
         float | None, typer.Option("--timeout", min=0, help="Seconds that running streams may take.")
@@ -21,7 +21,7 @@ def command(
 
     Ends with status 1 if streams were still running when the time was over.
     """
-    with fleet_of(os.environ) as fleet:
+    with fleet_of(context.obj) as fleet:
         remaining = fleet.drain(worker, timeout_seconds)
     if remaining:
         raise CommandFailed(f"{worker} still has {remaining} streams; give it more time with --timeout.")

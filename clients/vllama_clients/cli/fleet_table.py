@@ -1,31 +1,39 @@
-"""The fleet as a table: one line per worker, the balancer's queue and the fleet's speed below."""
+"""The fleet as plain columns: one line per worker, the balancer's queue and the fleet's speed below.
+
+Where the width does not suffice, whole columns go, the least telling first: a cut name tells nothing.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
+from vllama_clients.cli.columns import columns
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence, Set
+
     from vllama_protos.v1 import fleet_pb2
 
-COLUMNS = ("worker", "state", "model", "streams", "queue", "KV", "tokens/s", "prefill/s", "step", "hits")
-COUNTERS = ("restarts", "up")
-LEFT = ("worker", "state", "model")
+LEAST_TELLING = ("PREFILL/S", "STEP", "HITS", "QUEUE", "UP", "MODEL", "RESTARTS", "KV", "TOKENS/S")
+"""Columns in the order in which they are left out."""
+HEADER = ("WORKER", "STATE", "MODEL", "STREAMS", "QUEUE", "KV", "TOKENS/S", "PREFILL/S", "STEP", "HITS")
+COUNTERS = ("RESTARTS", "UP")
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
-def fleet_table(fleet: fleet_pb2.ListWorkersResponse) -> Table:
-    """Builds the table."""
-    table = Table(caption=summary(fleet), caption_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in (*COLUMNS, *COUNTERS):
-        table.add_column(name.upper(), justify="left" if name in LEFT else "right", no_wrap=name != "state")
-    for worker in fleet.workers:
-        table.add_row(*_row(worker))
-    return table
+def fleet_text(fleet: fleet_pb2.ListWorkersResponse, width: int | None) -> str:
+    """Writes the fleet into that many columns of text; None takes what it needs."""
+    left_out: set[str] = set()
+    rows = [_row(worker) for worker in fleet.workers]
+    text = _columns(rows, left_out)
+    for name in LEAST_TELLING:
+        if width is None or max(len(line) for line in text.splitlines()) <= width:
+            break
+        left_out.add(name)
+        text = _columns(rows, left_out)
+    causes = [f"{worker.name}: {why(worker)}" for worker in fleet.workers if why(worker)]
+    return "\n\n".join([text, summary(fleet), *causes])
 
 
 def summary(fleet: fleet_pb2.ListWorkersResponse) -> str:
@@ -61,30 +69,30 @@ def why(worker: fleet_pb2.WorkerStatus) -> str:
     return worker.report.failure or worker.reason
 
 
-def _row(worker: fleet_pb2.WorkerStatus) -> list[str | Text]:
+def _row(worker: fleet_pb2.WorkerStatus) -> dict[str, str]:
     report, description = worker.report, worker.description
     step_seconds = report.step.ToTimedelta().total_seconds()
-    streams = f"{worker.leases}/{description.max_streams}" if description.max_streams else str(worker.leases)
-    return [
-        worker.name,
-        Text(state(worker), style=_style(worker)),
-        (description.models[0] if description.models else "-") + (" (simulated)" if description.simulated else ""),
-        streams,
-        str(report.waiting),
-        f"{report.kv_cache_use:.0%}",
-        f"{report.decode_tokens_per_second:.0f}",
-        f"{report.prefill_tokens_per_second:.0f}" if report.prefill_tokens_per_second else "-",
-        f"{step_seconds * 1000:.1f} ms" if step_seconds else "-",
-        f"{report.prefix_hit_rate:.0%}",
-        str(worker.restarts),
-        _length(report.uptime.ToTimedelta().total_seconds()),
-    ]
+    prefill = report.prefill_tokens_per_second
+    model = description.models[0] if description.models else "-"
+    return {
+        "WORKER": worker.name,
+        "STATE": state(worker),
+        "MODEL": f"{model} (simulated)" if description.simulated else model,
+        "STREAMS": f"{worker.leases}/{description.max_streams}" if description.max_streams else str(worker.leases),
+        "QUEUE": str(report.waiting),
+        "KV": f"{report.kv_cache_use:.0%}",
+        "TOKENS/S": f"{report.decode_tokens_per_second:.0f}",
+        "PREFILL/S": f"{prefill:.0f}" if prefill else "-",
+        "STEP": f"{step_seconds * 1000:.1f} ms" if step_seconds else "-",
+        "HITS": f"{report.prefix_hit_rate:.0%}",
+        "RESTARTS": str(worker.restarts),
+        "UP": _length(report.uptime.ToTimedelta().total_seconds()),
+    }
 
 
-def _style(worker: fleet_pb2.WorkerStatus) -> str:
-    if worker.available:
-        return "green"
-    return "yellow" if worker.report.state == worker_pb2.WORKER_STATE_STARTING else "red"
+def _columns(rows: Sequence[Mapping[str, str]], left_out: Set[str]) -> str:
+    shown = [name for name in (*HEADER, *COUNTERS) if name not in left_out]
+    return columns(shown, [[row[name] for name in shown] for row in rows])
 
 
 def _word(name: str, prefix: str) -> str:

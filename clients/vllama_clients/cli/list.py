@@ -8,16 +8,17 @@ from typing import Annotated
 
 import typer
 
-from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.api import api_of
 from vllama_clients.cli.columns import ago, columns, moment, size
 
 
 def command(
+    context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only models whose name begins so.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Lists the models that are installed."""
-    models = api_of_environment().get("/api/tags")["models"]
+    models = api_of(context.obj).get("/api/tags")["models"]
     models = [model for model in models if model["name"].lower().startswith(prefix.lower())]
     if as_json:
         print(json.dumps(models, indent=2))

@@ -17,7 +17,7 @@ import typer
 from vllama_clients.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 COMMANDS = {
     "serve": "Serves models over the Ollama, OpenAI and gRPC APIs.",
@@ -51,13 +51,16 @@ EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'
 
 def main() -> None:
     """Runs the command line of this process and ends it with its status."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], os.environ))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs one command line; returns 0 when it was done, 1 when it failed, 2 when it was misspelt."""
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs one command line; returns 0 when it was done, 1 when it failed, 2 when it was misspelt.
+
+    The commands read the environment from their context and nowhere else.
+    """
     try:
-        app(arguments)(list(arguments), prog_name="vllama")
+        app(arguments, environment)(list(arguments), prog_name="vllama", obj=environment)
     except CommandFailed as failure:
         print(f"Error: {failure}", file=sys.stderr)
         return failure.status
@@ -72,13 +75,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def app(arguments: Sequence[str]) -> typer.Typer:
+def app(arguments: Sequence[str], environment: Mapping[str, str]) -> typer.Typer:
     """Builds the command line with the called command in full and the others by name.
 
     A shell that asks for completions gets all of them in full.
     """
     called = {argument for argument in arguments if not argument.startswith("-")}
-    completing = "_VLLAMA_COMPLETE" in os.environ
+    completing = "_VLLAMA_COMPLETE" in environment
     built = typer.Typer(
         help="Serves language models from every GPU of a machine, to tools that speak Ollama, OpenAI or gRPC.",
         epilog=EPILOG,
@@ -113,9 +116,9 @@ def _only_named() -> None:
     raise AssertionError("a command was called that was not loaded")
 
 
-def _version(asked: bool) -> None:
+def _version(context: typer.Context, asked: bool) -> None:
     if asked:
-        _load("version")()
+        _load("version")(context)
         raise typer.Exit
 
 

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.api import api_of
 from vllama_clients.cli.columns import columns, moment, size, until
 
 
-def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False) -> None:
+def command(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
+) -> None:
     """Lists the models that are loaded."""
-    models = api_of_environment().get("/api/ps")["models"]
+    models = api_of(context.obj).get("/api/ps")["models"]
     if as_json:
         print(json.dumps(models, indent=2))
         return

@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.api import api_of
 from vllama_clients.cli.pulling import pull, whole
 
 
 def command(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="The models' names.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print every progress line as JSON.")] = False,
 ) -> None:
     """Downloads models."""
-    api = api_of_environment()
+    api = api_of(context.obj)
     for model in models:
         if as_json:
             for line in whole(api, model):

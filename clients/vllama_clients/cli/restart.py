@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     workers: Annotated[list[str] | None, typer.Argument(help="Names of the workers; none means all.")] = None,
 ) -> None:
     """Restarts workers one after the other, each drained first, so that no request fails."""
-    with fleet_of(os.environ) as fleet:
+    with fleet_of(context.obj) as fleet:
         told = {worker.name: _life(worker) for worker in fleet.list().workers}
         for moment in fleet.restart(workers or []):
             for worker in moment.workers:

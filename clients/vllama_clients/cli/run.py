@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vllama_clients.cli.answer import AnswerPrinter, statistics
-from vllama_clients.cli.api import Api, api_of_environment
+from vllama_clients.cli.api import Api, api_of
 from vllama_clients.cli.chat import Chat, option_value
 from vllama_clients.cli.failure import CommandFailed, NotServed
 from vllama_clients.cli.pulling import pull
@@ -18,6 +18,7 @@ from vllama_clients.cli.repl import Repl
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model's name.")],
     prompt: Annotated[list[str] | None, typer.Argument(help="The prompt; piped input is added to it.")] = None,
     system: Annotated[str, typer.Option(help="System text, instead of the model's own.")] = "",
@@ -44,7 +45,7 @@ def command(
         think=effort or think,
         keep_alive=option_value(keep_alive) if keep_alive else None,
     )
-    api = api_of_environment()
+    api = api_of(context.obj)
     question = _question(prompt or [])
     if not question and not sys.stdin.isatty():
         raise typer.BadParameter("there is no prompt: give one, or pipe one in", param_hint="PROMPT")

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.api import api_of
 
 LICENSE_LINES = 2
 """Lines of a licence that tell which one it is."""
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model's name.")],
     license_text: Annotated[bool, typer.Option("--license", help="Print the licence only.")] = False,
     modelfile: Annotated[bool, typer.Option("--modelfile", help="Print the Modelfile only.")] = False,
@@ -33,7 +34,7 @@ def command(
     asked = [name for name, flag in wanted.items() if flag]
     if len(asked) > 1:
         raise typer.BadParameter(f"give one of {', '.join(f'--{name}' for name in wanted)}")
-    reply = api_of_environment().post("/api/show", {"model": model})
+    reply = api_of(context.obj).post("/api/show", {"model": model})
     if as_json:
         print(json.dumps(reply, indent=2))
     elif asked:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.api import api_of
 
 
-def command(models: Annotated[list[str], typer.Argument(help="The models' names.")]) -> None:
+def command(context: typer.Context, models: Annotated[list[str], typer.Argument(help="The models' names.")]) -> None:
     """Unloads models."""
-    api = api_of_environment()
+    api = api_of(context.obj)
     for model in models:
         api.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})

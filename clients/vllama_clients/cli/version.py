@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
-from vllama_clients.cli.api import api_of_environment
+from vllama_clients.cli.api import api_of
 from vllama_clients.cli.failure import CommandFailed
 
 DISTRIBUTION = "vllama-serve"
 
 
-def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False) -> None:
+def command(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
+) -> None:
     """Prints the versions of this command and of the server."""
-    api = api_of_environment()
+    api = api_of(context.obj)
     own, served, trouble = version(DISTRIBUTION), None, ""
     try:
         served = api.get("/api/version").get("version")

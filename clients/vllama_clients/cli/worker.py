@@ -7,7 +7,6 @@ as they are.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.replace import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SWITCHES = ("--deterministic", "--no-deterministic", "--help", "-h", "--version")
 """Flags of the worker that take no value; every other one takes the next argument, or has it after "="."""
@@ -26,13 +25,13 @@ SWITCHES = ("--deterministic", "--no-deterministic", "--help", "-h", "--version"
 
 def command(context: typer.Context) -> None:
     """Serves one model on one device over gRPC."""
-    replace("vllama_server", with_weights(context.args))
+    replace("vllama_server", with_weights(context.args, context.obj))
 
 
-def with_weights(arguments: Sequence[str]) -> list[str]:
+def with_weights(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Puts the directory of the weights in the place of the model's name, and the name into --served-name."""
     position = model_position(arguments)
-    engine = _value_of("--engine", arguments) or os.environ.get("VLLAMA_ENGINE", "")
+    engine = _value_of("--engine", arguments) or environment.get("VLLAMA_ENGINE", "")
     if position is None or engine == "fake":
         return list(arguments)
     name = arguments[position]

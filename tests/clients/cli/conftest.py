@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clients.cli.ollama_server import OllamaServer, ollama_server
+from vllama_clients.cli.main import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,10 +44,22 @@ def environment(ollama: OllamaServer, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def vllama(environment: dict[str, str]) -> Callable[..., Awaitable[Done]]:
-    """Runs `vllama ARGUMENTS`, with `stdin` piped in."""
+def vllama(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> Callable[..., Awaitable[Done]]:
+    """Runs `vllama ARGUMENTS` in this process, beside the event loop."""
 
-    async def run(*arguments: str, stdin: str = "", **variables: str) -> Done:
+    async def call(*arguments: str, **variables: str) -> Done:
+        capsys.readouterr()
+        status = await asyncio.to_thread(run, arguments, environment | variables)
+        return Done(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def vllama_process(environment: dict[str, str]) -> Callable[..., Awaitable[Done]]:
+    """Runs `vllama ARGUMENTS` as a process of its own, with `stdin` piped in."""
+
+    async def call(*arguments: str, stdin: str = "", **variables: str) -> Done:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "vllama_clients.cli", *arguments),
             stdin=asyncio.subprocess.PIPE,
@@ -62,4 +75,4 @@ def vllama(environment: dict[str, str]) -> Callable[..., Awaitable[Done]]:
                 await process.wait()
         return Done(process.returncode or 0, out.decode(), err.decode())
 
-    return run
+    return call

@@ -64,4 +64,4 @@ async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callab
 )
 def test_bad_flags_are_usage_errors(flags: tuple[str, ...]) -> None:
     """What cannot be read is told with status 2, before anything is sent."""
-    assert run(["bench", *flags]) == 2
+    assert run(["bench", *flags], {}) == 2

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from rich.console import Console
 
 from tests.clients.scripted_server import Refusal, Script, start_server
-from vllama_clients.cli.fleet_table import fleet_table, state, summary, why
+from vllama_clients.cli.fleet_table import fleet_text, state, summary, why
 from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def top(server: Server, vllama: Callable) -> Callable:
     """Runs a command against the scripted Fleet service."""
 
     async def run(*arguments: str) -> object:
-        return await vllama(*arguments, VLLAMA_GRPC=server.target, COLUMNS="160")
+        return await vllama(*arguments, VLLAMA_GRPC=server.target)
 
     return run
 
@@ -93,14 +92,33 @@ def test_causes() -> None:
     ]
 
 
-def test_table() -> None:
-    """A ready worker's numbers stand in its line."""
-    console = Console(record=True, width=160)
-    console.print(fleet_table(FLEET))
-    line = next(line for line in console.export_text().splitlines() if line.startswith("worker-0"))
-    assert line.split() == (
-        ["worker-0", "ready", "smollm2:135m", "12/64", "3", "25%", "512", "20000", "12.5", "ms", "50%", "2", "3h"]
-    )
+def test_columns() -> None:
+    """A ready worker's numbers stand in its line, whatever the width when none is given."""
+    line = fleet_text(FLEET, None).splitlines()[1]
+    assert line.split() == [
+        "worker-0",
+        "ready",
+        "smollm2:135m",
+        "12/64",
+        "3",
+        "25%",
+        "512",
+        "20000",
+        "12.5",
+        "ms",
+        "50%",
+        "2",
+        "3h",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_a_narrow_terminal_loses_columns_and_no_names(width: int) -> None:
+    """Whole columns go until the rest fits; names and states stay whole."""
+    lines = fleet_text(FLEET, width).splitlines()[:4]
+    assert max(len(line) for line in lines) <= width
+    assert [line.split()[0] for line in lines] == ["WORKER", "worker-0", "worker-1", "worker-2"]
+    assert "warm up 50%" in lines[2]
 
 
 def test_summary() -> None:

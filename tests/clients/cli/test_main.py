@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from tests.clients.cli.ollama_server import OllamaServer
 
 
-async def test_help_lists_every_command(vllama: Callable) -> None:
+async def test_help_lists_every_command(vllama_process: Callable) -> None:
     """`vllama --help` names all commands."""
-    done = await vllama("--help")
+    done = await vllama_process("--help")
     assert all(f" {name} " in done.out for name in COMMANDS)
     assert done.status == 0
 
 
-async def test_help_fits_a_screen(vllama: Callable) -> None:
+async def test_help_fits_a_screen(vllama_process: Callable) -> None:
     """`vllama --help` has at most 40 lines and an example."""
-    done = await vllama("--help")
+    done = await vllama_process("--help")
     assert len(done.out.splitlines()) <= 40
     assert 'vllama run smollm2:135m "Why is the sky blue?"' in done.out
 
@@ -41,19 +41,19 @@ def test_the_listed_help_is_the_commands_own(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("serve", "worker", "simulate", "key")])
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's --help works and says what it does."""
-    assert run([name, "--help"]) == 0
+    assert run([name, "--help"], {}) == 0
     assert f"vllama {name}" in capsys.readouterr().out
 
 
 def test_a_misspelt_command_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     """The right name is suggested."""
-    assert run(["lisst"]) == 2
+    assert run(["lisst"], {}) == 2
     assert "list" in capsys.readouterr().err
 
 
 def test_a_missing_argument_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     """A usage error has a status of its own."""
-    assert run(["show"]) == 2
+    assert run(["show"], {}) == 2
     assert "model" in capsys.readouterr().err.lower()
 
 
@@ -85,7 +85,7 @@ async def test_the_api_key_is_sent(ollama: OllamaServer, vllama: Callable) -> No
 def test_list_loads_nothing_heavy() -> None:
     """The light commands import neither grpc nor aiohttp."""
     code = (
-        "import sys; from vllama_clients.cli.main import app; app(['list']);"
+        "import sys; from vllama_clients.cli.main import app; app(['list'], {});"
         "sys.exit(bool({'grpc', 'aiohttp', 'google.protobuf'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
@@ -94,17 +94,17 @@ def test_list_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each shell gets a script that calls back."""
-    assert run(["completion", shell]) == 0
+    assert run(["completion", shell], {}) == 0
     assert "_VLLAMA_COMPLETE" in capsys.readouterr().out
 
 
-async def test_bash_completes_commands(vllama: Callable) -> None:
+async def test_bash_completes_commands(vllama_process: Callable) -> None:
     """The callback of the bash script lists the commands that fit."""
-    done = await vllama(_VLLAMA_COMPLETE="complete_bash", COMP_WORDS="vllama s", COMP_CWORD="1")
+    done = await vllama_process(_VLLAMA_COMPLETE="complete_bash", COMP_WORDS="vllama s", COMP_CWORD="1")
     assert {"serve", "show", "stop"} <= set(done.out.split())
 
 
-async def test_bash_completes_flags(vllama: Callable) -> None:
+async def test_bash_completes_flags(vllama_process: Callable) -> None:
     """The flags of a command are completed as well."""
-    done = await vllama(_VLLAMA_COMPLETE="complete_bash", COMP_WORDS="vllama run --sys", COMP_CWORD="2")
+    done = await vllama_process(_VLLAMA_COMPLETE="complete_bash", COMP_WORDS="vllama run --sys", COMP_CWORD="2")
     assert done.out.split() == ["--system"]

@@ -35,49 +35,51 @@ def stand_ins(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-async def test_serve_passes_everything_on(vllama: Callable, stand_ins: str) -> None:
+async def test_serve_passes_everything_on(vllama_process: Callable, stand_ins: str) -> None:
     """Flags, --help among them, reach the balancer untouched and in order."""
     arguments = ["m", "--workers", "2", "--engine-arg", "0.speed=0.5", "--help", "-x"]
-    done = await vllama("serve", *arguments, PYTHONPATH=stand_ins)
+    done = await vllama_process("serve", *arguments, PYTHONPATH=stand_ins)
     assert json.loads(done.out) == ["vllama_balancer", *arguments]
 
 
-async def test_worker_resolves_the_name(vllama: Callable, stand_ins: str) -> None:
+async def test_worker_resolves_the_name(vllama_process: Callable, stand_ins: str) -> None:
     """The worker gets the directory of the weights, and the name to be served under."""
-    done = await vllama("worker", "--listen", "unix:/s", "smollm2:135m", "--deterministic", PYTHONPATH=stand_ins)
+    done = await vllama_process(
+        "worker", "--listen", "unix:/s", "smollm2:135m", "--deterministic", PYTHONPATH=stand_ins
+    )
     assert json.loads(done.out) == [
         *("vllama_server", "--listen", "unix:/s", "/weights/smollm2:135m"),
         *("--served-name", "smollm2:135m", "--deterministic"),
     ]
 
 
-async def test_worker_keeps_a_given_name(vllama: Callable, stand_ins: str) -> None:
+async def test_worker_keeps_a_given_name(vllama_process: Callable, stand_ins: str) -> None:
     """--served-name is not given twice."""
-    done = await vllama("worker", "m", "--served-name=n", PYTHONPATH=stand_ins)
+    done = await vllama_process("worker", "m", "--served-name=n", PYTHONPATH=stand_ins)
     assert json.loads(done.out) == ["vllama_server", "/weights/m", "--served-name=n"]
 
 
-async def test_the_simulated_engine_takes_any_name(vllama: Callable, stand_ins: str) -> None:
+async def test_the_simulated_engine_takes_any_name(vllama_process: Callable, stand_ins: str) -> None:
     """Nothing is resolved for --engine fake."""
-    done = await vllama("worker", "anything", "--engine", "fake", PYTHONPATH=stand_ins)
+    done = await vllama_process("worker", "anything", "--engine", "fake", PYTHONPATH=stand_ins)
     assert json.loads(done.out) == ["vllama_server", "anything", "--engine", "fake"]
 
 
-async def test_the_engine_may_be_named_in_the_environment(vllama: Callable, stand_ins: str) -> None:
+async def test_the_engine_may_be_named_in_the_environment(vllama_process: Callable, stand_ins: str) -> None:
     """VLLAMA_ENGINE is the flag's twin here too."""
-    done = await vllama("worker", "anything", PYTHONPATH=stand_ins, VLLAMA_ENGINE="fake")
+    done = await vllama_process("worker", "anything", PYTHONPATH=stand_ins, VLLAMA_ENGINE="fake")
     assert json.loads(done.out) == ["vllama_server", "anything"]
 
 
-async def test_worker_help_is_the_workers(vllama: Callable, stand_ins: str) -> None:
+async def test_worker_help_is_the_workers(vllama_process: Callable, stand_ins: str) -> None:
     """Without a model nothing is resolved."""
-    done = await vllama("worker", "--help", PYTHONPATH=stand_ins)
+    done = await vllama_process("worker", "--help", PYTHONPATH=stand_ins)
     assert json.loads(done.out) == ["vllama_server", "--help"]
 
 
-async def test_a_name_that_cannot_be_resolved(vllama: Callable, stand_ins: str) -> None:
+async def test_a_name_that_cannot_be_resolved(vllama_process: Callable, stand_ins: str) -> None:
     """The resolver's own words are shown, and the worker is not started."""
-    done = await vllama("worker", "x", PYTHONPATH=stand_ins)
+    done = await vllama_process("worker", "x", PYTHONPATH=stand_ins)
     assert done.status == 1
     assert done.out == ""
     assert "converting" in done.err
