@@ -7,7 +7,6 @@ reasoning or answer or calls, not several of them. All of it is pure.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,14 +37,13 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some of the answer, or all of it."""
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """Some of the answer, or all of it. One is made per token: a struct costs a third of a dataclass."""
 
     text: str = ""
     thinking: str = ""
-    calls: list[Called] = field(default_factory=list)
-    logprobs: list[Logprob] = field(default_factory=list)
+    calls: list[Called] = []
+    logprobs: list[Logprob] = []
 
 
 class Narration:
