@@ -87,7 +87,7 @@ class Doors:
         )
         self._edge = EdgeServer(app)
         rolling = Rolling(pool, local.control if local is not None else None)
-        self._front = Front(gateway, pool, rolling, lambda: dispatcher.waiting)
+        self._front = Front(gateway, pool, rolling, lambda: dispatcher.waiting, keys)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """Port of the HTTP door, once it is bound."""

@@ -33,9 +33,10 @@ from vllama_protos.v1 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from vllama_balancer.gateway import Gateway
+    from vllama_balancer.keys import ApiKeys
     from vllama_balancer.pool import Pool
     from vllama_balancer.rolling import Rolling
 
@@ -129,15 +130,15 @@ class Front:
         pool: Pool,
         rolling: Rolling,
         waiting: Callable[[], int],
-        api_keys: Collection[str] = (),
+        keys: ApiKeys | None = None,
     ) -> None:
-        """Demands one of the API keys with every call when there are any."""
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[KeyInterceptor(api_keys)])
+        """Demands one of the keys with every call when there are any."""
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[KeyInterceptor(keys)])
         self._health = HealthFront(pool, SERVICES)
         generation_pb2_grpc.add_GenerationServicer_to_server(GenerationFront(gateway), self._server)
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingFront(gateway), self._server)
         fleet_pb2_grpc.add_FleetServicer_to_server(
-            FleetFront(pool, rolling, waiting, is_guarded=bool(api_keys)), self._server
+            FleetFront(pool, rolling, waiting, is_guarded=keys is not None), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)

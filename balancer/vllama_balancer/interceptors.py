@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,7 +10,9 @@ from vllama_balancer.errors import Unauthenticated
 from vllama_balancer.rpc_errors import rich_status
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
+
+    from vllama_balancer.keys import ApiKeys
 
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -21,10 +22,10 @@ OPEN_METHODS = ("/grpc.health.v1.Health/",)
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets calls in that carry `authorization: Bearer <key>` with one of the keys; all, when there are no keys."""
+    """Lets calls in that carry one of the keys as metadata, as HTTP callers do in headers; all, without keys."""
 
-    def __init__(self, api_keys: Collection[str]) -> None:
-        self._keys = tuple(key.encode() for key in api_keys)
+    def __init__(self, keys: ApiKeys | None) -> None:
+        self._keys = keys
 
     async def intercept_service(
         self,
@@ -33,16 +34,19 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Lets the call through, or answers it with UNAUTHENTICATED."""
         handler = await continuation(handler_call_details)
-        if not self._keys or handler is None or self._may_pass(handler_call_details):
+        if self._keys is None or handler is None or self._may_pass(self._keys, handler_call_details):
             return handler
         return _refusal(handler)
 
-    def _may_pass(self, details: grpc.HandlerCallDetails) -> bool:
+    @staticmethod
+    def _may_pass(keys: ApiKeys, details: grpc.HandlerCallDetails) -> bool:
         if details.method.startswith(OPEN_METHODS):
             return True
-        given = dict(details.invocation_metadata or ()).get("authorization", "")
-        scheme, _, key = str(given).partition(" ")
-        return scheme.lower() == "bearer" and any(hmac.compare_digest(key.encode(), known) for known in self._keys)
+        try:
+            keys.owner_of({str(name): str(value) for name, value in details.invocation_metadata or ()})
+        except Unauthenticated:
+            return False
+        return True
 
 
 async def _refuse(_: object, context: Context) -> None:

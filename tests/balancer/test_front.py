@@ -1,6 +1,7 @@
 """The gRPC front door, through a real channel."""
 
 import asyncio
+import hashlib
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from grpc_status import rpc_status
 from tests.balancer.scripted_worker import Script, eventually, fault, text_of
 from vllama_balancer.errors import ConfigError, InvalidRequest
 from vllama_balancer.front import Front
+from vllama_balancer.keys import ApiKeys
 from vllama_balancer.rolling import Rolling
 from vllama_protos.v1 import (
     embedding_pb2,
@@ -70,10 +72,10 @@ async def open_door(make_fleet):
     """Opens front doors and closes them at the end."""
     doors = []
 
-    async def make(count=2, api_keys=(), owned=True, **options):
+    async def make(count=2, keys=None, owned=True, **options):
         fleet = await make_fleet(count, **options)
         rolling = Rolling(fleet.pool, Control(fleet, owned))
-        front = Front(fleet.dispatcher, fleet.pool, rolling, lambda: fleet.dispatcher.waiting, api_keys)
+        front = Front(fleet.dispatcher, fleet.pool, rolling, lambda: fleet.dispatcher.waiting, keys)
         port = await front.start("127.0.0.1:0")
         door = Door(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
         door.control = rolling._control
@@ -302,7 +304,7 @@ async def test_stopping_lets_running_streams_finish(open_door):
 
 async def test_without_a_key_nobody_gets_in(open_door):
     """When keys are configured; health stays open."""
-    door = await open_door(1, api_keys=("sesame",))
+    door = await open_door(1, keys=ApiKeys({"ali": hashlib.sha256(b"sesame").digest()}))
     for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "sesame"),)):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await events_of(door.generation.Generate(request(), metadata=metadata))
