@@ -116,6 +116,15 @@ async def test_an_unknown_model_cannot_be_pulled(http: aiohttp.ClientSession, ma
     assert lines[0]["error"].startswith("pull model manifest: file does not exist")
 
 
+async def test_what_is_served_is_there_whatever_its_source(
+    http: aiohttp.ClientSession, management: ScriptedManagement
+) -> None:
+    """Clients pull a model before they use it, also one that no store knows."""
+    management.error = ModelUnknown("nobody has it")
+    status, lines = await send(http, "/api/pull", model="smollm2:135m")
+    assert (status, lines[-1]) == (200, {"status": "success"})
+
+
 async def test_a_refused_download_says_why(http: aiohttp.ClientSession, management: ScriptedManagement) -> None:
     """The sentence of the store comes through."""
     management.error = AccessRefused("the hub wants a token: set HF_TOKEN")

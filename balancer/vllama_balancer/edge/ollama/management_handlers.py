@@ -107,8 +107,10 @@ class ManagementHandlers:
                 async for step in steps:
                     yield to_status(step)
         except (ModelNotFound, ModelUnknown) as error:
-            # Clients look for these words.
-            raise HttpError(500, f"pull model manifest: file does not exist: {error}") from error
+            # What is served needs no source, such as the model of a worker that somebody else started.
+            if self._edge.gateway.find(name) is None:
+                # Clients look for these words.
+                raise HttpError(500, f"pull model manifest: file does not exist: {error}") from error
         yield SUCCESS
 
     async def _created(self, name: str, recipe: Recipe) -> AsyncGenerator[Status, None]:
