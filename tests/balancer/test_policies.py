@@ -210,7 +210,8 @@ def test_the_explanation_lists_every_candidate_with_its_terms():
     )
     assert [score.worker for score in scores] == ["a", "b"]
     assert scores[0].cached_tokens == 64
-    assert scores[1].prefill_seconds == pytest.approx(4200 / 20_000)
+    # A tenth of the 64 tokens that "a" would not compute again, for each of the ten streams beside them.
+    assert scores[1].prefill_seconds == pytest.approx((4200 + 0.1 * 10 * 64) / 20_000)
     assert scores[1].total_seconds > scores[0].total_seconds
 
 

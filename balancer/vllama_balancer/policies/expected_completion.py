@@ -2,13 +2,20 @@
 
 Every candidate is scored, and everything is in seconds, so that no weights have to be guessed:
 
-    cost = slot_wait + (P + u) / R + O * s * a + K * k / (1 - k)
+    cost = slot_wait + (P + u + V * a * (u - u*)) / R + O * (s * a + D * (e - e*)) + K * k / (1 - k)
 
 P uncached prompt tokens in flight before their first token, u this request's uncached tokens on
-that worker, R prefill speed, O expected output tokens, s seconds by which one more stream
-lengthens a step, a streams, k projected use of the KV cache. Costs within a small band of the
-best are equal for all that can be known; among them the longest cached prefix wins, then the
-fewest tokens assigned lately, then chance. Never an index and never a turn: those herd.
+that worker and u* on the worker that holds most of it, a streams, R prefill speed, O expected
+output tokens, s seconds by which one more stream lengthens a step, e seconds of an empty step and
+e* the fastest worker's, k projected use of the KV cache. Costs within a small band of the best
+are equal for all that can be known; among them the longest cached prefix wins, then the fewest
+prompt tokens in flight, then the fewest streams, then the fewest tokens assigned lately, then
+chance. Never an index and never a turn: those herd.
+
+Each term earns its place in `vllama_balancer.simulate`, where the numbers are. V keeps
+conversations at their caches: what one worker computes again delays the streams beside it, and the
+next turn pays once more. D sends less to slow workers while fast ones are not full. Prompt tokens
+in flight break ties because two prompts in one step both wait for both.
 """
 
 from __future__ import annotations
@@ -29,6 +36,12 @@ BAND_SECONDS = 0.020
 """Costs this close to the best are equal: below it, estimates are noise."""
 BAND_SHARE = 0.05
 """The same, relative to the best."""
+RECOMPUTING = 0.1
+"""V: the share of the time by which avoidable prefill delays each stream beside it that counts."""
+SLOWNESS = 0.25
+"""D: the share of the time lost on a slow worker that counts; all of it would crowd the fast ones."""
+NOTICEABLY_SLOW = 1.15
+"""Steps that many times as long as the fastest worker's are no noise of the measurement."""
 MEMORY_SECONDS = 0.15
 """K: the penalty of a KV cache that is half full."""
 FULL = 0.99
@@ -57,7 +70,7 @@ class ExpectedCompletion:
         candidates = snapshot.candidates
         if not candidates:
             return None
-        speeds = _Speeds.of(candidates)
+        speeds = _Speeds.of(candidates, demand)
         now = snapshot.now
         terms = [_terms(candidate, demand, now, speeds) for candidate in candidates]
         costs = [slot_wait + prefill + decode + memory for slot_wait, prefill, decode, memory in terms]
@@ -70,7 +83,7 @@ class ExpectedCompletion:
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
         """Computes every candidate's cost once more, term by term."""
-        speeds = _Speeds.of(snapshot.candidates)
+        speeds = _Speeds.of(snapshot.candidates, demand)
         return [
             Score(c.name, *_terms(c, demand, snapshot.now, speeds), demand.cached_tokens.get(c.name, 0))
             for c in snapshot.candidates
@@ -78,19 +91,25 @@ class ExpectedCompletion:
 
 
 class _Speeds(NamedTuple):
-    """Stands in for what a candidate has not measured: the mean of those that have, if it is needed at all."""
+    """What a candidate is compared with: the fleet's means, where it has not measured, and the fleet's best."""
 
     prefill_tokens_per_second: float
     step_seconds: float
+    fastest_per_stream_seconds: float
+    longest_cached_tokens: int
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate]) -> _Speeds:
+    def of(cls, candidates: Sequence[Candidate], demand: Demand) -> _Speeds:
         rates = [candidate.prefill_tokens_per_second for candidate in candidates]
         steps = [candidate.step_seconds for candidate in candidates]
-        if all(rates) and all(steps):
-            return cls(0.0, 0.0)
         return cls(
-            _mean_measured(rates) or DEFAULT_PREFILL_TOKENS_PER_SECOND, _mean_measured(steps) or DEFAULT_STEP_SECONDS
+            0.0 if all(rates) else _mean_measured(rates) or DEFAULT_PREFILL_TOKENS_PER_SECOND,
+            0.0 if all(steps) else _mean_measured(steps) or DEFAULT_STEP_SECONDS,
+            min(
+                [c.step_seconds / (STREAMS_PER_STEP + c.reported_streams) for c in candidates if c.step_seconds],
+                default=0.0,
+            ),
+            max(demand.cached_tokens.values(), default=0),
         )
 
 
@@ -120,15 +139,19 @@ def _terms(candidate: Candidate, demand: Demand, now: float, speeds: _Speeds) ->
     if reported_waiting:
         # They were put there by others; each leaves a slot free once in `output` steps.
         slot_wait = reported_waiting * output * step / max_streams
-    uncached = prompt_tokens + length
+    uncached: float = prompt_tokens + length
     if cached_tokens:
-        uncached -= cached_tokens.get(name, 0)
+        cached = cached_tokens.get(name, 0)
+        uncached += RECOMPUTING * streams * (speeds.longest_cached_tokens - cached) - cached
     if kv_cache_tokens:
         used = kv_tokens / kv_cache_tokens
         use = (used if used > reported_kv_use else reported_kv_use) + (length + output) / kv_cache_tokens
         memory = MEMORY_SECONDS * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
     prefill = uncached / (rate or speeds.prefill_tokens_per_second)
     decode = output * per_stream * streams
+    fastest = speeds.fastest_per_stream_seconds
+    if fastest and per_stream > NOTICEABLY_SLOW * fastest:
+        decode += SLOWNESS * output * STREAMS_PER_STEP * (per_stream - fastest)
     if now - ready_at >= SLOW_START_SECONDS:
         return slot_wait, prefill, decode, memory
     cold = _coldness(now - ready_at)
@@ -150,6 +173,11 @@ def _among_equals(equal: Sequence[Candidate], demand: Demand, now: float, rng: R
             return Choice(holders[0].name, "cached-prefix")
         reason = "cached-prefix" if len(holders) < len(equal) else reason
         equal = holders
+    burdens = [(candidate.prompt_tokens, candidate.streams) for candidate in equal]
+    least = min(burdens)
+    equal = [candidate for candidate, burden in zip(equal, burdens, strict=True) if burden == least]
+    if len(equal) == 1:
+        return Choice(equal[0].name, reason)
     assigned = [_assigned(candidate, now) for candidate in equal]
     fewest = min(assigned)
     calm = [candidate for candidate, tokens in zip(equal, assigned, strict=True) if tokens == fewest]
