@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import AsyncExitStack
+from enum import Enum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vllama_clients.bench import specification
 from vllama_clients.bench.command_target import CommandTarget
+from vllama_clients.bench.comparison import Comparison, opened
 from vllama_clients.bench.page import page
 from vllama_clients.bench.plan import Plan, run
 from vllama_clients.bench.record import record
@@ -31,8 +34,17 @@ if TYPE_CHECKING:
     from vllama_clients.bench.watch import Watch
 
 
+class Preset(Enum):
+    """Ready-made sets of targets."""
+
+    COMPARE = "compare"
+
+
 def command(
     context: typer.Context,
+    preset: Annotated[
+        Preset | None, typer.Argument(help="compare: start the model behind every door and measure them all.")
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(help="name=ollama:URL, name=openai:URL, name=grpc:HOST:PORT or name=command:LINE; repeatable."),
@@ -49,6 +61,10 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of lengths and words.")] = 0,
     watch: Annotated[list[str] | None, typer.Option(help="name=PID: tell that process's CPU per token.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every sample to this file.")] = None,
+    engine: Annotated[str, typer.Option(help="With compare: vllm, or fake for a simulation.")] = "vllm",
+    bare: Annotated[str, typer.Option(help="With compare: program that is the bare engine.")] = "",
+    serve_arg: Annotated[list[str] | None, typer.Option(help="With compare: flag for the balancer.")] = None,
+    vllm_arg: Annotated[list[str] | None, typer.Option(help="With compare: flag for vLLM's own server.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with charts to this file.")] = None,
 ) -> None:
     """Measures servers in turn: TTFT, time per token, throughput, errors.
@@ -56,15 +72,15 @@ def command(
     The first target is what the others are compared with. Example:
     vllama bench --target a=ollama:http://127.0.0.1:11434 --target b=grpc:127.0.0.1:50051
     """
-    texts = target or [f"server=ollama:{http_address(context.obj)}"]
+    texts, watched = target or [], watch or []
+    if not texts and preset is None:
+        texts = [f"server=ollama:{http_address(context.obj)}"]
     try:
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())
-        targets = specification.targets(texts, model, context.obj.get("VLLAMA_API_KEY", ""))
-        watches = specification.watches(watch or [], list(targets))
         streams = specification.concurrencies(concurrency)
+        specification.watches(watched, list(specification.targets(texts, model, "")))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
     settings = {
         "model": model,
         "targets": texts,
@@ -73,9 +89,24 @@ def command(
         "repeats": repeats,
         "seed": seed,
     }
-    cells = uvloop.run(_measure(plan, watches))
+    comparison = Comparison(model, engine, bare, serve_arg or [], vllm_arg or []) if preset else None
+
+    async def measured() -> list[Cell]:
+        async with AsyncExitStack() as stack:
+            if comparison is not None:
+                doors = await stack.enter_async_context(opened(comparison, _say))
+                texts[:0], watched[:0] = doors.targets, doors.watches
+            targets = specification.targets(texts, model, context.obj.get("VLLAMA_API_KEY", ""))
+            plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
+            return await _measure(plan, specification.watches(watched, list(targets)))
+
+    cells = uvloop.run(measured())
     _show(cells, settings, json_file, html_file)
     _judge(cells)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 async def _measure(plan: Plan, watches: Mapping[str, Watch]) -> list[Cell]:

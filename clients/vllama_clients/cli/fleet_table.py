@@ -47,15 +47,15 @@ def summary(fleet: fleet_pb2.ListWorkersResponse) -> str:
     )
 
 
-def state(worker: fleet_pb2.WorkerStatus) -> str:
-    """Names what a worker is doing, in a word or two; why, when it does not serve."""
+def state(worker: fleet_pb2.WorkerStatus, *, progress: bool = True) -> str:
+    """Names what a worker is doing, in a word or two, and how far it is with it."""
     report = worker.report
     if worker.available:
         return "ready"
     if worker.HasField("retry_in"):
         return f"retry in {worker.retry_in.ToTimedelta().total_seconds():.0f} s"
     if report.state == worker_pb2.WORKER_STATE_STARTING:
-        percent = f" {report.progress:.0%}" if report.progress else ""
+        percent = f" {report.progress:.0%}" if progress and report.progress else ""
         return f"{_word(worker_pb2.StartPhase.Name(report.phase), 'START_PHASE_')}{percent}"
     if report.state in (worker_pb2.WORKER_STATE_FAILED, worker_pb2.WORKER_STATE_DRAINING):
         return _word(worker_pb2.WorkerState.Name(report.state), "WORKER_STATE_")

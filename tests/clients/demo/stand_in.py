@@ -23,7 +23,7 @@ STARTING = fleet_pb2.WorkerStatus(
         state=worker_pb2.WORKER_STATE_STARTING, phase=worker_pb2.START_PHASE_LOAD, progress=0.5
     ),
 )
-READY = fleet_pb2.WorkerStatus(name="worker-0", available=True)
+READY = fleet_pb2.WorkerStatus(name="worker-0", address="unix:/worker-0", available=True)
 BROKEN = fleet_pb2.WorkerStatus(
     name="worker-0", report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_FAILED, failure="No memory.")
 )

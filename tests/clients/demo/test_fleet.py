@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from vllama_clients.cli.failure import CommandFailed
-from vllama_clients.demo.fleet import FleetAddress, started_fleet
+from vllama_clients.demo.fleet import Fleet, started_fleet
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STAND_IN = (sys.executable, "-m", "tests.clients.demo.stand_in")
 
 
-def fleet(model: str, said: list[str], timeout_seconds: float = 60) -> AbstractAsyncContextManager[FleetAddress]:
+def fleet(model: str, said: list[str], timeout_seconds: float = 60) -> AbstractAsyncContextManager[Fleet]:
     """Starts the stand-in as one worker's fleet."""
     return started_fleet(model, 1, ["--engine", "fake"], timeout_seconds, said.append, STAND_IN)
 

@@ -1,0 +1,64 @@
+"""The ready-made comparison, with stand-ins for the servers that it starts."""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+import pytest
+
+from vllama_clients.bench.comparison import Comparison, opened
+from vllama_clients.bench.sample import Request
+from vllama_clients.bench.specification import targets, watches
+from vllama_clients.cli.failure import CommandFailed
+
+RESOLVER = (sys.executable, "-c", "import sys; print('/weights/' + sys.argv[1])")
+BALANCER = (sys.executable, "-m", "tests.clients.demo.stand_in")
+VLLM_SERVER = (sys.executable, "-m", "tests.clients.bench.stand_in")
+
+
+def comparison(*vllm_flags: str, engine: str = "vllm", bare: str = "") -> Comparison:
+    """Compares the stand-ins."""
+    return Comparison("ready", engine, bare, (), vllm_flags, 60, BALANCER, VLLM_SERVER, RESOLVER)
+
+
+def children() -> list[psutil.Process]:
+    """The stand-ins that run."""
+    return [child for child in psutil.Process().children() if "stand_in" in " ".join(child.cmdline())]
+
+
+async def test_every_door_is_a_target() -> None:
+    """From the inside out, the bare engine first, and the balancer is watched where it takes part."""
+    said: list[str] = []
+    async with opened(comparison(bare="python bare.py"), said.append) as doors:
+        made = targets(doors.targets, "ready", "")
+        assert list(made) == ["bare", "worker", "balancer", "chat", "v1", "vllm"]
+        assert list(watches(doors.watches, list(made))) == ["balancer", "chat", "v1"]
+        async with made["vllm"].session() as session:
+            assert (await session.run(Request("hi", 5))).tokens == 5
+        assert len(children()) == 2
+    assert not children()
+    assert "worker-0: ready" in said
+
+
+async def test_vllms_server_gets_weights_name_and_flags() -> None:
+    """The directory of the weights, the name and what the caller adds."""
+    async with opened(comparison("--enforce-eager"), lambda _: None):
+        (line,) = [child.cmdline() for child in children() if "--model" in child.cmdline()]
+    assert line[line.index("--model") + 1] == "/weights/ready"
+    assert line[line.index("--served-model-name") + 1] == "ready"
+    assert line[-1] == "--enforce-eager"
+
+
+async def test_a_simulation_has_no_server_of_its_own() -> None:
+    """With the simulated engine vLLM's server is left out."""
+    async with opened(comparison(engine="fake"), lambda _: None) as doors:
+        assert [target.partition("=")[0] for target in doors.targets] == ["worker", "balancer", "chat", "v1"]
+
+
+async def test_a_server_that_does_not_start() -> None:
+    """Its log is shown, and what was up before is ended."""
+    with pytest.raises(CommandFailed, match="no such flag"):
+        async with opened(comparison("--die"), lambda _: None):
+            pass
+    assert not children()
