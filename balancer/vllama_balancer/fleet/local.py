@@ -74,10 +74,14 @@ class LocalFleet:
         await self._supervisors[name][0].restart(self._drain_seconds)
 
     async def retire(self, name: str) -> None:
-        """Ends the worker for good; returns when nothing of it is left."""
-        supervisor, task = self._supervisors.pop(name)
+        """Ends the worker for good; returns when nothing of it is left. One that has left already is no error."""
+        if name not in self._supervisors:
+            return
+        supervisor, task = self._supervisors[name]
         await supervisor.stop(self._drain_seconds)
         await task
+        # Only now: until it has ended, `close` has to end it as well.
+        self._supervisors.pop(name, None)
 
     async def close(self, drain_seconds: float | None = None) -> None:
         """Drains and ends all workers at once."""

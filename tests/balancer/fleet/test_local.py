@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -196,3 +197,25 @@ async def test_two_workers_of_one_name_are_refused(fleet_of) -> None:
 def test_local_fleet_is_source_and_control() -> None:
     """It has what the pool and the Fleet service ask of it."""
     assert all(hasattr(LocalFleet, name) for name in ("events", "owns", "restart", "retire"))
+
+
+async def test_retiring_twice_is_no_error(fleet_of) -> None:
+    """Whoever comes second finds it done."""
+    watched = fleet_of(SERVE)
+    watched.add()
+    await watched.until(running)
+    await watched.fleet.retire("worker-0")
+    await watched.fleet.retire("worker-0")
+
+
+async def test_close_ends_a_worker_that_was_being_retired(fleet_of) -> None:
+    """A retirement that is cancelled in its drain leaves no process behind."""
+    watched = fleet_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVE)
+    watched.add()
+    event = await watched.until(running)
+    await watched.sink.printed("up")
+    retiring = asyncio.create_task(watched.fleet.retire("worker-0"))
+    await watched.until(lambda event: isinstance(event, Changed) and event.state is ProcessState.STOPPED)
+    retiring.cancel()
+    await watched.fleet.close(-4.9)
+    assert not psutil.pid_exists(event.pid)

@@ -1,0 +1,68 @@
+"""Workers at given addresses and behind DNS names."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from vllama_balancer.fleet.dns import DnsFleet, system_resolve
+from vllama_balancer.fleet.events import Added, Removed
+from vllama_balancer.fleet.static import StaticFleet
+
+
+class Names:
+    """A name server that answers from a list, one answer a lookup."""
+
+    def __init__(self, *answers: list[str] | OSError) -> None:
+        self.answers = list(answers)
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """Gives the next answer, the last one again and again."""
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return [f"{address}:{port}" for address in answer]
+
+
+async def taken(fleet, count: int) -> list[object]:
+    """Reads so many events."""
+    async with asyncio.timeout(10), aclosing(fleet.events()) as events:
+        return [await anext(events) for _ in range(count)]
+
+
+async def pause(_: float) -> None:
+    """Waits no longer than it must."""
+    await asyncio.sleep(0)
+
+
+async def test_given_addresses_are_announced_once() -> None:
+    """Each address is one worker, named by itself; a repeated one counts once."""
+    events = StaticFleet(["a:1", "unix:/b", "a:1"]).events()
+    assert [await anext(events), await anext(events)] == [Added("a:1", "a:1"), Added("unix:/b", "unix:/b")]
+    rest = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    assert not rest.done()
+    rest.cancel()
+
+
+async def test_every_address_of_a_name_is_a_worker() -> None:
+    """Records that come are added, records that go are removed."""
+    fleet = DnsFleet("dns:///workers:7", Names(["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"]), pause)
+    assert await taken(fleet, 4) == [
+        Added("10.0.0.1:7", "10.0.0.1:7"), Added("10.0.0.2:7", "10.0.0.2:7"),
+        Added("10.0.0.3:7", "10.0.0.3:7"), Removed("10.0.0.1:7", "left workers"),
+    ]  # fmt: skip
+
+
+async def test_a_failed_lookup_changes_nothing() -> None:
+    """A bad moment of the name server does not empty the fleet."""
+    fleet = DnsFleet(
+        "dns:///workers:7", Names(["10.0.0.1"], OSError("down"), OSError("down"), ["10.0.0.1", "10.0.0.9"]), pause
+    )
+    assert [event.name for event in await taken(fleet, 2)] == ["10.0.0.1:7", "10.0.0.9:7"]
+
+
+async def test_the_system_resolver_is_asked() -> None:
+    """An address stands for itself, with brackets around IPv6."""
+    assert await system_resolve("127.0.0.1", 5) == ["127.0.0.1:5"]
+    assert await system_resolve("::1", 5) == ["[::1]:5"]

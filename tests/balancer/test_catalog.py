@@ -1,0 +1,138 @@
+"""The catalog joins what is installed with what workers say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from vllama_balancer.catalog import Catalog
+from vllama_balancer.model_key import model_key
+from vllama_balancer.models.store import StoredModel
+from vllama_protos.v1 import worker_pb2
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@dataclass
+class Host:
+    """A worker as the catalog sees it."""
+
+    model: str
+    unavailable: str = ""
+    capabilities: tuple[int, ...] = (worker_pb2.CAPABILITY_COMPLETION,)
+    described: bool = True
+    others: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> set[str]:
+        """Comparable names."""
+        return {model_key(name) for name in (self.model, *self.others)}
+
+    @property
+    def description(self) -> worker_pb2.DescribeResponse | None:
+        """What it says of itself."""
+        if not self.described:
+            return None
+        info = worker_pb2.ModelInfo(size_bytes=5)
+        names = [self.model, *self.others]
+        return worker_pb2.DescribeResponse(models=names, capabilities=self.capabilities, model_info=info)
+
+
+class Hosts:
+    """A pool."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self.hosts = hosts
+
+    def workers(self) -> tuple[Host, ...]:
+        """Lists the workers."""
+        return self.hosts
+
+
+def catalog(*hosts: Host) -> Catalog:
+    """A catalog at a fixed time."""
+    return Catalog(Hosts(*hosts), lambda: NOW)
+
+
+def stored(name: str, day: int = 1, **presets: object) -> StoredModel:
+    """An installed model."""
+    return StoredModel(name, Path("/w"), "a" * 64, 10, "test", datetime(2026, 1, day, tzinfo=UTC), **presets)
+
+
+def test_an_installed_model_is_listed_without_any_worker() -> None:
+    """It is known, not loaded, and has no description yet."""
+    known = catalog()
+    known.install(stored("m:a"))
+    (entry,) = known.models()
+    assert (entry.name, entry.replicas, entry.description, entry.size_bytes) == ("m:a", 0, None, 10)
+    assert known.find("M:A") == entry and known.find("m") is None
+
+
+def test_replicas_are_the_workers_that_serve() -> None:
+    """A worker that starts or has failed does not count."""
+    known = catalog(Host("m:a"), Host("m:a", unavailable="is starting"), Host("other:a"))
+    known.install(stored("m:a"))
+    assert known.find("m:a").replicas == 1
+
+
+def test_what_workers_host_is_known_without_being_installed() -> None:
+    """Static workers bring their models; the digest is stable and differs between models."""
+    known = catalog(Host("x:1"), Host("y:1"))
+    entries = known.models()
+    assert sorted(entry.name for entry in entries) == ["x:1", "y:1"]
+    assert len({entry.digest for entry in entries}) == 2 and all(len(entry.digest) == 64 for entry in entries)
+    assert known.models() == entries and entries[0].modified_at == NOW and entries[0].size_bytes == 5
+
+
+def test_a_second_name_finds_without_being_listed() -> None:
+    """Only the first name of a worker is shown."""
+    known = catalog(Host("x:1", others=("alias:1",)))
+    assert [entry.name for entry in known.models()] == ["x:1"]
+    assert known.find("alias:1").name == "alias:1"
+
+
+def test_the_digest_changes_with_the_capabilities() -> None:
+    """Tools remember capabilities by digest."""
+    plain, tools = catalog(Host("m:a")), catalog(Host("m:a", capabilities=(1, 3)))
+    for known in (plain, tools):
+        known.install(stored("m:a"))
+    assert plain.find("m:a").digest != tools.find("m:a").digest
+
+
+def test_newest_first() -> None:
+    """As /api/tags lists them."""
+    known = catalog()
+    known.install(stored("old:a", 1))
+    known.install(stored("new:a", 3))
+    assert [entry.name for entry in known.models()] == ["new:a", "old:a"]
+
+
+def test_an_alias_is_as_loaded_as_its_parent() -> None:
+    """Replicas, description and expiry are those of the model behind it."""
+    known = catalog(Host("base:a"))
+    known.install(stored("base:a"))
+    known.install(stored("mine:latest", parent="base:a", system="Be brief."))
+    known.expires(model_key("base:a"), 60)
+    alias = known.find("mine")
+    assert (alias.replicas, alias.target, alias.system) == (1, "base:a", "Be brief.")
+    assert alias.expires_at == NOW + timedelta(seconds=60) and alias.description is not None
+
+
+def test_preset_turns_become_wire_messages() -> None:
+    """Ollama's JSON of a turn is understood, pictures and calls included."""
+    known = catalog()
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call], "images": ["aGk="]}
+    known.install(stored("m:a", messages=(turn,)))
+    (message,) = known.find("m:a").messages
+    assert message.role == "assistant" and message.images[0].data == b"hi"
+    assert (message.tool_calls[0].name, message.tool_calls[0].arguments_json) == ("f", '{"x": 1}')
+
+
+def test_a_removed_model_is_unknown() -> None:
+    """Unless a worker still hosts it."""
+    known = catalog()
+    known.install(stored("m:a"))
+    known.remove("M:a")
+    assert known.find("m:a") is None and known.models() == []
