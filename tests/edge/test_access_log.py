@@ -33,9 +33,7 @@ async def test_a_line_has_the_facts_and_no_text(
             await reply.read()
             assert reply.headers["X-Vllama-Worker"] == "worker-0"
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
-    assert line.startswith(
-        "POST /api/chat HTTP/1.1 200 request_id=r-1 client=127.0.0.1 model=smollm2:135m worker=worker-0"
-    )
+    assert line.startswith("POST /api/chat 200 request_id=r-1 client=127.0.0.1 model=smollm2:135m worker=worker-0")
     assert re.search(r"prompt_tokens=3 completion_tokens=2 ttft_ms=\d+\.\d duration_ms=\d+\.\d migrations=0$", line)
     everything = " ".join(record.getMessage() for record in caplog.records)
     assert SECRET not in everything
@@ -79,3 +77,22 @@ async def test_a_bug_is_logged_without_the_request(
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.getMessage() == "request r-2 failed"
     assert SECRET not in caplog.text
+
+
+async def test_a_path_cannot_forge_a_line(http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    """Line breaks in a path stay encoded."""
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with http.get("/x%0aPOST%20/forged") as reply:
+            assert reply.status == 404
+    message = caplog.records[-1].getMessage()
+    assert "%0APOST" in message.upper()
+    assert "\n" not in message
+
+
+async def test_facts_are_fields_as_well(http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    """A log of JSON objects can keep them apart."""
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with http.get("/api/tags", headers={"X-Request-Id": "r-3"}) as reply:
+            await reply.read()
+    facts = vars(caplog.records[-1])["facts"]
+    assert (facts["request_id"], facts["status"], facts["model"]) == ("r-3", 200, "")

@@ -48,26 +48,29 @@ class AccessLog:
             self._record(request, trace, status)
 
     def _record(self, request: web.Request, trace: Trace, status: int) -> None:
-        elapsed_seconds = trace.elapsed_ns() / 1e9
-        ttft_seconds = trace.ttft_seconds
         route = request.match_info.route.resource
-        self._metrics.record(route.canonical if route else "", status, elapsed_seconds, ttft_seconds)
+        elapsed_seconds = trace.elapsed_ns() / 1e9
+        self._metrics.record(route.canonical if route else "", status, elapsed_seconds, trace.ttft_seconds)
         if not _log.isEnabledFor(logging.INFO):
             return
-        _log.info(
-            "%s %s %s %d request_id=%s client=%s model=%s worker=%s prompt_tokens=%d completion_tokens=%d "
-            "ttft_ms=%s duration_ms=%.1f migrations=%d",
-            request.method,
-            request.path,
-            f"HTTP/{request.version.major}.{request.version.minor}",
-            status,
-            trace.request_id,
-            trace.client,
-            trace.model or "-",
-            trace.worker or "-",
-            trace.prompt_tokens,
-            trace.completion_tokens,
-            "-" if ttft_seconds is None else f"{ttft_seconds * 1e3:.1f}",
-            elapsed_seconds * 1e3,
-            trace.migrations,
-        )
+        facts = _facts(trace, elapsed_seconds)
+        rendered = " ".join(f"{name}={'-' if value in (None, '') else value}" for name, value in facts.items())
+        # The path as it came, still encoded: a decoded one could break the line and forge another.
+        path = request.rel_url.raw_path
+        _log.info("%s %s %d %s", request.method, path, status, rendered, extra={"facts": {**facts, "status": status}})
+
+
+def _facts(trace: Trace, elapsed_seconds: float) -> dict[str, object]:
+    """What a line tells; in `extra` as well, for logs that keep fields apart."""
+    ttft_seconds = trace.ttft_seconds
+    return {
+        "request_id": trace.request_id,
+        "client": trace.client,
+        "model": trace.model,
+        "worker": trace.worker,
+        "prompt_tokens": trace.prompt_tokens,
+        "completion_tokens": trace.completion_tokens,
+        "ttft_ms": None if ttft_seconds is None else round(ttft_seconds * 1e3, 1),
+        "duration_ms": round(elapsed_seconds * 1e3, 1),
+        "migrations": trace.migrations,
+    }

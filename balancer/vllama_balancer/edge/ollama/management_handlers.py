@@ -114,8 +114,9 @@ class ManagementHandlers:
         yield SUCCESS
 
     async def _created(self, name: str, recipe: Recipe) -> AsyncGenerator[Status, None]:
-        yield Status("reading model metadata")
+        # All of it is done before the first line, so that a refusal has a status of its own.
         await self._edge.management.create(name, recipe)
+        yield Status("reading model metadata")
         yield Status("writing manifest")
         yield SUCCESS
 
