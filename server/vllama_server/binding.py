@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 
-from vllama_server.errors import ConfigError
+from vllama_server.errors import ConfigError, StartFailed
 
 UNIX = "unix:"
 
@@ -23,7 +23,7 @@ UNIX = "unix:"
 def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
     """Binds a server and returns the address with its real port; a TCP address with credentials speaks TLS.
 
-    Raises ConfigError for an address that is in use or cannot exist.
+    Raises StartFailed for an address that is in use, which may pass, and ConfigError for one that cannot be.
     """
     if address.startswith(UNIX):
         _check_path(Path(address.removeprefix(UNIX)))
@@ -35,7 +35,7 @@ def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
         else:
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise ConfigError(f"--listen: cannot listen on {address}: {error}") from None
+        raise StartFailed(f"--listen: cannot listen on {address}: {error}") from None
     return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -63,7 +63,7 @@ def _check_path(path: Path) -> None:
     if not stat.S_ISSOCK(path.stat().st_mode):
         raise ConfigError(f"--listen: {path} is a file and no socket; pass another path.")
     if _answers(path):
-        raise ConfigError(f"--listen: {path} is in use by another process; stop it or pass another path.")
+        raise StartFailed(f"--listen: {path} is in use by another process; stop it or pass another path.")
     path.unlink()
 
 
@@ -88,12 +88,13 @@ def _check_port(address: str) -> None:
     except socket.gaierror:
         raise ConfigError(f"--listen: the host {host} is unknown; pass an address of this machine.") from None
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            finder = f"`ss -ltnp sport = :{port}`"
+            raise StartFailed(f"--listen: port {port} is in use; stop what {finder} shows or pass another.") from None
         raise ConfigError(f"--listen: {_reason(error, address, port)}") from None
 
 
 def _reason(error: OSError, address: str, port: str) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use; stop the process that `ss -ltnp sport = :{port}` shows or pass another port."
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{address} is no address of this machine; pass one that is, such as 127.0.0.1:{port}."
     if error.errno == errno.EACCES:

@@ -26,6 +26,7 @@ class Gate:
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
         self._capacity = 0
+        self._places_taken = 0
         self._inside: dict[asyncio.Task[object], str] = {}
         self._ids: set[str] = set()
         self._evicted: dict[asyncio.Task[object], WorkerError] = {}
@@ -38,13 +39,14 @@ class Gate:
         return len(self._inside)
 
     def open(self, max_streams: int, max_queue: int) -> None:
-        """Sets how many calls may be inside: those in the engine's batch and those that wait for it."""
+        """Sets how many places there are: those in the engine's batch and those of calls that wait for it."""
         self._capacity = max_streams + max_queue
 
     @contextmanager
-    def enter(self, request_id: str) -> Iterator[str]:
+    def enter(self, request_id: str, *, takes_place: bool = True) -> Iterator[str]:
         """Lets the current task in until the block ends, and gives the id by which the engine shall know the call.
 
+        A call that computes nothing on the device takes no place and is let in even when all are taken.
         That id is the request's own unless a call of that id is inside already: engines confuse two
         live requests of one id. Raises NotReady, Draining, EngineDead or EngineBusy at the door, and
         the error given to `evict` when the call is thrown out.
@@ -52,13 +54,14 @@ class Gate:
         refusal = self._lifecycle.refusal()
         if refusal is not None:
             raise refusal
-        if len(self._inside) >= self._capacity:
-            raise EngineBusy(f"the worker is full with {len(self._inside)} requests; try again or use another worker.")
+        if takes_place and self._places_taken >= self._capacity:
+            raise EngineBusy(f"the worker is full with {self._places_taken} requests; try again or use another worker.")
         task = asyncio.current_task()
         assert task is not None, "a call is served by a task"
         engine_id = self._unique(request_id)
         self._inside[task] = engine_id
         self._ids.add(engine_id)
+        self._places_taken += takes_place
         self._empty.clear()
         try:
             yield engine_id
@@ -69,6 +72,7 @@ class Gate:
             task.uncancel()
             raise error from None
         finally:
+            self._places_taken -= takes_place
             self._leave(task, engine_id)
 
     def evict(self, error: WorkerError) -> int:

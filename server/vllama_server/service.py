@@ -63,7 +63,7 @@ class GenerationServicer(pb_grpc.GenerationServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Renders and tokenizes an input."""
         self._identity.check_model(request.model)
-        with self._gate.enter("tokenize"):
+        with self._gate.enter("tokenize", takes_place=False):
             tokenized = await self._engine.tokenize(requests.tokenize_prompt(request))
         return pb.TokenizeResponse(token_ids=tokenized.token_ids, text=tokenized.text)
 
@@ -72,7 +72,7 @@ class GenerationServicer(pb_grpc.GenerationServicer):
     ) -> pb.DetokenizeResponse:
         """Turns token ids into text."""
         self._identity.check_model(request.model)
-        with self._gate.enter("detokenize"):
+        with self._gate.enter("detokenize", takes_place=False):
             return pb.DetokenizeResponse(text=await self._engine.detokenize(request.token_ids))
 
     async def _relay(

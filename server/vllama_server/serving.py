@@ -94,7 +94,7 @@ class WorkerServer:
         """Where it listens; after `bind` with the real port."""
 
     def bind(self) -> None:
-        """Takes the address. Raises ConfigError when that fails."""
+        """Takes the address. Raises StartFailed, ConfigError."""
         credentials = None
         if self._config.tls_certificate and self._config.tls_key:
             credentials = binding.read_credentials(self._config.tls_certificate, self._config.tls_key)

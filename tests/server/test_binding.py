@@ -9,7 +9,7 @@ import pytest
 from vllama_protos.v1 import worker_pb2
 from vllama_protos.v1.worker_pb2_grpc import WorkerStub
 from vllama_server import binding
-from vllama_server.errors import ConfigError
+from vllama_server.errors import ConfigError, StartFailed
 
 CERTIFICATE = str(Path(__file__).parent / "tls" / "certificate.pem")
 KEY = str(Path(__file__).parent / "tls" / "key.pem")
@@ -34,7 +34,7 @@ async def test_a_port_in_use_is_one_sentence(server):
     """It names the port, a way to find the process, and the flag."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"--listen: port {port} is in use") as error:
+        with pytest.raises(StartFailed, match=rf"--listen: port {port} is in use") as error:
             binding.bind(server, f"127.0.0.1:{port}")
     assert "\n" not in str(error.value)
 
@@ -55,7 +55,7 @@ async def test_a_socket_of_a_live_process_is_in_use(server, tmp_path):
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(ConfigError, match="in use"):
+        with pytest.raises(StartFailed, match="in use"):
             binding.bind(server, f"unix:{path}")
     assert path.exists()
 

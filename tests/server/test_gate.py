@@ -55,6 +55,21 @@ async def test_a_full_gate_refuses(gate):
     assert await stay(gate, "more", leave) == "more"
 
 
+async def test_a_call_that_computes_nothing_takes_no_place(gate):
+    """It comes in when all places are taken, and leaves them to others."""
+    leave = asyncio.Event()
+    tasks = [asyncio.create_task(stay(gate, str(number), leave)) for number in range(2)]
+    await asyncio.sleep(0)
+    with gate.enter("tokenize", takes_place=False):
+        tasks.append(asyncio.create_task(stay(gate, "third", leave)))
+        await asyncio.sleep(0)
+        assert gate.inside == 4
+    with gate.enter("tokenize", takes_place=False):
+        assert gate.inside == 4
+    leave.set()
+    await asyncio.gather(*tasks)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

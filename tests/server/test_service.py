@@ -234,6 +234,17 @@ async def test_a_request_id_that_would_spoil_the_log_is_refused(start_worker, re
     assert details_of(error)[0].metadata["field"] == "request_id"
 
 
+async def test_tokens_are_counted_even_when_the_worker_is_full(start_worker):
+    """Tokenizing takes no place from a stream and needs none."""
+    engine = FakeEngine(Profile(max_streams=1))
+    worker = await start_worker(engine, max_queue=0)
+    call = worker.generation.Generate(request(max_tokens=4000))
+    await call.read()
+    assert (await worker.generation.Tokenize(pb.TokenizeRequest(prompt="hello"))).token_ids
+    assert (await error_of(all_of(worker.generation.Generate(request())))).code().name == "RESOURCE_EXHAUSTED"
+    call.cancel()
+
+
 async def test_a_text_is_tokenized_and_back(start_worker):
     """Tokenize and Detokenize are each other's inverse."""
     worker = await start_worker()
