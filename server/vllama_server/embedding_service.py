@@ -33,7 +33,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServicer):
             raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
         with self._gate.enter(request.request_id) as engine_id:
             embedded = await self._engine.embed(
-                request.inputs,
+                list(request.inputs),
                 truncate=request.truncate,
                 dimensions=request.dimensions,
                 normalize=request.normalize if request.HasField("normalize") else True,

@@ -73,7 +73,7 @@ class GenerationServicer(pb_grpc.GenerationServicer):
         """Turns token ids into text."""
         self._identity.check_model(request.model)
         with self._gate.enter("detokenize", takes_place=False):
-            return pb.DetokenizeResponse(text=await self._engine.detokenize(request.token_ids))
+            return pb.DetokenizeResponse(text=await self._engine.detokenize(list(request.token_ids)))
 
     async def _relay(
         self,

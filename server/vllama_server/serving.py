@@ -162,9 +162,8 @@ class WorkerServer:
         hung = asyncio.create_task(watchdog.stalled())
         try:
             await asyncio.wait({dead, hung, reports}, return_when=asyncio.FIRST_COMPLETED)
-            if dead.done():
-                return dead.result()
-            return hung.result() if hung.done() else reports.exception() or EngineDead("the worker's reports ended.")
+            ended = next(task for task in (dead, hung, reports) if task.done())
+            return ended.exception() or ended.result() or EngineDead("the worker's reports have ended.")
         finally:
             await _ended(dead)
             await _ended(hung)

@@ -173,6 +173,14 @@ async def test_an_engine_that_cannot_report_ends_the_worker(start_worker):
     assert await worker.exit_status() is ExitStatus.ENGINE_DIED
 
 
+async def test_an_engine_whose_death_cannot_be_watched_is_dead(start_worker):
+    """Whatever the watch itself fails with is the cause."""
+    engine = started()
+    worker = await start_worker(engine)
+    engine.death.set_exception(RuntimeError("the watch broke"))
+    assert await worker.exit_status() is ExitStatus.ENGINE_DIED
+
+
 async def test_a_dead_engine_still_describes_itself(start_worker):
     """Describe answers whatever the engine does; what was known stays known."""
     engine = started()
