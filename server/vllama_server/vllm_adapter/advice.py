@@ -99,7 +99,7 @@ _KNOWN = (
         "The weights do not belong to this config.json: fetch the model again.",
     ),
     _Advice(
-        r"[Qq]uantization",
+        r"[Qq]uantization|Cannot find the config file for",
         "This quantization does not work here: drop --engine-arg quantization so that the checkpoint decides, or take "
         "a variant of the model in another format (AWQ, GPTQ and FP8 need a GPU).",
     ),
@@ -123,6 +123,18 @@ _KNOWN = (
     ),
 )
 
+_NOISE = (
+    r"ValidationError: \d+ validation errors? for \w+ Value error, ",
+    r" ?\[type=value_error.*",
+    r"Supported architectures:.*",
+    r"To allow overriding this maximum, set the env var.*",
+    r" ?If this is a private repository, make sure to pass a token.*",
+    r" ?Check (?:the )?stack trace.*",
+    r" ?Try increasing `gpu_memory_utilization`.*",
+    r" ?For more information check: \S+",
+)
+"""What vLLM, pydantic and the hub add to a cause without telling more of it."""
+
 
 def failure_message(profile: EngineProfile, error: BaseException, failures: Sequence[Report]) -> str:
     """Puts the paragraph together from what the worker saw and what the engine's processes reported."""
@@ -136,8 +148,6 @@ def root_cause(error: BaseException, failures: Sequence[Report]) -> str:
     first = next((report for report in failures if report.error_type), None)
     if first is not None:
         return f"{first.error_type}: {first.error}" if first.error else first.error_type
-    while error.__cause__ is not None:
-        error = error.__cause__
     return f"{type(error).__name__}: {error}"
 
 
@@ -162,8 +172,8 @@ def _chain(error: BaseException) -> str:
 def _sentence(cause: str) -> str:
     """Makes one line of at most LONGEST_CAUSE characters that ends in a full stop."""
     line = " ".join(cause.split())
-    line = re.sub(r" ?\[type=value_error.*", "", line)
-    line = re.sub(r"Supported architectures:.*", "", line).strip()
+    for noise in _NOISE:
+        line = re.sub(noise, "", line).strip()
     if len(line) > LONGEST_CAUSE:
         line = line[:LONGEST_CAUSE].rsplit(" ", 1)[0] + " …"
     return line if line.endswith((".", "!", "…")) else line + "."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GPU_BATCHED_TOKENS = 16384
 """Tokens of one step on a GPU: long prompts are computed in few steps."""
 GPU_STREAMS = 256
-CPU_BATCHED_TOKENS = 2048
+CPU_BATCHED_TOKENS = 512
 """Tokens of one step on a CPU: a longer step would hold up every running stream for seconds."""
 CPU_STREAMS = 64
 GPU_MEMORY_UTILIZATION = 0.9

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.server.vllm_adapter.driving import Outcome
     from vllama_server.engine import Engine, Prompt
 
-GREEDY = Sampling(temperature=0.0, max_tokens=40)
+GREEDY = Sampling(temperature=0.0, max_tokens=28)
 
 
 @dataclass(frozen=True)

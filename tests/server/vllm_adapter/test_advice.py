@@ -75,11 +75,18 @@ def test_the_earliest_report_of_an_exception_is_the_cause() -> None:
     assert root_cause(GENERIC, reports) == "ValueError: the true cause"
 
 
-def test_without_reports_the_chain_of_causes_is_followed() -> None:
-    """What was raised last of all is what happened first."""
-    error = RuntimeError("outer")
-    error.__cause__ = OSError("inner")
-    assert root_cause(error, []) == "OSError: inner"
+def test_without_reports_the_workers_own_exception_is_the_cause() -> None:
+    """As it is for everything that goes wrong before there are other processes."""
+    assert root_cause(OSError("no such file"), []) == "OSError: no such file"
+
+
+def test_advice_sees_the_causes_behind_an_exception() -> None:
+    """The outer one may say too little to go by."""
+    error = OSError("Can't load the configuration.")
+    error.__cause__ = RuntimeError("401 Client Error")
+    message = failure_message(EngineProfile("some/model"), error, [])
+    assert message.startswith("some/model could not be started: OSError: Can't load the configuration. ")
+    assert "HF_TOKEN" in message
 
 
 def test_a_long_cause_is_cut_to_what_a_reader_can_take_in() -> None:
