@@ -99,7 +99,7 @@ def _embedding(body: bytes) -> list[Any]:
 
 
 @pytest.mark.parametrize("translate", [_chat, _completion, _response, _embedding])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(body=BODIES)
 @example(body={**PLAIN, "seed": 2**64})
 @example(body={**PLAIN, "max_tokens": 10**30, "top_k": -(10**30), "min_tokens": 10**30, "dimensions": 10**30})

@@ -420,6 +420,25 @@ async def test_the_response_helper_gets_reasoning_text_and_calls(
     assert (call.call_id, call.arguments) == ("call_1", '{"city":"Kyiv"}')
 
 
+async def test_custom_tools_take_plain_text(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
+    """A custom tool is a function of one text for the model, and plain text for the client, both ways."""
+    patch = generation_pb2.ToolCall(id="c2", name="patch", arguments_json='{"input":"+ \\"b\\""}')
+    gateway.play(started(), delta(tool_calls=[patch]), finished())
+    history: Any = [
+        {"role": "user", "content": "hi"},
+        {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": '- "a"'},
+        {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"},
+    ]
+    tool: Any = {"type": "custom", "name": "patch", "format": {"type": "text"}}
+    async with client.responses.stream(model=MODEL, input=history, tools=[tool]) as stream:
+        [call] = (await stream.get_final_response()).output
+    assert call.type == "custom_tool_call"
+    assert (call.call_id, call.name, call.input) == ("c2", "patch", '+ "b"')
+    turns = gateway.requests[0].chat.messages
+    assert json.loads(turns[1].tool_calls[0].arguments_json) == {"input": '- "a"'}
+    assert (turns[2].role, turns[2].tool_name) == ("tool", "patch")
+
+
 async def test_structured_responses_are_parsed(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
     """A pydantic model is a schema on the wire and a model in the answer."""
     gateway.play(started(), delta('{"name":"Kyiv","people":3}'), finished())

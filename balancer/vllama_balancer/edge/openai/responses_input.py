@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from vllama_balancer.edge.openai.custom_tools import custom_arguments
 from vllama_balancer.edge.openai.images import decode_data_uri
 from vllama_balancer.edge.wire.tools import to_tool_call
 from vllama_balancer.errors import InvalidRequest
@@ -35,6 +36,7 @@ class InputItem(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
     output: str | list[InputPart] | None = None
     summary: list[InputPart] | None = None
     encrypted_content: str | None = None
@@ -70,8 +72,10 @@ class _Turns:
             case "reasoning":
                 self._thinking = _reasoning_of(item, field)
             case "function_call":
-                self._add_call(item, field)
-            case "function_call_output":
+                self._add_call(item, item.arguments, field)
+            case "custom_tool_call":
+                self._add_call(item, custom_arguments(item.input or ""), field)
+            case "function_call_output" | "custom_tool_call_output":
                 self._add_result(item, field)
             case None:
                 raise InvalidRequest(f"{field}.type is required", field=f"{field}.type")
@@ -98,8 +102,8 @@ class _Turns:
             )
         )
 
-    def _add_call(self, item: InputItem, field: str) -> None:
-        call = to_tool_call(item.call_id, item.name, item.arguments, field)
+    def _add_call(self, item: InputItem, arguments: str | None, field: str) -> None:
+        call = to_tool_call(item.call_id, item.name, arguments, field)
         if not self.messages or self.messages[-1].role != "assistant":
             self.messages.append(generation_pb2.Message(role="assistant"))
         turn = self.messages[-1]

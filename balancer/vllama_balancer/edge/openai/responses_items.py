@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from vllama_balancer.edge.openai.custom_tools import custom_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +35,6 @@ class EventLog:
         """Gives the events told since the last time."""
         events, self._events = self._events, []
         return events
-
-
-class OpenItem(Protocol):
-    """An item that is being told."""
-
-    def close(self) -> Item:
-        """Tells its end, and gives it complete."""
-        ...
 
 
 class MessageItem:
@@ -125,6 +119,19 @@ def tell_call(log: EventLog, item_id: str, index: int, call: generation_pb2.Tool
     log.tell("response.output_item.added", output_index=index, item={**item, "status": "in_progress", "arguments": ""})
     log.tell("response.function_call_arguments.delta", **place, delta=arguments)
     log.tell("response.function_call_arguments.done", **place, name=call.name, arguments=arguments)
+    log.tell("response.output_item.done", output_index=index, item=done)
+    return done
+
+
+def tell_custom_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
+    """Tells a call of a custom tool, whose input is plain text, and gives its item."""
+    text = custom_input(call.arguments_json)
+    place = {"item_id": item_id, "output_index": index}
+    item = {"id": item_id, "type": "custom_tool_call", "call_id": call_id, "name": call.name}
+    done = {**item, "status": "completed", "input": text}
+    log.tell("response.output_item.added", output_index=index, item={**item, "status": "in_progress", "input": ""})
+    log.tell("response.custom_tool_call_input.delta", **place, delta=text)
+    log.tell("response.custom_tool_call_input.done", **place, input=text)
     log.tell("response.output_item.done", output_index=index, item=done)
     return done
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from vllama_balancer.edge import statuses
 from vllama_balancer.edge.encoding import encode_sse
 from vllama_balancer.edge.openai.logprobs import to_logprobs
-from vllama_balancer.edge.openai.responses_items import EventLog, MessageItem, ReasoningItem, tell_call
+from vllama_balancer.edge.openai.responses_items import (
+    EventLog,
+    MessageItem,
+    ReasoningItem,
+    tell_call,
+    tell_custom_call,
+)
 from vllama_balancer.edge.openai.responses_request import TextFormat, ToolChoice
 from vllama_balancer.edge.wire.collected import check_completed
 
@@ -35,6 +41,7 @@ class ResponseStream:
         self._identity = identity
         self._frame = _frame(identity, request)
         self._keep_reasoning = _KEEP_REASONING in (request.include or ())
+        self._custom_tools = request.custom_tools
         self._wants_logprobs = request.wants_logprobs
         self._now = now
         self._log = EventLog()
@@ -78,9 +85,16 @@ class ResponseStream:
         for call in delta.tool_calls:
             self._begin()
             self._close()
-            index = len(self._output)
-            call_id = call.id or self._identity.call_id(0, index)
-            self._output.append(tell_call(self._log, self._item_id("fc"), index, call, call_id))
+            self._call(call)
+
+    def _call(self, call: generation_pb2.ToolCall) -> None:
+        index = len(self._output)
+        call_id = call.id or self._identity.call_id(0, index)
+        if call.name in self._custom_tools:
+            item = tell_custom_call(self._log, self._item_id("ctc"), index, call, call_id)
+        else:
+            item = tell_call(self._log, self._item_id("fc"), index, call, call_id)
+        self._output.append(item)
 
     def _finish(self, finished: generation_pb2.Finished) -> None:
         self._begin()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from vllama_balancer.edge.openai import custom_tools
 from vllama_balancer.edge.openai.effort import think_level
 from vllama_balancer.edge.openai.formats import to_output_format
 from vllama_balancer.edge.openai.responses_input import InputItem, to_messages
@@ -33,6 +34,11 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """Parameters under which the model is offered the tool."""
+        return custom_tools.PARAMETERS if self.type == "custom" else self.parameters
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +91,11 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     prompt_cache_key: str | None = None
 
     @property
+    def custom_tools(self) -> frozenset[str]:
+        """Names of the tools that take free text."""
+        return frozenset(tool.name for tool in self.tools or () if tool.type == "custom" and tool.name)
+
+    @property
     def wants_logprobs(self) -> bool:
         """Whether log probabilities were asked for."""
         return _LOGPROBS in (self.include or ())
@@ -111,11 +122,11 @@ def _to_chat(request: ResponsesRequest) -> generation_pb2.Chat:
     if not messages:
         raise InvalidRequest("input is required", field="input")
     tools = [
-        to_tool(tool.name, tool.description, tool.parameters, f"tools[{index}]")
+        to_tool(tool.name, tool.description, tool.schema, f"tools[{index}]")
         for index, tool in enumerate(request.tools or ())
         # Tools that OpenAI's servers run themselves (web search, …) do not exist here: not offering
         # them leaves the model to answer without, which clients such as Codex count on.
-        if tool.type in (None, "function")
+        if tool.type in (None, "function", "custom")
     ]
     effort = request.reasoning.effort if request.reasoning is not None else None
     return generation_pb2.Chat(
@@ -131,7 +142,7 @@ def _to_tool_choice(
 ) -> generation_pb2.ToolChoice | None:
     if not isinstance(choice, ToolChoice):
         return to_tool_choice(choice, None, tools)
-    if choice.type != "function" or choice.name is None:
+    if choice.type not in ("function", "custom") or choice.name is None:
         message = 'tool_choice must be "auto", "none", "required" or {"type": "function", "name": …}'
         raise InvalidRequest(message, field="tool_choice")
     return to_tool_choice(None, choice.name, tools)
