@@ -64,16 +64,22 @@ class Catalog:
         self._workers = workers
         self._now = now
         self._installed: dict[str, StoredModel] = {}
+        self._descriptions: dict[str, worker_pb2.DescribeResponse] = {}
         self._expiry: dict[str, datetime] = {}
         self._first_seen: dict[str, datetime] = {}
 
-    def install(self, model: StoredModel) -> None:
-        """Makes a model known, in place of what had its name."""
-        self._installed[model_key(model.name)] = model
+    def install(self, model: StoredModel, description: worker_pb2.DescribeResponse | None = None) -> None:
+        """Makes a model known, in place of what had its name, with what its files say of it."""
+        key = model_key(model.name)
+        self._installed[key] = model
+        self._descriptions.pop(key, None)
+        if description is not None:
+            self._descriptions[key] = description
 
     def remove(self, name: str) -> None:
         """Forgets a model; workers that host it keep it known."""
         self._installed.pop(model_key(name), None)
+        self._descriptions.pop(model_key(name), None)
 
     def installed(self, name: str) -> StoredModel | None:
         """Finds what is installed under a name."""
@@ -115,10 +121,11 @@ class Catalog:
         installed = self._installed.get(key)
         target = self._target(installed) if installed is not None else key
         hosts = [worker for worker in self._workers.workers() if target in worker.keys]
-        description = next((worker.description for worker in hosts if worker.description is not None), None)
+        said = next((worker.description for worker in hosts if _is_complete(worker.description)), None)
+        description = said or self._descriptions.get(key)
         if installed is not None:
             entry = _from_store(installed, self._installed[target].name if target != key else "")
-        elif description is not None:
+        elif description is not None and description.models:
             entry = self._from_worker(key, description)
         else:
             return None
@@ -144,6 +151,11 @@ class Catalog:
             size_bytes=description.model_info.size_bytes,
             modified_at=self._first_seen.setdefault(key, self._now()),
         )
+
+
+def _is_complete(description: worker_pb2.DescribeResponse | None) -> bool:
+    """A worker that is still starting knows little more than its name."""
+    return description is not None and bool(description.capabilities)
 
 
 def _from_store(model: StoredModel, target: str) -> ModelEntry:

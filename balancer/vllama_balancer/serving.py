@@ -150,14 +150,15 @@ class Balancer:
 
     async def _start_workers(self, residents: Residents) -> None:
         config = self._config
+        resolver = self._resolver()
         for stored in await asyncio.to_thread(self._store.models):
-            self._catalog.install(stored)
+            self._catalog.install(stored, await asyncio.to_thread(resolver.describe, stored))
         if config.engine == "fake":
             models = [self._catalog.installed(name) or simulated(name) for name in config.models]
         else:
-            models = await installed(config.models, self._resolver(), self._log)
+            models = await installed(config.models, resolver, self._log)
         for model in models:
-            self._catalog.install(model)
+            self._catalog.install(model, await asyncio.to_thread(resolver.describe, model))
         hosts = [self._catalog.hosted(model.name) for model in models]
         named = [hosted(host, name) for host, name in zip(hosts, config.models, strict=True) if host is not None]
         residents.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)

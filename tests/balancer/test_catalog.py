@@ -136,3 +136,13 @@ def test_a_removed_model_is_unknown() -> None:
     known.install(stored("m:a"))
     known.remove("M:a")
     assert known.find("m:a") is None and known.models() == []
+
+
+def test_files_describe_a_model_until_a_worker_does() -> None:
+    """What a worker says is believed over what the files say, once it has loaded."""
+    files = worker_pb2.DescribeResponse(models=["m:a"], capabilities=[1, 2])
+    starting, ready = Host("m:a", capabilities=()), Host("m:a", capabilities=(1, 2, 3))
+    for hosts, expected in (((), [1, 2]), ((starting,), [1, 2]), ((ready,), [1, 2, 3])):
+        known = catalog(*hosts)
+        known.install(stored("m:a"), files)
+        assert list(known.find("m:a").description.capabilities) == expected

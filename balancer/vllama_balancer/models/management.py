@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from vllama_balancer.gateway import Recipe
     from vllama_balancer.models.resolve import Resolver
     from vllama_balancer.models.store import Store
+    from vllama_protos.v1 import worker_pb2
 
 
 class KnownModels(Protocol):
     """The catalog, as far as it is told of changes."""
 
-    def install(self, model: StoredModel) -> None:
-        """Makes a model known."""
+    def install(self, model: StoredModel, description: worker_pb2.DescribeResponse | None = None) -> None:
+        """Makes a model known, with what its files say of it."""
         ...
 
     def remove(self, name: str) -> None:
@@ -65,7 +66,7 @@ class StoreManagement:
         """Installs a model, or finds it installed; yields what is being done. Raises ModelError."""
         found = await asyncio.to_thread(self._resolver.locate, name, paths=False)
         if isinstance(found, StoredModel):
-            self._known.install(found)
+            await self._install(found)
             yield Progress("already installed", found.size_bytes, found.size_bytes, f"sha256:{found.weights_digest}")
             return
         async with aclosing(self._resolver.install(found)) as steps:
@@ -73,7 +74,7 @@ class StoreManagement:
                 yield step
         installed = await asyncio.to_thread(self._store.find, found.name)
         assert installed is not None
-        self._known.install(installed)
+        await self._install(installed)
 
     async def delete(self, name: str) -> None:
         """Removes a name, and its weights when no other name needs them. Raises ModelNotFound, ModelInUse."""
@@ -91,7 +92,7 @@ class StoreManagement:
         """Gives an installed model a second name. Raises ModelNotFound."""
         model = self._required(source)
         parent = model.parent or model.name
-        self._known.install(await asyncio.to_thread(self._store.copy, model, destination, parent=parent))
+        await self._install(await asyncio.to_thread(self._store.copy, model, destination, parent=parent))
 
     async def create(self, name: str, recipe: Recipe) -> None:
         """Makes an alias with presets. Raises ModelNotFound for an unknown base."""
@@ -105,7 +106,10 @@ class StoreManagement:
             changes["messages"] = tuple(recipe.messages)
         if recipe.license is not None:
             changes["license"] = recipe.license
-        self._known.install(await asyncio.to_thread(self._store.copy, base, name, **changes))
+        await self._install(await asyncio.to_thread(self._store.copy, base, name, **changes))
+
+    async def _install(self, model: StoredModel) -> None:
+        self._known.install(model, await asyncio.to_thread(self._resolver.describe, model))
 
     def _required(self, name: str) -> StoredModel:
         model = self._known.installed(name)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.models.description import described
 from vllama_balancer.models.embedded import find_packaged
 from vllama_balancer.models.errors import ModelUnknown
 from vllama_balancer.models.job import run_job
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from vllama_balancer.models.table import KnownModel, ModelTable
+    from vllama_protos.v1 import worker_pb2
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 """Hosts that mean the Hugging Face hub in a name."""
@@ -61,6 +63,11 @@ class Resolver:
         if parsed.host == DEFAULT_HOST and parsed.namespace != DEFAULT_NAMESPACE and parsed.tag == DEFAULT_TAG:
             return HubRepository(parsed.display, f"{parsed.namespace}/{parsed.model}")
         raise ModelUnknown(f"there is no model {parsed.display}; {self._hint(name)}")
+
+    def describe(self, model: StoredModel) -> worker_pb2.DescribeResponse | None:
+        """Reads what an installed model's files, and the table, say of it; None when they cannot be read."""
+        known = self._table.find(model.parent or model.name)
+        return described(model.name, model.weights, known.capabilities if known is not None else ())
 
     async def install(self, source: Source) -> AsyncGenerator[Progress, None]:
         """Downloads or converts, and registers the result under the source's name.
