@@ -119,7 +119,8 @@ class Admission:
     def release(self, lease: Lease) -> None:
         """Takes a place back and grants it to whoever is next."""
         self._placer.release(lease)
-        self._rate.ended()
+        if not lease.is_visit:
+            self._rate.ended()
         self.grant_places()
 
     def first_token(self, lease: Lease) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+R_contra = TypeVar("R_contra", contravariant=True)
 
 SIGN_OF_LIFE_SECONDS = 1.0
 """How long a worker may take to answer whether it lives."""
@@ -34,6 +35,14 @@ class UnaryCall(Protocol[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]:
         """Waits for the answer."""
+        ...
+
+
+class UnaryMethod(Protocol[R_contra, T_co]):
+    """A stub's unary method."""
+
+    def __call__(self, request: R_contra, /, *, timeout: float | None) -> UnaryCall[T_co]:
+        """Begins a call."""
         ...
 
 

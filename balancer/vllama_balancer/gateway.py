@@ -38,6 +38,10 @@ class Call:
     placement: Placement = field(default_factory=Placement)
     """Where it went; known once the first event has come."""
 
+    def remaining_seconds(self, now: float) -> float | None:
+        """Tells how much time is left, never less than a millisecond; None without a deadline."""
+        return None if self.deadline is None else max(self.deadline - now, 0.001)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:

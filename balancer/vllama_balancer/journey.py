@@ -25,8 +25,16 @@ class Journey:
     """One generation on its way over one or more workers; each try begins with `next_request`."""
 
     def __init__(
-        self, request: generation_pb2.GenerateRequest, ticket: Ticket, call: Call, rng: Random, arrived_at: float
+        self,
+        model: str,
+        request: generation_pb2.GenerateRequest,
+        ticket: Ticket,
+        call: Call,
+        rng: Random,
+        arrived_at: float,
     ) -> None:
+        self.model = model
+        """Display name of its model."""
         self.ticket = ticket
         """What it shows to get a place."""
         self.call = call
@@ -50,6 +58,7 @@ class Journey:
         self._request = generation_pb2.GenerateRequest()
         self._request.CopyFrom(request)
         self._request.request_id = ticket.request_id
+        self._size = ticket.size
         self._replays = needs_replay(request)
         self._replay: Replay | None = None
         self.delivered = Delivered(keeps_text=self._replays)
@@ -83,6 +92,11 @@ class Journey:
 
     def moved(self) -> None:
         """Notes that the next try follows a failed one; a move that the client could tell is a migration."""
+        delivered = len(self.delivered.token_ids)
+        expected = max(self._size.output_tokens - delivered, 0)
+        self.ticket.size = self._size._replace(
+            prompt_tokens=self._size.prompt_tokens + delivered, output_tokens=expected
+        )
         if self.is_started:
             self.migrations += 1
 

@@ -38,6 +38,7 @@ class Lease:
         "choice",
         "expected_output_tokens",
         "is_blamed",
+        "is_visit",
         "is_wary",
         "kills",
         "life",
@@ -62,6 +63,8 @@ class Lease:
         """Output that was promised KV cache."""
         self.kills = 0
         """Deaths that the request was blamed for before it came here."""
+        self.is_visit = False
+        """Whether it is for a call that computes nothing."""
         self.is_wary = False
         """Whether the worker has to say that it lives before it gets the request."""
         self.uses_retry_budget = False

@@ -87,7 +87,9 @@ class Placer:
         if not others:
             return None
         worker = min(others, key=lambda one: (one.leases, self._rng.random()))
-        return worker.lease(Choice(worker.name, "visit"), Promise(0, 0), ticket.request_id)
+        lease = worker.lease(Choice(worker.name, "visit"), Promise(0, 0), ticket.request_id)
+        lease.is_visit = True
+        return lease
 
     def first_token(self, lease: Lease) -> None:
         """Notes that the prompt of a lease is computed, and that it is no retry any more."""
