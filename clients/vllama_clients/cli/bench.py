@@ -25,6 +25,7 @@ from vllama_clients.bench.tables import comparison, rates, times
 from vllama_clients.bench.workload import Workload, length, read_trace
 from vllama_clients.cli.address import http_address
 from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +101,7 @@ def command(
             plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
             return await _measure(plan, specification.watches(watched, list(targets)))
 
-    cells = uvloop.run(measured())
+    cells = uvloop.run(stoppable(measured()))
     _show(cells, settings, json_file, html_file)
     _judge(cells)
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.stoppable import stoppable
 from vllama_clients.demo.fleet import started_fleet
 from vllama_clients.demo.load import Outcome, chats
 from vllama_clients.demo.table import table
@@ -49,7 +50,7 @@ def command(
             begun = time.monotonic()
             return await chats(server, model, streams, max_tokens), time.monotonic() - begun
 
-    outcomes, seconds = asyncio.run(measure())
+    outcomes, seconds = asyncio.run(stoppable(measure()))
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
     else:
