@@ -29,7 +29,7 @@ LEAST_REQUEST = "least-request"
 ORACLE = "oracle"
 """Knows everything; no baseline, because nobody can run it."""
 
-TUNED_RULE = CacheAwareRule(match=0.3, absolute=4, relative=1.1)
+TUNED_RULE = CacheAwareRule(match=0.5, absolute=16, relative=1.1)
 """What `--tune` found; see tuning.py."""
 
 

@@ -1,8 +1,9 @@
 """A placement that knows what nobody can: how long each answer will be, and what every cache holds.
 
 It is the yardstick for what knowing more could win. For each worker it computes when the request
-would end there, from the engine's true queue, true cache and true speed and the true remaining
-length of every stream, and adds the time by which the request would delay those streams.
+would end there, from the engine's true queue, cache and speed and the true remaining length of
+every stream. It is greedy all the same, and no bound: a placement that happens to leave a better
+fleet to the requests that follow can beat it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
     from vllama_balancer.simulate.engine_model import EngineModel
     from vllama_balancer.simulate.placement import Request, Surroundings
 
+BAND_SECONDS = 0.020
+"""Ends this close are equal: then the longest true prefix wins, for the sake of what follows."""
+CARE = 0.1
+"""How much of the time by which a prompt delays each stream beside it counts; more costs TTFT, less costs makespan."""
+
 
 class Oracle(Counting):
-    """Picks the least total delay, all things known."""
+    """Picks the earliest end, all things known."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(surroundings)
@@ -32,15 +38,20 @@ class Oracle(Counting):
         return super().place(now, request, available)
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks the worker where the request and those beside it lose the least time."""
-        return self.least(available, lambda worker: self._delay(self._engines[worker], request))
+        """Picks among the workers where the request ends first: the longest cached prefix, the shortest queue."""
+        ends = {worker: self._end(self._engines[worker], request) for worker in available}
+        limit = min(ends.values()) + BAND_SECONDS
+        equal = [worker for worker, end in ends.items() if end <= limit]
+        cached = {worker: self._engines[worker].cached_tokens(request.turn) for worker in equal}
+        longest = max(cached.values())
+        holders = [worker for worker in equal if cached[worker] == longest]
+        return self.least(holders, lambda worker: self._engines[worker].model.queued_prompt_tokens)
 
-    def _delay(self, engine: EngineModel, request: Request) -> float:
+    def _end(self, engine: EngineModel, request: Request) -> float:
         profile, turn = engine.profile, request.turn
         own = turn.output_tokens - request.delivered_tokens
         others = engine.remaining_outputs(self._now)
         uncached = turn.prompt_tokens + request.delivered_tokens - engine.cached_tokens(turn)
-        prefill = (engine.model.queued_prompt_tokens + uncached) / profile.prefill_tokens_per_second
-        decode = own * profile.step_seconds
-        beside = profile.step_seconds_per_stream * sum(min(own, other) for other in others)
-        return (prefill + decode + beside) / profile.speed
+        queued = engine.model.queued_prompt_tokens + uncached * (1 + CARE * len(others))
+        steps = profile.step_seconds * own + profile.step_seconds_per_stream * sum(min(own, other) for other in others)
+        return (queued / profile.prefill_tokens_per_second + steps) / profile.speed

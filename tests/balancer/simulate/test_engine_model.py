@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer import simulate
 from vllama_balancer.simulate.engine_model import IDLE, EngineModel, NewsKind
 from vllama_balancer.simulate.placement import Request
 from vllama_balancer.simulate.workload import Segment, Turn
@@ -116,3 +118,18 @@ def test_the_oracle_sees_cache_and_remaining_length(ask: Callable[..., Request])
     assert engine.remaining_outputs(0.1) == [50 - 1 - 7]  # 80 ms after the first token at 20 ms
     assert engine.cached_tokens(ask((1, 160), (3, 40)).turn) == 160
     assert engine.cached_tokens(ask((4, 160)).turn) == 0
+
+
+def test_only_the_engine_model_knows_the_server() -> None:
+    """The exception to the rule that the balancer does not import the server stays in one module, and pure."""
+    package = Path(simulate.__file__).parent
+    imports = [
+        (path.name, line.split()[1])
+        for path in package.glob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip().startswith(("from vllama_server", "import vllama_server"))
+    ]
+    assert {name for name, _ in imports} == {"engine_model.py"}
+    assert {module for _, module in imports} == {
+        f"vllama_server.fake_engine.{n}" for n in ("profile", "rates", "steps")
+    }
