@@ -10,11 +10,10 @@ import grpc
 from vllama_clients import wire
 from vllama_clients.errors import Cancelled, IncompleteStream, error_of_call
 from vllama_clients.events import Completion, Delta, Event, Finished, completion_of
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from vllama_protos.v1 import generation_pb2
 
 
 class Generation:
@@ -29,6 +28,7 @@ class Generation:
     ) -> None:
         self._call = call
         self._finished = False
+        self._ended = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -40,14 +40,12 @@ class Generation:
         return self
 
     async def __anext__(self) -> Event:
-        while True:
-            message = await self._read()
-            if message is None:
-                raise StopAsyncIteration
-            event = wire.event(message)
+        while not self._ended:
+            event = wire.event(await self._read())
             if event is not None:
                 self._finished = self._finished or isinstance(event, Finished)
                 return event
+        raise StopAsyncIteration
 
     async def texts(self) -> AsyncIterator[str]:
         """Yields the pieces of the answer, without the reasoning, as they come."""
@@ -64,12 +62,15 @@ class Generation:
         """Ends the call; the server frees its KV blocks within a second. No effect after the end."""
         self._call.cancel()
 
-    async def _read(self) -> generation_pb2.GenerateResponse | None:
+    async def _read(self) -> generation_pb2.GenerateResponse:
+        """Reads one message; an empty one, which is no event, at the end."""
         try:
             message = await self._call.read()
         except grpc.RpcError as error:
+            self._ended = True
             raise error_of_call(error) from None
         except asyncio.CancelledError:
+            self._ended = True
             # grpc.aio says so too when only the call was cancelled, by us or by the server; the
             # task that reads must then go on and see an ordinary error.
             if _task_is_being_cancelled():
@@ -78,9 +79,10 @@ class Generation:
             raise Cancelled("The call was cancelled.", code=grpc.StatusCode.CANCELLED) from None
         if message is not grpc.aio.EOF:
             return cast("generation_pb2.GenerateResponse", message)
+        self._ended = True
         if not self._finished:
             raise IncompleteStream("The stream ended before the generation was complete.")
-        return None
+        return generation_pb2.GenerateResponse()
 
 
 def _task_is_being_cancelled() -> bool:

@@ -20,13 +20,12 @@ from vllama_clients import wire
 from vllama_clients.connection import Connection, Tls
 from vllama_clients.errors import IncompleteStream, Unavailable, error_of_call
 from vllama_clients.events import Completion, Delta, Embedding, Event, Finished, Tokens, completion_of
-from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2_grpc
+from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vllama_clients.messages import ChatRequest, EmbedRequest, GenerateRequest
-    from vllama_protos.v1 import generation_pb2
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -137,6 +136,7 @@ class SyncGeneration:
     def __init__(self, call: _Call) -> None:
         self._call = call
         self._finished = False
+        self._ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -148,11 +148,12 @@ class SyncGeneration:
         return self
 
     def __next__(self) -> Event:
-        while True:
+        while not self._ended:
             event = wire.event(self._read())
             if event is not None:
                 self._finished = self._finished or isinstance(event, Finished)
                 return event
+        raise StopIteration
 
     def texts(self) -> Iterator[str]:
         """Yields the pieces of the answer, without the reasoning, as they come."""
@@ -170,11 +171,14 @@ class SyncGeneration:
         self._call.cancel()
 
     def _read(self) -> generation_pb2.GenerateResponse:
+        """Reads one message; an empty one, which is no event, at the end."""
         try:
             return next(self._call)
         except grpc.RpcError as error:
+            self._ended = True
             raise error_of_call(error) from None
         except StopIteration:
-            if not self._finished:
-                raise IncompleteStream("The stream ended before the generation was complete.") from None
-            raise
+            self._ended = True
+        if not self._finished:
+            raise IncompleteStream("The stream ended before the generation was complete.")
+        return generation_pb2.GenerateResponse()

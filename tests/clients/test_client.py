@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -26,6 +27,7 @@ from vllama_clients import (
     Started,
     Tls,
     Unavailable,
+    VllamaError,
 )
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
@@ -245,6 +247,18 @@ async def test_an_unknown_model_is_not_found(server: Server) -> None:
     async with Client(server.target) as client:
         with pytest.raises(NotFound, match="model 'x' not found"):
             await client.generate(REQUEST).collect()
+
+
+@pytest.mark.parametrize("stream", [[started(), delta("Hel")], [started(), UNAVAILABLE], [started(), finished()]])
+async def test_after_its_end_a_generation_is_exhausted(server: Server, stream: list) -> None:
+    """Whoever asks again after the end, or after an error, gets nothing, not the error once more."""
+    server.script.streams = [stream]
+    async with Client(server.target) as client:
+        generation = client.generate(REQUEST)
+        with suppress(VllamaError):
+            async for _ in generation:
+                pass
+        assert [event async for event in generation] == []
 
 
 async def test_a_stream_without_finished_is_incomplete(server: Server) -> None:

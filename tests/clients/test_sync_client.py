@@ -132,6 +132,16 @@ def test_a_stream_without_finished_is_incomplete(
         events.result(RESULT_SECONDS)
 
 
+def test_after_an_error_a_generation_is_exhausted(client: SyncClient, channel: grpc_testing.Channel) -> None:
+    """Whoever asks again after an error gets nothing, not the error once more."""
+    generation = client.generate(REQUEST)
+    _, _, rpc = channel.take_unary_stream(GENERATE)
+    rpc.terminate((), grpc.StatusCode.UNAVAILABLE, "lost")
+    with pytest.raises(Unavailable):
+        next(generation)
+    assert list(generation) == []
+
+
 def test_tokenizes(client: SyncClient, channel: grpc_testing.Channel, call: Callable) -> None:
     """Token ids and the rendered text come back."""
     tokens = call(lambda: client.tokenize(REQUEST))

@@ -18,7 +18,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Lists the models that are installed."""
-    models = api_of(context.obj).get("/api/tags")["models"]
+    models = api_of(context.obj).get("/api/tags").get("models") or []
     models = [model for model in models if model["name"].lower().startswith(prefix.lower())]
     if as_json:
         print(json.dumps(models, indent=2))

@@ -16,7 +16,7 @@ def command(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
 ) -> None:
     """Lists the models that are loaded."""
-    models = api_of(context.obj).get("/api/ps")["models"]
+    models = api_of(context.obj).get("/api/ps").get("models") or []
     if as_json:
         print(json.dumps(models, indent=2))
         return
