@@ -1,6 +1,6 @@
 """Policy `expected-completion`: the worker that will probably be through with the request first.
 
-Every candidate is scored, and everything is in seconds, so that no weights have to be guessed:
+Every candidate is scored, and everything is in seconds; only the shares V and D are tuned:
 
     cost = slot_wait + (P + u + V * a * (u - u*)) / R + O * (s * a + D * (e - e*)) + K * k / (1 - k)
 
@@ -12,10 +12,14 @@ are equal for all that can be known; among them the longest cached prefix wins, 
 prompt tokens in flight, then the fewest streams, then the fewest tokens assigned lately, then
 chance. Never an index and never a turn: those herd.
 
-Each term earns its place in `vllama_balancer.simulate`, where the numbers are. V keeps
-conversations at their caches: what one worker computes again delays the streams beside it, and the
-next turn pays once more. D sends less to slow workers while fast ones are not full. Prompt tokens
-in flight break ties because two prompts in one step both wait for both.
+The terms are weighed in `vllama_balancer.simulate` (its README has the numbers). V keeps
+conversations at their caches: what a worker computes again delays the streams beside it, and the
+next turn pays once more. D sends less to a slow worker while fast ones are not full. Prompt tokens
+in flight break ties because two prompts in one step both wait for both. The memory term and the
+slow start make no difference there, for the simulated engine never preempts a stream and has no
+cold kernels; they stay as a guard against what it does not simulate. Weights that were tried and
+lost: all of D (crowds the fast workers), half of s (longer makespan), V for an idle worker too
+(piles a shared prefix onto one), and a narrower band (gives up caches for milliseconds).
 """
 
 from __future__ import annotations
