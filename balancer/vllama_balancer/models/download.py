@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +21,12 @@ from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 
-from vllama_balancer.models.errors import DoesNotFit, DownloadDamaged
+from vllama_balancer.models.errors import DownloadDamaged
 from vllama_balancer.models.hub_errors import guarded, is_passing, retry_after_seconds
 from vllama_balancer.models.hub_files import HubFile, files_to_load, gguf_to_load
 from vllama_balancer.models.job import job_main
 from vllama_balancer.models.progress import Progress, Reporter
+from vllama_balancer.models.room import MachineRoom, refuse_download
 from vllama_balancer.models.store import directory_size, locked_file
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def download(name: str, quantization: str, directory: Path, access: HubAccess, r
 def _download_into(repository: Repository, files: Sequence[HubFile], target: Path, reporter: Reporter) -> None:
     staging = target.with_name(f".{target.name}.partial")
     staging.mkdir(parents=True, exist_ok=True)
-    _refuse_without_space(files, staging)
+    missing = sum(file.size for file in files) - directory_size(staging)
+    refuse_download(missing, staging.parent, MachineRoom())
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
         jobs = [pool.submit(_complete, repository, file, staging, reporter) for file in files]
         try:
@@ -173,17 +174,6 @@ def matches(path: Path, file: HubFile) -> bool:
         content_bytes = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content_bytes) + content_bytes).hexdigest() == file.blob_id
     return path.stat().st_size == file.size
-
-
-def _refuse_without_space(files: Sequence[HubFile], staging: Path) -> None:
-    there = directory_size(staging)
-    needed = sum(file.size for file in files) - there
-    free = shutil.disk_usage(staging).free
-    if needed > free:
-        raise DoesNotFit(
-            f"the download needs {needed / (1 << 30):.1f} GiB in {staging.parent} and {free / (1 << 30):.1f} GiB are "
-            "free; free some, or choose another disk with --models"
-        )
 
 
 def _announced(sibling: Any) -> HubFile:

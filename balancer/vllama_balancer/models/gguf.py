@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
-import psutil
 import torch
 import transformers
 from tokenizers import pre_tokenizers
@@ -25,6 +24,7 @@ from tokenizers import pre_tokenizers
 from vllama_balancer.models.errors import ConversionFailed, DoesNotFit, SourceUnavailable
 from vllama_balancer.models.job import job_main
 from vllama_balancer.models.progress import Progress, Reporter
+from vllama_balancer.models.room import MachineRoom, is_disk_full, refuse_conversion
 from vllama_balancer.models.store import delete_tree, directory_size, locked_file
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ RECORD = "vllama.json"
 """In the target: what it was made from."""
 BYTES_PER_WEIGHT = 2
 """bfloat16."""
-MEMORY_FACTOR = 2.2
-"""Peak of a conversion over the bytes of its result: the dequantized tensors and the model that takes them."""
-MEMORY_BASE_BYTES = 600 << 20
-"""Memory of the libraries themselves."""
 _BAR = re.compile(r"^(?P<title>[^:\r]*):\s*\d+%.*?(?P<done>\d+)/(?P<total>\d+) \[")
 
 
@@ -64,8 +60,10 @@ def _convert_into(source: Path, target: Path, reporter: Reporter) -> None:
     try:
         _write_model(source, reader, staging, reporter)
         staging.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_disk_full(error):
+            raise DoesNotFit(f"the disk of {target.parent} became full; free some space and try again") from error
         raise
 
 
@@ -109,20 +107,8 @@ def _read(source: Path) -> gguf.GGUFReader:
 
 def _refuse_what_does_not_fit(reader: gguf.GGUFReader, target: Path) -> None:
     result_bytes = sum(int(tensor.n_elements) for tensor in reader.tensors) * BYTES_PER_WEIGHT
-    needed = int(result_bytes * MEMORY_FACTOR) + MEMORY_BASE_BYTES
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise DoesNotFit(
-            f"the conversion needs {_gib(needed)} GiB of memory and {_gib(available)} GiB are free; "
-            "free some, or use a safetensors version of the model"
-        )
     target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if result_bytes > free:
-        raise DoesNotFit(
-            f"the converted model needs {_gib(result_bytes)} GiB in {target.parent} and {_gib(free)} GiB are free; "
-            "free some, or choose another disk with --models"
-        )
+    refuse_conversion(result_bytes, target.parent, MachineRoom())
 
 
 def _complete_tokenizer(tokenizer: Any, kind: str) -> None:
@@ -158,10 +144,6 @@ def _text(reader: gguf.GGUFReader, key: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.1f}"
 
 
 def _first_line(error: BaseException) -> str:

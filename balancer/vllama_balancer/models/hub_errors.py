@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import (
@@ -14,6 +13,7 @@ from huggingface_hub.errors import (
 )
 
 from vllama_balancer.models.errors import AccessRefused, DoesNotFit, ModelError, ModelUnknown, SourceUnavailable
+from vllama_balancer.models.room import is_disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def translated(error: Exception, repository: str, endpoint: str, has_token: bool
         return ModelUnknown(f"{repository!r} is no repository id; it has the form org/repo")
     if isinstance(error, HfHubHTTPError):
         return _answered(error, repository, endpoint, has_token)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if is_disk_full(error):
         return DoesNotFit(f"the disk became full while {repository} was downloaded; free some space and pull again")
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return SourceUnavailable(f"the hub at {endpoint} ended a file of {repository} early; pull again to resume")
