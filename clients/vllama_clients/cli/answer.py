@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rich.console import Console
+
 from vllama_clients.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 NANOSECONDS = 1e9
@@ -26,7 +28,7 @@ class AnswerPrinter:
         """Writes a whole answer and returns its last chunk; CommandFailed when that is missing."""
         last: dict[str, Any] = {}
         try:
-            for chunk in chunks:
+            for chunk in self._awaited(iter(chunks)):
                 self._write(chunk.get("message", {}))
                 last = chunk
         finally:
@@ -35,6 +37,17 @@ class AnswerPrinter:
         if not last.get("done"):
             raise CommandFailed("The answer ended in the middle: the server closed the connection.")
         return last
+
+    def _awaited(self, chunks: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Shows on a terminal that the first chunk is being waited for: a model may load for minutes."""
+        if self._dim:
+            with Console(file=self._out).status(""):
+                first = next(chunks, None)
+        else:
+            first = next(chunks, None)
+        if first is not None:
+            yield first
+            yield from chunks
 
     def _write(self, message: Mapping[str, Any]) -> None:
         thinking, content = message.get("thinking", ""), message.get("content", "")

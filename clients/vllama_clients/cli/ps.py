@@ -11,6 +11,8 @@ import typer
 from vllama_clients.cli.api import api_of
 from vllama_clients.cli.columns import columns, moment, size, until
 
+HEADER = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "REPLICAS", "UNTIL")
+
 
 def command(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
@@ -20,24 +22,22 @@ def command(
     if as_json:
         print(json.dumps(models, indent=2))
         return
-    now = datetime.now(UTC)
-    print(
-        columns(
-            ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "REPLICAS", "UNTIL"),
-            (
-                (
-                    model["name"],
-                    model["digest"][:12],
-                    size(model["size"]),
-                    processor(model),
-                    str(model.get("context_length") or "-"),
-                    str(model.get("replicas") or "-"),
-                    until(moment(model.get("expires_at", "")), now),
-                )
-                for model in models
-            ),
-        )
-    )
+    rows = [_row(model, datetime.now(UTC)) for model in models]
+    # Only a fleet tells of replicas; an Ollama server has none to tell of.
+    header = [name for name in HEADER if name != "REPLICAS" or any("replicas" in model for model in models)]
+    print(columns(header, [[row[name] for name in header] for row in rows]))
+
+
+def _row(model: dict[str, Any], now: datetime) -> dict[str, str]:
+    return {
+        "NAME": model["name"],
+        "ID": model["digest"][:12],
+        "SIZE": size(model["size"]),
+        "PROCESSOR": processor(model),
+        "CONTEXT": str(model.get("context_length") or "-"),
+        "REPLICAS": str(model.get("replicas", "-")),
+        "UNTIL": until(moment(model.get("expires_at", "")), now),
+    }
 
 
 def processor(model: dict[str, Any]) -> str:
