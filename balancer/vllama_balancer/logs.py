@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import TextIO
 
-_CHATTER = re.compile(r"^(\([^)]*\) )?(INFO|DEBUG) \d\d-\d\d \d\d:")
-"""How vLLM begins a line that only somebody who looks for a fault wants to see."""
+_OWN = re.compile(r"^(\d{4}-\d\d-\d\d \S+ [A-Z]+ |\{|vllama worker: )")
+"""How the worker's own lines begin."""
+_GRAVE = re.compile(r"^(\([^)]*\) )*(ERROR|CRITICAL) ")
+"""How vLLM begins a line that everybody wants to see."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -47,7 +49,8 @@ class WorkerLog:
     """Passes on what workers print: a LogSink of the fleet.
 
     Text gets the worker's name in front; JSON lines stay as they are, so that the stream stays JSON.
-    vLLM's own chatter is left out unless the level is debug: it is kept to explain a death all the same.
+    What vLLM and its libraries say is left out below an error unless the level is debug: it is kept to explain a
+    death all the same.
     """
 
     def __init__(self, stream: TextIO, log_format: str, level: str) -> None:
@@ -57,7 +60,7 @@ class WorkerLog:
 
     def line(self, worker: str, text: str) -> None:
         """Takes one line."""
-        if not self._everything and _CHATTER.match(text):
+        if not (self._everything or _OWN.match(text) or _GRAVE.match(text)):
             return
         if not self._as_json:
             text = f"[{worker}] {text}"

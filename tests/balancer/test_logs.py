@@ -10,18 +10,21 @@ import pytest
 
 from vllama_balancer.logs import JsonFormatter, WorkerLog
 
-CHATTER = "(EngineCore pid=7) INFO 11-22 21:00:00 [core.py:1] Initializing"
+CHATTER = "(EngineCore pid=7) WARNING 11-22 21:00:00 [core.py:1] Triton is not installed"
+OWN = "2026-11-22 21:00:00,123 INFO w vllama_server.serving: ready"
+GRAVE = "(EngineCore pid=7) ERROR 11-22 21:00:00 [core.py:1] bad"
 
 
 @pytest.mark.parametrize(
     ("log_format", "level", "line", "shown"),
     [
-        ("text", "info", "hello", "[w] hello\n"),
+        ("text", "info", OWN, f"[w] {OWN}\n"),
+        ("text", "info", "vllama worker: no memory", "[w] vllama worker: no memory\n"),
         ("text", "info", CHATTER, ""),
         ("text", "debug", CHATTER, f"[w] {CHATTER}\n"),
-        ("text", "info", "ERROR 11-22 21:00:00 [x.py:1] bad", "[w] ERROR 11-22 21:00:00 [x.py:1] bad\n"),
+        ("text", "info", GRAVE, f"[w] {GRAVE}\n"),
         ("json", "info", '{"message": "x"}', '{"message": "x"}\n'),
-        ("json", "info", "plain", '{"level": "info", "worker": "w", "message": "plain"}\n'),
+        ("json", "debug", "plain", '{"level": "info", "worker": "w", "message": "plain"}\n'),
     ],
 )
 def test_lines_of_workers(log_format: str, level: str, line: str, shown: str) -> None:
