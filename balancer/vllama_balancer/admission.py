@@ -175,7 +175,7 @@ class Admission:
                 if not waiter.grant.done():
                     self._look(waiter.ticket, hopeless_at, deadline)
         except BaseException:
-            if waiter.grant.done():
+            if waiter.grant.done() and waiter.grant.exception() is None:
                 self.release(waiter.grant.result())
             raise
         finally:
@@ -229,13 +229,21 @@ class Admission:
         while (waiter := line.next_turn()) is not None and self._grant(line, waiter):
             pass
 
+    def _place(self, waiter: _Waiter) -> bool:
+        """Gives a waiter a place, or the error that its own placement met: it is nobody else's."""
+        try:
+            lease = self._placer.place(waiter.ticket)
+        except Exception as error:
+            waiter.grant.set_exception(error)
+            return True
+        if lease is not None:
+            waiter.grant.set_result(lease)
+        return lease is not None
+
     def _grant(self, line: FairQueue[_Waiter], waiter: _Waiter) -> bool:
         """Serves a waiter if there is room; tells whether it is out of the way."""
-        if not waiter.grant.done():
-            lease = self._placer.place(waiter.ticket)
-            if lease is None:
-                return False
-            waiter.grant.set_result(lease)
+        if not waiter.grant.done() and not self._place(waiter):
+            return False
         line.take(waiter.ticket.client, waiter)
         self._left(waiter)
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 LONGEST_REQUEST_ID = 128
 """Characters; the ids go into every log line."""
@@ -165,12 +168,17 @@ class Front:
 
 
 async def _answer(context: Context, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits a handler's work and turns its errors into a status."""
+    """Awaits a handler's work and turns its errors into a status; what nobody foresaw is INTERNAL and logged."""
     try:
         return await work
-    except BalancerError as error:
-        await context.abort_with_status(rich_status(error))
+    except grpc.aio.BaseError:
         raise
+    except BalancerError as error:
+        status = rich_status(error)
+    except Exception:
+        logger.exception("a call failed for a reason that nobody foresaw")
+        status = rich_status(BalancerError("the balancer failed on this request; its log says why"))
+    return await context.abort_with_status(status)
 
 
 def _check_generation(request: generation_pb2.GenerateRequest) -> None:

@@ -18,12 +18,15 @@ from vllama_balancer.watcher import Watcher
 from vllama_balancer.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 
     from vllama_balancer.channel import Channel
     from vllama_balancer.fleet.events import FleetEvent
 
 logger = logging.getLogger(__name__)
+
+RECOVERY_SECONDS = 1.0
+"""Pause after an unforeseen error in a task that looks after a worker."""
 
 
 class Pool:
@@ -127,11 +130,10 @@ class Pool:
     def _add(self, event: Added) -> None:
         worker = Worker(event, self._open_channel(event.address), self._health, self.changes, self._clock)
         self._workers[event.name] = worker
+        caretaker = Caretaker(worker, self._health, self._clock, self.is_last)
         self._tasks[event.name] = [
-            asyncio.create_task(Watcher(worker).run(), name=f"watch {event.name}"),
-            asyncio.create_task(
-                Caretaker(worker, self._health, self._clock, self.is_last).run(), name=f"care {event.name}"
-            ),
+            asyncio.create_task(_keep_running(Watcher(worker).run), name=f"watch {event.name}"),
+            asyncio.create_task(_keep_running(caretaker.run), name=f"care {event.name}"),
         ]
 
     def _remove(self, name: str, reason: str) -> None:
@@ -147,10 +149,18 @@ class Pool:
         task.add_done_callback(self._closing.discard)
 
 
+async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
+    """Begins again after what nobody foresaw: a worker that is not looked after any more would be lost for good."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            logger.exception("looking after a worker failed; going on")
+            await asyncio.sleep(RECOVERY_SECONDS)
+
+
 async def _close(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            logger.error("a task of worker %s ended with an error", worker.name, exc_info=result)
+    await asyncio.gather(*tasks, return_exceptions=True)
     await worker.channel.close()

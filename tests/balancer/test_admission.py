@@ -392,3 +392,34 @@ async def test_the_pool_wakes_nobody_in_vain():
     assert house.pool.changes.version == version
     worker.hold("x")
     await eventually(lambda: house.pool.changes.version == version + 1)
+
+
+class Stumbling:
+    """A policy with a bug that shows for one request only."""
+
+    name = "stumbling"
+
+    def __init__(self):
+        self.sound = make_policy("least-load")
+
+    def pick(self, snapshot, demand, rng):
+        """Fails for a prompt of 13 tokens."""
+        if demand.prompt_tokens == 13:
+            raise ZeroDivisionError
+        return self.sound.pick(snapshot, demand, rng)
+
+
+async def test_an_error_in_placing_one_request_is_that_requests_alone():
+    """Whoever gives a place back, and whoever waits behind, does not suffer for it."""
+    house = House(1)
+    house.admission._placer._policy = Stumbling()
+    lease = await house.ask()
+    unlucky = asyncio.create_task(house.admission.admit(Ticket("r", KEY, "a", SIZE._replace(prompt_tokens=13)), None))
+    await settle()
+    lucky = house.ask("b")
+    await settle()
+    house.admission.release(lease)
+    with pytest.raises(ZeroDivisionError):
+        await unlucky
+    house.admission.release(await lucky)
+    assert (house.admission.waiting, house.streams) == (0, 0)

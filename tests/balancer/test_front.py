@@ -205,6 +205,16 @@ async def test_an_engine_fault_is_internal(open_door):
     assert caught.value.code() is Code.INTERNAL
 
 
+async def test_what_nobody_foresaw_is_internal_and_logged(open_door, caplog):
+    """The client is told where to look, and not what broke."""
+    door = await open_door(1)
+    door.fleet.dispatcher._catalog.find = lambda name: 1 / 0
+    with pytest.raises(grpc.aio.AioRpcError, match="its log says why") as caught:
+        await events_of(door.generation.Generate(request()))
+    assert caught.value.code() is Code.INTERNAL
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_a_clients_deadline_frees_everything(open_door):
     """In the queue's and the worker's books alike."""
     door = await open_door(1)

@@ -126,3 +126,15 @@ async def test_the_pools_state_is_read_at_every_scrape(make_fleet):
     assert fleet.value("vllama_worker_ejections_total", worker="w0") == 1
     assert fleet.value("vllama_worker_restarts_total", worker="w1") == 4
     assert fleet.value("vllama_queue_length") == 0
+
+
+async def test_looking_after_a_worker_goes_on_after_an_unforeseen_error(make_fleet, caplog):
+    """Otherwise the worker would stay as it was at that moment for ever."""
+    fleet = await make_fleet(1)
+    worker = fleet.pool.find("w0")
+    sound, worker.take_report = worker.take_report, lambda report: 1 / 0
+    await eventually(lambda: "going on" in caplog.text)
+    worker.take_report = sound
+    heard = worker.heard_at
+    await eventually(lambda: worker.heard_at > heard)
+    assert (await fleet.generate()).text == text_of(8)
