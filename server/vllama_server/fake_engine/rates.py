@@ -16,12 +16,17 @@ class Rates:
     def __init__(self) -> None:
         self._decode = 0.0
         self._updated_at = 0.0
+        self._prefill_tokens = 0.0
+        self._prefill_seconds = 0.0
         self.step_seconds = 0.0
         """Time of a step that only decodes; 0 until there was one."""
-        self.prefill_tokens_per_second = 0.0
-        """Speed of prefill beside the time that a step takes anyway; 0 until measured."""
         self.last_step_at: float | None = None
         """When the last step ended, by the engine's clock; None before the first."""
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Speed of prefill beside the time that a step takes anyway; 0 until measured."""
+        return self._prefill_tokens / self._prefill_seconds if self._prefill_seconds else 0.0
 
     def record(self, now: float, seconds: float, decode_tokens: int, prefill_tokens: int) -> None:
         """Takes note of a step that ended now."""
@@ -29,7 +34,7 @@ class Rates:
         if prefill_tokens:
             self._record_prefill(seconds - self.step_seconds, prefill_tokens)
         elif decode_tokens:
-            self.step_seconds = _average(self.step_seconds, seconds)
+            self.step_seconds += (_WEIGHT if self.step_seconds else 1.0) * (seconds - self.step_seconds)
         # Each token adds an impulse that decays; a steady stream of r tokens per second settles at r.
         self._decode = self.decode_tokens_per_second(now) + decode_tokens * math.log(2) / HALF_LIFE_SECONDS
         self._updated_at = now
@@ -39,9 +44,8 @@ class Rates:
         return self._decode * math.pow(2.0, (self._updated_at - now) / HALF_LIFE_SECONDS)
 
     def _record_prefill(self, seconds: float, tokens: int) -> None:
-        if seconds > 0:
-            self.prefill_tokens_per_second = _average(self.prefill_tokens_per_second, tokens / seconds)
-
-
-def _average(old: float, new: float) -> float:
-    return old + _WEIGHT * (new - old) if old else new
+        # What a step takes anyway must be known first: in a small chunk it is nearly all of the time.
+        # Tokens and seconds are averaged apart, so that a chunk counts by its size.
+        if self.step_seconds and seconds > 0:
+            self._prefill_tokens += _WEIGHT * (tokens - self._prefill_tokens)
+            self._prefill_seconds += _WEIGHT * (seconds - self._prefill_seconds)
