@@ -190,10 +190,10 @@ async def test_bad_flags_are_one_line_and_status_2(spawn, arguments, words):
     assert "Traceback" not in worker.log()
 
 
-async def test_a_wrong_engine_argument_is_one_line_and_status_1(spawn):
-    """The engine types its own arguments; what it refuses is a failed start."""
+async def test_a_wrong_engine_argument_is_one_line_and_status_2(spawn):
+    """The engine types its own arguments; what it refuses is a wrong flag, which no restart will cure."""
     worker = await spawn("--engine-arg", "sped=2", ready=False)
-    assert await worker.status() == 1
+    assert await worker.status() == 2
     assert worker.log().startswith("vllama worker: --engine-arg: sped is no setting")
 
 

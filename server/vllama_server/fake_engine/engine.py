@@ -16,7 +16,7 @@ from vllama_server.engine import (
     StartPhase,
     TokenizedText,
 )
-from vllama_server.errors import ContextTooLong, EngineDead, InvalidRequest, StartFailed
+from vllama_server.errors import ConfigError, ContextTooLong, EngineDead, InvalidRequest
 from vllama_server.fake_engine import embedding, tokens
 from vllama_server.fake_engine.clock import LoopClock
 from vllama_server.fake_engine.generation import Generation
@@ -78,11 +78,11 @@ class FakeEngine:
 
     @classmethod
     def from_config(cls, config: WorkerConfig) -> FakeEngine:
-        """Builds the engine that flags ask for. Raises StartFailed for a wrong --engine-arg."""
+        """Builds the engine that flags ask for. Raises ConfigError for a wrong --engine-arg."""
         try:
             profile, faults = from_arguments(config.engine_args, config.max_streams)
         except ValueError as error:
-            raise StartFailed(f"--engine-arg: {error}") from None
+            raise ConfigError(f"--engine-arg: {error}") from None
         context_tokens = min(config.max_model_len or OWN_CONTEXT_TOKENS, profile.kv_cache_tokens)
         return cls(profile, faults, context_tokens=context_tokens)
 

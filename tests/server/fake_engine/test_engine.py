@@ -30,11 +30,11 @@ from vllama_server.engine import (
 )
 from vllama_server.errors import (
     CapabilityMissing,
+    ConfigError,
     ContextTooLong,
     EngineDead,
     EngineFault,
     InvalidRequest,
-    StartFailed,
 )
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.profile import Faults, Profile
@@ -435,6 +435,6 @@ async def test_flags_make_the_engine():
 )  # fmt: skip
 def test_a_wrong_engine_argument_is_refused_by_name(arguments):
     """The message names the key."""
-    with pytest.raises(StartFailed) as error:
+    with pytest.raises(ConfigError) as error:
         FakeEngine.from_config(WorkerConfig("m", engine_args=arguments))
     assert next(iter(arguments)) in str(error.value)
