@@ -14,10 +14,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
+import grpc
 import psutil
 import pytest
 
 from tests.balancer.models.hub import Hub, Repo
+from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -270,3 +272,33 @@ async def _ask(session: aiohttp.ClientSession, call: str, **body: object) -> dic
 async def _loaded(session: aiohttp.ClientSession) -> list[str]:
     async with session.get("/api/ps") as reply:
         return [model["name"] for model in (await reply.json())["models"]]
+
+
+async def test_a_rolling_restart_loses_no_request(tmp_path: Path) -> None:
+    """Every worker is replaced, one after the other, while requests go on and all are answered."""
+    async with serving(tmp_path, *FAKE) as served:
+        await served.ready()
+        before = set(await served.pids())
+        done = asyncio.Event()
+
+        async def client() -> list[bool]:
+            answers = []
+            async with aiohttp.ClientSession(served.url) as session:
+                while not done.is_set():
+                    answer = await _ask(session, "generate", model="demo", prompt="hi", stream=False)
+                    answers.append(answer["eval_count"] == 128)
+            return answers
+
+        clients = [asyncio.create_task(client()) for _ in range(4)]
+        address = re.search(r"gRPC\s+(\S+)", served.out)[1]
+        async with grpc.aio.insecure_channel(address) as channel:
+            steps = fleet_pb2_grpc.FleetStub(channel).RestartWorkers(fleet_pb2.RestartWorkersRequest())
+            last = [reply async for reply in steps][-1]
+        done.set()
+        answers = [answer for answers in await asyncio.gather(*clients) for answer in answers]
+        assert len(answers) >= 4 and all(answers)
+        assert all(worker.available for worker in last.workers)
+        served.workers = psutil.Process(served.process.pid).children()
+        assert before.isdisjoint(worker.pid for worker in served.workers) and len(served.workers) == 2
+        served.process.terminate()
+        assert await served.ended() == 0
