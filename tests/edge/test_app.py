@@ -45,3 +45,10 @@ async def test_the_request_id_is_honoured_and_returned(http: aiohttp.ClientSessi
         assert reply.headers["X-Request-Id"] == "mine-1"
     async with http.get("/", headers={"X-Request-Id": "has blanks"}) as reply:
         assert len(reply.headers["X-Request-Id"]) == 32
+
+
+async def test_the_product_is_in_the_server_header(http: aiohttp.ClientSession) -> None:
+    """The API's version is Ollama's; the product has its own."""
+    async with http.get("/api/version") as reply:
+        assert reply.headers["Server"].startswith("vllama/")
+        assert reply.headers["Server"].removeprefix("vllama/") != (await reply.json())["version"]

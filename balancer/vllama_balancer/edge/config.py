@@ -5,16 +5,17 @@ Values come from the balancer's own configuration; the edge reads neither flags 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeConfig:
     """Settings of the HTTP front door."""
 
-    version: str = "0.32.0"
+    api_version: str = "0.32.0"
     """What /api/version says: a bare MAJOR.MINOR.PATCH, at least 0.6.4, or clients refuse it."""
-    product_version: str = "0.0.1"
+    product_version: str = field(default_factory=lambda: version("vllama-serve"))
     """Version of this product, in the Server header."""
     loopback_only: bool = True
     """Whether the edge is bound to loopback, where the Host header is checked as well."""

@@ -35,7 +35,7 @@ class ListingHandlers:
 
     async def version(self, request: web.Request) -> web.Response:
         """GET /api/version."""
-        return json_reply({"version": self._edge.config.version})
+        return json_reply({"version": self._edge.config.api_version})
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /api/status: newer command lines ask whether hosted models may be used."""
