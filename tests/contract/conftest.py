@@ -40,8 +40,9 @@ def base_url(model_name: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     if url := os.environ.get("VLLAMA_CONTRACT_URL"):
         yield url.rstrip("/")
         return
-    log = tmp_path_factory.mktemp("contract") / "fleet.log"
-    fleet = FleetProcess([model_name, "--workers", "2", "--engine", "fake"], log)
+    folder = tmp_path_factory.mktemp("contract")
+    arguments = [model_name, "--workers", "2", "--engine", "fake", "--models", str(folder / "models")]
+    fleet = FleetProcess(arguments, folder / "fleet.log")
     fleet.start()
     try:
         fleet.wait_ready(2, 60)

@@ -109,6 +109,31 @@ def test_loading_and_unloading_by_an_empty_prompt(client: ollama.Client, model_n
     assert client.generate(model_name, "Count from one to fifty, in words.", options=SHORT).response
 
 
+def test_an_alias_lives_from_create_to_delete(client: ollama.Client, model_name: str) -> None:
+    """An alias is created, copied, listed, shown, used and deleted; a deleted one is not found."""
+    client.create("contract-alias", from_=model_name, system="Be brief.", parameters={"temperature": 0.0})
+    client.copy("contract-alias", "contract-copy")
+    try:
+        listed = {entry.model for entry in client.list().models}
+        assert {"contract-alias:latest", "contract-copy:latest"} <= listed
+        shown = client.show("contract-copy")
+        assert "temperature" in (shown.parameters or "")
+        assert client.chat("contract-copy", HI, options=SHORT).message.content
+    finally:
+        for name in ("contract-alias", "contract-copy"):
+            client.delete(name)
+    with pytest.raises(ollama.ResponseError, match="model 'contract-alias:latest' not found") as caught:
+        client.show("contract-alias")
+    assert caught.value.status_code == 404
+
+
+def test_a_served_model_can_be_pulled(client: ollama.Client, model_name: str) -> None:
+    """Clients that pull before they chat see success at the end; an unknown name says that it does not exist."""
+    assert [progress.status for progress in client.pull(model_name, stream=True)][-1] == "success"
+    with pytest.raises(ollama.ResponseError, match="file does not exist"):
+        list(client.pull("no-such-model-anywhere", stream=True))
+
+
 def test_vectors_come_one_per_input(client: ollama.Client, embedding_name: str) -> None:
     """A batch of texts has as many vectors, each of length 1; the old call has one vector."""
     batch = client.embed(embedding_name, ["a", "b"])

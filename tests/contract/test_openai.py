@@ -51,6 +51,12 @@ def test_only_the_newer_limit_is_enough(client: openai.OpenAI, model_name: str) 
     assert completion.usage.completion_tokens == 3
 
 
+def test_no_reasoning_is_always_accepted(client: openai.OpenAI, model_name: str) -> None:
+    """A model that cannot reason need not be told differently from one that can."""
+    completion = client.chat.completions.create(model=model_name, messages=HI, max_tokens=3, reasoning_effort="none")
+    assert completion.choices[0].message.content
+
+
 def test_a_seed_repeats_itself(client: openai.OpenAI, model_name: str) -> None:
     """The same seed gives the same answers, choice by choice."""
 

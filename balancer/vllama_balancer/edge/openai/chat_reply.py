@@ -136,15 +136,21 @@ class ChunkStream:
         if not (delta.text or delta.thinking or delta.tool_calls or delta.logprobs):
             return []
         state = self._states[choice]
-        role: str | UnsetType = UNSET if state.role_sent else "assistant"
-        calls = _to_tool_calls(self._identity, choice, delta.tool_calls, first_index=state.tool_calls)
-        state.role_sent = True
-        state.tool_calls += len(calls)
         news = Delta(
-            role=role, content=delta.text, reasoning=delta.thinking or UNSET, tool_calls=calls if calls else UNSET
+            role=UNSET if state.role_sent else "assistant",
+            content=delta.text,
+            reasoning=delta.thinking or UNSET,
+            tool_calls=self._tool_calls(choice, delta) if delta.tool_calls else UNSET,
         )
+        state.role_sent = True
         logprobs = Logprobs(content=to_logprobs(delta.logprobs)) if self._logprobs else UNSET
         return [self._chunk([ChunkChoice(index=choice, delta=news, finish_reason=None, logprobs=logprobs)])]
+
+    def _tool_calls(self, choice: int, delta: generation_pb2.Delta) -> list[ToolCall]:
+        state = self._states[choice]
+        calls = _to_tool_calls(self._identity, choice, delta.tool_calls, first_index=state.tool_calls)
+        state.tool_calls += len(calls)
+        return calls
 
     def _finish(self, choice: int, finished: generation_pb2.Finished) -> list[Chunk]:
         state = self._states[choice]
