@@ -36,6 +36,11 @@ class WatchedWorker(Protocol):
         """Why no request may go to it; empty while one may."""
         ...
 
+    @property
+    def has_room(self) -> bool:
+        """Whether it has a stream to spare."""
+        ...
+
 
 class WatchedPool(Protocol):
     """What is asked of the pool."""

@@ -37,6 +37,8 @@ class Resident:
     """While idle: what will unload it."""
     is_going: bool = False
     """Whether it leaves as soon as it is idle."""
+    full_since: float | None = None
+    """Since when all its workers have been full; None while one has room."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when nothing of it is left."""
     is_leaving: bool = False

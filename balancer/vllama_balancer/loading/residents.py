@@ -2,7 +2,9 @@
 
 A place is one worker's share of the machine. A model that is asked for takes a free place, else one of a model that
 has several, else that of the idle model that was used longest ago; when everybody is busy it waits for its turn.
-Pinned models keep at least one place for ever. A model with requests is never unloaded.
+Pinned models keep at least one place for ever. A model with requests is never unloaded. A model that stays full
+grows onto free places and gives them up when another needs one; as it never takes a place that is in use, two
+models cannot push each other out in turn.
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ class LoadingSettings:
     """Longest time without progress of a worker that starts; 0: no limit."""
     most_waiting: int = 512
     """Requests that may wait for models to load."""
+    grow_after_seconds: float = 3.0
+    """A model whose workers have been full for so long takes a free place as well."""
+    look_seconds: float = 1.0
+    """How often that is looked at."""
 
 
 class Residents:
@@ -83,6 +89,7 @@ class Residents:
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = asyncio.get_running_loop().time
+        self._task(self._grow())
 
     # -- what it is asked ------------------------------------------------------------------
 
@@ -213,7 +220,7 @@ class Residents:
             too_many = 0 < self._settings.most_loaded <= len(holders)
             if self._free and not too_many:
                 return self._free.pop(0)
-            if not too_many and (generous := self._longest_idle(lambda resident: len(resident.slots) > 1)):
+            if not too_many and (generous := self._most_generous()):
                 await self._give_up(generous)
             elif victim := self._longest_idle(lambda resident: not resident.is_pinned):
                 await self._leave(victim)
@@ -224,6 +231,34 @@ class Residents:
                 )
             else:
                 await self._changes.after(version)
+
+    def _most_generous(self) -> Resident | None:
+        """A model that can spare a place: its streams there finish first, and new ones go to its other places."""
+        rich = [one for one in self._residents.values() if len(one.slots) > 1 and one.is_loaded and not one.is_leaving]
+        return min(rich, key=lambda resident: (resident.users > 0, resident.last_used), default=None)
+
+    async def _grow(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.look_seconds)
+            for resident in self._residents.values():
+                self._consider_growth(resident)
+
+    def _consider_growth(self, resident: Resident) -> None:
+        if not resident.is_loaded or resident.is_leaving or not self._is_full(resident):
+            resident.full_since = None
+            return
+        if resident.full_since is None:
+            resident.full_since = self._clock()
+        full_seconds = self._clock() - resident.full_since
+        if full_seconds >= self._settings.grow_after_seconds and self._free and not self._taking_room.locked():
+            logger.info("%s has been full for %.0f s and gets one more worker", resident.key, full_seconds)
+            resident.full_since = None
+            self._occupy(resident, self._free.pop(0))
+
+    def _is_full(self, resident: Resident) -> bool:
+        """Tells whether all its workers serve and none has room; one that starts is room to come."""
+        workers = [self._pool.find(f"worker-{slot.index}") for slot in resident.slots]
+        return all(worker is not None and not worker.unavailable and not worker.has_room for worker in workers)
 
     def _longest_idle(self, wanted: Callable[[Resident], bool]) -> Resident | None:
         idle = [resident for resident in self._residents.values() if resident.is_idle and wanted(resident)]

@@ -27,6 +27,7 @@ class FakeWorker:
     process: Changed
     report: worker_pb2.WorkerReport | None = None
     unavailable: str = "is starting"
+    has_room: bool = True
 
 
 @dataclass

@@ -259,3 +259,44 @@ async def test_a_cancelled_request_releases_the_model(loading_of) -> None:
     loading.machine.finish("a")
     await loading.touch("b")
     assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+
+
+async def test_a_full_model_grows_onto_a_free_place(loading_of) -> None:
+    """After some time without room it gets one more worker, and no further one while that starts."""
+    loading = loading_of(places=3, grow_after_seconds=0.01, look_seconds=0.005)
+    async with loading.use("a"):
+        loading.machine.slow.add("a")
+        loading.machine.workers["worker-0"].has_room = False
+        await loading.logged("+a@1")
+        await asyncio.sleep(0.05)
+    assert loading.machine.log == ["+a@0", "+a@1"]
+
+
+async def test_a_model_with_room_does_not_grow(loading_of) -> None:
+    """Being used is no reason to take more."""
+    loading = loading_of(places=2, grow_after_seconds=0, look_seconds=0.001)
+    async with loading.use("a"):
+        await asyncio.sleep(0.05)
+    assert loading.machine.log == ["+a@0"]
+
+
+async def test_a_grown_model_gives_a_place_up_while_it_is_busy(loading_of) -> None:
+    """Another model gets the second place at once; the first keeps the other."""
+    loading = loading_of(places=2, grow_after_seconds=0.01, look_seconds=0.005)
+    async with loading.use("a"):
+        loading.machine.workers["worker-0"].has_room = False
+        await loading.logged("+a@1")
+        await loading.touch("b")
+    assert loading.machine.log == ["+a@0", "+a@1", "-a@1", "+b@1"]
+
+
+async def test_alternating_loads_do_not_flap(loading_of) -> None:
+    """Two full models on two places stay where they are, however long they alternate."""
+    loading = loading_of(places=2, grow_after_seconds=0, look_seconds=0.001)
+    for model in ("a", "b") * 10:
+        async with loading.use(model):
+            for worker in loading.machine.workers.values():
+                worker.has_room = False
+            await asyncio.sleep(0.005)
+    first_moves = loading.machine.log[:4]
+    assert loading.machine.log == first_moves and first_moves[-1] == "+b@1"
