@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Callable, Mapping
 
-READ_BYTES = 1 << 16
 HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 1 << 16
 
@@ -83,75 +82,144 @@ class ChunkedDecoder:
             self._is_last = self._left == 0
 
 
-class HttpConnection:
-    """One connection that is kept, and opened again when the server has closed it."""
+class ResponseParser:
+    """Reads one response as its bytes come, and hands its body on; nothing is kept."""
+
+    def __init__(self, on_body: Callable[[bytes], None]) -> None:
+        self.status = 0
+        """HTTP status; 0 until the head has come."""
+        self.is_kept = True
+        """Whether the server keeps the connection."""
+        self.finished = False
+        """Whether the whole response has come."""
+        self._on_body = on_body
+        self._head = b""
+        self._decoder: ChunkedDecoder | None = None
+        self._left: int | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes of the wire. HttpError when they are no response."""
+        if not self.status:
+            self._head += data
+            head, end, data = self._head.partition(HEAD_END)
+            if not end:
+                if len(head) > MAX_HEAD_BYTES:
+                    raise HttpError("the answer's head does not end")
+                return
+            self._read_head(head)
+        self._read_body(data)
+
+    def end(self) -> None:
+        """Takes the end of the connection. HttpError when it came in the middle of the response."""
+        if not self.status:
+            raise HttpError("the connection ended before an answer came")
+        if not self.finished and (self._decoder is not None or self._left is not None):
+            raise HttpError("the connection ended in the middle of the answer")
+        self.finished = True
+
+    def _read_head(self, head: bytes) -> None:
+        first, *lines = head.decode("latin-1").split("\r\n")
+        status = first.split(" ")[1:2]
+        if not first.startswith("HTTP/1.") or not status or not status[0].isdecimal():
+            raise HttpError(f"the answer begins with {first[:40]!r}, which is no HTTP")
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self.status = int(status[0])
+        self.is_kept = headers.get("connection", "").lower() != "close"
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            self._decoder = ChunkedDecoder()
+        elif headers.get("content-length", "").isdecimal():
+            self._left = int(headers["content-length"])
+        else:
+            self.is_kept = False
+
+    def _read_body(self, data: bytes) -> None:
+        piece = data if self._decoder is None else self._decoder.feed(data)
+        if piece:
+            self._on_body(piece)
+        if self._decoder is not None:
+            self.finished = self._decoder.finished
+        elif self._left is not None:
+            self._left -= len(piece)
+            self.finished = self._left <= 0
+
+
+class HttpConnection(asyncio.Protocol):
+    """One connection that is kept, and opened again when the server has closed it.
+
+    It parses in the event loop's callback: waking a task for every token would cost more than
+    everything else that is done for one.
+    """
 
     def __init__(self, url: Url, headers: Mapping[str, str]) -> None:
         self._url = url
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._head = f"Host: {url.host}:{url.port}\r\nContent-Type: application/json\r\n{extra}"
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.Transport | None = None
+        self._parser: ResponseParser | None = None
+        self._whole: asyncio.Future[None] | None = None
 
-    async def post(self, path: str, body: bytes) -> int:
-        """Sends a request and returns the status; read the body next, to its end. OSError, HttpError."""
+    async def post(self, path: str, body: bytes, on_body: Callable[[bytes], None]) -> int:
+        """Sends a request, hands the body's bytes to `on_body` as they come, and returns the status at its end.
+
+        OSError when there is no connection, HttpError when the answer is none or breaks off. What
+        is under way when it fails or is cancelled goes with the connection.
+        """
         head = f"POST {self._url.path}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
-        reader, writer = await self._connection()
-        writer.write(head.encode() + body)
-        status, headers, self._first = await _head(reader)
-        self._decoder = ChunkedDecoder() if headers.get("transfer-encoding", "").lower() == "chunked" else None
-        self._length = int(headers.get("content-length", -1))
-        self._keep = headers.get("connection", "").lower() != "close"
-        return status
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """Yields the body's bytes as they come. HttpError when it ends in the middle."""
-        data, seen = self._first, 0
-        while True:
-            if data:
-                piece = data if self._decoder is None else self._decoder.feed(data)
-                seen += len(piece)
-                if piece:
-                    yield piece
-            if self._decoder.finished if self._decoder else 0 <= self._length <= seen:
-                break
-            data = await self._read()
-            if not data:
+        parser = ResponseParser(on_body)
+        is_kept = False
+        try:
+            transport = await self._connected()
+            self._parser, self._whole = parser, asyncio.get_running_loop().create_future()
+            transport.write(head.encode() + body)
+            await self._whole
+            is_kept = parser.is_kept
+            return parser.status
+        finally:
+            self._parser = self._whole = None
+            if not is_kept:
                 self.close()
-                if self._decoder is None and self._length < 0:
-                    return
-                raise HttpError("the connection ended in the middle of the answer")
-        if not self._keep:
-            self.close()
 
     def close(self) -> None:
-        """Drops the connection, whatever is under way on it; the next request opens another."""
-        writer, self._reader, self._writer = self._writer, None, None
-        if writer is not None:
-            writer.transport.abort()
+        """Drops the connection; the next request opens another."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._reader is None or self._writer is None or self._reader.at_eof() or self._writer.is_closing():
-            self.close()
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes from the event loop."""
+        if self._parser is None:
+            return
+        try:
+            self._parser.feed(data)
+        except (HttpError, ValueError) as error:
+            self._settle(error)
+        else:
+            if self._parser.finished:
+                self._settle(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Takes the end of the connection from the event loop."""
+        self._transport = None
+        if self._parser is None:
+            return
+        try:
+            self._parser.end()
+        except HttpError as error:
+            self._settle(exc or error)
+        else:
+            self._settle(None)
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._whole is None or self._whole.done():
+            return
+        if error is None:
+            self._whole.set_result(None)
+        else:
+            self._whole.set_exception(error)
+
+    async def _connected(self) -> asyncio.Transport:
+        if self._transport is None or self._transport.is_closing():
             tls = ssl.create_default_context() if self._url.tls else None
-            self._reader, self._writer = await asyncio.open_connection(self._url.host, self._url.port, ssl=tls)
-        return self._reader, self._writer
-
-    async def _read(self) -> bytes:
-        return b"" if self._reader is None else await self._reader.read(READ_BYTES)
-
-
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    data = b""
-    while HEAD_END not in data:
-        more = await reader.read(READ_BYTES)
-        if not more or len(data) > MAX_HEAD_BYTES:
-            raise HttpError("the connection ended before an answer came")
-        data += more
-    head, _, rest = data.partition(HEAD_END)
-    first, *lines = head.decode("latin-1").split("\r\n")
-    status = first.split(" ")[1:2]
-    if not first.startswith("HTTP/1.") or not status or not status[0].isdecimal():
-        raise HttpError(f"the answer begins with {first[:40]!r}, which is no HTTP")
-    pairs = (line.partition(":") for line in lines)
-    return int(status[0]), {name.strip().lower(): value.strip() for name, _, value in pairs}, rest
+            loop = asyncio.get_running_loop()
+            self._transport, _ = await loop.create_connection(lambda: self, self._url.host, self._url.port, ssl=tls)
+        return self._transport

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DATA = b"data: "
 DONE = b"[DONE]"
+OK = 200
+TAIL_LINES = 4
 
 
 class Dialect(Protocol):
@@ -145,56 +147,54 @@ class HttpSession:
     async def run(self, request: Request) -> Sample:
         """Sends a request and reads its answer to the end."""
         body = json.dumps(self._dialect.body(self._model, request)).encode()
-        reading = _Reading(self._dialect)
-        begun, first, is_whole = self._clock(), None, False
+        reading = _Reading(self._dialect, self._clock)
+        begun = self._clock()
         try:
-            status = await self._connection.post(self._dialect.path, body)
-            async for data in self._connection.body():
-                if reading.add(data) and first is None:
-                    first = self._clock() - begun
-            is_whole = True
-            return reading.sample(status, self._clock() - begun, first)
+            status = await self._connection.post(self._dialect.path, body, reading.add)
+            return reading.sample(status, begun, self._clock())
         except (OSError, HttpError, ValueError) as error:
-            return Sample(self._clock() - begun, first, error=str(error) or type(error).__name__)
-        finally:
-            # What is left of this answer, after a time-out too, must not be read as the next one's.
-            if not is_whole:
-                self._connection.close()
+            return reading.broken(begun, self._clock(), str(error) or type(error).__name__)
 
 
 class _Reading:
-    """What has been read of one answer: whether text has come, and the last line that says something."""
+    """What has been read of one answer: when text came first, and the last lines."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, clock: Callable[[], float]) -> None:
         self._dialect = dialect
+        self._clock = clock
         self._pending = b""
-        self._last: dict[str, Any] = {}
         self._tail: list[bytes] = []
-        self._has_text = False
+        self._first: float | None = None
 
-    def add(self, data: bytes) -> bool:
-        """Takes bytes; tells whether text has come by now."""
+    def add(self, data: bytes) -> None:
+        """Takes bytes of the body."""
         complete, newline, rest = data.rpartition(b"\n")
         if not newline:
             self._pending += data
-            return self._has_text
+            return
         lines, self._pending = (self._pending + complete).split(b"\n"), rest
-        if not self._has_text:
-            self._has_text = any(self._dialect.has_text(message) for message in self._messages(lines))
+        if self._first is None and any(self._dialect.has_text(message) for message in self._messages(lines)):
+            self._first = self._clock()
         # The last line that says something may be followed by blank lines and the end's mark.
-        self._tail = (self._tail + lines)[-4:]
-        return self._has_text
+        self._tail = (self._tail + lines)[-TAIL_LINES:]
 
-    def sample(self, status: int, seconds: float, ttft_seconds: float | None) -> Sample:
-        """Judges the whole answer."""
+    def sample(self, status: int, begun: float, ended: float) -> Sample:
+        """Judges the whole answer. ValueError when its end is not what the dialect knows."""
         messages = self._messages([*self._tail, self._pending])
         last = messages[-1] if messages else {}
-        if status != 200 or "error" in last:
-            return Sample(seconds, ttft_seconds, error=_error(last) or f"status {status}")
+        if status != OK or "error" in last:
+            return self.broken(begun, ended, _error(last) or f"status {status}")
         counts = self._dialect.counts(last)
         if counts is None:
-            return Sample(seconds, ttft_seconds, error="the answer ended in the middle")
-        return Sample(seconds, ttft_seconds, tokens=counts[1], prompt_tokens=counts[0])
+            return self.broken(begun, ended, "the answer ended in the middle")
+        return Sample(ended - begun, self._since(begun), tokens=counts[1], prompt_tokens=counts[0])
+
+    def broken(self, begun: float, ended: float, error: str) -> Sample:
+        """Writes down a failure."""
+        return Sample(ended - begun, self._since(begun), error=error)
+
+    def _since(self, begun: float) -> float | None:
+        return None if self._first is None else self._first - begun
 
     def _messages(self, lines: list[bytes]) -> list[dict[str, Any]]:
         found = (self._dialect.message(line) for line in lines)

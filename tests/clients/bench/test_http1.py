@@ -87,8 +87,9 @@ async def raw_server(*answers: bytes) -> AsyncIterator[tuple[Url, list[int]]]:
 
 async def body_of(connection: HttpConnection) -> bytes:
     """Sends a request and reads all of its answer."""
-    await connection.post("/", b"{}")
-    return b"".join([piece async for piece in connection.body()])
+    pieces: list[bytes] = []
+    assert await connection.post("/", b"{}", pieces.append) == 200
+    return b"".join(pieces)
 
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
