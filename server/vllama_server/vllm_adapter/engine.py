@@ -20,8 +20,7 @@ from vllama_server.engine import StartPhase
 from vllama_server.errors import EngineDead, NotReady, StartFailed
 from vllama_server.vllm_adapter import parent_watch
 from vllama_server.vllm_adapter.advice import failure_message
-from vllama_server.vllm_adapter.devices import visible_devices
-from vllama_server.vllm_adapter.environment import allowed_cores, prepare
+from vllama_server.vllm_adapter.environment import allowed_cores, has_batch_invariance, prepare
 from vllama_server.vllm_adapter.processes import kill_children
 from vllama_server.vllm_adapter.profile import EngineProfile
 from vllama_server.vllm_adapter.progress import ProgressHandler, StartProgress
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
         TextPrompt,
         TokenizedText,
     )
-    from vllama_server.vllm_adapter.devices import VisibleDevice
     from vllama_server.vllm_adapter.loaded import LoadedEngine
     from vllama_server.vllm_adapter.reports import Report
 
@@ -74,20 +72,19 @@ class VllmEngine:
         told.reach(StartPhase.RESOLVE)
         self._failure = asyncio.get_running_loop().create_future()
         self._inbox = ReportInbox(lambda report: told.read(report.message))
-        devices = [] if self._profile.device == "cpu" else visible_devices(pynvml, os.environ)
         prepare(
             os.environ,
             self._profile,
             self._inbox.path,
             cores=allowed_cores(),
-            devices=devices,
+            batch_invariant=self._profile.device != "cpu" and has_batch_invariance(pynvml),
             process_id=os.getpid(),
         )
         parent_watch.hand_down()
         handler = ProgressHandler(told)
         logging.getLogger("vllm").addHandler(handler)
         try:
-            self._building = asyncio.create_task(asyncio.to_thread(self._build, told, devices), name="vllm-build")
+            self._building = asyncio.create_task(asyncio.to_thread(self._build, told), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
             told.reach(StartPhase.WARM_UP)
             await self._loaded.warm_up()
@@ -99,11 +96,11 @@ class VllmEngine:
             logging.getLogger("vllm").removeHandler(handler)
         self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-watchdog")
 
-    def _build(self, told: StartProgress, devices: Sequence[VisibleDevice]) -> LoadedEngine:
+    def _build(self, told: StartProgress) -> LoadedEngine:
         """Imports vLLM, checks the model and loads it. Runs in a thread; gives up between steps when stopped."""
         loaded: Any = importlib.import_module("vllama_server.vllm_adapter.loaded")
         self._give_up_if_stopped()
-        config = loaded.configure(self._profile, devices)
+        config = loaded.configure(self._profile)
         self._give_up_if_stopped()
         told.reach(StartPhase.LOAD)
         engine: LoadedEngine = loaded.LoadedEngine(config, self._profile)

