@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 VLLM_SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 RESOLVER = (sys.executable, "-m", "vllama_balancer.models", "resolve")
 RETRY_SECONDS = 0.5
+DOORS = ("bare", "worker", "balancer", "chat", "v1", "vllm")
+"""Names of all that can be compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vllama_clients.bench import specification
 from vllama_clients.bench.command_target import CommandTarget
-from vllama_clients.bench.comparison import Comparison, opened
+from vllama_clients.bench.comparison import DOORS, Comparison, opened
 from vllama_clients.bench.page import page
 from vllama_clients.bench.plan import Plan, run
 from vllama_clients.bench.record import record
@@ -79,7 +79,8 @@ def command(
     try:
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())
         streams = specification.concurrencies(concurrency)
-        specification.watches(watched, list(specification.targets(texts, model, "")))
+        names = [*specification.targets(texts, model, ""), *(DOORS if preset else ())]
+        specification.watches(watched, names)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     settings = {

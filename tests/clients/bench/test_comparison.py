@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from vllama_clients.bench.comparison import Comparison, opened
+from vllama_clients.bench.comparison import DOORS, Comparison, opened
 from vllama_clients.bench.sample import Request
 from vllama_clients.bench.specification import targets, watches
 from vllama_clients.cli.failure import CommandFailed
@@ -32,7 +32,7 @@ async def test_every_door_is_a_target() -> None:
     said: list[str] = []
     async with opened(comparison(bare="python bare.py"), said.append) as doors:
         made = targets(doors.targets, "ready", "")
-        assert list(made) == ["bare", "worker", "balancer", "chat", "v1", "vllm"]
+        assert tuple(made) == DOORS
         assert list(watches(doors.watches, list(made))) == ["balancer", "chat", "v1"]
         async with made["vllm"].session() as session:
             assert (await session.run(Request("hi", 5))).tokens == 5
