@@ -1,8 +1,7 @@
 """The balancer's configuration: parsed once from flags and environment, refused when wrong.
 
-Every setting stands in one table, so that its flag, its environment twin, Ollama's variable for
-the same thing and its help cannot drift apart. A flag beats `VLLAMA_…`, which beats `OLLAMA_…`. A wrong
-flag or `VLLAMA_…` value is refused; a wrong `OLLAMA_…` value only warns, as Ollama does.
+A flag beats `VLLAMA_…`, which beats `OLLAMA_…`. A wrong flag or `VLLAMA_…` value is refused; a wrong `OLLAMA_…`
+value only warns, as Ollama does.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_balancer import values
 from vllama_balancer.errors import ConfigError
+from vllama_balancer.settings import SETTINGS, WITHOUT_EFFECT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from vllama_balancer.settings import Setting
 
 EMBEDDED_MODEL = "smollm2:135m"
 """What is served when nothing is named: its weights ship with the installation."""
-
-POLICIES = ("expected-completion", "least-load", "round-robin", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,94 +84,6 @@ class BalancerConfig:
     """"debug", "info", "warning" or "error"."""
     warnings: tuple[str, ...] = ()
     """What was wrong and has been replaced by its default, for the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table of settings."""
-
-    target: str
-    """Field of BalancerConfig."""
-    flag: str
-    """Name on the command line, without dashes."""
-    parse: Callable[[str], Any]
-    """Turns text into a value; ValueError says what would be right."""
-    help: str
-    metavar: str = ""
-    ollama: str = ""
-    """Ollama's variable for the same thing."""
-    parse_ollama: Callable[[str], Any] | None = None
-    """How that one is read, when differently."""
-    repeatable: bool = False
-    """Whether it collects values; its environment twin is a comma list."""
-    switch: bool = False
-    """Whether it is a flag without a value."""
-
-    @property
-    def variable(self) -> str:
-        """The environment twin."""
-        return "VLLAMA_" + self.flag.upper().replace("-", "_")
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return text
-
-    return parse
-
-
-SETTINGS = (
-    Setting("host", "host", values.host, "address to listen on (default 127.0.0.1)", "ADDRESS", "OLLAMA_HOST",
-            lambda text: values.ollama_host(text)[0]),
-    Setting("port", "port", values.port, "HTTP port for Ollama and OpenAI clients (default 11434)", "PORT",
-            "OLLAMA_HOST", lambda text: values.ollama_host(text)[1]),
-    Setting("grpc_port", "grpc-port", values.port, "gRPC port (default 50051)", "PORT"),
-    Setting("workers", "workers", values.positive, "local workers (default one per GPU, 1 without)", "N"),
-    Setting("worker_addresses", "worker", values.worker_address,
-            "use a running worker instead: host:port, unix:/path or dns:///name:port; repeatable", "ADDRESS",
-            repeatable=True),
-    Setting("engine", "engine", _one_of("vllm", "fake"), "vllm, or fake: a simulation without weights", "NAME"),
-    Setting("device", "device", _one_of("auto", "cuda", "cpu"), "auto, cuda or cpu", "NAME"),
-    Setting("policy", "policy", _one_of(*POLICIES), f"{', '.join(POLICIES[:-1])} or {POLICIES[-1]}", "NAME"),
-    Setting("max_queue", "max-queue", values.natural, "requests that may wait (default 512)", "N",
-            "OLLAMA_MAX_QUEUE"),
-    Setting("max_streams", "max-streams", values.positive, "streams of one worker at once", "N",
-            "OLLAMA_NUM_PARALLEL", values.zero_as_none),
-    Setting("max_model_len", "max-model-len", values.natural, "context length; 0: the model's own", "TOKENS",
-            "OLLAMA_CONTEXT_LENGTH", values.zero_as_none),
-    Setting("gpu_memory_utilization", "gpu-memory-utilization", values.share,
-            "share of a GPU's memory to use, above 0 to 1", "SHARE"),
-    Setting("deterministic", "deterministic", values.boolean, "greedy and seeded output independent of the batch",
-            switch=True),
-    Setting("engine_args", "engine-arg", values.key_value,
-            "argument for the engine; 0.key=value: for worker 0 alone; repeatable", "KEY=VALUE", repeatable=True),
-    Setting("models_directory", "models", values.path, "the model store", "DIRECTORY", "OLLAMA_MODELS"),
-    Setting("keep_alive_seconds", "keep-alive", values.keep_alive, "how long an idle model stays loaded (default 5m)",
-            "DURATION", "OLLAMA_KEEP_ALIVE"),
-    Setting("load_timeout_seconds", "load-timeout", values.timeout,
-            "longest stall of a starting worker (default 5m; 0: none)", "DURATION", "OLLAMA_LOAD_TIMEOUT"),
-    Setting("max_loaded_models", "max-loaded-models", values.natural, "most models loaded at once (default: what fits)",
-            "N", "OLLAMA_MAX_LOADED_MODELS"),
-    Setting("origins", "origin", str, "browser origin to let in; repeatable", "ORIGIN", "OLLAMA_ORIGINS",
-            repeatable=True),
-    Setting("api_keys", "api-keys", values.path, "file with the hashes of accepted API keys", "FILE"),
-    Setting("tls_certificate", "tls-cert", values.path, "PEM certificate for both front doors", "FILE"),
-    Setting("tls_key", "tls-key", values.path, "PEM private key of the certificate", "FILE"),
-    Setting("drain_timeout_seconds", "drain-timeout", values.timeout,
-            "how long streams may finish at the end (default 30s)", "DURATION"),
-    Setting("log_format", "log-format", _one_of("text", "json"), "text or json", "NAME"),
-    Setting("log_level", "log-level", _one_of("debug", "info", "warning", "error"),
-            "debug, info, warning or error", "NAME", "OLLAMA_DEBUG", values.ollama_debug),
-)  # fmt: skip
-"""Every setting but the models themselves, in the order of the help."""
-
-WITHOUT_EFFECT = (
-    "OLLAMA_FLASH_ATTENTION", "OLLAMA_SCHED_SPREAD", "OLLAMA_GPU_OVERHEAD", "OLLAMA_NOPRUNE", "OLLAMA_LLM_LIBRARY",
-    "OLLAMA_VULKAN",
-)  # fmt: skip
-"""Ollama's variables that mean nothing here; they are accepted and named in the log."""
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str], *, home: Path) -> BalancerConfig:

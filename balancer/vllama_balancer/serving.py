@@ -26,7 +26,8 @@ from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
 from vllama_balancer.installation import hosted, installed, simulated
 from vllama_balancer.loading.on_demand import OnDemand
-from vllama_balancer.loading.residents import LoadingSettings, Residents
+from vllama_balancer.loading.residents import Residents
+from vllama_balancer.loading.settings import LoadingSettings
 from vllama_balancer.logs import WorkerLog
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.model_key import model_key

@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllama_balancer.config import SETTINGS
 from vllama_balancer.fleet.dns import SCHEME, DnsFleet
 from vllama_balancer.fleet.local import LocalFleet
 from vllama_balancer.fleet.process import Launcher
 from vllama_balancer.fleet.restarts import RestartSettings
 from vllama_balancer.fleet.static import StaticFleet
+from vllama_balancer.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vllama_balancer.config import SETTINGS, BalancerConfig, parse
+from vllama_balancer.config import BalancerConfig, parse
 from vllama_balancer.errors import ConfigError
+from vllama_balancer.settings import SETTINGS
 
 HOME = Path("/home/someone")
 

@@ -36,9 +36,8 @@ class WatchedWorker(Protocol):
         """Why no request may go to it; empty while one may."""
         ...
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it has a stream to spare."""
+    def candidate(self) -> object | None:
+        """What it would be picked by; None when it has no stream to spare."""
         ...
 
 

@@ -13,12 +13,12 @@ import asyncio
 import contextlib
 import logging
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllama_balancer.changes import Changes
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import ProcessState
+from vllama_balancer.loading.growth import Growth
 from vllama_balancer.loading.progress_watch import until_ready
 from vllama_balancer.loading.resident import Resident
 
@@ -28,38 +28,9 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
     from vllama_balancer.loading.progress_watch import WatchedPool
+    from vllama_balancer.loading.settings import LoadingSettings, Workshop
 
 logger = logging.getLogger(__name__)
-
-
-class Workshop(Protocol):
-    """What starts and ends workers: the local fleet."""
-
-    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
-        """Starts a worker; one that gives up soon does not try a failed start again."""
-        ...
-
-    async def retire(self, name: str) -> None:
-        """Drains and ends a worker."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoadingSettings:
-    """How models come and go."""
-
-    keep_alive_seconds: float = 300.0
-    """How long an idle model stays; negative or infinite: for ever."""
-    most_loaded: int = 0
-    """Most models at once; 0: as many as there are places."""
-    stall_seconds: float = 300.0
-    """Longest time without progress of a worker that starts; 0: no limit."""
-    most_waiting: int = 512
-    """Requests that may wait for models to load."""
-    grow_after_seconds: float = 3.0
-    """A model whose workers have been full for so long takes a free place as well."""
-    look_seconds: float = 1.0
-    """How often that is looked at."""
 
 
 class Residents:
@@ -89,6 +60,7 @@ class Residents:
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = asyncio.get_running_loop().time
+        self._growth = Growth(pool, settings.grow_after_seconds, self._clock)
         self._task(self._grow())
 
     # -- what it is asked ------------------------------------------------------------------
@@ -241,24 +213,11 @@ class Residents:
         while True:
             await asyncio.sleep(self._settings.look_seconds)
             for resident in self._residents.values():
-                self._consider_growth(resident)
-
-    def _consider_growth(self, resident: Resident) -> None:
-        if not resident.is_loaded or resident.is_leaving or not self._is_full(resident):
-            resident.full_since = None
-            return
-        if resident.full_since is None:
-            resident.full_since = self._clock()
-        full_seconds = self._clock() - resident.full_since
-        if full_seconds >= self._settings.grow_after_seconds and self._free and not self._taking_room.locked():
-            logger.info("%s has been full for %.0f s and gets one more worker", resident.key, full_seconds)
-            resident.full_since = None
-            self._occupy(resident, self._free.pop(0))
-
-    def _is_full(self, resident: Resident) -> bool:
-        """Tells whether all its workers serve and none has room; one that starts is room to come."""
-        workers = [self._pool.find(f"worker-{slot.index}") for slot in resident.slots]
-        return all(worker is not None and not worker.unavailable and not worker.has_room for worker in workers)
+                is_due = self._growth.is_due(resident)
+                if is_due and self._free and not self._taking_room.locked():
+                    logger.info("%s has no room left and gets one more worker", resident.key)
+                    resident.full_since = None
+                    self._occupy(resident, self._free.pop(0))
 
     def _longest_idle(self, wanted: Callable[[Resident], bool]) -> Resident | None:
         idle = [resident for resident in self._residents.values() if resident.is_idle and wanted(resident)]

@@ -12,7 +12,8 @@ import pytest
 from vllama_balancer.changes import Changes
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.fleet.events import Changed, ProcessState
-from vllama_balancer.loading.residents import LoadingSettings, Residents
+from vllama_balancer.loading.residents import Residents
+from vllama_balancer.loading.settings import LoadingSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,10 @@ class FakeWorker:
     report: worker_pb2.WorkerReport | None = None
     unavailable: str = "is starting"
     has_room: bool = True
+
+    def candidate(self) -> object | None:
+        """Something while it has room."""
+        return self if self.has_room else None
 
 
 @dataclass

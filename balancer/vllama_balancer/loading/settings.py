@@ -1,0 +1,39 @@
+"""What the loading of models is told, and what it asks of the fleet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vllama_balancer.fleet.assignment import WorkerSpec
+
+
+class Workshop(Protocol):
+    """What starts and ends workers: the local fleet."""
+
+    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
+        """Starts a worker; one that gives up soon does not try a failed start again."""
+        ...
+
+    async def retire(self, name: str) -> None:
+        """Drains and ends a worker."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingSettings:
+    """How models come and go."""
+
+    keep_alive_seconds: float = 300.0
+    """How long an idle model stays; negative or infinite: for ever."""
+    most_loaded: int = 0
+    """Most models at once; 0: as many as there are places."""
+    stall_seconds: float = 300.0
+    """Longest time without progress of a worker that starts; 0: no limit."""
+    most_waiting: int = 512
+    """Requests that may wait for models to load."""
+    grow_after_seconds: float = 3.0
+    """A model whose workers have been full for so long takes a free place as well."""
+    look_seconds: float = 1.0
+    """How often that is looked at."""
