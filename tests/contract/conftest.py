@@ -30,8 +30,8 @@ TEXT = (worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT)
 
 @pytest.fixture(scope="session")
 def model_name() -> str:
-    """The model that the fleet serves."""
-    return os.environ.get("VLLAMA_CONTRACT_MODEL", "smollm2:135m")
+    """The model that the fleet serves; the simulated engine takes any name."""
+    return os.environ.get("VLLAMA_CONTRACT_MODEL", "demo:1b")
 
 
 @pytest.fixture(scope="session")
