@@ -13,7 +13,7 @@ from vllama_balancer.policies import POLICIES
 from vllama_balancer.simulate.contenders import CONTENDERS, LEAST_REQUEST, SUBJECT
 from vllama_balancer.simulate.grid import FULL, QUICK, Grid, run
 from vllama_balancer.simulate.report import page
-from vllama_balancer.simulate.tables import goals, markdown, summary, tables
+from vllama_balancer.simulate.tables import by_workload, goals, markdown, summary, tables
 from vllama_balancer.simulate.tuning import tune
 from vllama_balancer.simulate.workloads import WORKLOADS
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     names = [SUBJECT, LEAST_REQUEST, *arguments.policies] if arguments.policies else list(CONTENDERS)
     results = run(_grid(arguments), dict.fromkeys(names), progress, arguments.jobs)
-    print(markdown([summary(results), *goals(results, SUBJECT)]), end="")
+    print(markdown([summary(results), by_workload(results), *goals(results, SUBJECT)]), end="")
     if arguments.report:
         arguments.report.write_text(page(results, SUBJECT), encoding="utf-8")
     if arguments.markdown:

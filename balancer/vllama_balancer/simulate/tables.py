@@ -44,7 +44,7 @@ def contenders_of(results: Results) -> list[str]:
 
 def tables(results: Results, subject: str) -> list[Table]:
     """Makes every table of the report."""
-    return [summary(results), *goals(results, subject), details(results)]
+    return [summary(results), by_workload(results), *goals(results, subject), details(results)]
 
 
 def summary(results: Results) -> Table:
@@ -68,6 +68,21 @@ def summary(results: Results) -> Table:
         ("placement", "p99 TTFT", "makespan", "p50 TTFT", "TPOT", "cached", "max/mean load", "behind"),
         tuple(rows),
     )
+
+
+def by_workload(results: Results) -> Table:
+    """Makes one row for each contender and one column for each workload."""
+    workloads = list(dict.fromkeys(cell.workload for cell in results))
+    parts = {
+        workload: {cell: scores for cell, scores in results.items() if cell.workload == workload}
+        for workload in workloads
+    }
+    rows = [
+        (name, *(" / ".join(f"{relative_mean(part, name, m):.2f}" for m in MEASURES) for part in parts.values()))
+        for name in contenders_of(results)
+    ]
+    note = f"p99 TTFT / makespan, geometric means over the cells of a workload as multiples of {LEAST_REQUEST}."
+    return Table("By workload", note, ("placement", *workloads), tuple(rows))
 
 
 def goals(results: Results, subject: str) -> list[Table]:
