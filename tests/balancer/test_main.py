@@ -302,3 +302,25 @@ async def test_a_rolling_restart_loses_no_request(tmp_path: Path) -> None:
         assert before.isdisjoint(worker.pid for worker in served.workers) and len(served.workers) == 2
         served.process.terminate()
         assert await served.ended() == 0
+
+
+async def test_a_pinned_model_lends_a_worker_and_gets_it_back(tmp_path: Path) -> None:
+    """Another model is served by one of its two workers, which returns when the guest is unloaded."""
+    async with Hub() as hub:
+        hub.repos["org/one"] = Repo({"config.json": b"{}", "model.safetensors": b"1" * 50})
+        flags = (*FAKE, "--models", str(tmp_path / "store"))
+        async with serving(tmp_path, *flags, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)) as served:
+            await served.ready()
+            async with aiohttp.ClientSession(served.url) as session:
+                await _ask(session, "pull", model="org/one", stream=False)
+                await _ask(session, "generate", model="org/one", prompt="hello", stream=False)
+                assert sorted(await _loaded(session)) == ["demo:latest", "org/one:latest"]
+                await _ask(session, "generate", model="demo", prompt="hello", stream=False)
+                await _ask(session, "generate", model="org/one", keep_alive=0, stream=False)
+                assert await _loaded(session) == ["demo:latest"]
+                async with asyncio.timeout(START_SECONDS):
+                    while len(await served.pids()) < 2:
+                        await asyncio.sleep(0.05)
+            served.workers = psutil.Process(served.process.pid).children()
+            served.process.terminate()
+            assert await served.ended() == 0

@@ -297,9 +297,10 @@ class Residents:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        # A failed load has been logged, and is raised to whoever waits for it; there may be nobody left.
-        if not task.cancelled():
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        # A failed load has been logged, and is raised to whoever waits for it; anything else is a fault of ours.
+        if error is not None and not isinstance(error, NoWorker):
+            logger.error("a task of the model loading ended with an error", exc_info=error)
 
 
 def _forever_if_negative(seconds: float) -> float:
