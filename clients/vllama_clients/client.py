@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
-from vllama_clients import wire
+from vllama_clients import event_wire, request_wire
 from vllama_clients.connection import Connection, Tls
 from vllama_clients.errors import Unavailable, error_of_call
 from vllama_clients.events import Embedding, Tokens
@@ -85,14 +85,14 @@ class Client:
     async def embed(self, request: EmbedRequest, *, timeout_seconds: float | None = None) -> list[Embedding]:
         """Embeds texts: one vector for each input, in order."""
         call = self._embedding.Embed(
-            wire.embed_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
+            request_wire.embed_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
         )
-        return [wire.embedding(vector) for vector in (await _reply(call)).vectors]
+        return [event_wire.embedding(vector) for vector in (await _reply(call)).vectors]
 
     async def tokenize(self, request: GenerateRequest | ChatRequest, *, timeout_seconds: float | None = None) -> Tokens:
         """Renders and tokenizes the input of a generation without generating."""
         call = self._generation.Tokenize(
-            wire.tokenize_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
+            request_wire.tokenize_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
         )
         reply = await _reply(call)
         return Tokens(token_ids=tuple(reply.token_ids), text=reply.text)
@@ -100,7 +100,7 @@ class Client:
     async def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_seconds: float | None = None) -> str:
         """Turns token ids into text, special tokens left out."""
         call = self._generation.Detokenize(
-            wire.detokenize_request(model, token_ids),
+            request_wire.detokenize_request(model, token_ids),
             timeout=self._timeout(timeout_seconds),
             metadata=self._metadata,
         )
@@ -109,7 +109,9 @@ class Client:
     def _generate(self, request: GenerateRequest | ChatRequest, timeout_seconds: float | None) -> Generation:
         return Generation(
             self._generation.Generate(
-                wire.generation_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
+                request_wire.generation_request(request),
+                timeout=self._timeout(timeout_seconds),
+                metadata=self._metadata,
             )
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 import grpc
 
-from vllama_clients import wire
+from vllama_clients import event_wire
 from vllama_clients.errors import Cancelled, IncompleteStream, error_of_call
 from vllama_clients.events import Completion, Delta, Event, Finished, completion_of
 from vllama_protos.v1 import generation_pb2
@@ -41,7 +41,7 @@ class Generation:
 
     async def __anext__(self) -> Event:
         while not self._ended:
-            event = wire.event(await self._read())
+            event = event_wire.event(await self._read())
             if event is not None:
                 self._finished = self._finished or isinstance(event, Finished)
                 return event

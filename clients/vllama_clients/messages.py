@@ -1,7 +1,7 @@
 """What the clients send: frozen requests that `Client` and `SyncClient` take alike.
 
 They are plain dataclasses rather than the wire's messages, so a caller gets completion, defaults
-and equality, needs no protobuf, and a request can be kept, compared and sent twice. `wire.py`
+and equality, needs no protobuf, and a request can be kept, compared and sent twice. `request_wire.py`
 translates them.
 """
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import grpc
 
-from vllama_clients import wire
+from vllama_clients import event_wire, request_wire
 from vllama_clients.connection import Connection, Tls
 from vllama_clients.errors import IncompleteStream, Unavailable, error_of_call
 from vllama_clients.events import Completion, Delta, Embedding, Event, Finished, Tokens, completion_of
@@ -85,22 +85,22 @@ class SyncClient:
 
     def embed(self, request: EmbedRequest, *, timeout_seconds: float | None = None) -> list[Embedding]:
         """Embeds texts: one vector for each input, in order."""
-        reply = self._call(self._embedding.Embed, wire.embed_request(request), timeout_seconds)
-        return [wire.embedding(vector) for vector in reply.vectors]
+        reply = self._call(self._embedding.Embed, request_wire.embed_request(request), timeout_seconds)
+        return [event_wire.embedding(vector) for vector in reply.vectors]
 
     def tokenize(self, request: GenerateRequest | ChatRequest, *, timeout_seconds: float | None = None) -> Tokens:
         """Renders and tokenizes the input of a generation without generating."""
-        reply = self._call(self._generation.Tokenize, wire.tokenize_request(request), timeout_seconds)
+        reply = self._call(self._generation.Tokenize, request_wire.tokenize_request(request), timeout_seconds)
         return Tokens(token_ids=tuple(reply.token_ids), text=reply.text)
 
     def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_seconds: float | None = None) -> str:
         """Turns token ids into text, special tokens left out."""
-        request = wire.detokenize_request(model, token_ids)
+        request = request_wire.detokenize_request(model, token_ids)
         return self._call(self._generation.Detokenize, request, timeout_seconds).text
 
     def _generate(self, request: GenerateRequest | ChatRequest, timeout_seconds: float | None) -> SyncGeneration:
         call = self._generation.Generate(
-            wire.generation_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
+            request_wire.generation_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
         )
         return SyncGeneration(call)
 
@@ -149,7 +149,7 @@ class SyncGeneration:
 
     def __next__(self) -> Event:
         while not self._ended:
-            event = wire.event(self._read())
+            event = event_wire.event(self._read())
             if event is not None:
                 self._finished = self._finished or isinstance(event, Finished)
                 return event

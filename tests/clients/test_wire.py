@@ -31,9 +31,10 @@ from vllama_clients import (
     ToolCall,
     ToolMode,
     Truncation,
-    wire,
+    event_wire,
+    request_wire,
 )
-from vllama_clients.wire import OPTIONAL_SAMPLING
+from vllama_clients.request_wire import OPTIONAL_SAMPLING
 from vllama_protos.v1 import generation_pb2
 
 TEXT_TURN = [Message("user", "Hi")]
@@ -41,14 +42,14 @@ TEXT_TURN = [Message("user", "Hi")]
 
 def test_unset_sampling_stays_unset() -> None:
     """What the caller left out is not sent, so the model's own defaults hold."""
-    request = wire.generation_request(GenerateRequest("m", "Hi"))
+    request = request_wire.generation_request(GenerateRequest("m", "Hi"))
     assert request.sampling.ListFields() == []
 
 
 @pytest.mark.parametrize("name", OPTIONAL_SAMPLING)
 def test_zero_is_sent(name: str) -> None:
     """Zero is a value of its own, not an unset one."""
-    request = wire.generation_request(GenerateRequest("m", "Hi", Options(sampling=Sampling(**{name: 0}))))
+    request = request_wire.generation_request(GenerateRequest("m", "Hi", Options(sampling=Sampling(**{name: 0}))))
     assert request.sampling.HasField(name)
 
 
@@ -61,7 +62,7 @@ def test_every_field_of_the_sampling_message_is_covered() -> None:
 def test_a_wrong_value_is_refused_by_name() -> None:
     """A value that the wire cannot carry names its field before anything is sent."""
     with pytest.raises(InvalidRequest, match=r"sampling\.top_k") as caught:
-        wire.generation_request(GenerateRequest("m", "Hi", Options(sampling=Sampling(top_k=2**40))))
+        request_wire.generation_request(GenerateRequest("m", "Hi", Options(sampling=Sampling(top_k=2**40))))
     assert caught.value.field == "sampling.top_k"
 
 
@@ -70,7 +71,7 @@ def test_odd_values_are_sent_or_refused(value: object) -> None:
     """Whatever stands in a field, the answer is a message or InvalidRequest."""
     options = Options(priority=value, sampling=Sampling(temperature=value))  # type: ignore[arg-type]
     try:
-        message = wire.generation_request(GenerateRequest("m", "Hi", options))
+        message = request_wire.generation_request(GenerateRequest("m", "Hi", options))
     except InvalidRequest:
         return
     assert isinstance(message, generation_pb2.GenerateRequest)
@@ -78,13 +79,13 @@ def test_odd_values_are_sent_or_refused(value: object) -> None:
 
 def test_token_ids_are_sent_as_they_are() -> None:
     """A prompt of ids is not text."""
-    request = wire.generation_request(GenerateRequest("m", [1, 2, 3]))
+    request = request_wire.generation_request(GenerateRequest("m", [1, 2, 3]))
     assert list(request.token_ids.ids) == [1, 2, 3]
 
 
 def test_an_empty_prompt_is_still_a_prompt() -> None:
     """The input is set even when its text is empty."""
-    assert wire.generation_request(GenerateRequest("m", "")).WhichOneof("input") == "prompt"
+    assert request_wire.generation_request(GenerateRequest("m", "")).WhichOneof("input") == "prompt"
 
 
 def test_a_whole_conversation() -> None:
@@ -101,7 +102,7 @@ def test_a_whole_conversation() -> None:
         think=ThinkLevel.HIGH,
         template_switches={"enable": True, "depth": 2},
     )
-    chat = wire.chat(request)
+    chat = request_wire.chat(request)
     assert chat.messages[0].images[0].data == b"png"
     assert chat.messages[1].thinking == "Hm."
     assert chat.messages[1].tool_calls[0].arguments_json == '{"b":1,"a":2}'
@@ -115,14 +116,14 @@ def test_a_whole_conversation() -> None:
 @pytest.mark.parametrize("mode", list(ToolMode))
 def test_tool_modes(mode: ToolMode) -> None:
     """Each mode has its counterpart on the wire."""
-    chat = wire.chat(ChatRequest("m", TEXT_TURN, tool_choice=mode))
+    chat = request_wire.chat(ChatRequest("m", TEXT_TURN, tool_choice=mode))
     assert generation_pb2.ToolChoiceMode.Name(chat.tool_choice.mode) == f"TOOL_CHOICE_MODE_{mode.name}"
 
 
 @pytest.mark.parametrize("level", [level for level in ThinkLevel if level is not ThinkLevel.DEFAULT])
 def test_think_levels(level: ThinkLevel) -> None:
     """Each level has its counterpart on the wire."""
-    chat = wire.chat(ChatRequest("m", TEXT_TURN, think=level))
+    chat = request_wire.chat(ChatRequest("m", TEXT_TURN, think=level))
     assert generation_pb2.ThinkLevel.Name(chat.think) == f"THINK_LEVEL_{level.name}"
 
 
@@ -139,7 +140,7 @@ def test_think_levels(level: ThinkLevel) -> None:
 def test_output_formats(output_format: object, kind: str, value: object) -> None:
     """Each kind of constraint is sent as its own."""
     options = Options(output_format=output_format)  # type: ignore[arg-type]
-    message = wire.generation_request(GenerateRequest("m", "Hi", options)).output_format
+    message = request_wire.generation_request(GenerateRequest("m", "Hi", options)).output_format
     assert message.WhichOneof("kind") == kind
     assert getattr(message, kind) == value
 
@@ -154,7 +155,7 @@ def test_remaining_options() -> None:
         max_context_tokens=64,
         return_prompt_token_ids=True,
     )
-    request = wire.generation_request(GenerateRequest("m", "Hi", options, suffix="!"))
+    request = request_wire.generation_request(GenerateRequest("m", "Hi", options, suffix="!"))
     assert (request.logprobs, request.top_logprobs) == (True, 0)
     assert request.truncation == generation_pb2.TRUNCATION_DROP_OLDEST
     assert (request.session, request.priority, request.max_context_tokens) == ("s", -1, 64)
@@ -165,24 +166,24 @@ def test_remaining_options() -> None:
 def test_tokenize_refuses_ids() -> None:
     """Tokens need no tokenizing."""
     with pytest.raises(InvalidRequest, match="prompt"):
-        wire.tokenize_request(GenerateRequest("m", [1]))
+        request_wire.tokenize_request(GenerateRequest("m", [1]))
 
 
 def test_tokenize_takes_a_chat() -> None:
     """A chat is rendered by the server."""
-    assert wire.tokenize_request(ChatRequest("m", TEXT_TURN)).chat.messages[0].content == "Hi"
+    assert request_wire.tokenize_request(ChatRequest("m", TEXT_TURN)).chat.messages[0].content == "Hi"
 
 
 def test_one_text_is_not_a_list_of_texts() -> None:
     """A bare text as inputs would be embedded letter by letter; it is refused."""
     with pytest.raises(InvalidRequest, match="inputs"):
-        wire.embed_request(EmbedRequest("m", "Hello"))
+        request_wire.embed_request(EmbedRequest("m", "Hello"))
 
 
 def test_reads_a_delta() -> None:
     """Tool calls and log probabilities come through."""
     logprob = generation_pb2.TokenLogprob(id=5, text="a", bytes=b"a", logprob=-0.5)
-    event = wire.event(
+    event = event_wire.event(
         delta(
             "a",
             tool_calls=[generation_pb2.ToolCall(id="1", name="f", arguments_json="{}")],
@@ -200,7 +201,7 @@ def test_reads_finished_in_seconds() -> None:
     """Durations become seconds, counts stay counts."""
     timings = generation_pb2.Timings()
     timings.decode.FromMilliseconds(1500)
-    event = wire.event(
+    event = event_wire.event(
         finished(
             reason=generation_pb2.FINISH_REASON_LENGTH,
             usage=generation_pb2.Usage(prompt_tokens=3, completion_tokens=4),
@@ -217,6 +218,6 @@ def test_reads_finished_in_seconds() -> None:
 
 def test_reads_started() -> None:
     """The first event names the worker and the prompt's tokens."""
-    event = wire.event(started("worker-3", boot_id="b", cached_prompt_tokens=2, prompt_token_ids=[1, 2, 3]))
+    event = event_wire.event(started("worker-3", boot_id="b", cached_prompt_tokens=2, prompt_token_ids=[1, 2, 3]))
     assert event is not None
     assert (event.worker, event.boot_id, event.prompt_token_ids) == ("worker-3", "b", (1, 2, 3))

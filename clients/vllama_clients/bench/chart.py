@@ -47,11 +47,11 @@ def legend(names: Sequence[str]) -> str:
 
 
 def ceiling(value: float) -> float:
-    """Rounds up to 1, 2, 2.5 or 5 times a power of ten."""
+    """Rounds up to a number whose fifths are easy to read."""
     if value <= 0:
         return 1.0
     power: float = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * 0.999999)
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999999)
 
 
 def _x(position: int, count: int) -> float:

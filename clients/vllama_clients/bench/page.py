@@ -22,6 +22,7 @@ svg .title { font-weight: 600; font-size: 14px; } svg .grid { stroke: var(--line
 .key { margin-right: 1.2rem; white-space: nowrap; }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }
 table { border-collapse: collapse; } th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
+th, td { white-space: nowrap; }
 td { text-align: right; font-variant-numeric: tabular-nums; } td:first-child, th:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; } dd { margin: 0; }
 .scroll { overflow-x: auto; }
@@ -64,7 +65,11 @@ def _facts(record: Mapping[str, Any]) -> str:
         "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         **{name.replace("_", " ").capitalize(): value for name, value in record["settings"].items()},
     }
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(_words(value))}</dd>" for name, value in facts.items())
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _charts(lines: Sequence[Line], names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Translates between the clients' types and the wire's messages: pure functions, no I/O."""
+"""Translates the clients' requests into the wire's messages: pure functions, no I/O."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ import grpc
 from google.protobuf import json_format
 
 from vllama_clients.errors import InvalidRequest
-from vllama_clients.events import (
-    Delta,
-    Embedding,
-    Event,
-    Finished,
-    FinishReason,
-    PositionLogprobs,
-    Started,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
 from vllama_clients.messages import (
     ChatRequest,
     Choice,
@@ -35,7 +23,6 @@ from vllama_clients.messages import (
     Sampling,
     ThinkLevel,
     Tool,
-    ToolCall,
     ToolMode,
     Truncation,
 )
@@ -43,8 +30,6 @@ from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from google.protobuf.duration_pb2 import Duration
 
     from vllama_clients.messages import EmbedRequest, OutputFormat
 
@@ -65,12 +50,6 @@ THINK_LEVELS = {
     ThinkLevel.MEDIUM: generation_pb2.THINK_LEVEL_MEDIUM,
     ThinkLevel.HIGH: generation_pb2.THINK_LEVEL_HIGH,
     ThinkLevel.MAX: generation_pb2.THINK_LEVEL_MAX,
-}
-FINISH_REASONS = {
-    generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
-    generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
-    generation_pb2.FINISH_REASON_TOOL_CALLS: FinishReason.TOOL_CALLS,
-    generation_pb2.FINISH_REASON_ABORTED: FinishReason.ABORTED,
 }
 OPTIONAL_SAMPLING = (
     "temperature",
@@ -149,23 +128,6 @@ def chat(request: ChatRequest) -> generation_pb2.Chat:
     return message
 
 
-def event(message: generation_pb2.GenerateResponse) -> Event | None:
-    """Reads one message of a stream; None for a kind that this version does not know."""
-    match message.WhichOneof("event"):
-        case "started":
-            return _started(message.started)
-        case "delta":
-            return _delta(message.delta)
-        case "finished":
-            return _finished(message.finished)
-    return None
-
-
-def embedding(vector: embedding_pb2.Vector) -> Embedding:
-    """Reads one embedded text."""
-    return Embedding(values=tuple(vector.values), prompt_tokens=vector.prompt_tokens)
-
-
 def _with_options(options: Options) -> generation_pb2.GenerateRequest:
     return generation_pb2.GenerateRequest(
         sampling=_sampling(options.sampling),
@@ -230,60 +192,6 @@ def _tool_choice(choice: ToolMode | str) -> generation_pb2.ToolChoice:
     if isinstance(choice, ToolMode):
         return generation_pb2.ToolChoice(mode=TOOL_MODES[choice])
     return generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED, name=choice)
-
-
-def _started(started: generation_pb2.Started) -> Started:
-    return Started(
-        worker=started.worker,
-        boot_id=started.boot_id,
-        prompt_tokens=started.prompt_tokens,
-        cached_prompt_tokens=started.cached_prompt_tokens,
-        prompt_token_ids=tuple(started.prompt_token_ids),
-        dropped_messages=started.dropped_messages,
-    )
-
-
-def _delta(delta: generation_pb2.Delta) -> Delta:
-    return Delta(
-        text=delta.text,
-        thinking=delta.thinking,
-        tool_calls=tuple(ToolCall(call.name, call.arguments_json, call.id) for call in delta.tool_calls),
-        token_ids=tuple(delta.token_ids),
-        logprobs=tuple(
-            PositionLogprobs(_logprob(entry.token), tuple(_logprob(token) for token in entry.top))
-            for entry in delta.logprobs
-        ),
-    )
-
-
-def _logprob(token: generation_pb2.TokenLogprob) -> TokenLogprob:
-    return TokenLogprob(id=token.id, text=token.text, bytes=token.bytes, logprob=token.logprob)
-
-
-def _finished(finished: generation_pb2.Finished) -> Finished:
-    usage, timings = finished.usage, finished.timings
-    return Finished(
-        # An end that a newer server invented still is an end; the text before it is whole.
-        reason=FINISH_REASONS.get(finished.reason, FinishReason.STOP),
-        usage=Usage(
-            prompt_tokens=usage.prompt_tokens,
-            cached_prompt_tokens=usage.cached_prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-        ),
-        timings=Timings(
-            queue_seconds=_seconds(timings.queue),
-            load_seconds=_seconds(timings.load),
-            prompt_seconds=_seconds(timings.prompt),
-            decode_seconds=_seconds(timings.decode),
-        ),
-        matched_stop=finished.matched_stop,
-        migrations=finished.migrations,
-    )
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
 
 
 def _refusal(field: str, why: str) -> InvalidRequest:
