@@ -59,6 +59,11 @@ class ReportHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def close(self) -> None:
+        """Closes the socket."""
+        self._socket.close()
+        super().close()
+
 
 def _report(record: logging.LogRecord) -> dict[str, object]:
     error = record.exc_info[1] if record.exc_info else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,9 @@ async def generate(model: GenerationModel, request: GenerationRequest) -> AsyncG
     """Yields Accepted, Chunks, Completed; see Engine.generate for errors and cancellation."""
     try:
         generation = await _Generation.prepare(model, request)
-        async for event in generation.run():
-            yield event
+        async with aclosing(generation.run()) as events:
+            async for event in events:
+                yield event
     except Exception as error:
         # Everything else in a request has been checked by the time vLLM compiles its constraint.
         suspect = f"output_format.{request.output_format.kind.value}" if request.output_format else ""
@@ -91,6 +93,7 @@ class _Generation:
             Splitter(self._splitter_parser, rendered.request, rendered.token_ids) if self._splitter_parser else None,
         )
         self._cached = 0
+        self._matched_stop = ""
 
     @classmethod
     async def prepare(cls, model: GenerationModel, request: GenerationRequest) -> _Generation:
@@ -149,8 +152,6 @@ class _Generation:
             return None
         self._matched_stop = output.matched_stop
         return FinishReason.STOP if by_stop_token or output.matched_stop else FinishReason.LENGTH
-
-    _matched_stop = ""
 
     def _stop_token_ids(self) -> frozenset[int]:
         return self._model.stop_token_ids | frozenset(self._parameters.stop_token_ids or ())

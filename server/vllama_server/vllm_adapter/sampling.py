@@ -77,11 +77,6 @@ def structured_outputs(wanted: OutputFormat) -> StructuredOutputsParams:
     return StructuredOutputsParams(**{str(key): wanted.spec})
 
 
-def is_greedy(sampling: Sampling, defaults: Mapping[str, Any]) -> bool:
-    """Whether these options always take the likeliest token."""
-    return bool(_in_range(_chosen(sampling, defaults))["temperature"] == 0)
-
-
 def _chosen(sampling: Sampling, defaults: Mapping[str, Any]) -> dict[str, float]:
     """Takes each option from the request, else from the model, else as off."""
     neutral = {

@@ -6,7 +6,7 @@ import pytest
 
 from vllama_server.engine import FormatKind, OutputFormat, Sampling
 from vllama_server.errors import InvalidRequest
-from vllama_server.vllm_adapter.sampling import Limits, is_greedy, sampling_params, structured_outputs
+from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
 
 LIMITS = Limits(max_tokens=100)
 
@@ -56,12 +56,6 @@ def test_a_number_that_is_none_is_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         sampling_params(Sampling(**{name: float("nan")}), {}, LIMITS)
     assert caught.value.field == f"sampling.{name}"
-
-
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), Sampling(temperature=1.0, top_p=0.0)])
-def test_greedy_is_told_from_what_is_served(sampling: Sampling) -> None:
-    """A top_p of 0 is greedy too."""
-    assert is_greedy(sampling, {"temperature": 0.6})
 
 
 @pytest.mark.parametrize(

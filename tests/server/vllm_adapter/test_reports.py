@@ -1,0 +1,92 @@
+"""What an engine process logs reaches the worker, first causes first, and never holds that process up."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllama_server.engine import StartPhase
+from vllama_server.vllm_adapter.child_plugin import LONGEST_TEXT, ReportHandler
+from vllama_server.vllm_adapter.progress import StartProgress
+from vllama_server.vllm_adapter.reports import KEPT_FAILURES, Report, ReportInbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WAIT_SECONDS = 10
+
+
+class Received:
+    """An inbox whose reports a test waits for."""
+
+    def __init__(self) -> None:
+        self.reports: queue.Queue[Report] = queue.Queue()
+        self.inbox = ReportInbox(self.reports.put)
+        self.logger = logging.Logger("child")
+        self.logger.addHandler(ReportHandler(str(self.inbox.path)))
+
+
+@pytest.fixture
+def received() -> Iterator[Received]:
+    """An inbox and a logger that reports to it."""
+    received = Received()
+    yield received
+    for handler in received.logger.handlers:
+        handler.close()
+    received.inbox.close()
+
+
+def test_an_exception_arrives_with_its_type_and_traceback(received: Received) -> None:
+    """The exception object itself never leaves its process."""
+    try:
+        raise ValueError("No available memory for the cache blocks.")
+    except ValueError:
+        received.logger.exception("EngineCore failed to start.")
+    report = received.reports.get(timeout=WAIT_SECONDS)
+    assert (report.error_type, report.error) == ("ValueError", "No available memory for the cache blocks.")
+    assert "Traceback" in report.traceback
+    assert received.inbox.failures() == [report]
+
+
+def test_progress_arrives_and_is_no_failure(received: Received) -> None:
+    """Lines of level INFO tell how far a start is."""
+    received.logger.info("Loading weights took %.2f seconds", 1.5)
+    assert received.reports.get(timeout=WAIT_SECONDS).message == "Loading weights took 1.50 seconds"
+    assert received.inbox.failures() == []
+
+
+def test_the_first_failures_are_kept(received: Received) -> None:
+    """Later ones are echoes: they push nothing out."""
+    for number in range(KEPT_FAILURES + 5):
+        received.logger.error("failure %d", number)
+        received.reports.get(timeout=WAIT_SECONDS)
+    assert [report.message for report in received.inbox.failures()][:2] == ["failure 0", "failure 1"]
+    assert len(received.inbox.failures()) == KEPT_FAILURES
+
+
+def test_a_message_of_any_length_fits(received: Received) -> None:
+    """Cut to what a datagram holds."""
+    received.logger.error("x" * (10 * LONGEST_TEXT))
+    assert len(received.reports.get(timeout=WAIT_SECONDS).message) == LONGEST_TEXT
+
+
+def test_a_worker_that_is_gone_is_no_trouble(received: Received) -> None:
+    """The process logs on."""
+    received.inbox.close()
+    received.logger.error("nobody listens")
+    received.inbox.close()
+
+
+def test_progress_only_advances() -> None:
+    """Several processes log at once, in any order."""
+    told: list[tuple[StartPhase, float]] = []
+    progress = StartProgress(lambda phase, fraction: told.append((phase, fraction)))
+    progress.reach(StartPhase.RESOLVE)
+    progress.read("Loading weights took 1.2 seconds")
+    progress.read("Starting to load model /m...")
+    progress.read("something else")
+    progress.read("GPU KV cache size: 11,648 tokens")
+    assert told == [(StartPhase.RESOLVE, 0.0), (StartPhase.LOAD, 0.9), (StartPhase.COMPILE, 0.8)]
