@@ -151,18 +151,32 @@ async def test_a_missing_model_is_pulled(ollama: OllamaServer, vllama_process: C
     assert "pulling manifest" in done.err
 
 
+INTERRUPTIBLE = """
+import signal
+from vllama_clients.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command as a terminal starts it; a test run in the background hands an ignored SIGINT down."""
+
+
 async def test_ctrl_c_ends_the_generation(ollama: OllamaServer, environment: dict[str, str]) -> None:
     """An interrupt closes the connection and ends with status 130, without a traceback."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hel"), Hang()])
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vllama_clients.cli", "run", "m", "Hi"),
+        *(sys.executable, "-c", INTERRUPTIBLE, "run", "m", "Hi"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment,
     )
-    assert await asyncio.wait_for(process.stdout.readexactly(3), 30) == b"Hel"
-    process.send_signal(signal.SIGINT)
-    await asyncio.wait_for(ollama.left.wait(), 10)
-    _, err = await asyncio.wait_for(process.communicate(), 10)
-    assert (err, process.returncode) == (b"", 130)
+    try:
+        assert await asyncio.wait_for(process.stdout.readexactly(3), 60) == b"Hel"
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(ollama.left.wait(), 30)
+        _, err = await asyncio.wait_for(process.communicate(), 30)
+        assert (err, process.returncode) == (b"", 130)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -41,10 +41,15 @@ async def test_signals_end_the_work_in_order(tmp_path: Path, runner: str, number
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace("{runner}", runner))
     process = await asyncio.create_subprocess_exec(sys.executable, str(program), stdout=asyncio.subprocess.PIPE)
-    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"working\n"
-    process.send_signal(number)
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert (out, process.returncode) == (b"tidied\n", 128 + number)
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"working\n"
+        process.send_signal(number)
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        assert (out, process.returncode) == (b"tidied\n", 128 + number)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_other_cancellations_pass() -> None:
