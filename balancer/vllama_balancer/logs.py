@@ -18,6 +18,18 @@ _GRAVE = re.compile(r"^(\([^)]*\) )*(ERROR|CRITICAL) ")
 """How vLLM begins a line that everybody wants to see."""
 
 
+class StandardError:
+    """Standard error as it is at each write: a live display puts itself in its place while it is shown."""
+
+    def write(self, text: str) -> int:
+        """Writes text."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flushes what was written."""
+        sys.stderr.flush()
+
+
 class JsonFormatter(logging.Formatter):
     """Writes one JSON object per record."""
 
@@ -34,9 +46,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def set_up(log_format: str, level: str, stream: TextIO | None = None) -> None:
+def set_up(log_format: str, level: str) -> None:
     """Sends this package's records of that level, and warnings of all others, to standard error."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(StandardError())
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     root = logging.getLogger()
@@ -53,7 +65,7 @@ class WorkerLog:
     death all the same.
     """
 
-    def __init__(self, stream: TextIO, log_format: str, level: str) -> None:
+    def __init__(self, stream: TextIO | StandardError, log_format: str, level: str) -> None:
         self._stream = stream
         self._as_json = log_format == "json"
         self._everything = level == "debug"

@@ -34,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"vllama serve: {error}", file=sys.stderr)
         return EXIT_BAD_FLAGS
-    # Workers are started by exec: gRPC need not prepare for a fork, nor complain about each.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logs.set_up(config.log_format, config.log_level)
     for warning in config.warnings:
         logger.warning("%s", warning)
@@ -51,4 +49,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(config: configuration.BalancerConfig) -> None:
     stops = StopRequests()
     stops.listen(asyncio.get_running_loop())
-    await Balancer(config, os.environ, stops, sys.stdout, sys.stderr).run()
+    sink = logs.WorkerLog(logs.StandardError(), config.log_format, config.log_level)
+    await Balancer(config, os.environ, stops, sink, sys.stdout, sys.stderr).run()

@@ -28,7 +28,6 @@ from vllama_balancer.installation import hosted, installed, simulated
 from vllama_balancer.loading.on_demand import OnDemand
 from vllama_balancer.loading.residents import Residents
 from vllama_balancer.loading.settings import LoadingSettings
-from vllama_balancer.logs import WorkerLog
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.model_key import model_key
 from vllama_balancer.models.management import StoreManagement
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.config import BalancerConfig
     from vllama_balancer.fleet.local import LocalFleet
+    from vllama_balancer.fleet.process import LogSink
     from vllama_balancer.stopping import StopRequests
 
 logger = logging.getLogger(__name__)
@@ -57,14 +57,21 @@ class Balancer:
     """One balancer process. `run` it once."""
 
     def __init__(
-        self, config: BalancerConfig, environment: Mapping[str, str], stops: StopRequests, out: TextIO, log: TextIO
+        self,
+        config: BalancerConfig,
+        environment: Mapping[str, str],
+        stops: StopRequests,
+        sink: LogSink,
+        out: TextIO,
+        display: TextIO,
     ) -> None:
-        """Takes the streams for what people read (`out`) and for the log and progress (`log`)."""
+        """Takes where workers' lines go (`sink`), the welcome (`out`) and the progress (`display`)."""
         self._config = config
         self._environment = environment
         self._stops = stops
         self._out = out
-        self._log = log
+        self._sink = sink
+        self._display = display
         self._registry = CollectorRegistry()
         self._pool = Pool()
         self._catalog = Catalog(self._pool)
@@ -100,8 +107,7 @@ class Balancer:
         """Makes what serves models from this machine; nothing is started yet."""
         config = self._config
         places = slots(config, MachineProbe(self._environment))
-        sink = WorkerLog(self._log, config.log_format, config.log_level)
-        self._fleet = local_fleet(config, self._environment, sink)
+        self._fleet = local_fleet(config, self._environment, self._sink)
         ending.callback(self._fleet.clear)
         settings = LoadingSettings(
             config.keep_alive_seconds, config.max_loaded_models, config.load_timeout_seconds, config.max_queue
@@ -139,7 +145,7 @@ class Balancer:
         began = time.monotonic()
         if self._residents is not None:
             await self._start_workers(self._residents)
-        display = _task(Console(self._pool, self._log).run(), "show progress")
+        display = _task(Console(self._pool, self._display).run(), "show progress")
         try:
             await first_readiness(self._pool)
         finally:
@@ -157,7 +163,7 @@ class Balancer:
         if config.engine == "fake":
             models = [self._catalog.installed(name) or simulated(name) for name in config.models]
         else:
-            models = await installed(config.models, resolver, self._log)
+            models = await installed(config.models, resolver, self._display)
         for model in models:
             self._catalog.install(model, await asyncio.to_thread(resolver.describe, model))
         hosts = [self._catalog.hosted(model.name) for model in models]
