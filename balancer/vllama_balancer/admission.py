@@ -124,10 +124,10 @@ class Admission:
         self.grant_places()
 
     def first_token(self, lease: Lease) -> None:
-        """Notes the first token of a lease; a retry that waits for the budget may start now."""
-        had_budget = lease.uses_retry_budget
+        """Notes the first token of a lease; a retry or a suspect that waits for just this may start now."""
+        somebody_waited = lease.uses_retry_budget or lease.is_suspect
         self._placer.first_token(lease)
-        if had_budget:
+        if somebody_waited:
             self.grant_places()
 
     def grant_places(self) -> None:

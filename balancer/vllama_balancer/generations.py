@@ -104,6 +104,7 @@ class Generations:
 
     def _first_token(self, journey: Journey, lease: Lease) -> None:
         self._admission.first_token(lease)
+        journey.ticket.has_output = True
         if journey.first_token_at is None:
             journey.first_token_at = self._clock()
             self._metrics.first_token(journey.model, journey.first_token_at - journey.arrived_at)

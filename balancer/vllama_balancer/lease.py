@@ -37,6 +37,7 @@ class Lease:
         "believed_tokens",
         "choice",
         "expected_output_tokens",
+        "had_output",
         "is_blamed",
         "is_visit",
         "is_wary",
@@ -63,6 +64,8 @@ class Lease:
         """Output that was promised KV cache."""
         self.kills = 0
         """Deaths that the request was blamed for before it came here."""
+        self.had_output = False
+        """Whether an earlier worker generated anything for the request."""
         self.is_visit = False
         """Whether it is for a call that computes nothing."""
         self.is_wary = False
@@ -81,6 +84,11 @@ class Lease:
         self._computed = False
         self._released = False
         self._call: Cancellable | None = None
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its request has been blamed for a death, and nothing speaks for it yet."""
+        return self.kills > 0 and not (self.produced or self.had_output)
 
     def attach(self, call: Cancellable) -> None:
         """Takes the call that runs under the lease, so that giving up ends it."""

@@ -51,6 +51,13 @@ class Ticket:
     """Whether its last worker was lost: the next one has to say that it lives before it gets the request."""
     kills: int = 0
     """Deaths of workers that it was blamed for."""
+    has_output: bool = False
+    """Whether any worker has generated anything for it."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it has been blamed for a death, and nothing speaks for it yet."""
+        return self.kills > 0 and not self.has_output
 
 
 class Placer:
@@ -69,6 +76,8 @@ class Placer:
         if ticket.needs_retry_budget and not self._budget.has_room:
             return None
         snapshot = self._pool.snapshot(ticket.key, ticket.excluded)
+        if ticket.is_suspect:
+            snapshot = self._apart_from_suspects(snapshot)
         if not snapshot.candidates:
             return None
         demand = Demand(ticket.size.prompt_tokens, ticket.size.output_tokens, self._believed(ticket, snapshot))
@@ -101,6 +110,15 @@ class Placer:
         lease.release()
         self._leave_budget(lease)
 
+    def _apart_from_suspects(self, snapshot: Snapshot) -> Snapshot:
+        """Leaves out workers with a suspect aboard: if one of them dies, it must be clear of whom.
+
+        Suspicion ends with the first token, and prompts are computed one after the other anyway,
+        so waiting for another suspect costs little.
+        """
+        apart = [one for one in snapshot.candidates if (w := self._pool.find(one.name)) and not w.has_suspect]
+        return snapshot._replace(candidates=tuple(apart))
+
     def _believed(self, ticket: Ticket, snapshot: Snapshot) -> dict[str, int]:
         """Looks up what each candidate has cached; where a session was last counts as one token of it."""
         believed = self._sessions.hint(ticket.session)
@@ -124,6 +142,7 @@ class Placer:
         lease.expected_output_tokens = demand.output_tokens
         lease.kills = ticket.kills
         lease.is_wary = ticket.is_wary
+        lease.had_output = ticket.has_output
         worker.life.belief.hold(ticket.size.prefix)
         self._sessions.went(ticket.session, worker.name)
         if ticket.needs_retry_budget:

@@ -118,6 +118,11 @@ class Worker:
             worker_pb2.WORKER_STATE_READY,
         )
 
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a request is aboard that may have killed another worker."""
+        return any(lease.is_suspect for lease in self.life.leases)
+
     def candidate(self) -> Candidate | None:
         """Shows its load to a policy; None when it has no stream to spare."""
         load = self.life.load

@@ -84,6 +84,7 @@ class ScriptedWorker(
         self.is_silent = False
         self.answers_describe = True
         self._server: grpc.aio.Server | None = None
+        self._death: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------
@@ -104,6 +105,11 @@ class ScriptedWorker(
         server, self._server = self._server, None
         if server is not None:
             await server.stop(None)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has no life at present, and none is ending."""
+        return self._server is None and (self._death is None or self._death.done())
 
     def become(self, state: int) -> None:
         """Reports another state at once."""

@@ -14,6 +14,7 @@ class Aboard:
 
     name: str
     produced: bool = False
+    had_output: bool = False
     kills: int = 0
 
 
@@ -35,11 +36,17 @@ def test_when_all_decode_all_are_suspects():
     assert blamed(all_decoding) == all_decoding
 
 
-suspects = st.builds(Aboard, st.text(max_size=3), st.booleans(), st.integers(0, 2))
+def test_a_stream_that_another_worker_served_is_exonerated_by_one_that_none_did():
+    """Both wait for their first token here, and both were aboard the first death."""
+    poison, moved = Aboard("poison", kills=1), Aboard("moved", had_output=True, kills=1)
+    assert blamed([moved, poison]) == [poison]
+
+
+suspects = st.builds(Aboard, st.text(max_size=3), st.booleans(), st.booleans(), st.integers(0, 2))
 
 
 @given(st.lists(suspects, min_size=1), suspects)
 def test_poison_that_dies_of_its_prompt_is_always_blamed_the_second_time(others, poison):
     """Whoever travels with it: it has no token, and has been blamed before."""
-    poison = Aboard(poison.name, produced=False, kills=1)
+    poison = Aboard(poison.name, kills=1)
     assert poison in blamed([*others, poison])

@@ -287,6 +287,29 @@ async def test_innocent_streams_survive_poison_beside_them(make_fleet):
     assert {reply.text for reply in await asyncio.gather(*tasks)} == {text_of(9)}
 
 
+async def test_innocent_prompts_survive_poison_beside_them(make_fleet):
+    """Two suspects of one death are not sent to the same worker together, so the second death speaks clearly."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(poison="mandrake", pause_after_tokens=0)
+    innocents = [asyncio.create_task(fleet.generate()) for _ in range(4)]
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 4)
+    poison = asyncio.create_task(fleet.generate("mandrake"))
+    await eventually(lambda: any(worker.unavailable for worker in fleet.pool.workers()))
+    while not poison.done():
+        for worker in fleet.workers:
+            worker.go_on.set()
+            if worker.is_dead:
+                await worker.start()
+        await asyncio.wait({poison}, timeout=0.02)
+    with pytest.raises(Quarantined):
+        await poison
+    for worker in fleet.workers:
+        if worker.is_dead:
+            await worker.start()
+    assert {reply.text for reply in await asyncio.gather(*innocents)} == {text_of(8)}
+
+
 async def test_three_failures_in_a_row_take_a_worker_out_and_a_probe_brings_it_back(make_fleet):
     """A worker that fails instantly does not attract traffic by being idle."""
     fleet = await make_fleet(2)
