@@ -177,7 +177,10 @@ async def make_fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Fl
         await fleet.pool.close()
         for worker in fleet.workers:
             await worker.die()
-    await eventually(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
+    expected = before | {asyncio.current_task()}
+    for task in asyncio.all_tasks() - expected:
+        await asyncio.wait({task}, timeout=10)
+    assert [str(task) for task in asyncio.all_tasks() - expected] == []
 
 
 READY, STARTING, DRAINING, FAILED = (

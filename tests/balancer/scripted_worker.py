@@ -86,11 +86,13 @@ class ScriptedWorker(
         self._server: grpc.aio.Server | None = None
         self._death: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
+        self._over = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------
 
     async def start(self, state: int = worker_pb2.WORKER_STATE_READY) -> None:
         """Begins a life."""
+        self._over.clear()
         self.boot_id = uuid.uuid4().hex
         self.report = worker_pb2.WorkerReport(worker=self.name, boot_id=self.boot_id, state=state)
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
@@ -102,6 +104,7 @@ class ScriptedWorker(
 
     async def die(self) -> None:
         """Cuts every call and the connection."""
+        self._over.set()
         server, self._server = self._server, None
         if server is not None:
             await server.stop(None)
@@ -125,7 +128,7 @@ class ScriptedWorker(
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
         """Tells what it is."""
         if not self.answers_describe:
-            await asyncio.Event().wait()
+            await self._over.wait()
         return worker_pb2.DescribeResponse(
             worker=self.name,
             boot_id=self.boot_id,
