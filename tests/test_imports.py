@@ -48,7 +48,9 @@ def violations(folder: str, forbidden: set[str], *, below: str = "", outside: st
 def test_parts_import_only_the_protos_of_each_other(folder: str) -> None:
     """Server, balancer and clients meet on the wire and nowhere else; the protos import nothing of ours."""
     allowed = {f"vllama_{folder}"} | ({"vllama_protos"} if folder != "protos" else set())
-    assert violations(folder, OURS - allowed) == []
+    found = violations(folder, OURS - allowed)
+    # The one exception: the simulator measures policies on the very step model that tests run on.
+    assert [row for row in found if not row.startswith("simulate/engine_model.py: vllama_server.fake_engine.")] == []
 
 
 @pytest.mark.parametrize("folder", PACKAGES)
@@ -74,18 +76,19 @@ def test_only_the_edge_imports_aiohttp() -> None:
 def test_only_the_wiring_knows_the_edge() -> None:
     """Calls go down from the front doors: nothing below imports them."""
     edge = {"vllama_balancer.edge"}
-    assert [row for row in violations("balancer", edge, outside="edge/") if not row.startswith("main.py")] == []
+    assert [row for row in violations("balancer", edge, outside="edge/") if not row.startswith("process/doors.py")] == []
 
 
 def test_policies_know_only_the_snapshot() -> None:
     """A policy is a function of what it is given: it never reaches for the pool or a worker."""
-    beyond = {f"vllama_balancer.{name}" for name in ("pool", "worker", "dispatcher", "admission", "front", "fleet")}
+    beyond = {f"vllama_balancer.{name}" for name in ("workers", "dispatch", "front", "fleet", "process", "edge")}
     assert violations("balancer", beyond | {"grpc", "asyncio"}, below="policies/") == []
 
 
 @pytest.mark.parametrize("module", ["vllama_balancer.main", "vllama_clients.cli.main", "vllama_server.main"])
 def test_imports_without_vllm_and_torch(module: str) -> None:
     """The processes start without loading vLLM or torch; a worker loads them when it builds its engine."""
-    code = f"import sys, {module}; sys.exit([m for m in ('vllm', 'torch', 'transformers') if m in sys.modules])"
+    heavy = "', '.join(name for name in ('vllm', 'torch', 'transformers') if name in sys.modules)"
+    code = f"import sys, {module}; sys.exit({heavy} or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
