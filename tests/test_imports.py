@@ -76,7 +76,9 @@ def test_only_the_edge_imports_aiohttp() -> None:
 def test_only_the_wiring_knows_the_edge() -> None:
     """Calls go down from the front doors: nothing below imports them."""
     edge = {"vllama_balancer.edge"}
-    assert [row for row in violations("balancer", edge, outside="edge/") if not row.startswith("process/doors.py")] == []
+    assert [
+        row for row in violations("balancer", edge, outside="edge/") if not row.startswith("process/doors.py")
+    ] == []
 
 
 def test_policies_know_only_the_snapshot() -> None:

@@ -86,7 +86,7 @@ SETTINGS = (
             "N", "OLLAMA_MAX_LOADED_MODELS"),
     Setting("origins", "origin", str, "browser origin to let in; repeatable", "ORIGIN", "OLLAMA_ORIGINS",
             repeatable=True),
-    Setting("api_keys", "api-keys", values.path, "file with the hashes of accepted API keys", "FILE"),
+    Setting("api_keys", "api-key-file", values.path, "file with the hashes of accepted API keys", "FILE"),
     Setting("tls_certificate", "tls-cert", values.path, "PEM certificate for both front doors", "FILE"),
     Setting("tls_key", "tls-key", values.path, "PEM private key of the certificate", "FILE"),
     Setting("drain_timeout_seconds", "drain-timeout", values.timeout,

@@ -13,15 +13,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.balancer.scripted_worker import ScriptedWorker, eventually
-from vllama_balancer.admission import AdmissionSettings
-from vllama_balancer.dispatcher import Dispatcher
+from vllama_balancer.dispatch.admission import AdmissionSettings
+from vllama_balancer.dispatch.dispatcher import Dispatcher
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.gateway import Call, ModelEntry
-from vllama_balancer.health import HealthSettings
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.policies import make_policy
-from vllama_balancer.pool import Pool
-from vllama_balancer.pool_metrics import PoolCollector
+from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.workers.pool import Pool
+from vllama_balancer.workers.pool_metrics import PoolCollector
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:

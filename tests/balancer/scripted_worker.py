@@ -16,7 +16,7 @@ import grpc
 from google.protobuf import duration_pb2
 
 from vllama_balancer.errors import BalancerError, DeadlineExceeded, EngineFault, NoWorker, QueueFull
-from vllama_balancer.rpc_errors import rich_status
+from vllama_balancer.front.rpc_errors import rich_status
 from vllama_protos.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from vllama_balancer.errors import ConfigError
+from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
 from vllama_balancer.policies import POLICIES, make_policy
 from vllama_balancer.policies.expected_completion import SLOW_START_SECONDS, ExpectedCompletion
 from vllama_balancer.policies.least_load import LeastLoad
-from vllama_balancer.snapshot import Candidate, Demand, Snapshot
 
 NOW = 1000.0
 

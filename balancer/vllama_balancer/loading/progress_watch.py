@@ -10,8 +10,8 @@ from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.events import Changed, ProcessState
 
 if TYPE_CHECKING:
-    from vllama_balancer.changes import Changes
     from vllama_balancer.loading.resident import Resident
+    from vllama_balancer.workers.changes import Changes
     from vllama_protos.v1 import worker_pb2
 
 LOOK_SECONDS = 1.0

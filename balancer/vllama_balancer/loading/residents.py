@@ -15,12 +15,12 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from vllama_balancer.changes import Changes
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import ProcessState
 from vllama_balancer.loading.growth import Growth
 from vllama_balancer.loading.progress_watch import until_ready
 from vllama_balancer.loading.resident import Resident
+from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence

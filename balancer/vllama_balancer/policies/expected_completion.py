@@ -27,14 +27,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS, REPORT_LIFETIME_SECONDS
 from vllama_balancer.policies.policy import Choice, Score
-from vllama_balancer.snapshot import ASSIGNED_HALF_LIFE_SECONDS, REPORT_LIFETIME_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from vllama_balancer.snapshot import Candidate, Demand, Snapshot
+    from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
 
 BAND_SECONDS = 0.020
 """Costs this close to the best are equal: below it, estimates are noise."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from vllama_balancer.placement.snapshot import Demand, Snapshot
     from vllama_balancer.policies.policy import Score
-    from vllama_balancer.snapshot import Demand, Snapshot
 
 
 class LeastLoad:

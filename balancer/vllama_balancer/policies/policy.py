@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from vllama_balancer.snapshot import Demand, Snapshot
+    from vllama_balancer.placement.snapshot import Demand, Snapshot
 
 
 class Score(NamedTuple):

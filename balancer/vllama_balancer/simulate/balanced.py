@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry
 
-from vllama_balancer.estimates import ModelEstimates
+from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
-from vllama_balancer.health import HealthSettings
-from vllama_balancer.measure import Size
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.model_key import model_key
-from vllama_balancer.placement import Placer, Ticket
-from vllama_balancer.pool import Pool
-from vllama_balancer.prefix_belief import Prefix
-from vllama_balancer.retry_budget import RetryBudget
+from vllama_balancer.placement.estimates import ModelEstimates
+from vllama_balancer.placement.measure import Size
+from vllama_balancer.placement.placer import Placer, Ticket
+from vllama_balancer.placement.prefix_belief import Prefix
 from vllama_balancer.simulate.workload import BLOCK_TOKENS
-from vllama_balancer.worker import Worker
+from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.workers.pool import Pool
+from vllama_balancer.workers.worker import Worker
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vllama_balancer.channel import Channel
     from vllama_balancer.fleet.events import FleetEvent
-    from vllama_balancer.lease import Lease
     from vllama_balancer.policies.policy import Policy
     from vllama_balancer.simulate.engine_model import EngineModel, LoadReport
     from vllama_balancer.simulate.placement import Request, Surroundings
+    from vllama_balancer.workers.channel import Channel
+    from vllama_balancer.workers.lease import Lease
 
 MODEL = "simulated"
 """What every request asks for."""

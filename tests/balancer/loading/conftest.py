@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_balancer.changes import Changes
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.fleet.events import Changed, ProcessState
 from vllama_balancer.loading.residents import Residents
 from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

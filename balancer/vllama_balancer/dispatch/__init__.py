@@ -1,0 +1,1 @@
+"""How a request comes to its end: admitted, tried, relayed, and continued elsewhere when a worker is lost."""

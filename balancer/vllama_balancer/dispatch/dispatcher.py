@@ -1,0 +1,208 @@
+"""Brings every request to its end on some worker: admit, call, relay, release; and again elsewhere.
+
+The gateway that both front doors call, and the place where the parts behind it are put together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from random import Random
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from vllama_balancer.dispatch.admission import Admission, AdmissionSettings
+from vllama_balancer.dispatch.attempt import ask
+from vllama_balancer.dispatch.failover import Failover
+from vllama_balancer.dispatch.failure import AttemptFailed
+from vllama_balancer.dispatch.generations import Generations
+from vllama_balancer.dispatch.journey import Journey
+from vllama_balancer.dispatch.retry_budget import RetryBudget
+from vllama_balancer.errors import BalancerError, ModelNotFound
+from vllama_balancer.model_key import model_key
+from vllama_balancer.placement.estimates import Estimates
+from vllama_balancer.placement.measure import NOTHING, measure_embedding, measure_generation
+from vllama_balancer.placement.placer import Placer, Ticket
+from vllama_protos.v1 import embedding_pb2, generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+
+    from vllama_balancer.dispatch.attempt import UnaryMethod
+    from vllama_balancer.gateway import Call, ModelEntry
+    from vllama_balancer.metrics import Metrics
+    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.workers.channel import Channel
+    from vllama_balancer.workers.pool import Pool
+
+T = TypeVar("T")
+R = TypeVar("R", embedding_pb2.EmbedRequest, generation_pb2.TokenizeRequest, generation_pb2.DetokenizeRequest)
+
+
+class Catalog(Protocol):
+    """Which models can be named."""
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Lists them, newest first."""
+        ...
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds one by any spelling of its name."""
+        ...
+
+
+class Dispatcher:
+    """Implements `gateway.Gateway` on a pool of workers. Enter it as a context for as long as it serves."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        catalog: Catalog,
+        policy: Policy,
+        metrics: Metrics,
+        admission: AdmissionSettings | None = None,
+        rng: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes its collaborators; `clock` must agree with the deadlines of calls (the event loop's)."""
+        self._pool = pool
+        self._catalog = catalog
+        self._metrics = metrics
+        self._clock = clock
+        self._rng = rng or Random()
+        self._estimates = Estimates()
+        self._in_flight = 0
+        placer = Placer(pool, policy, RetryBudget(lambda: self._in_flight), metrics, self._rng)
+        self._admission = Admission(pool, placer, metrics, admission or AdmissionSettings(), clock)
+        self._failover = Failover(pool, metrics)
+        self._generations = Generations(pool, self._admission, self._failover, self._estimates, metrics, clock)
+        self._granter: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Dispatcher:
+        """Begins to grant places whenever the pool changes."""
+        self._granter = asyncio.create_task(self._grant_on_changes(), name="grant places")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Ends the granting; generations that still run are their callers' to close."""
+        if self._granter is not None:
+            self._granter.cancel()
+            await asyncio.gather(self._granter, return_exceptions=True)
+        self._failover.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests inside, waiting or running."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return self._admission.waiting
+
+    # -- the gateway -----------------------------------------------------------------------
+
+    async def generate(
+        self, request: generation_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Yields `started`, deltas, then `finished`; closing the generator ends the generation.
+
+        Raises before the first event when the request is refused, after it when the generation
+        cannot be brought to its end.
+        """
+        entry = self._find(request.model)
+        key = model_key(entry.name)
+        size = measure_generation(request, self._estimates.of(key))
+        ticket = Ticket(request.request_id or _new_id(), key, call.client or request.session, size, request.session)
+        journey = Journey(entry.name, request, ticket, call, self._rng, self._clock())
+        with self._counted(entry.name):
+            async with contextlib.aclosing(self._generations.run(journey)) as events:
+                async for event in events:
+                    yield event
+
+    async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
+        """Embeds texts."""
+        entry = self._find(request.model)
+        key = model_key(entry.name)
+        size = measure_embedding(request, self._estimates.of(key))
+        ticket = Ticket(request.request_id or _new_id(), key, call.client, size)
+        with self._counted(entry.name):
+            return await self._ask(request, ticket, call, lambda channel: channel.embedding.Embed)
+
+    async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
+        """Renders and tokenizes, on any worker of the model, however busy it is."""
+        return await self._ask(request, self._visit(request.model), call, lambda channel: channel.generation.Tokenize)
+
+    async def detokenize(
+        self, request: generation_pb2.DetokenizeRequest, call: Call
+    ) -> generation_pb2.DetokenizeResponse:
+        """Turns token ids into text, on any worker of the model, however busy it is."""
+        return await self._ask(request, self._visit(request.model), call, lambda channel: channel.generation.Detokenize)
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Lists the models that can be named, newest first. Cheap: no I/O."""
+        return self._catalog.models()
+
+    def find(self, name: str) -> ModelEntry | None:
+        """Finds a model by any spelling of its name that names.py treats as the same."""
+        return self._catalog.find(name)
+
+    # -- one request -----------------------------------------------------------------------
+
+    def _find(self, name: str) -> ModelEntry:
+        entry = self._catalog.find(name)
+        if entry is None:
+            raise ModelNotFound(f"model {name!r} not found", field="model")
+        return entry
+
+    def _visit(self, model: str) -> Ticket:
+        """Makes the ticket of a call that computes nothing."""
+        return Ticket(_new_id(), model_key(self._find(model).name), "", NOTHING)
+
+    @contextlib.contextmanager
+    def _counted(self, model: str) -> Iterator[None]:
+        """Counts a request in and, whatever becomes of it, out."""
+        self._in_flight += 1
+        self._metrics.arrived()
+        outcome = "cancelled"
+        try:
+            yield
+            outcome = "ok"
+        except BalancerError as error:
+            outcome = error.reason
+            raise
+        finally:
+            self._in_flight -= 1
+            self._metrics.ended(model, outcome)
+
+    async def _ask(self, request: R, ticket: Ticket, call: Call, method: Callable[[Channel], UnaryMethod[R, T]]) -> T:
+        """Has a unary call answered; it may be asked anew anywhere, as it changes nothing."""
+        named = type(request)()
+        named.CopyFrom(request)
+        failures = 0
+        while True:
+            lease = self._admission.visit(ticket) if ticket.size is NOTHING else None
+            lease = lease or await self._admission.admit(ticket, call.deadline)
+            try:
+                named.model = lease.worker.name_of(ticket.key)
+                answering = method(lease.worker.channel)(named, timeout=call.remaining_seconds(self._clock()))
+                answer = await ask(lease, answering)
+                lease.worker.breaker.success()
+                return answer
+            except AttemptFailed as failure:
+                self._failover.judge_worker(lease, failure)
+                failures = self._failover.next_try(ticket, lease, failure, failures)
+                self._metrics.moved(had_output=False)
+            finally:
+                self._admission.release(lease)
+
+    async def _grant_on_changes(self) -> None:
+        version = 0
+        while True:
+            version = await self._pool.changes.after(version)
+            self._admission.grant_places()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,94 @@
+"""Serves vllama.v1.Fleet: what the balancer knows of its workers, and orders to drain or restart them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from vllama_balancer.workers.worker_status import status_of
+from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllama_balancer.fleet.rolling import Rolling
+    from vllama_balancer.workers.pool import Pool
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+PUSH_SECONDS = 1.0
+"""The list is pushed at least this often, as leases and loads move without a change of state."""
+LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
+"""How gRPC names peers on this machine."""
+SHORTEST_PUSH_SECONDS = 0.1
+"""Changes that come closer together are pushed as one."""
+
+
+class FleetFront(fleet_pb2_grpc.FleetServicer):
+    """The Fleet service."""
+
+    def __init__(self, pool: Pool, rolling: Rolling, waiting: Callable[[], int], *, is_guarded: bool) -> None:
+        """Takes the number of waiting requests from the given function.
+
+        Unless callers are guarded by keys, orders are taken from this machine only.
+        """
+        self._is_guarded = is_guarded
+        self._pool = pool
+        self._rolling = rolling
+        self._waiting = waiting
+
+    async def ListWorkers(  # noqa: N802
+        self, request: fleet_pb2.ListWorkersRequest, context: Context
+    ) -> fleet_pb2.ListWorkersResponse:
+        """Lists every worker once."""
+        return self._list()
+
+    async def WatchFleet(self, request: fleet_pb2.WatchFleetRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Streams the list: at once, on changes, and at least every second."""
+        version = self._pool.changes.version
+        while True:
+            await context.write(self._list())
+            await asyncio.sleep(SHORTEST_PUSH_SECONDS)
+            version = await self._changed_or_due(version)
+
+    async def DrainWorker(  # noqa: N802
+        self, request: fleet_pb2.DrainWorkerRequest, context: Context
+    ) -> fleet_pb2.DrainWorkerResponse:
+        """Lets one worker finish its streams and takes it out."""
+        await self._check_caller(context)
+        if self._pool.find(request.worker) is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {request.worker!r}")
+        deadline = request.deadline.ToTimedelta().total_seconds() if request.HasField("deadline") else None
+        remaining = await self._rolling.drain(request.worker, deadline)
+        return fleet_pb2.DrainWorkerResponse(remaining_streams=remaining)
+
+    async def RestartWorkers(self, request: fleet_pb2.RestartWorkersRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Restarts workers one after the other, each drained first; streams the list after every one."""
+        await self._check_caller(context)
+        names = list(request.workers) or [worker.name for worker in self._pool.workers()]
+        for name in names:
+            if self._pool.find(name) is None:
+                await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {name!r}")
+            if not self._rolling.can_restart(name):
+                message = f"worker {name!r} was not started by this balancer: restart it where it runs"
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        for name in names:
+            await self._rolling.restart(name)
+            await context.write(self._list())
+
+    async def _check_caller(self, context: Context) -> None:
+        if not self._is_guarded and not context.peer().startswith(LOCAL_PEERS):
+            message = "orders to the fleet are taken from this machine only, or with an API key"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)
+
+    def _list(self) -> fleet_pb2.ListWorkersResponse:
+        workers = [status_of(worker) for worker in self._pool.workers()]
+        return fleet_pb2.ListWorkersResponse(workers=workers, queued_requests=self._waiting())
+
+    async def _changed_or_due(self, version: int) -> int:
+        try:
+            return await asyncio.wait_for(self._pool.changes.after(version), PUSH_SECONDS - SHORTEST_PUSH_SECONDS)
+        except TimeoutError:
+            return version

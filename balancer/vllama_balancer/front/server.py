@@ -1,0 +1,224 @@
+"""The gRPC front door: Generation and Embedding as workers serve them, and the Fleet service.
+
+Handlers write to their context instead of yielding: a client's cancellation then lands inside the
+handler, where the generation is closed, and not in a generator that nobody finishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vllama_balancer.dispatch.attempt import REQUEST_ID_HEADER
+from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest
+from vllama_balancer.front.fleet_service import FleetFront
+from vllama_balancer.front.health_service import HealthFront
+from vllama_balancer.front.interceptors import KeyInterceptor
+from vllama_balancer.front.rpc_errors import rich_status
+from vllama_balancer.gateway import Call
+from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES
+from vllama_protos.v1 import (
+    embedding_pb2,
+    embedding_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from vllama_balancer.fleet.rolling import Rolling
+    from vllama_balancer.gateway import Gateway
+    from vllama_balancer.keys import ApiKeys
+    from vllama_balancer.workers.pool import Pool
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LONGEST_REQUEST_ID = 128
+"""Characters; the ids go into every log line."""
+
+SERVER_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A port that is in use must be an error, not a second listener that takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Clients may ping every few seconds to notice a dead connection.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (generation_pb2.DESCRIPTOR, "Generation"),
+        (embedding_pb2.DESCRIPTOR, "Embedding"),
+        (fleet_pb2.DESCRIPTOR, "Fleet"),
+    )
+)
+"""Full names of what is served."""
+
+
+class GenerationFront(generation_pb2_grpc.GenerationServicer):
+    """The Generation service on a gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    # The generated base class knows handlers that return or yield, not coroutines that write.
+    async def Generate(  # type: ignore[override]  # noqa: N802
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> None:
+        """Relays one generation."""
+        await _answer(context, self._relay(request, context))
+
+    async def Tokenize(  # noqa: N802
+        self, request: generation_pb2.TokenizeRequest, context: Context
+    ) -> generation_pb2.TokenizeResponse:
+        """Renders and tokenizes."""
+        return await _answer(context, self._gateway.tokenize(request, _call_of(context)))
+
+    async def Detokenize(  # noqa: N802
+        self, request: generation_pb2.DetokenizeRequest, context: Context
+    ) -> generation_pb2.DetokenizeResponse:
+        """Turns token ids into text."""
+        return await _answer(context, self._gateway.detokenize(request, _call_of(context)))
+
+    async def _relay(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
+        request.request_id = _request_id(request.request_id, context)
+        _check_generation(request)
+        call = _call_of(context)
+        async with contextlib.aclosing(self._gateway.generate(request, call)) as events:
+            async for event in events:
+                if event.HasField("started"):
+                    await context.send_initial_metadata(_placement_metadata(call, request.request_id))
+                await context.write(event)
+
+
+class EmbeddingFront(embedding_pb2_grpc.EmbeddingServicer):
+    """The Embedding service on a gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:  # noqa: N802
+        """Embeds texts."""
+        return await _answer(context, self._embed(request, context))
+
+    async def _embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
+        request.request_id = _request_id(request.request_id, context)
+        return await self._gateway.embed(request, _call_of(context))
+
+
+class Front:
+    """The gRPC server with all its services. Start it before the workers: a port in use is found at once."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        pool: Pool,
+        rolling: Rolling,
+        waiting: Callable[[], int],
+        keys: ApiKeys | None = None,
+    ) -> None:
+        """Demands one of the keys with every call when there are any."""
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[KeyInterceptor(keys)])
+        self._health = HealthFront(pool, SERVICES)
+        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationFront(gateway), self._server)
+        embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingFront(gateway), self._server)
+        fleet_pb2_grpc.add_FleetServicer_to_server(
+            FleetFront(pool, rolling, waiting, is_guarded=keys is not None), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listens at "host:port" or "unix:/path" and returns the port (1 for a socket file).
+
+        Raises ConfigError when the address is in use or cannot be had.
+        """
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {address}: it is in use or not an address of this machine") from error
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_seconds: float | None) -> None:
+        """Refuses new calls and returns when the running ones have ended, cut after the grace."""
+        self._health.leave()
+        await self._server.stop(grace_seconds)
+
+
+async def _answer(context: Context, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits a handler's work and turns its errors into a status; what nobody foresaw is INTERNAL and logged."""
+    try:
+        return await work
+    except grpc.aio.BaseError:
+        raise
+    except BalancerError as error:
+        status = rich_status(error)
+    except Exception:
+        logger.exception("a call failed for a reason that nobody foresaw")
+        status = rich_status(BalancerError("the balancer failed on this request; its log says why"))
+    return await context.abort_with_status(status)
+
+
+def _check_generation(request: generation_pb2.GenerateRequest) -> None:
+    """Refuses what no worker could serve, before it takes anybody's place in the queue."""
+    if not request.model:
+        raise InvalidRequest("model is empty: name the model to use", field="model")
+    if request.WhichOneof("input") is None:
+        raise InvalidRequest("the input is missing: set prompt, token_ids or chat", field="prompt")
+
+
+def _request_id(given: str, context: Context) -> str:
+    """Takes the id from the request, else from its metadata, else makes one."""
+    request_id = given or _metadata(context).get(REQUEST_ID_HEADER, "") or uuid.uuid4().hex
+    if len(request_id) > LONGEST_REQUEST_ID or not (request_id.isascii() and request_id.isprintable()):
+        message = f"request_id must be printable ASCII of at most {LONGEST_REQUEST_ID} characters"
+        raise InvalidRequest(message, field="request_id")
+    return request_id
+
+
+def _call_of(context: Context) -> Call:
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
+    return Call(_client_of(context), deadline)
+
+
+def _client_of(context: Context) -> str:
+    """Keys the caller for fair turns: its API key, else its host; empty for a local socket (then its session)."""
+    if authorization := _metadata(context).get("authorization", ""):
+        return authorization
+    kind, _, rest = context.peer().partition(":")
+    return "" if kind == "unix" else rest.rpartition(":")[0]
+
+
+def _placement_metadata(call: Call, request_id: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (REQUEST_ID_HEADER, request_id),
+        ("x-vllama-worker", call.placement.worker),
+        ("x-vllama-reason", call.placement.reason),
+    )
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

@@ -1,0 +1,169 @@
+"""Both front doors of one process: bound together, opened together, drained and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from vllama_balancer.edge.app import build_app
+from vllama_balancer.edge.config import EdgeConfig
+from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.errors import ConfigError
+from vllama_balancer.fleet.rolling import Rolling
+from vllama_balancer.front.server import Front
+from vllama_balancer.keys import ApiKeys
+from vllama_balancer.process.ports import bind
+from vllama_balancer.workers.worker_status import status_of
+from vllama_protos.v1 import fleet_pb2
+
+if TYPE_CHECKING:
+    import socket
+
+    from prometheus_client import CollectorRegistry
+
+    from vllama_balancer.config import BalancerConfig
+    from vllama_balancer.dispatch.dispatcher import Dispatcher
+    from vllama_balancer.fleet.events import FleetControl
+    from vllama_balancer.gateway import Management
+    from vllama_balancer.loading.on_demand import OnDemand
+    from vllama_balancer.workers.pool import Pool
+
+
+class PoolView:
+    """Shows the fleet as it is now: the edge's FleetView."""
+
+    def __init__(self, pool: Pool, dispatcher: Dispatcher) -> None:
+        self._pool = pool
+        self._dispatcher = dispatcher
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        """Lists every worker."""
+        workers = [status_of(worker) for worker in self._pool.workers()]
+        return fleet_pb2.ListWorkersResponse(workers=workers, queued_requests=self._dispatcher.waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalParts:
+    """What the doors offer only where the workers are this process's own."""
+
+    gateway: OnDemand
+    """Loads models before requests reach the dispatcher."""
+    management: Management
+    """Installs and removes models."""
+    control: FleetControl
+    """Restarts and retires workers."""
+
+
+class Doors:
+    """The HTTP and the gRPC front door. Call `bind`, `open`, `drain`, `close` in this order, and `release` at last."""
+
+    def __init__(
+        self,
+        config: BalancerConfig,
+        dispatcher: Dispatcher,
+        pool: Pool,
+        registry: CollectorRegistry,
+        local: LocalParts | None,
+    ) -> None:
+        """Takes `local` where the workers are this process's own."""
+        self._config = config
+        gateway = local.gateway if local is not None else dispatcher
+        keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
+        self._listener: socket.socket | None = None
+        edge_config = EdgeConfig(loopback_only=is_loopback(config.host), origins=config.origins)
+        app = build_app(
+            gateway,
+            config=edge_config,
+            registry=registry,
+            fleet=PoolView(pool, dispatcher),
+            residency=local.gateway if local is not None else None,
+            management=local.management if local is not None else None,
+            keys=keys,
+        )
+        self._edge = EdgeServer(app)
+        rolling = Rolling(pool, local.control if local is not None else None)
+        self._front = Front(gateway, pool, rolling, lambda: dispatcher.waiting, keys)
+        self._leaving: asyncio.Task[None] | None = None
+        self.http_port = config.port
+        """Port of the HTTP door, once it is bound."""
+        self.grpc_port = config.grpc_port
+        """Port of the gRPC door, once it is open."""
+
+    @property
+    def http_url(self) -> str:
+        """Where a client on this machine finds the HTTP door."""
+        scheme = "https" if self._config.tls_certificate else "http"
+        return f"{scheme}://{authority(reachable(self._config.host), self.http_port)}"
+
+    @property
+    def grpc_address(self) -> str:
+        """Where a client on this machine finds the gRPC door."""
+        return authority(reachable(self._config.host), self.grpc_port)
+
+    def bind(self) -> None:
+        """Takes both ports, or none. Raises ConfigError that names who has one of them."""
+        self._listener = bind(self._config.host, self._config.port, "--port")
+        self.http_port = self._listener.getsockname()[1]
+        # gRPC binds by itself: this only finds out beforehand, with the same words for both ports.
+        bind(self._config.host, self._config.grpc_port, "--grpc-port").close()
+
+    async def open(self) -> None:
+        """Answers from now on."""
+        grpc_credentials, ssl_context = self._tls()
+        target = authority(self._config.host, self._config.grpc_port)
+        self.grpc_port = await self._front.start(target, grpc_credentials)
+        await self._edge.start(self._config.host, self.http_port, ssl_context=ssl_context, sock=self._listener)
+
+    def drain(self) -> None:
+        """Refuses what is new; what runs goes on."""
+        self._edge.drain()
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(
+                self._front.stop(self._config.drain_timeout_seconds), name="drain the gRPC door"
+            )
+
+    async def close(self) -> None:
+        """Cuts what still runs and closes both doors."""
+        await self._edge.stop()
+        await self._front.stop(0)
+        if self._leaving is not None:
+            await self._leaving
+
+    def release(self) -> None:
+        """Gives the ports back if the doors never opened."""
+        if self._listener is not None:
+            self._listener.close()
+
+    def _tls(self) -> tuple[grpc.ServerCredentials | None, ssl.SSLContext | None]:
+        certificate, key = self._config.tls_certificate, self._config.tls_key
+        if certificate is None or key is None:
+            return None, None
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate, key)
+            return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())]), context
+        except OSError as error:
+            raise ConfigError(f"--tls-cert {certificate} and --tls-key {key} cannot be used: {error}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reachable(host: str) -> str:
+    """Turns "any address" into one that a client here can use."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def authority(host: str, port: int) -> str:
+    """Writes host and port, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,214 @@
+"""The balancer process from its ports to its end: the only place where its parts are put together.
+
+Ports are bound before anything is started, so that a port in use costs nothing; front doors answer while
+workers load, so that health checks and waiting requests see a server; and whatever ends the process, the
+workers end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.catalog import Catalog
+from vllama_balancer.dispatch.admission import AdmissionSettings
+from vllama_balancer.dispatch.dispatcher import Dispatcher
+from vllama_balancer.fleet.assignment import slots, worker_spec
+from vllama_balancer.fleet.devices import MachineProbe
+from vllama_balancer.fleet.sources import local_fleet, remote_sources
+from vllama_balancer.loading.on_demand import OnDemand
+from vllama_balancer.loading.residents import Residents
+from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.metrics import Metrics
+from vllama_balancer.model_key import model_key
+from vllama_balancer.models.management import StoreManagement
+from vllama_balancer.models.resolve import Resolver
+from vllama_balancer.models.store import Store
+from vllama_balancer.models.table import ModelTable
+from vllama_balancer.policies import make_policy
+from vllama_balancer.process.console import Console
+from vllama_balancer.process.doors import Doors, LocalParts
+from vllama_balancer.process.installation import hosted, installed, simulated
+from vllama_balancer.process.readiness import first_readiness
+from vllama_balancer.process.welcome import welcome
+from vllama_balancer.workers.pool import Pool
+from vllama_balancer.workers.pool_metrics import PoolCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+    from typing import Any, TextIO
+
+    from vllama_balancer.config import BalancerConfig
+    from vllama_balancer.fleet.local import LocalFleet
+    from vllama_balancer.fleet.process import LogSink
+    from vllama_balancer.process.stopping import StopRequests
+
+logger = logging.getLogger(__name__)
+
+
+class Balancer:
+    """One balancer process. `run` it once."""
+
+    def __init__(
+        self,
+        config: BalancerConfig,
+        environment: Mapping[str, str],
+        stops: StopRequests,
+        sink: LogSink,
+        out: TextIO,
+        display: TextIO,
+    ) -> None:
+        """Takes where workers' lines go (`sink`), the welcome (`out`) and the progress (`display`)."""
+        self._config = config
+        self._environment = environment
+        self._stops = stops
+        self._out = out
+        self._sink = sink
+        self._display = display
+        self._registry = CollectorRegistry()
+        self._pool = Pool()
+        self._catalog = Catalog(self._pool)
+        self._dispatcher = Dispatcher(
+            self._pool,
+            self._catalog,
+            make_policy(config.policy),
+            Metrics(self._registry),
+            AdmissionSettings(max_queue=config.max_queue),
+        )
+        self._registry.register(PoolCollector(self._pool, lambda: self._dispatcher.waiting))
+        self._store = Store(config.models_directory)
+        self._fleet: LocalFleet | None = None
+        self._residents: Residents | None = None
+
+    async def run(self) -> None:
+        """Serves until asked to stop.
+
+        Raises BalancerError when it cannot start: a port in use, an unknown model, no worker that lives.
+        """
+        async with AsyncExitStack() as ending:
+            local = None if self._config.worker_addresses else self._local_parts(ending)
+            doors = Doors(self._config, self._dispatcher, self._pool, self._registry, local)
+            ending.callback(doors.release)
+            doors.bind()
+            ending.push_async_callback(self._end_workers)
+            await ending.enter_async_context(self._dispatcher)
+            await doors.open()
+            ending.push_async_callback(doors.close)
+            await self._serve(doors)
+
+    def _local_parts(self, ending: AsyncExitStack) -> LocalParts:
+        """Makes what serves models from this machine; nothing is started yet."""
+        config = self._config
+        places = slots(config, MachineProbe(self._environment))
+        self._fleet = local_fleet(config, self._environment, self._sink)
+        ending.callback(self._fleet.clear)
+        settings = LoadingSettings(
+            config.keep_alive_seconds, config.max_loaded_models, config.load_timeout_seconds, config.max_queue
+        )
+        make_spec = functools.partial(worker_spec, config)
+        self._residents = Residents(self._fleet, self._pool, places, make_spec, settings, self._catalog.expires)
+        management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
+        gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
+        return LocalParts(gateway, management, self._fleet)
+
+    def _resolver(self) -> Resolver:
+        own_table = self._config.models_directory / "models.toml"
+        return Resolver(self._store, ModelTable.load(own_table), self._environment)
+
+    async def _serve(self, doors: Doors) -> None:
+        followers = [_task(self._pool.follow(source.events()), "follow the fleet") for source in self._sources()]
+        stopping = _task(self._stops.drain.wait(), "wait for a stop")
+        starting = _task(self._start(doors), "start")
+        try:
+            await asyncio.wait([starting, stopping, *followers], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await asyncio.wait([stopping, *followers], return_when=asyncio.FIRST_COMPLETED)
+            for follower in followers:
+                if follower.done():
+                    follower.result()
+            await self._drain(doors)
+        finally:
+            await _cancelled(starting, stopping, *followers)
+
+    def _sources(self) -> list[Any]:
+        return [self._fleet] if self._fleet is not None else list(remote_sources(self._config.worker_addresses))
+
+    async def _start(self, doors: Doors) -> None:
+        began = time.monotonic()
+        if self._residents is not None:
+            await self._start_workers(self._residents)
+        display = _task(Console(self._pool, self._display).run(), "show progress")
+        try:
+            await first_readiness(self._pool)
+        finally:
+            await _cancelled(display)
+        ready = sum(1 for worker in self._pool.workers() if not worker.unavailable)
+        elapsed = time.monotonic() - began
+        self._out.write(welcome(self._catalog.models(), ready, doors.http_url, doors.grpc_address, elapsed))
+        self._out.flush()
+
+    async def _start_workers(self, residents: Residents) -> None:
+        config = self._config
+        resolver = self._resolver()
+        for stored in await asyncio.to_thread(self._store.models):
+            self._catalog.install(stored, await asyncio.to_thread(resolver.describe, stored))
+        if config.engine == "fake":
+            models = [self._catalog.installed(name) or simulated(name) for name in config.models]
+        else:
+            models = await installed(config.models, resolver, self._display)
+        for model in models:
+            self._catalog.install(model, await asyncio.to_thread(resolver.describe, model))
+        hosts = [self._catalog.hosted(model.name) for model in models]
+        named = [hosted(host, name) for host, name in zip(hosts, config.models, strict=True) if host is not None]
+        residents.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)
+
+    async def _drain(self, doors: Doors) -> None:
+        """Refuses what is new and lets running streams finish, as long as there is time and patience."""
+        doors.drain()
+        if not self._dispatcher.in_flight:
+            return
+        logger.info("finishing %d requests; stop again to end at once", self._dispatcher.in_flight)
+        patience = _task(self._stops.abort.wait(), "wait for a second stop")
+        idle = _task(self._idle(), "wait for the last request")
+        await asyncio.wait(
+            [patience, idle], timeout=self._config.drain_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        await _cancelled(patience, idle)
+
+    async def _idle(self) -> None:
+        # The dispatcher counts and tells nobody; that this ends a little late costs nothing.
+        while self._dispatcher.in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def _end_workers(self) -> None:
+        if self._residents is not None:
+            await self._residents.close()
+        if self._fleet is not None:
+            closing = _task(self._fleet.close(), "end the workers")
+            patience = _task(self._stops.abort.wait(), "wait for a second stop")
+            await asyncio.wait([closing, patience], return_when=asyncio.FIRST_COMPLETED)
+            self._fleet.kill()
+            await closing
+            await _cancelled(patience)
+        await self._pool.close()
+
+
+def _task(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    return asyncio.create_task(work, name=name)
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and waits until they have ended; the error of one that has failed is its reader's."""
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(BaseException):
+            await task

@@ -1,0 +1,118 @@
+"""Looks after one worker: notices when it hangs, and tries it again after it was taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+
+from vllama_balancer.workers.health import engine_is_stalled
+from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllama_balancer.workers.health import HealthSettings
+    from vllama_balancer.workers.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+PROBE_PROMPT = "Hello"
+"""What a probe asks the model to continue by one token."""
+
+
+class Caretaker:
+    """Checks a worker again and again; the checks themselves have no state of their own."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        settings: HealthSettings,
+        clock: Callable[[], float],
+        is_last: Callable[[Worker], bool],
+    ) -> None:
+        """Takes a function that tells whether a worker is the last one of its models."""
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._is_last = is_last
+
+    async def run(self) -> None:
+        """Checks until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.check_interval_seconds)
+            await self.check()
+
+    async def check(self) -> None:
+        """Checks once: silence, a stalled engine, a probe that is due."""
+        worker = self._worker
+        if not worker.is_connected or worker.report is None:
+            return
+        if worker.breaker.is_open:
+            await self._probe_if_due()
+        elif await self._is_hung():
+            silence = self._clock() - worker.heard_at
+            worker.hang(f"hangs: nothing has come from it for {silence:.1f} s")
+        elif engine_is_stalled(worker.report, self._settings):
+            age = worker.report.last_step_age.ToTimedelta().total_seconds()
+            worker.hang(f"hangs: streams run, and its engine has made no step for {age:.1f} s")
+
+    async def _is_hung(self) -> bool:
+        """Tells whether the worker is silent and does not answer either; its Watch stream alone may have stopped."""
+        settings, worker = self._settings, self._worker
+        # Streams that nobody could take over gain nothing from a hasty verdict.
+        is_urgent = any(lease.produced for lease in worker.life.leases) and not self._is_last(worker)
+        silence = settings.streaming_silence_seconds if is_urgent else settings.silence_seconds
+        if self._clock() - worker.heard_at <= silence:
+            return False
+        return not await self._answers(settings.streaming_answer_seconds if is_urgent else settings.answer_seconds)
+
+    async def _answers(self, patience_seconds: float) -> bool:
+        """Asks the worker for a sign of life; true as well when this process was too slow to tell."""
+        asked_at = self._clock()
+        try:
+            await self._worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)
+        except grpc.aio.AioRpcError:
+            was_late = self._clock() - asked_at > 2 * patience_seconds
+            return was_late or self._worker.heard_at > asked_at
+        self._worker.heard()
+        return True
+
+    async def _probe_if_due(self) -> None:
+        worker = self._worker
+        if worker.breaker.retry_in_seconds or worker.report is None:
+            return
+        if worker.report.state != worker_pb2.WORKER_STATE_READY:
+            return
+        life = worker.life
+        try:
+            await asyncio.wait_for(self._probe(), self._settings.probe_timeout_seconds)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
+            worker.breaker.eject(f"a probe failed: {reason}")
+            worker.update()
+        else:
+            if worker.life is life:
+                worker.recovered()
+
+    async def _probe(self) -> None:
+        """Has one real unit of work done: a token, or a vector where the model only embeds."""
+        worker = self._worker
+        capabilities = worker.description.capabilities if worker.description is not None else ()
+        if worker_pb2.CAPABILITY_COMPLETION in capabilities or worker_pb2.CAPABILITY_EMBEDDING not in capabilities:
+            sampling = generation_pb2.Sampling(max_tokens=1, temperature=0.0)
+            request = generation_pb2.GenerateRequest(prompt=PROBE_PROMPT, sampling=sampling, request_id=self._probe_id)
+            call = worker.channel.generation.Generate(request, timeout=self._settings.probe_timeout_seconds)
+            async for _ in call:
+                pass
+        else:
+            await worker.channel.embedding.Embed(
+                embedding_pb2.EmbedRequest(inputs=[PROBE_PROMPT], request_id=self._probe_id),
+                timeout=self._settings.probe_timeout_seconds,
+            )
+
+    @property
+    def _probe_id(self) -> str:
+        return f"probe-{self._worker.name}"

@@ -1,0 +1,135 @@
+"""One request's place on one worker, counted from the pick to the end of the stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from vllama_balancer.dispatch.failure import FailureKind
+from vllama_balancer.workers.load import Promise
+
+if TYPE_CHECKING:
+    from vllama_balancer.policies.policy import Choice
+    from vllama_balancer.workers.worker import Life, Worker
+
+
+class Cancellable(Protocol):
+    """A running call."""
+
+    def cancel(self) -> bool:
+        """Ends the call from this side."""
+        ...
+
+
+class Lease:
+    """A place on a worker. Counts fall as the prompt is computed, and when it is released, exactly once each.
+
+    It belongs to one life of the worker: when that life ends, its counts end with it and cannot
+    disturb the next.
+    """
+
+    __slots__ = (
+        "_call",
+        "_computed",
+        "_promise",
+        "_released",
+        "abandoned",
+        "abandoned_as",
+        "believed_tokens",
+        "choice",
+        "expected_output_tokens",
+        "had_output",
+        "is_blamed",
+        "is_visit",
+        "is_wary",
+        "kills",
+        "life",
+        "produced",
+        "request_id",
+        "uses_retry_budget",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, life: Life, choice: Choice, promise: Promise, request_id: str) -> None:
+        self.worker = worker
+        """Where."""
+        self.life = life
+        """In which of the worker's lives."""
+        self.choice = choice
+        """Why there."""
+        self.request_id = request_id
+        """For whom."""
+        self.believed_tokens = 0
+        """Prompt tokens that were believed to be cached."""
+        self.expected_output_tokens = 0
+        """Output that was promised KV cache."""
+        self.kills = 0
+        """Deaths that the request was blamed for before it came here."""
+        self.had_output = False
+        """Whether an earlier worker generated anything for the request."""
+        self.is_visit = False
+        """Whether it is for a call that computes nothing."""
+        self.is_wary = False
+        """Whether the worker has to say that it lives before it gets the request."""
+        self.uses_retry_budget = False
+        """Whether this is a retry that the budget counts."""
+        self.produced = False
+        """Whether the worker has generated anything for it."""
+        self.abandoned = ""
+        """Why the balancer has given this attempt up; empty while it has not."""
+        self.abandoned_as = FailureKind.LOST
+        """How the failure of an attempt that was given up counts."""
+        self.is_blamed = False
+        """Whether the request is held to have killed this life of the worker."""
+        self._promise = promise
+        self._computed = False
+        self._released = False
+        self._call: Cancellable | None = None
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its request has been blamed for a death, and nothing speaks for it yet."""
+        return self.kills > 0 and not (self.produced or self.had_output)
+
+    def attach(self, call: Cancellable) -> None:
+        """Takes the call that runs under the lease, so that giving up ends it."""
+        self._call = call
+        if self.abandoned:
+            call.cancel()
+
+    def started(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Corrects the estimates by what the worker found."""
+        actual = Promise(prompt_tokens - cached_tokens, prompt_tokens + self.expected_output_tokens)
+        if not self._computed and not self._released:
+            self.life.load.correct(self._promise, actual)
+            self._promise = actual
+        if cached_tokens < self.believed_tokens:
+            self.life.belief.missed(self.believed_tokens - cached_tokens)
+
+    def first_token(self) -> None:
+        """Takes the prompt off the worker's count: it is computed."""
+        self.produced = True
+        self._take_prompt_off()
+
+    def abandon(self, reason: str, kind: FailureKind = FailureKind.LOST) -> None:
+        """Gives the attempt up: its call ends, and whoever reads it finds `abandoned` set."""
+        if self._released or self.abandoned:
+            return
+        self.abandoned = reason
+        self.abandoned_as = kind
+        if self._call is not None:
+            self._call.cancel()
+
+    def release(self) -> None:
+        """Ends the lease; harmless when repeated."""
+        if self._released:
+            return
+        self._take_prompt_off()
+        self._released = True
+        self.life.load.release(self._promise)
+        self.life.leases.pop(self, None)
+        self._call = None
+
+    def _take_prompt_off(self) -> None:
+        if not self._computed:
+            self._computed = True
+            self.life.load.computed(self._promise)

@@ -1,0 +1,135 @@
+"""What one worker carries: exact counts of this balancer's leases, and what the worker reports besides.
+
+Counts change in the same synchronous step as the pick, so a burst of fifty requests sees each of
+its own placements; reports lag by up to a second and only add what other balancers put there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS, Candidate
+
+if TYPE_CHECKING:
+    from vllama_protos.v1 import worker_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What one lease will cost its worker."""
+
+    prompt_tokens: int
+    """Uncached tokens that it has to compute before the first token."""
+    kv_tokens: int
+    """Tokens of KV cache that it may fill: the prompt and the expected output."""
+
+
+@dataclass(slots=True)
+class Capacity:
+    """What a worker can carry, and how fast it is; as it describes and reports itself."""
+
+    max_streams: int = 1
+    """Streams served at once."""
+    kv_cache_tokens: int = 0
+    """Tokens that the KV cache holds; 0: unknown."""
+    prefill_tokens_per_second: float = 0.0
+    """0: not measured."""
+    step_seconds: float = 0.0
+    """0: not measured."""
+
+
+@dataclass(slots=True)
+class Load:
+    """Counts of one life of one worker. Every `reserve` is paid back by `computed` and `release`."""
+
+    capacity: Capacity = field(default_factory=Capacity)
+    """What the worker can carry."""
+    streams: int = 0
+    """Leases held."""
+    prompt_tokens: int = 0
+    """Uncached prompt tokens of leases before their first token."""
+    kv_tokens: int = 0
+    """KV cache tokens promised to leases."""
+    ready_at: float = -math.inf
+    """When this life became ready."""
+    _assigned_tokens: float = 0.0
+    _assigned_at: float = -math.inf
+    _reported_streams: int = 0
+    _reported_waiting: int = 0
+    _reported_kv_use: float = 0.0
+    _reported_at: float = -math.inf
+    _frozen: Candidate | None = None
+
+    def reserve(self, promise: Promise, now: float) -> None:
+        """Counts a new lease."""
+        self._frozen = None
+        self.streams += 1
+        self.prompt_tokens += promise.prompt_tokens
+        self.kv_tokens += promise.kv_tokens
+        self._assign(promise.prompt_tokens, now)
+
+    def correct(self, promised: Promise, actual: Promise) -> None:
+        """Replaces an estimate by what the worker found, while the prompt is still being computed."""
+        self._frozen = None
+        self.prompt_tokens += actual.prompt_tokens - promised.prompt_tokens
+        self.kv_tokens += actual.kv_tokens - promised.kv_tokens
+
+    def computed(self, promise: Promise) -> None:
+        """Takes a prompt off the count: its first token has come, or it will never be computed."""
+        self._frozen = None
+        self.prompt_tokens -= promise.prompt_tokens
+
+    def release(self, promise: Promise) -> None:
+        """Takes a lease off the count. Its prompt must have been taken off by `computed` before."""
+        self._frozen = None
+        self.streams -= 1
+        self.kv_tokens -= promise.kv_tokens
+
+    def report(self, report: worker_pb2.WorkerReport, now: float) -> None:
+        """Takes in what the worker says of itself."""
+        self._frozen = None
+        self._reported_streams = report.running + report.waiting
+        self._reported_waiting = report.waiting
+        self._reported_kv_use = report.kv_cache_use
+        self._reported_at = now
+        self.capacity.prefill_tokens_per_second = report.prefill_tokens_per_second
+        self.capacity.step_seconds = report.step.seconds + report.step.nanos / 1e9
+
+    def ready(self, capacity: Capacity, now: float) -> None:
+        """Begins the life's service: from now on it counts as fresh for a while."""
+        self._frozen = None
+        self.capacity = capacity
+        self.ready_at = now
+
+    def candidate(self, name: str) -> Candidate:
+        """Freezes the counts for a policy; cached until they change, as most decisions change one worker only."""
+        if self._frozen is None:
+            self._frozen = self._freeze(name)
+        return self._frozen
+
+    def _freeze(self, name: str) -> Candidate:
+        return Candidate(
+            name=name,
+            streams=self.streams,
+            max_streams=self.capacity.max_streams,
+            prompt_tokens=self.prompt_tokens,
+            kv_tokens=self.kv_tokens,
+            kv_cache_tokens=self.capacity.kv_cache_tokens,
+            assigned_tokens=self._assigned_tokens,
+            assigned_at=self._assigned_at,
+            reported_streams=self._reported_streams,
+            reported_waiting=self._reported_waiting,
+            reported_kv_use=self._reported_kv_use,
+            reported_at=self._reported_at,
+            prefill_tokens_per_second=self.capacity.prefill_tokens_per_second,
+            step_seconds=self.capacity.step_seconds,
+            ready_at=self.ready_at,
+        )
+
+    def _assign(self, tokens: int, now: float) -> None:
+        if self._assigned_tokens:
+            self._assigned_tokens *= math.exp2((self._assigned_at - now) / ASSIGNED_HALF_LIFE_SECONDS)
+        self._assigned_tokens += tokens
+        self._assigned_at = now

@@ -1,0 +1,271 @@
+"""One worker as the balancer knows it: whether it may be used, what it carries, and its leases.
+
+A plain object that others tell things: `watcher.py` what the worker reports, `caretaker.py` what
+its silence means, the pool what the fleet source says, the dispatcher how calls end. It does no
+I/O of its own, so every rule about availability is one function of its state.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllama_balancer.dispatch.blame import blamed
+from vllama_balancer.fleet.events import Added, Changed, ProcessState
+from vllama_balancer.model_key import model_key
+from vllama_balancer.placement.prefix_belief import PrefixBelief
+from vllama_balancer.workers.health import Breaker, HealthSettings
+from vllama_balancer.workers.lease import Lease
+from vllama_balancer.workers.load import Capacity, Load
+from vllama_protos.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllama_balancer.placement.snapshot import Candidate
+    from vllama_balancer.policies.policy import Choice
+    from vllama_balancer.workers.changes import Changes
+    from vllama_balancer.workers.channel import Channel
+    from vllama_balancer.workers.load import Promise
+
+logger = logging.getLogger(__name__)
+
+_WAITING_STATES = {
+    worker_pb2.WORKER_STATE_UNSPECIFIED: "has not reported yet",
+    worker_pb2.WORKER_STATE_STARTING: "is starting",
+    worker_pb2.WORKER_STATE_DRAINING: "is draining",
+}
+
+
+@dataclass(slots=True)
+class Life:
+    """What belongs to one life of a worker and ends with it: counts, caches, leases."""
+
+    boot_id: str
+    """The worker's own random id of this life."""
+    load: Load = field(default_factory=Load)
+    """What it carries."""
+    belief: PrefixBelief = field(default_factory=PrefixBelief)
+    """What its prefix cache is believed to hold."""
+    leases: dict[Lease, None] = field(default_factory=dict)
+    """Places taken and not released, oldest first."""
+    is_over: bool = False
+    """Whether blame for its end has been dealt out."""
+
+
+class Worker:
+    """One endpoint. Availability changes are told to `changes`."""
+
+    def __init__(
+        self, added: Added, channel: Channel, health: HealthSettings, changes: Changes, clock: Callable[[], float]
+    ) -> None:
+        self.name = added.name
+        """Unique in the fleet."""
+        self.address = added.address
+        """gRPC target."""
+        self.channel = channel
+        """The connection; closed by the pool."""
+        self.process = Changed(added.name, ProcessState.RUNNING, pid=added.pid, restarts=added.restarts)
+        """What the fleet source said last."""
+        self.life = Life("")
+        """The present life."""
+        self.description: worker_pb2.DescribeResponse | None = None
+        """What it said of itself in this life or the last; None until reached."""
+        self.report: worker_pb2.WorkerReport | None = None
+        """Its last report; None until one has come."""
+        self.is_connected = False
+        """Whether reports come."""
+        self.heard_at = -math.inf
+        """When anything came from it last: a report or an event of a stream."""
+        self.breaker = Breaker(health, clock)
+        """Whether it may be used, judged by what came of its requests."""
+        self.held = ""
+        """Why it was taken out on purpose; empty while it is not."""
+        self.keys = frozenset(model_key(model) for model in added.models)
+        """Comparable names of its models."""
+        self.unavailable = "has not reported yet"
+        """Why no request may go to it now; empty while one may. See `update`."""
+        self._busy = False
+        self._connection_fault = "is not connected yet"
+        self._changes = changes
+        self._clock = clock
+
+    # -- what it is asked ------------------------------------------------------------------
+
+    def serves(self, key: str) -> bool:
+        """Tells whether it hosts the model, as far as is known."""
+        return key in self.keys
+
+    def name_of(self, key: str) -> str:
+        """Finds the name under which it serves a model."""
+        models = self.description.models if self.description is not None else ()
+        return next((model for model in models if model_key(model) == key), "")
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether a request has reason to wait for it: it serves, starts, or is being started again."""
+        if self.process.state in (ProcessState.FAILED, ProcessState.STOPPED):
+            return False
+        if self.process.state is ProcessState.RESTARTING:
+            return True
+        if not self.is_connected:
+            # A process of this machine that runs will open its socket or end; an address may stay silent for ever.
+            return self.process.pid > 0
+        return self.report is not None and self.report.state in (
+            worker_pb2.WORKER_STATE_STARTING,
+            worker_pb2.WORKER_STATE_READY,
+        )
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a request is aboard that may have killed another worker."""
+        return any(lease.is_suspect for lease in self.life.leases)
+
+    def candidate(self) -> Candidate | None:
+        """Shows its load to a policy; None when it has no stream to spare."""
+        load = self.life.load
+        return load.candidate(self.name) if load.streams < load.capacity.max_streams else None
+
+    @property
+    def leases(self) -> int:
+        """Streams that this balancer has on it."""
+        return len(self.life.leases)
+
+    # -- what it is told -------------------------------------------------------------------
+
+    def lease(self, choice: Choice, promise: Promise, request_id: str) -> Lease:
+        """Takes a place, counted at once."""
+        lease = Lease(self, self.life, choice, promise, request_id)
+        self.life.load.reserve(promise, self._clock())
+        self.life.leases[lease] = None
+        return lease
+
+    def heard(self) -> None:
+        """Notes that something came from it."""
+        self.heard_at = self._clock()
+
+    def begin_life(self, description: worker_pb2.DescribeResponse) -> None:
+        """Starts over with empty counts and beliefs when the description is of another boot."""
+        if description.boot_id == self.life.boot_id:
+            return
+        if self.life.boot_id:
+            self.end_life("was restarted")
+        self.life = Life(description.boot_id)
+        self.breaker.close()
+
+    def describe(self, description: worker_pb2.DescribeResponse) -> None:
+        """Takes in what the worker says it is."""
+        self.begin_life(description)
+        self.description = description
+        keys = frozenset(model_key(model) for model in description.models)
+        if keys != self.keys:
+            self.keys = keys
+            self._changes.tell()
+        self.life.belief = PrefixBelief(description.kv_cache_tokens)
+        capacity = Capacity(max(description.max_streams, 1), description.kv_cache_tokens)
+        self.life.load.ready(capacity, self._clock())
+        self.update()
+
+    def take_report(self, report: worker_pb2.WorkerReport) -> None:
+        """Takes in what the worker says of its state and load."""
+        self.report = report
+        self.heard()
+        if not self.is_connected:
+            self.is_connected = True
+            self._connection_fault = ""
+        self.life.load.report(report, self.heard_at)
+        self.update()
+
+    def disconnected(self, reason: str) -> None:
+        """Notes that its reports have ended; one that comes back in the same life is probed first."""
+        if self.is_connected and self.report is not None and self.report.state == worker_pb2.WORKER_STATE_READY:
+            self.breaker.eject(f"the connection was lost: {reason}")
+        self.is_connected = False
+        self._connection_fault = f"is not connected: {reason}"
+        self.update()
+
+    def process_changed(self, event: Changed) -> None:
+        """Takes in what the fleet source says of its process."""
+        self.process = event
+        self.update()
+
+    def hold(self, reason: str) -> None:
+        """Takes it out of placement on purpose; running streams go on."""
+        self.held = reason
+        self.update()
+
+    def unhold(self) -> None:
+        """Puts it back after `hold`."""
+        self.held = ""
+        self.update()
+
+    def busy(self, is_busy: bool) -> None:
+        """Notes that its own queue is full, or has room again."""
+        self._busy = is_busy
+        self.update()
+
+    def refuses(self) -> None:
+        """Notes that it leaves, told by a refused request before its report says so."""
+        if self.report is not None and self.report.state == worker_pb2.WORKER_STATE_READY:
+            self.report.state = worker_pb2.WORKER_STATE_DRAINING
+        self.update()
+
+    def hang(self, reason: str) -> None:
+        """Takes it out because it does not answer; its streams are given up so that they move on."""
+        self.breaker.eject(reason)
+        self.end_life(reason)
+        self.update()
+
+    def end_life(self, reason: str) -> None:
+        """Deals out the blame for this life's end, once, and gives its leases up."""
+        self.deal_blame()
+        for lease in tuple(self.life.leases):
+            lease.abandon(f"worker {self.name} {reason}")
+
+    def deal_blame(self) -> None:
+        """Marks the leases that may have killed the worker. The first call of a life decides."""
+        if self.life.is_over or not self.life.leases:
+            return
+        self.life.is_over = True
+        for lease in blamed(tuple(self.life.leases)):
+            lease.is_blamed = True
+
+    def lost(self, reason: str) -> None:
+        """Takes it out because a call found it dead."""
+        self.deal_blame()
+        if not self.breaker.is_open:
+            self.breaker.eject(reason)
+        self.update()
+
+    def recovered(self) -> None:
+        """Puts it back after a probe; a later death of the same life is judged anew."""
+        self.breaker.close()
+        self.life.is_over = False
+        self.update()
+
+    def update(self) -> None:
+        """Derives `unavailable` from the state, and tells when it changes."""
+        before, self.unavailable = self.unavailable, self._why_unavailable()
+        if before != self.unavailable:
+            if bool(before) != bool(self.unavailable):
+                logger.info("worker %s is %s", self.name, f"out: it {self.unavailable}" if self.unavailable else "in")
+            self._changes.tell()
+
+    def _why_unavailable(self) -> str:
+        if self.process.state is not ProcessState.RUNNING:
+            return f"is {self.process.state.value}: {self.process.reason}".rstrip(": ")
+        if self.held:
+            return f"is held: {self.held}"
+        if not self.is_connected or self.report is None:
+            return self._connection_fault
+        if self.report.state == worker_pb2.WORKER_STATE_FAILED:
+            return f"has failed: {self.report.failure}"
+        if self.report.state != worker_pb2.WORKER_STATE_READY:
+            return _WAITING_STATES[self.report.state]
+        if self.description is None or self.description.boot_id != self.life.boot_id:
+            return "has not described itself yet"
+        if self.breaker.is_open:
+            return f"is ejected: {self.breaker.reason}"
+        return "has a full queue" if self._busy else ""

@@ -1,0 +1,129 @@
+"""How a broken stream continues, and that a replayed one is checked letter by letter."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_balancer.dispatch.replay import Delivered, Diverged, Replay, needs_replay
+from vllama_protos.v1 import generation_pb2 as pb
+
+
+def request(**fields):
+    """A request with some sampling."""
+    return pb.GenerateRequest(prompt="x", **fields)
+
+
+@pytest.mark.parametrize(
+    "exact",
+    [
+        request(),
+        request(sampling=pb.Sampling(temperature=0.0, seed=7)),
+        request(sampling=pb.Sampling(temperature=0.8)),
+        request(sampling=pb.Sampling(temperature=0.8, seed=-1)),
+        request(sampling=pb.Sampling(temperature=0.8, presence_penalty=0.5)),
+        request(sampling=pb.Sampling(temperature=0.0, repetition_penalty=1.3)),
+    ],
+)
+def test_what_depends_on_tokens_alone_is_resumed(exact):
+    """Greedy, and sampling without a seed."""
+    assert not needs_replay(exact)
+
+
+@pytest.mark.parametrize(
+    "stateful",
+    [
+        request(output_format=pb.OutputFormat(json_object=True)),
+        request(sampling=pb.Sampling(seed=7)),
+        request(sampling=pb.Sampling(seed=7, temperature=0.8)),
+        request(sampling=pb.Sampling(temperature=0.0, frequency_penalty=0.5)),
+        pb.GenerateRequest(chat=pb.Chat(tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED))),
+    ],
+)
+def test_what_has_more_state_is_replayed(stateful):
+    """Grammars, seeded streams, counts of generated tokens."""
+    assert needs_replay(stateful)
+
+
+def deltas(tokens, cuts):
+    """Cuts one stream of tokens into deltas."""
+    bounds = sorted({0, len(tokens), *(cut for cut in cuts if cut < len(tokens))})
+    return [
+        pb.Delta(text="".join(f" {t}" for t in tokens[a:b]), token_ids=tokens[a:b])
+        for a, b in itertools.pairwise(bounds)
+    ]
+
+
+tokens_and_cuts = st.tuples(
+    st.lists(st.integers(0, 999), min_size=1, max_size=30),
+    st.lists(st.integers(0, 30)),
+    st.lists(st.integers(0, 30)),
+    st.integers(0, 30),
+)
+
+
+@given(tokens_and_cuts)
+def test_a_replay_continues_exactly_where_the_stream_broke(case):
+    """However the two runs were cut into deltas."""
+    tokens, cuts, other_cuts, broke_at = case
+    delivered = Delivered(keeps_text=True)
+    for delta in deltas(tokens, cuts)[:broke_at]:
+        delivered.add(delta)
+    text = "".join(delivered.texts)
+    ids = list(delivered.token_ids)
+    replay = Replay(delivered)
+    for delta in deltas(tokens, other_cuts):
+        rest = replay.remainder(delta)
+        text += rest.text
+        ids += rest.token_ids
+    assert text == "".join(f" {t}" for t in tokens)
+    assert ids == tokens
+    assert replay.is_over
+
+
+def test_another_token_is_a_divergence():
+    """Even where the text agrees."""
+    delivered = Delivered(keeps_text=True)
+    delivered.add(pb.Delta(text=" a b", token_ids=[1, 2]))
+    with pytest.raises(Diverged):
+        Replay(delivered).remainder(pb.Delta(text=" a", token_ids=[9]))
+
+
+def test_another_text_is_a_divergence():
+    """Even where the tokens agree."""
+    delivered = Delivered(keeps_text=True)
+    delivered.add(pb.Delta(text=" a b", token_ids=[1, 2]))
+    with pytest.raises(Diverged):
+        Replay(delivered).remainder(pb.Delta(text=" x", token_ids=[1]))
+
+
+def test_thinking_and_tool_calls_are_swallowed_too():
+    """Calls are compared by what they say: their ids are random."""
+    call = pb.ToolCall(id="call-1", name="add", arguments_json="{}")
+    delivered = Delivered(keeps_text=True)
+    delivered.add(pb.Delta(thinking="hm", token_ids=[1]))
+    delivered.add(pb.Delta(tool_calls=[call], token_ids=[2]))
+    again = pb.ToolCall(id="call-9", name="add", arguments_json="{}")
+    replay = Replay(delivered)
+    rest = replay.remainder(pb.Delta(thinking="hmm", tool_calls=[again], token_ids=[1, 2, 3]))
+    assert rest.thinking == "m"
+    assert not rest.tool_calls
+    assert list(rest.token_ids) == [3]
+
+
+def test_logprobs_are_cut_with_their_tokens():
+    """One entry for each token that remains."""
+    delivered = Delivered(keeps_text=True)
+    delivered.add(pb.Delta(token_ids=[1]))
+    logprobs = [pb.TokenLogprobs(token=pb.TokenLogprob(id=i)) for i in (1, 2)]
+    rest = Replay(delivered).remainder(pb.Delta(token_ids=[1, 2], logprobs=logprobs))
+    assert [entry.token.id for entry in rest.logprobs] == [2]
+
+
+def test_text_is_kept_only_where_a_replay_needs_it():
+    """Resuming needs the tokens alone."""
+    delivered = Delivered(keeps_text=False)
+    delivered.add(pb.Delta(text="a", token_ids=[1]))
+    assert delivered.token_ids == [1]
+    assert delivered.texts == []

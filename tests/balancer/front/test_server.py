@@ -1,0 +1,409 @@
+"""The gRPC front door, through a real channel."""
+
+import asyncio
+import hashlib
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from tests.balancer.scripted_worker import Script, eventually, fault, text_of
+from vllama_balancer.errors import ConfigError, InvalidRequest
+from vllama_balancer.fleet.rolling import Rolling
+from vllama_balancer.front.server import Front
+from vllama_balancer.keys import ApiKeys
+from vllama_protos.v1 import (
+    embedding_pb2,
+    embedding_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    worker_pb2,
+)
+
+Code = grpc.StatusCode
+
+
+class Door:
+    """An open front door and a client before it."""
+
+    def __init__(self, fleet, front, channel, port):
+        self.fleet = fleet
+        self.front = front
+        self.channel = channel
+        self.port = port
+        self.generation = generation_pb2_grpc.GenerationStub(channel)
+        self.embedding = embedding_pb2_grpc.EmbeddingStub(channel)
+        self.fleet_service = fleet_pb2_grpc.FleetStub(channel)
+        self.health = health_pb2_grpc.HealthStub(channel)
+
+
+class Control:
+    """Restarts scripted workers as a supervisor would."""
+
+    def __init__(self, fleet, owned=True):
+        self.fleet = fleet
+        self.owned = owned
+        self.restarted = []
+        self.retired = []
+
+    def owns(self, name):
+        """All of them, or none."""
+        return self.owned
+
+    async def restart(self, name):
+        """A new life at the same address."""
+        worker = next(worker for worker in self.fleet.workers if worker.name == name)
+        await worker.die()
+        await worker.start()
+        self.restarted.append(name)
+
+    async def retire(self, name):
+        """Ends it."""
+        self.retired.append(name)
+
+
+@pytest.fixture
+async def open_door(make_fleet):
+    """Opens front doors and closes them at the end."""
+    doors = []
+
+    async def make(count=2, keys=None, owned=True, **options):
+        fleet = await make_fleet(count, **options)
+        rolling = Rolling(fleet.pool, Control(fleet, owned))
+        front = Front(fleet.dispatcher, fleet.pool, rolling, lambda: fleet.dispatcher.waiting, keys)
+        port = await front.start("127.0.0.1:0")
+        door = Door(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
+        door.control = rolling._control
+        doors.append(door)
+        return door
+
+    yield make
+    for door in doors:
+        await door.channel.close()
+        await door.front.stop(0)
+
+
+def request(**fields):
+    """A request for eight tokens."""
+    sampling = generation_pb2.Sampling(max_tokens=8)
+    return generation_pb2.GenerateRequest(**{"model": "m", "prompt": "hello", "sampling": sampling, **fields})
+
+
+async def events_of(call):
+    """Reads a stream to its end."""
+    return [event async for event in call]
+
+
+def details_of(error):
+    """The ErrorInfo and the RetryInfo of a failed call."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in rpc_status.from_call(error).details:
+        for message in (info, retry):
+            if detail.Is(message.DESCRIPTOR):
+                detail.Unpack(message)
+    return info, retry
+
+
+async def test_a_generation_streams_through(open_door):
+    """The same events in the same order as a worker's."""
+    door = await open_door()
+    events = await events_of(door.generation.Generate(request()))
+    assert [event.WhichOneof("event") for event in events] == ["started", *["delta"] * 8, "finished"]
+    assert "".join(event.delta.text for event in events) == text_of(8)
+
+
+async def test_metadata_tells_the_worker_the_reason_and_the_request(open_door):
+    """Before the first event."""
+    door = await open_door(1)
+    call = door.generation.Generate(request(request_id="my-id"))
+    metadata = dict(await call.initial_metadata())
+    await events_of(call)
+    assert metadata["x-vllama-worker"] == "w0"
+    assert metadata["x-vllama-reason"] == "least-load"
+    assert metadata["x-request-id"] == "my-id"
+
+
+async def test_the_request_id_may_come_as_metadata(open_door):
+    """The worker gets it in the request."""
+    door = await open_door(1)
+    await events_of(door.generation.Generate(request(), metadata=(("x-request-id", "from-header"),)))
+    assert door.fleet.workers[0].requests[0].request_id == "from-header"
+
+
+async def test_a_request_without_an_id_gets_one(open_door):
+    """So that every log line has it."""
+    door = await open_door(1)
+    await events_of(door.generation.Generate(request()))
+    assert len(door.fleet.workers[0].requests[0].request_id) == 32
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"model": ""}, "model"),
+        ({"prompt": None}, "prompt"),
+        ({"request_id": "x" * 129}, "request_id"),
+        ({"request_id": "line\nbreak"}, "request_id"),
+    ],
+)
+async def test_a_bad_field_is_named(open_door, wrong, field):
+    """Without troubling a worker."""
+    door = await open_door(1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.generation.Generate(request(**wrong)))
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+    info, _ = details_of(caught.value)
+    assert (info.domain, info.metadata["field"]) == ("vllama", field)
+    assert door.fleet.workers[0].requests == []
+
+
+async def test_a_workers_refusal_arrives_as_it_was_said(open_door):
+    """Code, sentence, reason and field."""
+    door = await open_door(1)
+    door.fleet.workers[0].script = Script(always=InvalidRequest("top_k is -7", reason="BAD", field="sampling.top_k"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.generation.Generate(request()))
+    info, _ = details_of(caught.value)
+    assert (caught.value.code(), caught.value.details()) == (Code.INVALID_ARGUMENT, "top_k is -7")
+    assert (info.reason, info.metadata["field"]) == ("BAD", "sampling.top_k")
+
+
+async def test_an_unknown_model_is_not_found(open_door):
+    """With a stable reason."""
+    door = await open_door(1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.generation.Generate(request(model="nope")))
+    assert caught.value.code() is Code.NOT_FOUND
+    assert details_of(caught.value)[0].reason == "MODEL_NOT_FOUND"
+
+
+async def test_a_full_queue_says_when_to_come_back(open_door):
+    """RESOURCE_EXHAUSTED with RetryInfo."""
+    door = await open_door(1, max_streams=1, max_queue=0)
+    door.fleet.workers[0].script = Script(pause_after_tokens=1)
+    first = door.generation.Generate(request())
+    await eventually(lambda: door.fleet.leases == 1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.generation.Generate(request()))
+    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+    assert details_of(caught.value)[1].retry_delay.seconds >= 1
+    door.fleet.workers[0].go_on.set()
+    assert len(await events_of(first)) == 10
+
+
+async def test_an_engine_fault_is_internal(open_door):
+    """When no other worker could help."""
+    door = await open_door(1)
+    door.fleet.workers[0].script = Script(always=fault("out of luck"))
+    with pytest.raises(grpc.aio.AioRpcError, match="out of luck") as caught:
+        await events_of(door.generation.Generate(request()))
+    assert caught.value.code() is Code.INTERNAL
+
+
+async def test_what_nobody_foresaw_is_internal_and_logged(open_door, caplog):
+    """The client is told where to look, and not what broke."""
+    door = await open_door(1)
+    door.fleet.dispatcher._catalog.find = lambda name: 1 / 0
+    with pytest.raises(grpc.aio.AioRpcError, match="its log says why") as caught:
+        await events_of(door.generation.Generate(request()))
+    assert caught.value.code() is Code.INTERNAL
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_clients_deadline_frees_everything(open_door):
+    """In the queue's and the worker's books alike."""
+    door = await open_door(1)
+    door.fleet.workers[0].script = Script(pause_after_tokens=2)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.generation.Generate(request(), timeout=0.2))
+    assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    await eventually(lambda: door.fleet.leases == 0 and door.fleet.workers[0].running == 0)
+
+
+async def test_a_client_that_leaves_frees_everything(open_door):
+    """Within a moment."""
+    door = await open_door(1)
+    door.fleet.workers[0].script = Script(pause_after_tokens=2)
+    call = door.generation.Generate(request())
+    await eventually(lambda: door.fleet.workers[0].running == 1)
+    call.cancel()
+    await eventually(lambda: door.fleet.leases == 0 and door.fleet.workers[0].running == 0)
+
+
+async def test_a_client_that_leaves_the_queue_is_forgotten(open_door):
+    """Before it ever had a place."""
+    door = await open_door(1, max_streams=1)
+    door.fleet.workers[0].script = Script(pause_after_tokens=1)
+    first = door.generation.Generate(request())
+    await eventually(lambda: door.fleet.leases == 1)
+    second = door.generation.Generate(request())
+    await eventually(lambda: door.fleet.dispatcher.waiting == 1)
+    second.cancel()
+    await eventually(lambda: door.fleet.dispatcher.waiting == 0)
+    door.fleet.workers[0].go_on.set()
+    await events_of(first)
+
+
+async def test_embeddings_and_tokens_pass(open_door):
+    """The unary calls."""
+    door = await open_door(1)
+    reply = await door.embedding.Embed(embedding_pb2.EmbedRequest(model="m", inputs=["ab", "c"]))
+    assert [list(vector.values) for vector in reply.vectors] == [[2.0], [1.0]]
+    tokens = await door.generation.Tokenize(generation_pb2.TokenizeRequest(model="m", prompt="hi"))
+    text = await door.generation.Detokenize(generation_pb2.DetokenizeRequest(model="m", token_ids=tokens.token_ids))
+    assert text.text == "hi"
+
+
+async def test_health_follows_the_fleet(open_door):
+    """SERVING while a worker is available, for every service and for every watcher."""
+    door = await open_door(1)
+    watches = [door.health.Watch(health_pb2.HealthCheckRequest(service="vllama.v1.Generation")) for _ in range(2)]
+    for watch in watches:
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    door.fleet.workers[0].become(worker_pb2.WORKER_STATE_DRAINING)
+    for watch in watches:
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watches[0].cancel()
+    door.fleet.workers[0].become(worker_pb2.WORKER_STATE_READY)
+    assert (await watches[1].read()).status == health_pb2.HealthCheckResponse.SERVING
+    assert (await door.health.Check(health_pb2.HealthCheckRequest())).status == 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.health.Check(health_pb2.HealthCheckRequest(service="nope"))
+    assert caught.value.code() is Code.NOT_FOUND
+    watches[1].cancel()
+
+
+async def test_reflection_lists_the_services(open_door):
+    """So that grpcurl works without the protos."""
+    door = await open_door(1)
+    stub = reflection_pb2_grpc.ServerReflectionStub(door.channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = stub.ServerReflectionInfo(iter([asked]))
+    names = {service.name for service in (await call.read()).list_services_response.service}
+    assert {"vllama.v1.Generation", "vllama.v1.Embedding", "vllama.v1.Fleet", "grpc.health.v1.Health"} <= names
+    call.cancel()
+
+
+async def test_a_port_in_use_is_one_sentence(open_door):
+    """Never a second listener that takes half of the calls."""
+    door = await open_door(1)
+    fleet = door.fleet
+    other = Front(fleet.dispatcher, fleet.pool, Rolling(fleet.pool, None), lambda: 0)
+    with pytest.raises(ConfigError, match=f"cannot listen at 127.0.0.1:{door.port}"):
+        await other.start(f"127.0.0.1:{door.port}")
+    await other.stop(0)
+
+
+async def test_stopping_lets_running_streams_finish(open_door):
+    """Within the grace, and takes nothing new."""
+    door = await open_door(1)
+    door.fleet.workers[0].script = Script(pause_after_tokens=2)
+    call = door.generation.Generate(request())
+    reading = asyncio.create_task(events_of(call))
+    await eventually(lambda: door.fleet.workers[0].running == 1)
+    stopping = asyncio.create_task(door.front.stop(10))
+    door.fleet.workers[0].go_on.set()
+    assert len(await reading) == 10
+    await stopping
+
+
+async def test_without_a_key_nobody_gets_in(open_door):
+    """When keys are configured; health stays open."""
+    door = await open_door(1, keys=ApiKeys({"ali": hashlib.sha256(b"sesame").digest()}))
+    for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "sesame"),)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await events_of(door.generation.Generate(request(), metadata=metadata))
+        assert caught.value.code() is Code.UNAUTHENTICATED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await door.fleet_service.ListWorkers(fleet_pb2.ListWorkersRequest(), metadata=metadata)
+        assert caught.value.code() is Code.UNAUTHENTICATED
+    assert (await door.health.Check(health_pb2.HealthCheckRequest())).status == 1
+    key = (("authorization", "Bearer sesame"),)
+    assert len(await events_of(door.generation.Generate(request(), metadata=key))) == 10
+
+
+async def test_the_fleet_is_listed(open_door):
+    """Every worker, with why it is out when it is."""
+    door = await open_door(2)
+    door.fleet.workers[0].become(worker_pb2.WORKER_STATE_DRAINING)
+    await eventually(lambda: door.fleet.pool.find("w0").unavailable)
+    reply = await door.fleet_service.ListWorkers(fleet_pb2.ListWorkersRequest())
+    assert [(worker.name, worker.available, worker.reason) for worker in reply.workers] == [
+        ("w0", False, "is draining"),
+        ("w1", True, ""),
+    ]
+    assert reply.workers[1].description.max_streams == 8
+    assert reply.workers[1].report.state == worker_pb2.WORKER_STATE_READY
+
+
+async def test_the_fleet_is_watched(open_door):
+    """At once, and on changes."""
+    door = await open_door(1)
+    watch = door.fleet_service.WatchFleet(fleet_pb2.WatchFleetRequest())
+    assert (await watch.read()).workers[0].available
+    door.fleet.workers[0].become(worker_pb2.WORKER_STATE_DRAINING)
+    async with asyncio.timeout(5):
+        while (await watch.read()).workers[0].available:
+            pass
+    watch.cancel()
+
+
+async def test_a_drained_worker_finishes_its_streams_first(open_door):
+    """And is ended afterwards where it was started here."""
+    door = await open_door(2)
+    for worker in door.fleet.workers:
+        worker.script = Script(pause_after_tokens=2)
+    reading = asyncio.create_task(events_of(door.generation.Generate(request())))
+    await eventually(lambda: sum(worker.running for worker in door.fleet.workers) == 1)
+    busy = next(worker for worker in door.fleet.workers if worker.running)
+    draining = asyncio.ensure_future(door.fleet_service.DrainWorker(fleet_pb2.DrainWorkerRequest(worker=busy.name)))
+    await eventually(lambda: "held" in door.fleet.pool.find(busy.name).unavailable)
+    assert not draining.done()
+    busy.go_on.set()
+    assert len(await reading) == 10
+    assert (await draining).remaining_streams == 0
+    assert door.control.retired == [busy.name]
+
+
+async def test_an_unknown_worker_cannot_be_drained(open_door):
+    """NOT_FOUND, with its name."""
+    door = await open_door(1)
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no worker 'ghost'") as caught:
+        await door.fleet_service.DrainWorker(fleet_pb2.DrainWorkerRequest(worker="ghost"))
+    assert caught.value.code() is Code.NOT_FOUND
+
+
+async def test_a_rolling_restart_fails_no_request(open_door):
+    """One worker after the other, each drained first, while requests keep coming."""
+    door = await open_door(3)
+    before = {worker.name: worker.boot_id for worker in door.fleet.workers}
+    results = []
+
+    async def keep_asking():
+        while True:
+            results.append(await events_of(door.generation.Generate(request())))
+
+    askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
+    lists = await events_of(door.fleet_service.RestartWorkers(fleet_pb2.RestartWorkersRequest()))
+    for asker in askers:
+        asker.cancel()
+    outcomes = await asyncio.gather(*askers, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert door.control.restarted == ["w0", "w1", "w2"]
+    assert len(lists) == 3
+    assert results
+    assert all("".join(event.delta.text for event in events) == text_of(8) for events in results)
+    assert all(worker.boot_id != before[worker.name] for worker in door.fleet.workers)
+
+
+async def test_workers_that_were_not_started_here_are_not_restarted(open_door):
+    """FAILED_PRECONDITION says where to do it."""
+    door = await open_door(1, owned=False)
+    with pytest.raises(grpc.aio.AioRpcError, match="not started by this balancer") as caught:
+        await events_of(door.fleet_service.RestartWorkers(fleet_pb2.RestartWorkersRequest()))
+    assert caught.value.code() is Code.FAILED_PRECONDITION

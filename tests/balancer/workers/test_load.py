@@ -1,0 +1,160 @@
+"""Exact counts of one worker's load, through the leases that change them."""
+
+import time
+
+import pytest
+
+from vllama_balancer.fleet.events import Added
+from vllama_balancer.placement.prefix_belief import Prefix
+from vllama_balancer.policies.policy import Choice
+from vllama_balancer.workers.changes import Changes
+from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.workers.load import Promise
+from vllama_balancer.workers.worker import Worker
+from vllama_protos.v1 import worker_pb2
+
+
+class Call:
+    """A call that only knows whether it was cancelled."""
+
+    cancelled = False
+
+    def cancel(self):
+        """Notes it."""
+        self.cancelled = True
+        return True
+
+
+@pytest.fixture
+def worker():
+    """A ready worker without a connection."""
+    worker = Worker(Added("w0", "unused", ("m",)), None, HealthSettings(), Changes(), time.monotonic)
+    worker.describe(worker_pb2.DescribeResponse(boot_id="one", models=["m"], max_streams=2, kv_cache_tokens=1000))
+    worker.take_report(worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY))
+    return worker
+
+
+def lease_of(worker, uncached=100, prompt=150, output=50):
+    """Takes a place for a request."""
+    lease = worker.lease(Choice(worker.name, "test"), Promise(uncached, prompt + output), "r")
+    lease.believed_tokens = prompt - uncached
+    lease.expected_output_tokens = output
+    return lease
+
+
+def counts(worker):
+    """Streams, uncached prompt tokens, KV tokens."""
+    load = worker.life.load
+    return load.streams, load.prompt_tokens, load.kv_tokens
+
+
+def test_a_lease_counts_from_the_pick_to_the_release(worker):
+    """And the prompt only until it is computed."""
+    lease = lease_of(worker)
+    assert counts(worker) == (1, 100, 200)
+    lease.first_token()
+    assert counts(worker) == (1, 0, 200)
+    lease.release()
+    assert counts(worker) == (0, 0, 0)
+
+
+def test_releasing_twice_counts_once(worker):
+    """Every path may release without asking."""
+    first, second = lease_of(worker), lease_of(worker)
+    first.release()
+    first.release()
+    first.first_token()
+    assert counts(worker) == (1, 100, 200)
+    second.release()
+    assert counts(worker) == (0, 0, 0)
+
+
+def test_the_workers_own_count_replaces_the_estimate(worker):
+    """`started` tells the real length and what was cached."""
+    lease = lease_of(worker)
+    lease.started(prompt_tokens=400, cached_tokens=160)
+    assert counts(worker) == (1, 240, 450)
+    lease.release()
+    assert counts(worker) == (0, 0, 0)
+
+
+def test_a_belief_that_was_too_high_is_corrected(worker):
+    """What the worker has evicted is forgotten here as well."""
+    prefix = Prefix(tuple(range(10)), 10.0)
+    worker.life.belief.hold(prefix)
+    lease = lease_of(worker, uncached=50, prompt=150)
+    lease.started(prompt_tokens=150, cached_tokens=40)
+    assert worker.life.belief.held_blocks(prefix) == 4
+
+
+def test_a_full_worker_is_no_candidate(worker):
+    """`max_streams` leases, and no more."""
+    leases = [lease_of(worker), lease_of(worker)]
+    assert worker.candidate() is None
+    leases[0].release()
+    assert worker.candidate().streams == 1
+
+
+def test_a_candidate_shows_the_latest_counts(worker):
+    """It is cached, but never stale."""
+    assert worker.candidate().streams == 0
+    lease = lease_of(worker)
+    assert worker.candidate().prompt_tokens == 100
+    lease.first_token()
+    assert worker.candidate().prompt_tokens == 0
+    worker.take_report(worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY, running=7))
+    assert worker.candidate().reported_streams == 7
+
+
+def test_recent_assignments_fade(worker):
+    """They break ties between workers, for a few seconds."""
+    load = worker.life.load
+    load.reserve(Promise(100, 0), now=10.0)
+    load.reserve(Promise(0, 0), now=12.0)
+    assert load.candidate("w0").assigned_tokens == pytest.approx(50.0)
+
+
+def test_abandoning_ends_the_call_once(worker):
+    """Whoever reads it finds the reason."""
+    lease, call = lease_of(worker), Call()
+    lease.attach(call)
+    lease.abandon("it hangs")
+    lease.abandon("again")
+    assert call.cancelled
+    assert lease.abandoned == "it hangs"
+    late = Call()
+    lease.attach(late)
+    assert late.cancelled
+
+
+def test_a_released_lease_cannot_be_abandoned(worker):
+    """Its call has ended already."""
+    lease, call = lease_of(worker), Call()
+    lease.attach(call)
+    lease.release()
+    lease.abandon("too late")
+    assert not call.cancelled
+    assert lease.abandoned == ""
+
+
+def test_a_new_life_gives_up_the_old_ones_leases(worker):
+    """And their late release does not touch the new counts."""
+    lease, call = lease_of(worker), Call()
+    lease.attach(call)
+    worker.describe(worker_pb2.DescribeResponse(boot_id="two", models=["m"], max_streams=2))
+    assert call.cancelled
+    assert "was restarted" in lease.abandoned
+    assert counts(worker) == (0, 0, 0)
+    lease.release()
+    assert counts(worker) == (0, 0, 0)
+
+
+def test_blame_is_dealt_once_per_life(worker):
+    """The first loss decides for all that are aboard."""
+    prefilling, decoding = lease_of(worker), lease_of(worker)
+    decoding.first_token()
+    worker.lost("gone")
+    assert (prefilling.is_blamed, decoding.is_blamed) == (True, False)
+    later = lease_of(worker)
+    worker.lost("gone")
+    assert not later.is_blamed
