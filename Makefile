@@ -17,11 +17,15 @@ run: setup        ## serve the embedded model on 127.0.0.1:11434 until Ctrl-C
 demo: setup       ## start the fleet, stream 20 chats at once, show who served them, stop
 	@$(BIN)/python -m vllama_clients.demo --streams 20
 
-test: setup-dev   ## the whole suite
-	@$(BIN)/python -m pytest
+test: setup-dev   ## the whole suite, of the faults only the quick ones
+	@$(BIN)/python -m pytest -m "not faults or quick"
 
 faults: setup-dev ## the whole fault matrix, as a table
-	@$(BIN)/python -m pytest tests/faults -m "faults or not faults"
+	@$(BIN)/python -m pytest tests/faults
+
+bench: setup       ## each door beside the engine, in turn, with the embedded model
+	@mkdir -p benchmarks
+	@$(BIN)/vllama bench compare --json benchmarks/cpu.json --html benchmarks/cpu.html
 
 lint: setup-dev   ## ruff, mypy, and whether the stubs fit the protos
 	@$(BIN)/ruff check .

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 
+@pytest.mark.quick
 async def test_poison_request(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
     """10: a request that kills its worker kills two at most, and everybody else is served."""
     running = fleet("--engine-arg", "poison=XYZZY")

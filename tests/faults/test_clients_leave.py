@@ -47,6 +47,7 @@ async def leave(stub: generation_pb2_grpc.GenerationStub, request: generation_pb
     call.cancel()
 
 
+@pytest.mark.quick
 async def test_disconnect_in_every_phase(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
     """4: clients leave while queued, in prefill and decoding; slots and KV blocks come back within a second."""
     running = fleet("--max-streams", "4", workers=2)
@@ -96,6 +97,7 @@ async def test_slow_reader(fleet: Callable[..., FleetProcess], matrix: Matrix) -
     await idle(running)
 
 
+@pytest.mark.quick
 async def test_deadlines(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
     """12: a deadline of 2 s ends requests that run and requests that wait, and leaves nothing behind."""
     running = fleet("--max-streams", "2", workers=2)
@@ -138,6 +140,7 @@ async def test_nonsense_counts_against_no_worker(fleet: Callable[..., FleetProce
     assert all(worker.available and not worker.restarts for worker in running.workers())
 
 
+@pytest.mark.quick
 async def test_balancer_terminated(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
     """19: SIGTERM of the balancer lets running streams finish, then everything ends with status 0."""
     running = fleet()

@@ -53,6 +53,7 @@ async def test_kill_during_prefill(fleet: Callable[..., FleetProcess], matrix: M
     await recovered(running, 4)
 
 
+@pytest.mark.quick
 async def test_kill_during_decode(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
     """2: SIGKILL of a worker in the middle of 200-token streams; the text is exact."""
     running = fleet()
@@ -79,6 +80,7 @@ async def test_worker_crashes_by_itself(fleet: Callable[..., FleetProcess], matr
     assert outcome.clean, outcome
 
 
+@pytest.mark.quick
 async def test_terminated_worker(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
     """5: SIGTERM of a worker: its streams finish or move, and nothing new goes there."""
     running = fleet()

@@ -35,9 +35,9 @@ class HealthSettings:
     """Without any report or event for this long, a worker is asked whether it lives (reports are due each second)."""
     answer_seconds: float = 1.0
     """How long that answer may take before the worker counts as hung."""
-    streaming_silence_seconds: float = 0.35
+    streaming_silence_seconds: float = 0.25
     """The same silence while streams run there that others could take over: tokens come every few milliseconds."""
-    streaming_answer_seconds: float = 0.35
+    streaming_answer_seconds: float = 0.6
     """The same answer; together they let a hung worker's streams go on elsewhere within a second."""
     engine_stall_seconds: float = 10.0
     """Shortest time without an engine step, while streams run, that can mean a hung engine."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import torch
 from vllm import AsyncEngineArgs
-from vllm.platforms import current_platform
+from vllm.platforms import CpuArchEnum, current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -22,6 +23,7 @@ from vllama_server.vllm_adapter.embedding import Embedder
 from vllama_server.vllm_adapter.families import load_families, traits_of
 from vllama_server.vllm_adapter.generation import GenerationModel, generate
 from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, free_memory_bytes
+from vllama_server.vllm_adapter.processor import read_number_format
 from vllama_server.vllm_adapter.profile import engine_arguments
 from vllama_server.vllm_adapter.prompts import PromptRenderer
 from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
@@ -50,7 +52,7 @@ def configure(profile: EngineProfile) -> Any:
     """
     on_cpu = current_platform.is_cpu()
     _check_device(profile, on_cpu)
-    arguments = engine_arguments(profile, on_cpu=on_cpu)
+    arguments = engine_arguments(profile, on_cpu=on_cpu, cpu_dtype=read_number_format())
     config = _create_config(arguments, profile.engine_args)
     cache = config.cache_config
     if on_cpu and cache.kv_cache_memory_bytes is None:
@@ -62,6 +64,13 @@ def configure(profile: EngineProfile) -> Any:
             free_memory_bytes(),
         )
     return config
+
+
+def _has_fast_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16. Other families than x86 are taken to have them."""
+    if current_platform.get_cpu_architecture() is not CpuArchEnum.X86:
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _check_device(profile: EngineProfile, on_cpu: bool) -> None:

@@ -26,10 +26,11 @@ def test_a_cpu_runs_eagerly_and_takes_no_share_of_memory() -> None:
     assert "gpu_memory_utilization" not in arguments
 
 
-@pytest.mark.parametrize(("deterministic", "dtype"), [(True, "float32"), (False, "auto")])
+@pytest.mark.parametrize(("deterministic", "dtype"), [(True, "float32"), (False, "bfloat16")])
 def test_deterministic_computes_in_float32_on_a_cpu(deterministic: bool, dtype: str) -> None:
     """bfloat16 rounds differently with every make-up of a batch."""
-    arguments = engine_arguments(EngineProfile("m", deterministic=deterministic), on_cpu=True)
+    profile = EngineProfile("m", deterministic=deterministic)
+    arguments = engine_arguments(profile, on_cpu=True, cpu_dtype="bfloat16")
     assert arguments["dtype"] == dtype
 
 
