@@ -88,7 +88,7 @@ def make_key() -> tuple[str, str]:
 def main() -> None:
     """Prints a new key, and the line for the key file, for the name given as argument."""
     name = sys.argv[1] if len(sys.argv) == 2 else ""
-    if not _LINE.fullmatch(f"{name}:{'0' * 64}"):
+    if name.startswith("-") or not _LINE.fullmatch(f"{name}:{'0' * 64}"):
         sys.exit(f"usage: python -m {__spec__.name} NAME   (a name without blanks and colons)")
     key, digest = make_key()
     sys.stdout.write(f"key for the client:    {key}\nline for the key file: {name}:{digest}\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,3 +56,16 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """The path is named."""
     with pytest.raises(ConfigError, match="cannot be read"):
         ApiKeys.load(tmp_path / "none")
+
+
+def test_a_name_that_looks_like_a_flag_is_refused() -> None:
+    """`vllama key --help` explains instead of making a key for "--help"."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vllama_balancer.keys", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("usage: ")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
-from dataclasses import replace
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.server.vllm_adapter.driving import run
-from tests.server.vllm_adapter.seams import CASES, all_cases, cut_everywhere
+from tests.server.vllm_adapter.seams import all_cases, cut_everywhere
 from vllama_server.engine import FinishReason, FormatKind, OutputFormat, Sampling, TextPrompt
 from vllama_server.errors import EngineFault
-from vllama_server.vllm_adapter.engine import VllmEngine
 
 if TYPE_CHECKING:
-    from vllama_server.vllm_adapter.profile import EngineProfile
+    from vllama_server.vllm_adapter.engine import VllmEngine
+
+REPOSITORY = Path(__file__).parents[3]
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -40,24 +44,23 @@ async def test_two_hundred_cuts_all_give_the_undisturbed_text(engine: VllmEngine
 
 
 async def test_in_bfloat16_a_seam_loses_and_repeats_nothing(
-    profile: EngineProfile, record_property: pytest.RecordProperty
+    model_directory: Path, record_property: pytest.RecordProperty
 ) -> None:
     """Rounding may lead elsewhere after the cut, but from exactly the delivered tokens; tells how often it does."""
-    engine = VllmEngine(replace(profile, deterministic=False))
-    await engine.start(lambda _phase, _fraction: None)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.server.vllm_adapter.bfloat16_seams", str(model_directory),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=REPOSITORY,
+    )  # fmt: skip
     try:
-        seams = await cut_everywhere(engine, CASES[:12], 5, random.Random(2026))
-        for seam in seams:
-            tokens = [*seam.delivered, *seam.rest.token_ids]
-            # One pass over all tokens says what their text is: what the client got must be just that.
-            assert seam.joined == await engine.detokenize(tokens)
-            assert seam.rest.completed is not None
-            assert seam.rest.completed.completion_tokens == len(tokens)
+        output, _ = await process.communicate()
     finally:
-        await engine.stop()
-    equal = sum(seam.joined == seam.whole.text for seam in seams)
-    record_property("equal_texts", f"{equal} of {len(seams)}")
-    print(f"bfloat16: {equal} of {len(seams)} resumed texts equal the undisturbed ones")
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    seams = json.loads(output.splitlines()[-1])
+    assert seams["whole"] == seams["count"] == 24
+    record_property("equal_texts", f"{seams['equal']} of {seams['count']}")
+    print(f"bfloat16: {seams['equal']} of {seams['count']} resumed texts equal the undisturbed ones")
 
 
 async def test_tokens_that_reach_the_limit_end_the_generation_at_once(engine: VllmEngine) -> None:
