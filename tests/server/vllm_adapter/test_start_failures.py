@@ -99,7 +99,7 @@ def check(name: str, message: str, model: str) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "arguments"),
     [
-        ("no_memory_for_the_cache", linked, {"kv_cache_memory_bytes": "8000000"}),
+        ("no_memory_for_the_cache", linked, {"kv_cache_memory_bytes": "8000000", "dtype": "bfloat16"}),
         ("corrupt_weights", corrupt_weights, {}),
         ("unsupported_architecture", lambda *at: edited_config(*at, architectures=["FancyForCausalLM"]), {}),
         ("context_too_long", linked, {"max_model_len": "32768"}),
