@@ -274,10 +274,11 @@ async def _loaded(session: aiohttp.ClientSession) -> list[str]:
         return [model["name"] for model in (await reply.json())["models"]]
 
 
-async def test_a_rolling_restart_loses_no_request(tmp_path: Path) -> None:
-    """Every worker is replaced, one after the other, while requests go on and all are answered."""
-    async with serving(tmp_path, *FAKE) as served:
-        await served.ready()
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_rolling_restart_loses_no_request(tmp_path: Path, count: int) -> None:
+    """Every worker is replaced, one after the other, while requests go on and all are answered; an only one too."""
+    async with serving(tmp_path, *FAKE, "--workers", str(count)) as served:
+        await served.ready(count)
         before = set(await served.pids())
         done = asyncio.Event()
 
@@ -299,7 +300,7 @@ async def test_a_rolling_restart_loses_no_request(tmp_path: Path) -> None:
         assert len(answers) >= 4 and all(answers)
         assert all(worker.available for worker in last.workers)
         served.workers = psutil.Process(served.process.pid).children()
-        assert before.isdisjoint(worker.pid for worker in served.workers) and len(served.workers) == 2
+        assert before.isdisjoint(worker.pid for worker in served.workers) and len(served.workers) == count
         served.process.terminate()
         assert await served.ended() == 0
 

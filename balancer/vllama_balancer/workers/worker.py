@@ -110,12 +110,13 @@ class Worker:
             return False
         if self.process.state is ProcessState.RESTARTING:
             return True
-        if not self.is_connected:
-            # A process of this machine that runs will open its socket or end; an address may stay silent for ever.
-            return self.process.pid > 0
-        return self.report is not None and self.report.state in (
-            worker_pb2.WORKER_STATE_STARTING,
-            worker_pb2.WORKER_STATE_READY,
+        if self.process.pid > 0:
+            # Whoever started it starts it again, or says that it is given up: its own last words do not decide.
+            return True
+        return (
+            self.is_connected
+            and self.report is not None
+            and self.report.state in (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_READY)
         )
 
     @property

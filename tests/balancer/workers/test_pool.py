@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.balancer.conftest import READY, STARTING
+from tests.balancer.conftest import DRAINING, READY, STARTING
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, text_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.model_key import model_key
@@ -55,6 +55,18 @@ async def test_the_source_may_say_that_a_process_ended_before_the_connection_doe
     for _ in range(3):
         await fleet.generate()
     assert fleet.workers[0].requests == []
+
+
+async def test_a_process_that_drains_is_waited_for_when_somebody_starts_it_again(make_fleet):
+    """Its supervisor runs: what the old life said last does not decide."""
+    fleet = await make_fleet(1)
+    fleet.pool.apply(Changed("w0", ProcessState.RUNNING, pid=4711))
+    fleet.workers[0].become(DRAINING)
+    worker = fleet.pool.find("w0")
+    await eventually(lambda: worker.unavailable == "is draining")
+    assert worker.may_come_back
+    fleet.pool.apply(Changed("w0", ProcessState.STOPPED, "is being stopped", pid=4711))
+    assert not worker.may_come_back
 
 
 async def test_a_crash_loop_is_hopeless(make_fleet):
