@@ -29,6 +29,7 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_READY: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
     WORKER_STATE_FAILED: _ClassVar[WorkerState]
+    WORKER_STATE_SLEEPING: _ClassVar[WorkerState]
 
 class StartPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +52,7 @@ WORKER_STATE_STARTING: WorkerState
 WORKER_STATE_READY: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 WORKER_STATE_FAILED: WorkerState
+WORKER_STATE_SLEEPING: WorkerState
 START_PHASE_UNSPECIFIED: StartPhase
 START_PHASE_RESOLVE: StartPhase
 START_PHASE_DOWNLOAD: StartPhase
@@ -63,7 +65,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("worker", "boot_id", "models", "capabilities", "context_length", "max_streams", "kv_cache_tokens", "block_tokens", "device", "versions", "simulated", "model_info")
+    __slots__ = ("worker", "boot_id", "models", "capabilities", "context_length", "max_streams", "kv_cache_tokens", "block_tokens", "device", "versions", "simulated", "model_info", "can_sleep")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +85,7 @@ class DescribeResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_INFO_FIELD_NUMBER: _ClassVar[int]
+    CAN_SLEEP_FIELD_NUMBER: _ClassVar[int]
     worker: str
     boot_id: str
     models: _containers.RepeatedScalarFieldContainer[str]
@@ -95,7 +98,8 @@ class DescribeResponse(_message.Message):
     versions: _containers.ScalarMap[str, str]
     simulated: bool
     model_info: ModelInfo
-    def __init__(self, worker: _Optional[str] = ..., boot_id: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., context_length: _Optional[int] = ..., max_streams: _Optional[int] = ..., kv_cache_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., versions: _Optional[_Mapping[str, str]] = ..., simulated: _Optional[bool] = ..., model_info: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
+    can_sleep: bool
+    def __init__(self, worker: _Optional[str] = ..., boot_id: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., context_length: _Optional[int] = ..., max_streams: _Optional[int] = ..., kv_cache_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., versions: _Optional[_Mapping[str, str]] = ..., simulated: _Optional[bool] = ..., model_info: _Optional[_Union[ModelInfo, _Mapping]] = ..., can_sleep: _Optional[bool] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("kind", "name", "memory_bytes")
@@ -190,3 +194,57 @@ class DrainResponse(_message.Message):
     REMAINING_STREAMS_FIELD_NUMBER: _ClassVar[int]
     remaining_streams: int
     def __init__(self, remaining_streams: _Optional[int] = ...) -> None: ...
+
+class SleepRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SleepResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WakeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WakeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RelayRequest(_message.Message):
+    __slots__ = ("stream", "start", "cancel")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    start: RelayStart
+    cancel: RelayCancel
+    def __init__(self, stream: _Optional[int] = ..., start: _Optional[_Union[RelayStart, _Mapping]] = ..., cancel: _Optional[_Union[RelayCancel, _Mapping]] = ...) -> None: ...
+
+class RelayStart(_message.Message):
+    __slots__ = ("request", "timeout")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    request: _generation_pb2.GenerateRequest
+    timeout: _duration_pb2.Duration
+    def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class RelayCancel(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RelayResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[RelayEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[RelayEvent, _Mapping]]] = ...) -> None: ...
+
+class RelayEvent(_message.Message):
+    __slots__ = ("stream", "response", "status")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    response: _generation_pb2.GenerateResponse
+    status: bytes
+    def __init__(self, stream: _Optional[int] = ..., response: _Optional[_Union[_generation_pb2.GenerateResponse, _Mapping]] = ..., status: _Optional[bytes] = ...) -> None: ...

@@ -50,6 +50,16 @@ class WorkerStub:
                 request_serializer=vllama__protos_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Sleep = channel.unary_unary(
+                '/vllama.v1.Worker/Sleep',
+                request_serializer=vllama__protos_dot_v1_dot_worker__pb2.SleepRequest.SerializeToString,
+                response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.SleepResponse.FromString,
+                _registered_method=True)
+        self.Wake = channel.unary_unary(
+                '/vllama.v1.Worker/Wake',
+                request_serializer=vllama__protos_dot_v1_dot_worker__pb2.WakeRequest.SerializeToString,
+                response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.WakeResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -79,6 +89,22 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sleep(self, request, context):
+        """Refuses new requests, waits for the running ones, and moves the weights from the device to the
+        host's memory; the KV cache is dropped. Answers at once when the worker sleeps already.
+        FAILED_PRECONDITION when the engine cannot (see DescribeResponse.can_sleep) or does not serve.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wake(self, request, context):
+        """Moves the weights back and takes requests again. Answers at once when the worker is awake.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +122,16 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=vllama__protos_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Sleep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sleep,
+                    request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.SleepRequest.FromString,
+                    response_serializer=vllama__protos_dot_v1_dot_worker__pb2.SleepResponse.SerializeToString,
+            ),
+            'Wake': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wake,
+                    request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.WakeRequest.FromString,
+                    response_serializer=vllama__protos_dot_v1_dot_worker__pb2.WakeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +216,60 @@ class Worker:
             '/vllama.v1.Worker/Drain',
             vllama__protos_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             vllama__protos_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sleep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vllama.v1.Worker/Sleep',
+            vllama__protos_dot_v1_dot_worker__pb2.SleepRequest.SerializeToString,
+            vllama__protos_dot_v1_dot_worker__pb2.SleepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vllama.v1.Worker/Wake',
+            vllama__protos_dot_v1_dot_worker__pb2.WakeRequest.SerializeToString,
+            vllama__protos_dot_v1_dot_worker__pb2.WakeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,7 +73,39 @@ _WorkerDrainType = typing_extensions.TypeVar(
     ],
 )
 
-class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDrainType]):
+_WorkerSleepType = typing_extensions.TypeVar(
+    '_WorkerSleepType',
+    grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.SleepRequest,
+        vllama_protos.v1.worker_pb2.SleepResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.SleepRequest,
+        vllama_protos.v1.worker_pb2.SleepResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.SleepRequest,
+        vllama_protos.v1.worker_pb2.SleepResponse,
+    ],
+)
+
+_WorkerWakeType = typing_extensions.TypeVar(
+    '_WorkerWakeType',
+    grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.WakeRequest,
+        vllama_protos.v1.worker_pb2.WakeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.WakeRequest,
+        vllama_protos.v1.worker_pb2.WakeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.WakeRequest,
+        vllama_protos.v1.worker_pb2.WakeResponse,
+    ],
+)
+
+class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDrainType, _WorkerSleepType, _WorkerWakeType]):
     """Served by workers only. Health is the standard grpc.health.v1."""
 
     @typing.overload
@@ -89,6 +121,14 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
         grpc.UnaryUnaryMultiCallable[
             vllama_protos.v1.worker_pb2.DrainRequest,
             vllama_protos.v1.worker_pb2.DrainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vllama_protos.v1.worker_pb2.SleepRequest,
+            vllama_protos.v1.worker_pb2.SleepResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vllama_protos.v1.worker_pb2.WakeRequest,
+            vllama_protos.v1.worker_pb2.WakeResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -106,6 +146,14 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
             vllama_protos.v1.worker_pb2.DrainRequest,
             vllama_protos.v1.worker_pb2.DrainResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vllama_protos.v1.worker_pb2.SleepRequest,
+            vllama_protos.v1.worker_pb2.SleepResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vllama_protos.v1.worker_pb2.WakeRequest,
+            vllama_protos.v1.worker_pb2.WakeResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Describe: _WorkerDescribeType
@@ -121,6 +169,15 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
     deadline has passed.
     """
 
+    Sleep: _WorkerSleepType
+    """Refuses new requests, waits for the running ones, and moves the weights from the device to the
+    host's memory; the KV cache is dropped. Answers at once when the worker sleeps already.
+    FAILED_PRECONDITION when the engine cannot (see DescribeResponse.can_sleep) or does not serve.
+    """
+
+    Wake: _WorkerWakeType
+    """Moves the weights back and takes requests again. Answers at once when the worker is awake."""
+
 WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vllama_protos.v1.worker_pb2.DescribeRequest,
@@ -133,6 +190,14 @@ WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vllama_protos.v1.worker_pb2.DrainRequest,
         vllama_protos.v1.worker_pb2.DrainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.SleepRequest,
+        vllama_protos.v1.worker_pb2.SleepResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.WakeRequest,
+        vllama_protos.v1.worker_pb2.WakeResponse,
     ],
 ]
 
@@ -166,5 +231,24 @@ class WorkerServicer(metaclass=abc.ABCMeta):
         """Refuses new requests from now on, and answers when the running ones have ended or the
         deadline has passed.
         """
+
+    @abc.abstractmethod
+    def Sleep(
+        self,
+        request: vllama_protos.v1.worker_pb2.SleepRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vllama_protos.v1.worker_pb2.SleepResponse, collections.abc.Awaitable[vllama_protos.v1.worker_pb2.SleepResponse]]:
+        """Refuses new requests, waits for the running ones, and moves the weights from the device to the
+        host's memory; the KV cache is dropped. Answers at once when the worker sleeps already.
+        FAILED_PRECONDITION when the engine cannot (see DescribeResponse.can_sleep) or does not serve.
+        """
+
+    @abc.abstractmethod
+    def Wake(
+        self,
+        request: vllama_protos.v1.worker_pb2.WakeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vllama_protos.v1.worker_pb2.WakeResponse, collections.abc.Awaitable[vllama_protos.v1.worker_pb2.WakeResponse]]:
+        """Moves the weights back and takes requests again. Answers at once when the worker is awake."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,54 @@
+"""Measures the relay: `python -m benchmarks.relay throughput|paced|latency|fairness|scaling|memory`, or all of them."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.relay import fairness, latency, memory, scaling, throughput
+from benchmarks.relay.processes import NO_PACE, fleet
+
+STREAMS = 50
+
+
+def run_throughput(options: argparse.Namespace) -> None:
+    """Target 3: steps that take no time, so everything that is in the way shows."""
+    with fleet(1, NO_PACE) as running:
+        throughput.measure(running, STREAMS, 100, 1, "warm-up")
+        for repeat in range(options.repeats):
+            found = throughput.measure(running, STREAMS, 400, options.rounds, f"run {repeat}")
+            print(throughput.show(f"no pace, {STREAMS} x 400", found), flush=True)
+
+
+def run_paced(options: argparse.Namespace) -> None:
+    """What a line costs when the relay keeps up and nothing merges."""
+    with fleet(1, ("step_seconds=0.02", "step_seconds_per_stream=0")) as running:
+        throughput.measure(running, STREAMS, 20, 1, "warm-up")
+        for repeat in range(options.repeats):
+            found = throughput.measure(running, STREAMS, 200, 1, f"run {repeat}")
+            print(throughput.show(f"20 ms steps, {STREAMS} x 200", found), flush=True)
+
+
+PARTS = {
+    "throughput": run_throughput,
+    "paced": run_paced,
+    "latency": latency.run,
+    "fairness": fairness.run,
+    "scaling": scaling.run,
+    "memory": memory.run,
+}
+
+
+def main() -> None:
+    """Runs what was asked for, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; default: everything")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind")
+    parser.add_argument("--rounds", type=int, default=5, help="replies of each stream in a throughput measurement")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the memory measurement streams")
+    options = parser.parse_args()
+    for part in options.parts or PARTS:
+        PARTS[part](options)
+
+
+if __name__ == "__main__":
+    main()

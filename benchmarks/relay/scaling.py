@@ -1,0 +1,29 @@
+"""Tokens per second of one, two and eight simulated workers behind one balancer, with steps of a realistic length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.relay import throughput
+from benchmarks.relay.processes import fleet
+
+if TYPE_CHECKING:
+    import argparse
+
+STREAMS = 50
+TOKENS = 200
+ENGINE = ("step_seconds=0.02", "step_seconds_per_stream=0.004", "kv_cache_tokens=200000")
+"""A step lengthens with its batch, so that workers which share the streams are faster: 220 ms for 50, 45 ms for 6."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Target 7."""
+    for _ in range(options.repeats):
+        speeds = {}
+        for workers in (1, 2, 8):
+            # Every worker can take all the streams it would be offered; the balancer decides.
+            with fleet(workers, ENGINE) as running:
+                found = throughput.measure(running, STREAMS, TOKENS, 1, f"{workers} workers")
+            speeds[workers] = found.tokens_per_second
+            print(throughput.show(f"{workers} workers, {STREAMS} x {TOKENS}", found), flush=True)
+        print(f"two against one {speeds[2] / speeds[1]:.2f}, eight against one {speeds[8] / speeds[1]:.2f}", flush=True)

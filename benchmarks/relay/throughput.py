@@ -1,0 +1,49 @@
+"""Tokens per second from the worker to Ollama's JSON, and the processor time that a token costs on the way."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.relay.lean_client import drive
+
+if TYPE_CHECKING:
+    from benchmarks.relay.processes import Fleet
+
+
+class Throughput(NamedTuple):
+    """One measurement."""
+
+    tokens_per_second: float
+    lines_per_second: float
+    tokens_per_line: float
+    balancer_us_per_token: float
+    worker_us_per_token: float
+    client_us_per_token: float
+    balancer_us_per_line: float
+
+
+def measure(running: Fleet, streams: int, tokens: int, rounds: int, label: str) -> Throughput:
+    """Drives so many streams at once, every text checked once the clock has stopped."""
+    balancer, worker = running.cpu_seconds()
+    client, began = time.process_time(), time.monotonic()
+    answers = drive(running.http_port, streams, tokens, rounds, label)
+    elapsed, client_cpu = time.monotonic() - began, time.process_time() - client
+    balancer_now, worker_now = running.cpu_seconds()
+    lines, total = sum(answer.check() for answer in answers), streams * tokens * rounds
+    micro = 1e6 / total
+    return Throughput(
+        total / elapsed, lines / elapsed, total / lines,
+        (balancer_now - balancer) * micro, (worker_now - worker) * micro, client_cpu * micro,
+        (balancer_now - balancer) * 1e6 / lines,
+    )  # fmt: skip
+
+
+def show(name: str, found: Throughput) -> str:
+    """One line for a terminal."""
+    return (
+        f"{name:<28} {found.tokens_per_second:9,.0f} tok/s {found.lines_per_second:8,.0f} lines/s"
+        f" ({found.tokens_per_line:5.2f} tok/line)  us/token: balancer {found.balancer_us_per_token:6.1f}"
+        f"  worker {found.worker_us_per_token:6.1f}  client {found.client_us_per_token:5.1f}"
+        f"  balancer us/line {found.balancer_us_per_line:6.1f}"
+    )
