@@ -6,6 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.edge.metrics import EdgeMetrics
+from vllama_balancer.metrics import Metrics
+from vllama_balancer.process.process_metrics import register_process_metrics
+from vllama_balancer.workers.pool import Pool
+from vllama_balancer.workers.pool_metrics import PoolCollector
+from vllama_server.metrics import WorkerMetrics
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -19,6 +27,39 @@ def test_every_flag_is_documented(module: str) -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.stdout)) - {"--help"}
     assert len(flags) > 10
     assert sorted(flag for flag in flags if not re.search(rf"`{flag}\b(?!-)", README)) == []
+
+
+def metrics_of_the_balancer() -> CollectorRegistry:
+    """Registers what `/metrics` of the balancer shows."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    EdgeMetrics(registry)
+    registry.register(PoolCollector(Pool(), lambda: 0))
+    register_process_metrics(registry)
+    return registry
+
+
+def metrics_of_a_worker() -> CollectorRegistry:
+    """Registers what a worker's `--metrics` address shows."""
+    registry = CollectorRegistry()
+    WorkerMetrics(registry)
+    return registry
+
+
+@pytest.mark.parametrize("registry", [metrics_of_the_balancer(), metrics_of_a_worker()], ids=["balancer", "worker"])
+def test_every_metric_is_documented(registry: CollectorRegistry) -> None:
+    """Each metric that a process shows stands in the README with the words of its help text."""
+    families = [family for family in registry.collect() if not family.name.startswith("process_")]
+    assert len(families) > 10
+    lines = {f"| `{family.name}` | {family.documentation} |" for family in families}
+    assert sorted(line for line in lines if line not in README and line.replace("` |", "_total` |") not in README) == []
+
+
+def test_every_documented_metric_exists() -> None:
+    """The README names no metric that is gone."""
+    names = {family.name for made in (metrics_of_the_balancer(), metrics_of_a_worker()) for family in made.collect()}
+    documented = {name.removesuffix("_total") for name in re.findall(r"^\| `(vllama_\w+)` \|", README, re.MULTILINE)}
+    assert sorted(documented - names) == []
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`make (\w+)`", README))))

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 async def first_readiness(pool: Pool) -> None:
-    """Returns when no worker is still starting and at least one serves.
+    """Returns when no worker is still starting and at least one serves. Nobody waits for one without a place.
 
     Raises NoWorker with the causes when every local worker has been given up. Static workers are waited
     for as long as it takes.
     """
     while True:
-        workers = pool.workers()
+        workers = [worker for worker in pool.workers() if worker.process.state is not ProcessState.PLACING]
         given_up = [worker for worker in workers if worker.process.state is ProcessState.FAILED]
         ready = [worker for worker in workers if not worker.unavailable]
         if ready and len(ready) + len(given_up) == len(workers):

@@ -22,10 +22,13 @@ from vllama_balancer.dispatch.admission import AdmissionSettings
 from vllama_balancer.dispatch.dispatcher import Dispatcher
 from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
-from vllama_balancer.fleet.sources import local_fleet, remote_sources
+from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
+from vllama_balancer.loading.berths import Berths
+from vllama_balancer.loading.host_memory import spare_host_memory
 from vllama_balancer.loading.on_demand import OnDemand
 from vllama_balancer.loading.residents import Residents
 from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.loading.sleep_control import RemoteSleep
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.model_key import model_key
 from vllama_balancer.models.management import StoreManagement
@@ -36,6 +39,7 @@ from vllama_balancer.policies import make_policy
 from vllama_balancer.process.console import Console
 from vllama_balancer.process.doors import Doors, LocalParts
 from vllama_balancer.process.installation import hosted, installed, simulated
+from vllama_balancer.process.process_metrics import register_process_metrics
 from vllama_balancer.process.readiness import first_readiness
 from vllama_balancer.process.welcome import welcome
 from vllama_balancer.workers.pool import Pool
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.config import BalancerConfig
     from vllama_balancer.fleet.local import LocalFleet
+    from vllama_balancer.fleet.on_ray.fleet import RayFleet
     from vllama_balancer.fleet.process import LogSink
     from vllama_balancer.process.stopping import StopRequests
 
@@ -83,8 +88,9 @@ class Balancer:
             AdmissionSettings(max_queue=config.max_queue),
         )
         self._registry.register(PoolCollector(self._pool, lambda: self._dispatcher.waiting))
+        register_process_metrics(self._registry)
         self._store = Store(config.models_directory)
-        self._fleet: LocalFleet | None = None
+        self._fleet: LocalFleet | RayFleet | None = None
         self._residents: Residents | None = None
 
     async def run(self) -> None:
@@ -107,13 +113,20 @@ class Balancer:
         """Makes what serves models from this machine; nothing is started yet."""
         config = self._config
         places = slots(config, MachineProbe(self._environment))
-        self._fleet = local_fleet(config, self._environment, self._sink)
+        make_fleet = ray_fleet if config.fleet == "ray" else local_fleet
+        self._fleet = make_fleet(config, self._environment, self._sink)
         ending.callback(self._fleet.clear)
         settings = LoadingSettings(
-            config.keep_alive_seconds, config.max_loaded_models, config.load_timeout_seconds, config.max_queue
+            keep_alive_seconds=config.keep_alive_seconds,
+            most_loaded=config.max_loaded_models,
+            stall_seconds=config.load_timeout_seconds,
+            most_waiting=config.max_queue,
+            sleep_seconds=config.sleep_seconds,
         )
-        make_spec = functools.partial(worker_spec, config)
-        self._residents = Residents(self._fleet, self._pool, places, make_spec, settings, self._catalog.expires)
+        berths = Berths(self._fleet, places, functools.partial(worker_spec, config))
+        self._residents = Residents(
+            berths, self._pool, RemoteSleep(self._pool), settings, self._catalog.expires, spare_host_memory
+        )
         management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
         gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
         return LocalParts(gateway, management, self._fleet)

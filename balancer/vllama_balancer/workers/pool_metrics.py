@@ -34,7 +34,7 @@ class PoolCollector(Collector):
             "vllama_worker_streams", "Streams that this balancer has on a worker.", labels=["worker"]
         )
         prompts = GaugeMetricFamily(
-            "vllama_worker_prompt_tokens",
+            "vllama_worker_pending_prompt_tokens",
             "Uncached prompt tokens on a worker before their first token.",
             labels=["worker"],
         )
