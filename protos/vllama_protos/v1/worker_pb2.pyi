@@ -65,7 +65,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("worker", "boot_id", "models", "capabilities", "context_length", "max_streams", "kv_cache_tokens", "block_tokens", "device", "versions", "simulated", "model_info", "can_sleep")
+    __slots__ = ("worker", "boot_id", "models", "capabilities", "context_length", "max_streams", "kv_cache_tokens", "block_tokens", "device", "versions", "simulated", "model_info", "can_sleep", "can_relay")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class DescribeResponse(_message.Message):
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_INFO_FIELD_NUMBER: _ClassVar[int]
     CAN_SLEEP_FIELD_NUMBER: _ClassVar[int]
+    CAN_RELAY_FIELD_NUMBER: _ClassVar[int]
     worker: str
     boot_id: str
     models: _containers.RepeatedScalarFieldContainer[str]
@@ -99,7 +100,8 @@ class DescribeResponse(_message.Message):
     simulated: bool
     model_info: ModelInfo
     can_sleep: bool
-    def __init__(self, worker: _Optional[str] = ..., boot_id: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., context_length: _Optional[int] = ..., max_streams: _Optional[int] = ..., kv_cache_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., versions: _Optional[_Mapping[str, str]] = ..., simulated: _Optional[bool] = ..., model_info: _Optional[_Union[ModelInfo, _Mapping]] = ..., can_sleep: _Optional[bool] = ...) -> None: ...
+    can_relay: bool
+    def __init__(self, worker: _Optional[str] = ..., boot_id: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., context_length: _Optional[int] = ..., max_streams: _Optional[int] = ..., kv_cache_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., versions: _Optional[_Mapping[str, str]] = ..., simulated: _Optional[bool] = ..., model_info: _Optional[_Union[ModelInfo, _Mapping]] = ..., can_sleep: _Optional[bool] = ..., can_relay: _Optional[bool] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("kind", "name", "memory_bytes")

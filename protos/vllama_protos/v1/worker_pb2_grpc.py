@@ -60,6 +60,11 @@ class WorkerStub:
                 request_serializer=vllama__protos_dot_v1_dot_worker__pb2.WakeRequest.SerializeToString,
                 response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.WakeResponse.FromString,
                 _registered_method=True)
+        self.Relay = channel.stream_stream(
+                '/vllama.v1.Worker/Relay',
+                request_serializer=vllama__protos_dot_v1_dot_worker__pb2.RelayRequest.SerializeToString,
+                response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.RelayResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -105,6 +110,17 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Relay(self, request_iterator, context):
+        """Carries any number of generations over one call, for balancers: what the engine has made of
+        all of them since the last message travels together, so a token costs a share of a message.
+        Each generation is what Generation.Generate would stream, or the status it would end with;
+        deltas of one generation merge while the reader is behind. When the call breaks, so do all
+        generations on it. Only where DescribeResponse.can_relay says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +148,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Wake,
                     request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.WakeRequest.FromString,
                     response_serializer=vllama__protos_dot_v1_dot_worker__pb2.WakeResponse.SerializeToString,
+            ),
+            'Relay': grpc.stream_stream_rpc_method_handler(
+                    servicer.Relay,
+                    request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.RelayRequest.FromString,
+                    response_serializer=vllama__protos_dot_v1_dot_worker__pb2.RelayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,6 +291,33 @@ class Worker:
             '/vllama.v1.Worker/Wake',
             vllama__protos_dot_v1_dot_worker__pb2.WakeRequest.SerializeToString,
             vllama__protos_dot_v1_dot_worker__pb2.WakeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Relay(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vllama.v1.Worker/Relay',
+            vllama__protos_dot_v1_dot_worker__pb2.RelayRequest.SerializeToString,
+            vllama__protos_dot_v1_dot_worker__pb2.RelayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,7 +105,23 @@ _WorkerWakeType = typing_extensions.TypeVar(
     ],
 )
 
-class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDrainType, _WorkerSleepType, _WorkerWakeType]):
+_WorkerRelayType = typing_extensions.TypeVar(
+    '_WorkerRelayType',
+    grpc.StreamStreamMultiCallable[
+        vllama_protos.v1.worker_pb2.RelayRequest,
+        vllama_protos.v1.worker_pb2.RelayResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        vllama_protos.v1.worker_pb2.RelayRequest,
+        vllama_protos.v1.worker_pb2.RelayResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        vllama_protos.v1.worker_pb2.RelayRequest,
+        vllama_protos.v1.worker_pb2.RelayResponse,
+    ],
+)
+
+class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDrainType, _WorkerSleepType, _WorkerWakeType, _WorkerRelayType]):
     """Served by workers only. Health is the standard grpc.health.v1."""
 
     @typing.overload
@@ -129,6 +145,10 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
         grpc.UnaryUnaryMultiCallable[
             vllama_protos.v1.worker_pb2.WakeRequest,
             vllama_protos.v1.worker_pb2.WakeResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            vllama_protos.v1.worker_pb2.RelayRequest,
+            vllama_protos.v1.worker_pb2.RelayResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -154,6 +174,10 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
             vllama_protos.v1.worker_pb2.WakeRequest,
             vllama_protos.v1.worker_pb2.WakeResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            vllama_protos.v1.worker_pb2.RelayRequest,
+            vllama_protos.v1.worker_pb2.RelayResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Describe: _WorkerDescribeType
@@ -178,6 +202,14 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
     Wake: _WorkerWakeType
     """Moves the weights back and takes requests again. Answers at once when the worker is awake."""
 
+    Relay: _WorkerRelayType
+    """Carries any number of generations over one call, for balancers: what the engine has made of
+    all of them since the last message travels together, so a token costs a share of a message.
+    Each generation is what Generation.Generate would stream, or the status it would end with;
+    deltas of one generation merge while the reader is behind. When the call breaks, so do all
+    generations on it. Only where DescribeResponse.can_relay says so.
+    """
+
 WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vllama_protos.v1.worker_pb2.DescribeRequest,
@@ -198,6 +230,10 @@ WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vllama_protos.v1.worker_pb2.WakeRequest,
         vllama_protos.v1.worker_pb2.WakeResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        vllama_protos.v1.worker_pb2.RelayRequest,
+        vllama_protos.v1.worker_pb2.RelayResponse,
     ],
 ]
 
@@ -250,5 +286,18 @@ class WorkerServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[vllama_protos.v1.worker_pb2.WakeResponse, collections.abc.Awaitable[vllama_protos.v1.worker_pb2.WakeResponse]]:
         """Moves the weights back and takes requests again. Answers at once when the worker is awake."""
+
+    @abc.abstractmethod
+    def Relay(
+        self,
+        request_iterator: _MaybeAsyncIterator[vllama_protos.v1.worker_pb2.RelayRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[vllama_protos.v1.worker_pb2.RelayResponse], collections.abc.AsyncIterator[vllama_protos.v1.worker_pb2.RelayResponse]]:
+        """Carries any number of generations over one call, for balancers: what the engine has made of
+        all of them since the last message travels together, so a token costs a share of a message.
+        Each generation is what Generation.Generate would stream, or the status it would end with;
+        deltas of one generation merge while the reader is behind. When the call breaks, so do all
+        generations on it. Only where DescribeResponse.can_relay says so.
+        """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
