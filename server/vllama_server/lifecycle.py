@@ -74,6 +74,11 @@ class Lifecycle:
         self.closing = True
         self._announce()
 
+    async def closed(self) -> None:
+        """Returns once the process is about to end."""
+        while not self.closing:
+            await self._next_change.wait()
+
     @property
     def next_change(self) -> asyncio.Event:
         """Is set at the next change of anything here; take it before you look, then wait for it."""

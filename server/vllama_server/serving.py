@@ -7,6 +7,7 @@ task that is started here ends here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,15 @@ from vllama_protos.v1.embedding_pb2_grpc import add_EmbeddingServicer_to_server
 from vllama_protos.v1.generation_pb2_grpc import add_GenerationServicer_to_server
 from vllama_protos.v1.worker_pb2_grpc import add_WorkerServicer_to_server
 from vllama_server import binding, health
+from vllama_server.call_record import CallRecord
 from vllama_server.embedding_service import EmbeddingServicer
 from vllama_server.errors import Draining, EngineDead, WorkerError
 from vllama_server.gate import Gate
+from vllama_server.generations import Generations
 from vllama_server.health import HealthServicer
 from vllama_server.interceptors import CallInterceptor
 from vllama_server.lifecycle import Lifecycle
+from vllama_server.relay.relayed_call import RelayedCall
 from vllama_server.reports import Reporter
 from vllama_server.service import GenerationServicer
 from vllama_server.watchdog import Watchdog
@@ -87,9 +91,10 @@ class WorkerServer:
         self._lifecycle = Lifecycle()
         self._gate = Gate(self._lifecycle)
         self._reporter = Reporter(identity, self._lifecycle, engine, metrics)
-        self._server = grpc.aio.server(interceptors=(CallInterceptor(metrics),), options=OPTIONS)
+        record = CallRecord(metrics)
+        self._server = grpc.aio.server(interceptors=(CallInterceptor(record),), options=OPTIONS)
         metrics.requests_in_flight.set_function(lambda: self._gate.inside)
-        self._add_services(identity, metrics)
+        self._add_services(identity, Generations(engine, self._gate, identity, metrics), record)
         self.address = config.listen
         """Where it listens; after `bind` with the real port."""
 
@@ -186,11 +191,12 @@ class WorkerServer:
             if left:
                 logger.warning("ended %d calls that were still running", left)
 
-    def _add_services(self, identity: Identity, metrics: WorkerMetrics) -> None:
+    def _add_services(self, identity: Identity, generations: Generations, record: CallRecord) -> None:
         server, engine, gate = self._server, self._engine, self._gate
-        add_GenerationServicer_to_server(GenerationServicer(engine, gate, identity, metrics), server)
+        add_GenerationServicer_to_server(GenerationServicer(engine, gate, identity, generations), server)
         add_EmbeddingServicer_to_server(EmbeddingServicer(engine, gate, identity), server)
-        worker = WorkerServicer(engine, gate, identity, self._lifecycle, self._reporter)
+        relayed_call = functools.partial(RelayedCall, generations, record, identity)
+        worker = WorkerServicer(engine, gate, identity, self._lifecycle, self._reporter, relayed_call)
         add_WorkerServicer_to_server(worker, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._lifecycle, SERVICES), server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE, reflection.SERVICE_NAME), server)

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
-from vllama_server.errors import InvalidRequest
+from vllama_server.errors import InvalidRequest, status_of
 from vllama_server.lifecycle import State
 from vllama_server.wire.descriptions import description
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable
+
     import grpc
 
     from vllama_server.engine import Engine, EngineDescription
     from vllama_server.gate import Gate
     from vllama_server.identity import Identity
     from vllama_server.lifecycle import Lifecycle
+    from vllama_server.relay.relayed_call import RelayedCall
     from vllama_server.reports import Reporter
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,13 +38,21 @@ class WorkerServicer(pb_grpc.WorkerServicer):
     """Speaks for the worker itself."""
 
     def __init__(
-        self, engine: Engine, gate: Gate, identity: Identity, lifecycle: Lifecycle, reporter: Reporter
+        self,
+        engine: Engine,
+        gate: Gate,
+        identity: Identity,
+        lifecycle: Lifecycle,
+        reporter: Reporter,
+        relayed_call: Callable[[], RelayedCall],
     ) -> None:
+        """Takes what makes the generations of one Relay call."""
         self._engine = engine
         self._gate = gate
         self._identity = identity
         self._lifecycle = lifecycle
         self._reporter = reporter
+        self._relayed_call = relayed_call
         self._described: EngineDescription | None = None
         self._versions = {"vllama": version(DISTRIBUTION), "python": platform.python_version()}
 
@@ -68,6 +79,13 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         except TimeoutError:
             pass
         return pb.DrainResponse(remaining_streams=self._gate.inside)
+
+    async def Relay(self, request_iterator: AsyncIterable[pb.RelayRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Carries generations until the orders, the worker or the caller end."""
+        try:
+            await self._relayed_call().serve(request_iterator, context, self._lifecycle.closed())
+        except InvalidRequest as error:
+            await context.abort(status_of(error), str(error))
 
 
 def _deadline_seconds(request: pb.DrainRequest) -> float | None:

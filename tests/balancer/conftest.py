@@ -129,8 +129,14 @@ def make_request(prompt: str = "hello", max_tokens: int = 8, **fields: object) -
 FleetMaker = "Callable[..., Awaitable[Fleet]]"
 
 
+@pytest.fixture(params=[False, True], ids=["calls", "relay"])
+def can_relay(request: pytest.FixtureRequest) -> bool:
+    """Whether workers carry generations over a shared call: nobody must notice."""
+    return bool(request.param)
+
+
 @pytest.fixture
-async def make_fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Fleet]]]:
+async def make_fleet(tmp_path: Path, can_relay: bool) -> AsyncIterator[Callable[..., Awaitable[Fleet]]]:
     """Makes fleets; at the end every lease, waiter and task of theirs must be gone."""
     fleets: list[Fleet] = []
     before = asyncio.all_tasks()
@@ -154,6 +160,8 @@ async def make_fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Fl
         workers = [
             ScriptedWorker(f"w{i}", f"unix:{tmp_path}/f{len(fleets)}-{i}", models, max_streams) for i in range(count)
         ]
+        for worker in workers:
+            worker.can_relay = can_relay
         fleet = Fleet(pool, dispatcher, workers, registry)
         fleets.append(fleet)
         await dispatcher.__aenter__()

@@ -63,6 +63,33 @@ class Script:
     """Told in `started`."""
 
 
+class _Aborted(Exception):
+    """A generation on a shared call has ended with an error: a serialized google.rpc.Status."""
+
+
+class _Lane:
+    """One generation's share of a Relay call, in place of a context of its own."""
+
+    def __init__(self, stream: int, context: Any, writing: asyncio.Lock) -> None:
+        self._stream = stream
+        self._context = context
+        self._writing = writing
+
+    async def write(self, response: generation_pb2.GenerateResponse) -> None:
+        """Sends an event."""
+        await self.send(response=response)
+
+    async def send(self, **event: Any) -> None:
+        """Sends an event or the last status; one message at a time."""
+        event = worker_pb2.RelayEvent(stream=self._stream, **event)
+        async with self._writing:
+            await self._context.write(worker_pb2.RelayResponse(events=[event]))
+
+    async def abort_with_status(self, status: grpc.Status) -> None:
+        """Ends the generation."""
+        raise _Aborted(dict(status.trailing_metadata)["grpc-status-details-bin"])
+
+
 class ScriptedWorker(
     generation_pb2_grpc.GenerationServicer,
     embedding_pb2_grpc.EmbeddingServicer,
@@ -83,6 +110,7 @@ class ScriptedWorker(
         self.report = worker_pb2.WorkerReport()
         self.is_silent = False
         self.answers_describe = True
+        self.can_relay = False
         self._server: grpc.aio.Server | None = None
         self._death: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
@@ -136,6 +164,7 @@ class ScriptedWorker(
             capabilities=[worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_EMBEDDING],
             max_streams=self.max_streams,
             kv_cache_tokens=100_000,
+            can_relay=self.can_relay,
         )
 
     async def Watch(self, request: Any, context: Any) -> None:
@@ -191,6 +220,30 @@ class ScriptedWorker(
         finally:
             self.running -= 1
             self.push()
+
+    async def Relay(self, orders: Any, context: Any) -> None:
+        """Plays the script for every generation of a shared call."""
+        writing, running = asyncio.Lock(), {}
+        try:
+            async for order in orders:
+                if order.HasField("start"):
+                    lane = _Lane(order.stream, context, writing)
+                    running[order.stream] = asyncio.create_task(self._relayed(order.start.request, lane))
+                else:
+                    running[order.stream].cancel()
+        finally:
+            for task in running.values():
+                task.cancel()
+            await asyncio.gather(*running.values(), return_exceptions=True)
+
+    async def _relayed(self, request: generation_pb2.GenerateRequest, lane: _Lane) -> None:
+        try:
+            await self.Generate(request, lane)
+        except _Aborted as error:
+            await lane.send(status=error.args[0])
+            return
+        if self.script.end_early:
+            await lane.send(status=dict(rich_status(fault()).trailing_metadata)["grpc-status-details-bin"])
 
     async def _refuse_if_told(self, context: Any) -> None:
         error = self.script.errors.pop(0) if self.script.errors else self.script.always

@@ -22,8 +22,6 @@ R_contra = TypeVar("R_contra", contravariant=True)
 
 SIGN_OF_LIFE_SECONDS = 1.0
 """How long a worker may take to answer whether it lives."""
-REQUEST_ID_HEADER = "x-request-id"
-"""Metadata key under which a request's id travels."""
 
 
 class UnaryCall(Protocol[T_co]):
@@ -56,9 +54,8 @@ async def stream_generation(
     worker = lease.worker
     if lease.is_wary:
         await _confirm_life(lease)
-    call = worker.channel.generation.Generate(
-        request, timeout=timeout_seconds, metadata=((REQUEST_ID_HEADER, request.request_id),)
-    )
+    can_relay = worker.description is not None and worker.description.can_relay
+    call = worker.channel.generate(request, timeout_seconds, can_relay=can_relay)
     lease.attach(call)
     try:
         async for response in call:

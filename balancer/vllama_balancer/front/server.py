@@ -16,14 +16,13 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from vllama_balancer.dispatch.attempt import REQUEST_ID_HEADER
 from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest
 from vllama_balancer.front.fleet_service import FleetFront
 from vllama_balancer.front.health_service import HealthFront
 from vllama_balancer.front.interceptors import KeyInterceptor
 from vllama_balancer.front.rpc_errors import rich_status
 from vllama_balancer.gateway import Call
-from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES
+from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES, REQUEST_ID_HEADER
 from vllama_protos.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,

@@ -1,15 +1,24 @@
-"""The gRPC channel to a worker, and its stubs."""
+"""The gRPC channel to a worker, its stubs, and how generations begin on it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from vllama_balancer.workers.relay import Relay
 from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2_grpc, worker_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+
+    from vllama_protos.v1 import generation_pb2
+
+REQUEST_ID_HEADER = "x-request-id"
+"""Metadata key under which a request's id travels."""
+
+LONGEST_RELAYED_BYTES = 256 * 1024
+"""Larger requests (pictures, mostly) have a call of their own: others must not wait until they are through."""
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message either way: long prompts, pictures and many vectors fit."""
@@ -24,13 +33,29 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     # A restarted worker listens at the same address again within a second or so.
     ("grpc.initial_reconnect_backoff_ms", 100),
+    # This one bounds a single try, not the pause between two.
     ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
     # Otherwise two channels to one address share a connection, and its fate.
     ("grpc.use_local_subchannel_pool", 1),
     # Retries are decided in one place only, the dispatcher.
     ("grpc.enable_retries", 0),
 )
+LONGEST_PAUSE = "grpc.max_reconnect_backoff_ms"
+REMOTE_OPTIONS = (*CHANNEL_OPTIONS, (LONGEST_PAUSE, 1_000))
+# A try to open a local socket costs next to nothing, and a worker that is ready wants work at once.
+LOCAL_OPTIONS = (*CHANNEL_OPTIONS, (LONGEST_PAUSE, 200))
+
+
+class GenerationCall(Protocol):
+    """A running generation."""
+
+    def __aiter__(self) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        """Reads its events. Raises AioRpcError, and CancelledError after `cancel`."""
+        ...
+
+    def cancel(self) -> bool:
+        """Ends it from this side."""
+        ...
 
 
 class Channel:
@@ -44,23 +69,40 @@ class Channel:
         """Embed."""
         self.worker = worker_pb2_grpc.WorkerStub(channel)
         """Describe, Watch, Drain."""
+        self._relay = Relay(self.worker)
+
+    def generate(
+        self, request: generation_pb2.GenerateRequest, timeout_seconds: float | None, *, can_relay: bool
+    ) -> GenerationCall:
+        """Begins a generation: on the shared call where the worker has one, else on a call of its own."""
+        if can_relay and request.ByteSize() <= LONGEST_RELAYED_BYTES:
+            return self._relay.begin(request, timeout_seconds)
+        metadata = ((REQUEST_ID_HEADER, request.request_id),)
+        return self.generation.Generate(request, timeout=timeout_seconds, metadata=metadata)
 
     async def close(self) -> None:
         """Closes the connection and ends its calls."""
+        await self._relay.close()
         await self._channel.close()
+
+
+def is_local(address: str) -> bool:
+    """Tells whether an address is a socket of this machine."""
+    return address.startswith("unix:")
 
 
 def open_channel(address: str) -> Channel:
     """Opens an unencrypted channel; for unix sockets and trusted networks."""
-    return Channel(grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
+    options = LOCAL_OPTIONS if is_local(address) else REMOTE_OPTIONS
+    return Channel(grpc.aio.insecure_channel(address, options=options))
 
 
 def secure_channel_opener(credentials: grpc.ChannelCredentials) -> Callable[[str], Channel]:
     """Makes an opener of TLS channels; unix sockets stay unencrypted."""
 
     def open_secure(address: str) -> Channel:
-        if address.startswith("unix:"):
+        if is_local(address):
             return open_channel(address)
-        return Channel(grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS))
+        return Channel(grpc.aio.secure_channel(address, credentials, options=REMOTE_OPTIONS))
 
     return open_secure

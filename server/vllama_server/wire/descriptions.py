@@ -44,7 +44,7 @@ def description(
 ) -> worker_pb2.DescribeResponse:
     """Describes a worker; `engine` is None until it has started."""
     response = worker_pb2.DescribeResponse(
-        worker=identity.worker, boot_id=identity.boot_id, models=identity.models, versions=versions
+        worker=identity.worker, boot_id=identity.boot_id, models=identity.models, versions=versions, can_relay=True
     )
     if engine is None:
         return response

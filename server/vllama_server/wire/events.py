@@ -1,7 +1,7 @@
 """From the engine to the wire: the events of a generation.
 
-`delta` runs once for every engine output of every stream, so it sets only what is there and
-builds nothing in between.
+Deltas are made once for every engine output of every stream, so what fills them sets only what is
+there and builds nothing in between.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import FinishReason
+from vllama_server.engine import Accepted, Chunk, FinishReason
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
-    from vllama_server.engine import Accepted, Chunk, Completed, PositionLogprobs, TokenLogprob
+    from vllama_server.engine import Completed, GenerationEvent, PositionLogprobs, TokenLogprob
     from vllama_server.identity import Identity
 
 FINISH_REASONS = {
@@ -23,6 +23,16 @@ FINISH_REASONS = {
     FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.ABORTED: pb.FINISH_REASON_ABORTED,
 }
+
+
+def response(event: GenerationEvent, identity: Identity, request: pb.GenerateRequest) -> pb.GenerateResponse:
+    """Converts any event of the generation that was requested."""
+    if type(event) is Chunk:
+        return delta(event)
+    if type(event) is Accepted:
+        return started(event, identity, with_prompt=request.return_prompt_token_ids)
+    assert not isinstance(event, Chunk | Accepted)
+    return finished(event)
 
 
 def started(event: Accepted, identity: Identity, *, with_prompt: bool) -> pb.GenerateResponse:
@@ -41,21 +51,25 @@ def started(event: Accepted, identity: Identity, *, with_prompt: bool) -> pb.Gen
 
 def delta(event: Chunk) -> pb.GenerateResponse:
     """Converts new output."""
-    response = pb.GenerateResponse()
-    message = response.delta
+    converted = pb.GenerateResponse()
+    extend_delta(converted.delta, event)
+    return converted
+
+
+def extend_delta(message: pb.Delta, event: Chunk) -> None:
+    """Adds new output to a delta, which may have some already."""
     if event.text:
-        message.text = event.text
+        message.text += event.text
     else:
         # Marks the event as a delta even when the chunk is empty.
         message.SetInParent()
     message.token_ids.extend(event.token_ids)
     if event.thinking:
-        message.thinking = event.thinking
+        message.thinking += event.thinking
     for call in event.tool_calls:
         message.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
     for entry in event.logprobs:
         message.logprobs.append(_position(entry))
-    return response
 
 
 def finished(event: Completed) -> pb.GenerateResponse:

@@ -1,0 +1,248 @@
+"""vllama.v1.Worker/Relay over a real channel: many generations on one call."""
+
+import asyncio
+from collections import defaultdict
+from contextlib import asynccontextmanager
+from hashlib import sha256
+
+import grpc
+import pytest
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from tests.server.conftest import PATIENCE_SECONDS
+from tests.server.engines import completed, started
+from vllama_protos.v1 import generation_pb2, worker_pb2
+from vllama_server.engine import Accepted, Chunk
+from vllama_server.errors import CapabilityMissing
+from vllama_server.serving import ExitStatus
+
+
+class Caller:
+    """The other end of one Relay call."""
+
+    def __init__(self, call) -> None:
+        self.call = call
+        self.events = defaultdict(list)
+        """What has come, by generation."""
+
+    async def start(self, stream: int, prompt: str = "hello", max_tokens: int = 5, **fields: object) -> None:
+        """Begins a generation."""
+        sampling = generation_pb2.Sampling(max_tokens=max_tokens)
+        request = generation_pb2.GenerateRequest(prompt=prompt, sampling=sampling, request_id=fields.pop("id", ""))
+        await self.call.write(
+            worker_pb2.RelayRequest(stream=stream, start=worker_pb2.RelayStart(request=request, **fields))
+        )
+
+    async def cancel(self, stream: int) -> None:
+        """Ends a generation."""
+        await self.call.write(worker_pb2.RelayRequest(stream=stream, cancel=worker_pb2.RelayCancel()))
+
+    async def until(self, condition) -> None:
+        """Reads until the events are as they should be."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not condition():
+                message = await self.call.read()
+                assert message is not grpc.aio.EOF
+                for event in message.events:
+                    self.events[event.stream].append(event)
+
+    def has_ended(self, stream: int) -> bool:
+        """Whether the last word has come."""
+        last = self.events[stream][-1:]
+        return bool(last) and (last[0].HasField("status") or last[0].response.HasField("finished"))
+
+    def text(self, stream: int) -> str:
+        """The text of a generation."""
+        return "".join(event.response.delta.text for event in self.events[stream])
+
+    def error(self, stream: int) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo]:
+        """The error of a generation."""
+        status, info = status_pb2.Status.FromString(self.events[stream][-1].status), error_details_pb2.ErrorInfo()
+        if status.details:
+            assert status.details[0].Unpack(info)
+        return status, info
+
+
+@asynccontextmanager
+async def relay(worker):
+    """Opens a call and cancels it at the end."""
+    call = worker.worker.Relay()
+    try:
+        yield Caller(call)
+    finally:
+        call.cancel()
+
+
+def expected(prompt: str, tokens: int) -> str:
+    """What the simulated engine says."""
+    mark = sha256(prompt.encode()).hexdigest()[:4]
+    return "".join(f" {mark}.{index}" for index in range(tokens))
+
+
+async def test_a_worker_says_that_it_relays(start_worker):
+    """Balancers ask before they use it."""
+    worker = await start_worker()
+    assert (await worker.worker.Describe(worker_pb2.DescribeRequest())).can_relay
+
+
+async def test_every_generation_gets_its_own_events(start_worker):
+    """Started, deltas, finished, for each as if it had a call of its own."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        for stream in range(20):
+            await caller.start(stream, f"prompt {stream}", 30)
+        await caller.until(lambda: all(map(caller.has_ended, range(20))))
+    for stream in range(20):
+        assert caller.text(stream) == expected(f"prompt {stream}", 30)
+        kinds = [event.response.WhichOneof("event") for event in caller.events[stream]]
+        assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("started", "finished", {"delta"})
+        assert caller.events[stream][-1].response.finished.usage.completion_tokens == 30
+
+
+async def test_an_error_ends_only_its_generation(start_worker):
+    """It carries the status and the details that a call of its own would have ended with."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        await caller.start(1, "")
+        await caller.start(2)
+        await caller.until(lambda: caller.has_ended(1) and caller.has_ended(2))
+    status, info = caller.error(1)
+    assert (status.code, info.reason, info.metadata["field"]) == (3, "INVALID_REQUEST", "prompt")
+    assert status.message
+    assert caller.text(2) == expected("hello", 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [(CapabilityMissing("blind", "vision"), 9, "CAPABILITY_MISSING"), (RuntimeError("secret"), 13, "ENGINE_FAULT")],
+)
+async def test_errors_of_the_engine_become_statuses(start_worker, error, code, reason):
+    """What is not ours is not shown."""
+    worker = await start_worker(started(Accepted((1,)), error))
+    async with relay(worker) as caller:
+        await caller.start(1)
+        await caller.until(lambda: caller.has_ended(1))
+    status, info = caller.error(1)
+    assert (status.code, info.reason) == (code, reason)
+    assert "secret" not in status.message
+
+
+async def test_a_wrong_request_id_is_refused_and_a_missing_one_made(start_worker):
+    """As on a call of its own."""
+    engine = started()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1, id="a\nb")
+        await caller.start(2)
+        await caller.until(lambda: caller.has_ended(1) and caller.has_ended(2))
+    assert caller.error(1)[1].metadata["field"] == "request_id"
+    assert engine.requests[0].request_id
+
+
+async def test_a_cancelled_generation_is_closed_and_the_others_go_on(start_worker):
+    """Nothing more comes of it."""
+    engine = started(Accepted((1,)), Chunk("a", token_ids=[1]), completed())
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1)
+        await caller.start(2)
+        await caller.until(lambda: caller.text(1) == "a" and caller.text(2) == "a")
+        await caller.cancel(1)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await engine.closed.wait()
+        await caller.cancel(1)
+        engine.may_end.set()
+        await caller.until(lambda: caller.has_ended(2))
+    assert not caller.has_ended(1)
+
+
+async def test_a_caller_that_leaves_ends_all_its_generations(start_worker):
+    """Their places are free again."""
+    engine = started(Accepted((1,)), completed())
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1)
+        await caller.start(2)
+        await caller.until(lambda: caller.events[1] and caller.events[2])
+        assert worker.registry.get_sample_value("vllama_worker_requests_in_flight") == 2
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while worker.registry.get_sample_value("vllama_worker_requests_in_flight"):
+            await asyncio.sleep(0.005)
+    ended = {"method": "Generate", "code": "CANCELLED"}
+    assert worker.registry.get_sample_value("vllama_worker_requests_total", ended) == 2
+
+
+async def test_a_deadline_ends_its_generation(start_worker):
+    """The engine is freed by the worker itself."""
+    engine = started(Accepted((1,)), completed())
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1, timeout=duration_pb2.Duration(nanos=20_000_000))
+        await caller.until(lambda: caller.has_ended(1))
+    assert caller.error(1)[0].code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert engine.closed.is_set()
+
+
+async def test_a_number_in_use_ends_the_call(start_worker):
+    """Two generations of one number could not be told apart."""
+    engine = started()
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1)
+        await caller.start(1)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller.until(lambda: False)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_orders_that_end_let_what_runs_finish(start_worker):
+    """Closing one's side loses nothing."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        await caller.start(1, max_tokens=50)
+        await caller.call.done_writing()
+        await caller.until(lambda: caller.has_ended(1))
+        assert await caller.call.read() is grpc.aio.EOF
+    assert caller.text(1) == expected("hello", 50)
+
+
+async def test_an_engine_that_dies_tells_every_generation(start_worker):
+    """Each gets the cause, the call ends, and the worker ends at once."""
+    engine = started(Accepted((1,)), completed())
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1)
+        await caller.start(2)
+        await caller.until(lambda: caller.events[1] and caller.events[2])
+        engine.die("out of memory")
+        await caller.until(lambda: caller.has_ended(1) and caller.has_ended(2))
+        for stream in (1, 2):
+            status, info = caller.error(stream)
+            assert (status.code, info.reason) == (14, "ENGINE_DEAD")
+            assert "out of memory" in status.message
+        assert await caller.call.read() is grpc.aio.EOF
+        assert await worker.exit_status() is ExitStatus.ENGINE_DIED
+
+
+async def test_a_draining_worker_finishes_and_refuses(start_worker):
+    """What runs comes to its end, what is new is told to go elsewhere."""
+    engine = started(Accepted((1,)), Chunk("a", token_ids=[1]), completed())
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    async with relay(worker) as caller:
+        await caller.start(1)
+        await caller.until(lambda: caller.events[1])
+        worker.stops.request()
+        await caller.start(2)
+        await caller.until(lambda: caller.has_ended(2))
+        assert caller.error(2)[1].reason == "WORKER_DRAINING"
+        engine.may_end.set()
+        await caller.until(lambda: caller.has_ended(1))
+        assert caller.text(1) == "a"
+        assert await worker.exit_status() is ExitStatus.STOPPED
