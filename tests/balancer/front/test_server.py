@@ -99,6 +99,11 @@ async def events_of(call):
     return [event async for event in call]
 
 
+def is_whole(events):
+    """Whether all eight tokens and the end have come; deltas may have merged."""
+    return events[-1].HasField("finished") and "".join(event.delta.text for event in events) == text_of(8)
+
+
 def details_of(error):
     """The ErrorInfo and the RetryInfo of a failed call."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
@@ -113,8 +118,9 @@ async def test_a_generation_streams_through(open_door):
     """The same events in the same order as a worker's."""
     door = await open_door()
     events = await events_of(door.generation.Generate(request()))
-    assert [event.WhichOneof("event") for event in events] == ["started", *["delta"] * 8, "finished"]
-    assert "".join(event.delta.text for event in events) == text_of(8)
+    kinds = [event.WhichOneof("event") for event in events]
+    assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == ("started", {"delta"}, "finished")
+    assert is_whole(events)
 
 
 async def test_metadata_tells_the_worker_the_reason_and_the_request(open_door):
@@ -193,7 +199,7 @@ async def test_a_full_queue_says_when_to_come_back(open_door):
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
     assert details_of(caught.value)[1].retry_delay.seconds >= 1
     door.fleet.workers[0].go_on.set()
-    assert len(await events_of(first)) == 10
+    assert is_whole(await events_of(first))
 
 
 async def test_an_engine_fault_is_internal(open_door):
@@ -308,7 +314,7 @@ async def test_stopping_lets_running_streams_finish(open_door):
     await eventually(lambda: door.fleet.workers[0].running == 1)
     stopping = asyncio.create_task(door.front.stop(10))
     door.fleet.workers[0].go_on.set()
-    assert len(await reading) == 10
+    assert is_whole(await reading)
     await stopping
 
 
@@ -324,7 +330,7 @@ async def test_without_a_key_nobody_gets_in(open_door):
         assert caught.value.code() is Code.UNAUTHENTICATED
     assert (await door.health.Check(health_pb2.HealthCheckRequest())).status == 1
     key = (("authorization", "Bearer sesame"),)
-    assert len(await events_of(door.generation.Generate(request(), metadata=key))) == 10
+    assert is_whole(await events_of(door.generation.Generate(request(), metadata=key)))
 
 
 async def test_the_fleet_is_listed(open_door):
@@ -365,7 +371,7 @@ async def test_a_drained_worker_finishes_its_streams_first(open_door):
     await eventually(lambda: "held" in door.fleet.pool.find(busy.name).unavailable)
     assert not draining.done()
     busy.go_on.set()
-    assert len(await reading) == 10
+    assert is_whole(await reading)
     assert (await draining).remaining_streams == 0
     assert door.control.retired == [busy.name]
 
