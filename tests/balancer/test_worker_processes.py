@@ -13,6 +13,7 @@ from tests.balancer.conftest import QUICK_HEALTH
 from tests.balancer.scripted_worker import eventually
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.gateway import Call
+from vllama_balancer.workers.health import HealthSettings
 from vllama_protos.v1 import generation_pb2
 
 TOKENS = 60
@@ -47,16 +48,25 @@ class Processes:
         )
 
 
+@contextlib.asynccontextmanager
+async def processes_of(fleet, directory):
+    """The means to start processes for a fleet; they end with the context."""
+    made = Processes(fleet, directory)
+    try:
+        yield made
+    finally:
+        for process in made.running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
 @pytest.fixture
 async def processes(make_fleet, tmp_path):
     """A fleet without workers yet, and the means to start processes for it."""
     fleet = await make_fleet(0, policy="expected-completion", health=QUICK_HEALTH)
-    made = Processes(fleet, tmp_path)
-    yield made
-    for process in made.running.values():
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    async with processes_of(fleet, tmp_path) as made:
+        yield made
 
 
 def undisturbed(prompt):
@@ -161,6 +171,18 @@ async def test_a_stream_that_breaks_after_its_last_token_is_finished(processes):
     assert resumed.text == ""
     assert resumed.finished.reason == generation_pb2.FINISH_REASON_LENGTH
     assert resumed.finished.usage.completion_tokens == 5
+
+
+async def test_slow_steps_are_no_hang(make_fleet, tmp_path):
+    """Two seconds without a token, again and again: as on a processor that computes long prompts."""
+    fleet = await make_fleet(0, policy="expected-completion", health=HealthSettings())
+    async with processes_of(fleet, tmp_path) as processes:
+        await start_two(processes, "--engine-arg", "step_seconds=2")
+        prompts = [f"question {i}" for i in range(6)]
+        replies = await asyncio.gather(*(fleet.generate(prompt, max_tokens=4) for prompt in prompts))
+        assert [len(reply.token_ids) for reply in replies] == [4] * 6
+        assert [reply.finished.migrations for reply in replies] == [0] * 6
+        assert [fleet.value("vllama_worker_ejections_total", worker=name) for name in ("p0", "p1")] == [0, 0]
 
 
 async def test_the_belief_learns_what_the_worker_has_cached(processes):

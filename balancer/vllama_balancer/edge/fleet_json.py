@@ -123,4 +123,6 @@ def _worker(worker: fleet_pb2.WorkerStatus) -> WorkerJson:
 def _state_in_words(worker: fleet_pb2.WorkerStatus) -> str:
     state = _STATES.get(worker.report.state, "unknown")
     reason = worker.reason or worker.report.failure
+    if reason.startswith(f"is {state}"):
+        return reason.removeprefix("is ")
     return state if worker.available or not reason else f"{state}: {reason}"

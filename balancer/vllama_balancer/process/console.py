@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vllama_balancer.fleet.events import Changed, ProcessState
+from vllama_balancer.workers.start_progress import PHASES
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 REFRESH_SECONDS = 0.25
-PHASES = {
-    worker_pb2.START_PHASE_RESOLVE: "reading the configuration",
-    worker_pb2.START_PHASE_DOWNLOAD: "downloading weights",
-    worker_pb2.START_PHASE_LOAD: "loading weights",
-    worker_pb2.START_PHASE_COMPILE: "compiling",
-    worker_pb2.START_PHASE_WARM_UP: "warming up",
-}
 
 
 class ShownWorker(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from vllama_balancer.workers.health import engine_is_stalled
+from vllama_balancer.workers.health import Patience, engine_is_stalled
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ PROBE_PROMPT = "Hello"
 
 
 class Caretaker:
-    """Checks a worker again and again; the checks themselves have no state of their own."""
+    """Checks a worker again and again, and remembers how promptly it answers."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Caretaker:
         self._settings = settings
         self._clock = clock
         self._is_last = is_last
+        self._patience = Patience(settings)
 
     async def run(self) -> None:
         """Checks until cancelled."""
@@ -67,7 +68,7 @@ class Caretaker:
         silence = settings.streaming_silence_seconds if is_urgent else settings.silence_seconds
         if self._clock() - worker.heard_at <= silence:
             return False
-        return not await self._answers(settings.streaming_answer_seconds if is_urgent else settings.answer_seconds)
+        return not await self._answers(self._patience.seconds(is_urgent=is_urgent))
 
     async def _answers(self, patience_seconds: float) -> bool:
         """Asks the worker for a sign of life; true as well when this process was too slow to tell."""
@@ -77,6 +78,7 @@ class Caretaker:
         except grpc.aio.AioRpcError:
             was_late = self._clock() - asked_at > 2 * patience_seconds
             return was_late or self._worker.heard_at > asked_at
+        self._patience.answered(self._clock() - asked_at)
         self._worker.heard()
         return True
 

@@ -8,6 +8,7 @@ queue say nothing about a worker's health and must not be told here.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,16 +36,45 @@ class HealthSettings:
     """Without any report or event for this long, a worker is asked whether it lives (reports are due each second)."""
     answer_seconds: float = 1.0
     """How long that answer may take before the worker counts as hung."""
-    streaming_silence_seconds: float = 0.25
+    streaming_silence_seconds: float = 0.2
     """The same silence while streams run there that others could take over: tokens come every few milliseconds."""
-    streaming_answer_seconds: float = 0.6
+    streaming_answer_seconds: float = 0.5
     """The same answer; together they let a hung worker's streams go on elsewhere within a second."""
+    slow_answer_factor: float = 5.0
+    """A worker that has answered slowly of late, because its machine is busy, is given so many times as long."""
     engine_stall_seconds: float = 10.0
     """Shortest time without an engine step, while streams run, that can mean a hung engine."""
     unmeasured_engine_stall_seconds: float = 60.0
     """The same while the worker has not measured how long its steps and prefills take."""
     check_interval_seconds: float = 0.1
     """How often each worker is checked."""
+
+
+class Patience:
+    """How long one worker is given to show that it lives, learnt from how long it took before.
+
+    Only an answer counts, never a token: an engine on a processor may compute for seconds between
+    two tokens, while the process around it answers at once. That process has to get its share of
+    a busy machine, so the bound follows the slowest of its latest answers.
+    """
+
+    REMEMBERED_ANSWERS = 20
+    """Asked only while silent, so these may span minutes; a machine that was busy will be again."""
+
+    def __init__(self, settings: HealthSettings) -> None:
+        self._settings = settings
+        self._answers: deque[float] = deque(maxlen=self.REMEMBERED_ANSWERS)
+
+    def answered(self, seconds: float) -> None:
+        """Notes how long an answer took."""
+        self._answers.append(seconds)
+
+    def seconds(self, *, is_urgent: bool) -> float:
+        """Tells how long the next answer may take; what was learnt counts up to `silence_seconds`."""
+        settings = self._settings
+        usual = settings.streaming_answer_seconds if is_urgent else settings.answer_seconds
+        learnt = settings.slow_answer_factor * max(self._answers, default=0.0)
+        return max(usual, min(learnt, settings.silence_seconds))
 
 
 class Breaker:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from vllama_balancer.workers.channel import is_local
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ FIRST_RETRY_SECONDS = 0.1
 """Wait after a lost Watch stream; doubles up to a second, at which a restarted worker is soon found."""
 LONGEST_RETRY_SECONDS = 1.0
 """Bound of the doubling."""
+LONGEST_LOCAL_RETRY_SECONDS = 0.2
+"""The same for a socket of this machine, where a try costs next to nothing."""
+_NOBODY = "failed to connect to all addresses"
+"""How gRPC begins to say that a call has not left this process."""
 
 
 class Watcher:
@@ -29,6 +34,7 @@ class Watcher:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._described = ("", worker_pb2.WORKER_STATE_UNSPECIFIED)
+        self._longest_retry = LONGEST_LOCAL_RETRY_SECONDS if is_local(worker.address) else LONGEST_RETRY_SECONDS
 
     async def run(self) -> None:
         """Watches, again and again, until cancelled."""
@@ -39,9 +45,13 @@ class Watcher:
                 wait = FIRST_RETRY_SECONDS
             except grpc.aio.AioRpcError as error:
                 # A worker that has reported in between is tried soon, one that stays away more rarely.
-                wait = FIRST_RETRY_SECONDS if self._worker.is_connected else min(wait * 2, LONGEST_RETRY_SECONDS)
-                self._worker.disconnected(error.details() or error.code().name)
+                wait = FIRST_RETRY_SECONDS if self._worker.is_connected else min(wait * 2, self._longest_retry)
+                self._worker.disconnected(self._in_words(error))
             await asyncio.sleep(wait)
+
+    def _in_words(self, error: grpc.aio.AioRpcError) -> str:
+        details = error.details() or error.code().name
+        return f"nobody answers at {self._worker.address}" if details.startswith(_NOBODY) else details
 
     async def _follow(self) -> None:
         call = self._worker.channel.worker.Watch(worker_pb2.WatchRequest())
@@ -58,6 +68,9 @@ class Watcher:
         if seen == self._described or report.state == worker_pb2.WORKER_STATE_FAILED:
             return
         if report.boot_id == self._described[0] and report.state != worker_pb2.WORKER_STATE_READY:
+            if report.state == worker_pb2.WORKER_STATE_SLEEPING:
+                # Its caches are lost meanwhile: it is asked again when it wakes.
+                self._described = seen
             return
         description = await self._worker.channel.worker.Describe(
             worker_pb2.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_SECONDS

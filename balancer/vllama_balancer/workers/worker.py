@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STARTING = "is starting"
+"""Why no request may go to a worker that loads; how far it is changes too often to be told here."""
+
 _WAITING_STATES = {
     worker_pb2.WORKER_STATE_UNSPECIFIED: "has not reported yet",
-    worker_pb2.WORKER_STATE_STARTING: "is starting",
+    worker_pb2.WORKER_STATE_STARTING: STARTING,
     worker_pb2.WORKER_STATE_DRAINING: "is draining",
+    worker_pb2.WORKER_STATE_SLEEPING: "is asleep",
 }
 
 
@@ -88,6 +92,8 @@ class Worker:
         self.unavailable = "has not reported yet"
         """Why no request may go to it now; empty while one may. See `update`."""
         self._busy = False
+        self._born_at = clock()
+        self._is_reached = False
         self._connection_fault = "is not connected yet"
         self._changes = changes
         self._clock = clock
@@ -108,7 +114,7 @@ class Worker:
         """Whether a request has reason to wait for it: it serves, starts, or is being started again."""
         if self.process.state in (ProcessState.FAILED, ProcessState.STOPPED):
             return False
-        if self.process.state is ProcessState.RESTARTING:
+        if self.process.state in (ProcessState.RESTARTING, ProcessState.PLACING):
             return True
         if self.process.pid > 0:
             # Whoever started it starts it again, or says that it is given up: its own last words do not decide.
@@ -118,6 +124,16 @@ class Worker:
             and self.report is not None
             and self.report.state in (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_READY)
         )
+
+    @property
+    def is_coming_up(self) -> bool:
+        """Whether its process runs on this machine and has not opened its socket yet."""
+        return self.process.state is ProcessState.RUNNING and self.process.pid > 0 and not self._is_reached
+
+    @property
+    def age_seconds(self) -> float:
+        """Time since its present process was started, or since its address was given."""
+        return self._clock() - self._born_at
 
     @property
     def has_suspect(self) -> bool:
@@ -172,6 +188,7 @@ class Worker:
     def take_report(self, report: worker_pb2.WorkerReport) -> None:
         """Takes in what the worker says of its state and load."""
         self.report = report
+        self._is_reached = True
         self.heard()
         if not self.is_connected:
             self.is_connected = True
@@ -189,6 +206,9 @@ class Worker:
 
     def process_changed(self, event: Changed) -> None:
         """Takes in what the fleet source says of its process."""
+        if event.pid and event.pid != self.process.pid:
+            self._born_at = self._clock()
+            self._is_reached = False
         self.process = event
         self.update()
 
@@ -260,7 +280,7 @@ class Worker:
         if self.held:
             return f"is held: {self.held}"
         if not self.is_connected or self.report is None:
-            return self._connection_fault
+            return STARTING if self.is_coming_up else self._connection_fault
         if self.report.state == worker_pb2.WORKER_STATE_FAILED:
             return f"has failed: {self.report.failure}"
         if self.report.state != worker_pb2.WORKER_STATE_READY:

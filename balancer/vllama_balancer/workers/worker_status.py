@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllama_balancer.fleet.events import ProcessState
-from vllama_protos.v1 import fleet_pb2
+from vllama_balancer.workers.start_progress import start_progress
+from vllama_balancer.workers.worker import STARTING
+from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from vllama_balancer.workers.worker import Worker
@@ -13,13 +15,14 @@ if TYPE_CHECKING:
 
 def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
     """Describes a worker for people and tools."""
+    report = _first_report(worker) if worker.is_coming_up else worker.report
     status = fleet_pb2.WorkerStatus(
         name=worker.name,
         address=worker.address,
         description=worker.description,
-        report=worker.report,
+        report=report,
         available=not worker.unavailable,
-        reason=worker.unavailable,
+        reason=_reason(worker, report),
         leases=worker.leases,
         restarts=worker.process.restarts,
         pid=worker.process.pid,
@@ -28,6 +31,19 @@ def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
     if retry_in is not None:
         status.retry_in.FromNanoseconds(int(retry_in * 1e9))
     return status
+
+
+def _first_report(worker: Worker) -> worker_pb2.WorkerReport:
+    """Says what a process would that has not opened its socket yet; the last report was its predecessor's."""
+    report = worker_pb2.WorkerReport(worker=worker.name, state=worker_pb2.WORKER_STATE_STARTING)
+    report.uptime.FromNanoseconds(int(worker.age_seconds * 1e9))
+    return report
+
+
+def _reason(worker: Worker, report: worker_pb2.WorkerReport | None) -> str:
+    if worker.unavailable == STARTING and report is not None:
+        return f"{worker.unavailable}: {start_progress(report)}"
+    return worker.unavailable
 
 
 def _retry_in_seconds(worker: Worker) -> float | None:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from vllama_balancer.workers.health import Breaker, HealthSettings, engine_is_stalled, engine_stall_limit_seconds
+from vllama_balancer.workers.health import (
+    Breaker,
+    HealthSettings,
+    Patience,
+    engine_is_stalled,
+    engine_stall_limit_seconds,
+)
 from vllama_protos.v1 import worker_pb2
 
 
@@ -128,3 +134,31 @@ def test_slow_steps_stretch_the_limit():
     slow = report(age=15)
     slow.step.FromNanoseconds(int(1e9))
     assert engine_stall_limit_seconds(slow, HealthSettings()) == 20
+
+
+def test_a_prompt_worker_is_given_the_usual_time():
+    """Together with the silence before, less than a second."""
+    patience, settings = Patience(HealthSettings()), HealthSettings()
+    patience.answered(0.01)
+    assert patience.seconds(is_urgent=True) == settings.streaming_answer_seconds
+    assert patience.seconds(is_urgent=False) == settings.answer_seconds
+    assert settings.streaming_silence_seconds + settings.streaming_answer_seconds + settings.check_interval_seconds < 1
+
+
+def test_a_worker_that_answers_slowly_is_given_longer():
+    """Its machine is busy: silence says less there."""
+    patience = Patience(HealthSettings())
+    patience.answered(0.3)
+    patience.answered(0.01)
+    assert patience.seconds(is_urgent=True) == pytest.approx(1.5)
+    patience.answered(2.0)
+    assert patience.seconds(is_urgent=True) == HealthSettings().silence_seconds
+
+
+def test_slow_answers_are_forgotten():
+    """After as many prompt ones as are remembered."""
+    patience = Patience(HealthSettings())
+    patience.answered(0.5)
+    for _ in range(Patience.REMEMBERED_ANSWERS):
+        patience.answered(0.001)
+    assert patience.seconds(is_urgent=True) == HealthSettings().streaming_answer_seconds
