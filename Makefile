@@ -27,11 +27,12 @@ bench: setup       ## each door beside the engine, in turn, with the embedded mo
 	@mkdir -p benchmarks
 	@$(BIN)/vllama bench compare --json benchmarks/cpu.json --html benchmarks/cpu.html
 
-lint: setup-dev   ## ruff, mypy, and whether the stubs fit the protos
+lint: setup-dev   ## ruff, mypy, whether the stubs fit the protos, and these the last release
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python protos/generate.py --check
+	@$(BIN)/python protos/breaking.py
 
 protos: setup-dev ## regenerate the gRPC stubs
 	@$(BIN)/python protos/generate.py
