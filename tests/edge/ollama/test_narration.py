@@ -49,7 +49,7 @@ async def play(*steps: Step) -> AsyncIterator[generation_pb2.GenerateResponse]:
 
 async def told(teller: Narration, *steps: Step) -> list[dict[str, Any]]:
     """Chunks as clients decode them."""
-    return [msgspec.json.decode(encode_line(chunk)) async for chunk in teller.chunks(play(*steps))]
+    return [msgspec.json.decode(line) async for line in teller.lines(play(*steps))]
 
 
 async def told_whole(teller: Narration, *steps: Step) -> dict[str, Any]:
@@ -121,7 +121,7 @@ async def test_tool_calls_are_whole_and_numbered() -> None:
         generation_pb2.ToolCall(name="g", arguments_json=""),
     ]
     steps = (delta(tool_calls=calls[:1]), delta(tool_calls=calls[1:]), finished())
-    chunks = [encode_line(chunk) async for chunk in narration().chunks(play(*steps))]
+    chunks = [line async for line in narration().lines(play(*steps))]
     assert b'"arguments":{"z":1,"a":12345678901234567890123}' in chunks[0]
     first, second = (msgspec.json.decode(chunk)["message"]["tool_calls"][0] for chunk in chunks[:2])
     assert (first["id"], first["function"]["index"], first["function"]["name"]) == ("call_1", 0, "f")
@@ -198,7 +198,7 @@ async def test_streamed_text_equals_the_whole(pieces: list[tuple[str, str]]) -> 
     except UnicodeEncodeError:
         return
     teller = narration()
-    lines = [encode_line(chunk) async for chunk in teller.chunks(play(started(), *steps, finished()))]
+    lines = [line async for line in teller.lines(play(started(), *steps, finished()))]
     assert all(len(line.decode().splitlines()) == 1 for line in lines)
     chunks = [msgspec.json.decode(line) for line in lines]
     whole = await told_whole(narration(), started(), *steps, finished())

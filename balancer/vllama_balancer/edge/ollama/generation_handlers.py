@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from vllama_balancer.edge.encoding import encode_line
 from vllama_balancer.edge.ollama.chat_request import to_chat_request
 from vllama_balancer.edge.ollama.errors import error_line
 from vllama_balancer.edge.ollama.generate_request import to_generate_request
@@ -138,8 +137,8 @@ async def _lines(
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         with _phrased():
-            async for chunk in narration.chunks(events):
-                yield encode_line(chunk)
+            async for line in narration.lines(events):
+                yield line
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vllama_balancer.edge.encoding import compact_json
+from vllama_balancer.edge.encoding import compact_json, encode_line
+from vllama_balancer.edge.ollama.plain_lines import PlainLines, is_plain
 from vllama_balancer.edge.ollama.replies import (
     AssistantMessage,
     Called,
@@ -49,15 +50,16 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
 class Narration:
     """One generation, told in one shape of reply."""
 
-    def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally) -> None:
+    def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally, plain: PlainLines) -> None:
         """`requested` is the model's name as the client wrote it."""
         self._requested = requested
         self._now = now
         self._tally = tally
+        self._plain = plain
         self._calls = 0
 
-    async def chunks(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> AsyncIterator[Reply]:
-        """Tells a generation as it goes: pieces, and exactly one last chunk.
+    async def lines(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> AsyncIterator[bytes]:
+        """Tells a generation as it goes, in lines of NDJSON: pieces, and exactly one last chunk.
 
         Raises what the generation raises; EngineFault when it stops without an end.
         """
@@ -65,14 +67,18 @@ class Narration:
         async for event in events:
             kind = event.WhichOneof("event")
             if kind == "delta":
-                self._tally.output(event.delta)
-                for piece in self._pieces(event.delta):
-                    yield self._chunk(piece)
+                delta = event.delta
+                self._tally.output(delta)
+                if is_plain(delta):
+                    yield self._plain.line(delta.text)
+                else:
+                    for piece in self._pieces(delta):
+                        yield encode_line(self._chunk(piece))
             elif kind == "started":
                 self._tally.started(event.started)
             elif kind == "finished":
                 ended = True
-                yield self._last(Piece(), check_completed(event.finished))
+                yield encode_line(self._last(Piece(), check_completed(event.finished)))
         if not ended:
             raise EngineFault("the generation stopped without saying how it ended")
 
@@ -127,7 +133,7 @@ class GenerateNarration(Narration):
     """Tells a generation to a client of /api/generate."""
 
     def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally, *, with_context: bool = True) -> None:
-        super().__init__(requested, now, tally)
+        super().__init__(requested, now, tally, PlainLines.of_generate(requested, now))
         self._with_context = with_context
 
     def empty(self, done_reason: str) -> Reply:
@@ -160,6 +166,9 @@ class GenerateNarration(Narration):
 
 class ChatNarration(Narration):
     """Tells a generation to a client of /api/chat."""
+
+    def __init__(self, requested: str, now: Callable[[], datetime], tally: Tally) -> None:
+        super().__init__(requested, now, tally, PlainLines.of_chat(requested, now))
 
     def empty(self, done_reason: str) -> Reply:
         """Answers a request without messages."""
