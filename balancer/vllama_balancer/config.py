@@ -64,6 +64,8 @@ class BalancerConfig:
     """The model store."""
     keep_alive_seconds: float = 300.0
     """How long an idle model that is not pinned stays loaded; negative: for ever."""
+    sleep_seconds: float = 1800.0
+    """How long an idle model then sleeps in the host's memory, on GPUs; 0: it ends at once."""
     load_timeout_seconds: float = 300.0
     """How long a worker may show no progress while it starts; 0: without limit."""
     max_loaded_models: int = 0

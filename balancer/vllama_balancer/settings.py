@@ -80,6 +80,8 @@ SETTINGS = (
     Setting("models_directory", "models", values.path, "the model store", "DIRECTORY", "OLLAMA_MODELS"),
     Setting("keep_alive_seconds", "keep-alive", values.keep_alive, "how long an idle model stays loaded (default 5m)",
             "DURATION", "OLLAMA_KEEP_ALIVE"),
+    Setting("sleep_seconds", "sleep-for", values.timeout,
+            "how long it then sleeps in host memory, on GPUs (default 30m; 0: not)", "DURATION"),
     Setting("load_timeout_seconds", "load-timeout", values.timeout,
             "longest stall of a starting worker (default 5m; 0: none)", "DURATION", "OLLAMA_LOAD_TIMEOUT"),
     Setting("max_loaded_models", "max-loaded-models", values.natural, "most models loaded at once (default: what fits)",

@@ -43,11 +43,13 @@ class WorkerSpec:
     """Further flags of the worker."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that tie it to its device."""
+    suffix: str = ""
+    """What tells it from another worker of the same place; empty for the only one."""
 
     @property
     def name(self) -> str:
         """Name of the worker."""
-        return f"worker-{self.index}"
+        return f"worker-{self.index}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,14 @@ def slots(config: BalancerConfig, probe: DeviceProbe) -> list[Slot]:
 def worker_spec(config: BalancerConfig, place: Slot, model: HostedModel) -> WorkerSpec:
     """Describes the worker that hosts a model at a place."""
     flags = _shared_flags(config)
+    if place.device == "cuda" and config.sleep_seconds > 0 and not _is_pinned(config, model):
+        # vLLM then keeps its memory in an allocator that can give it back.
+        flags += ["--engine-arg", "enable_sleep_mode=true"]
     if place.gpu_share is not None:
         flags += ["--gpu-memory-utilization", f"{place.gpu_share:.4g}"]
+    if config.tensor_parallel > 1 and config.engine == "vllm":
+        flags += ["--engine-arg", f"tensor_parallel_size={config.tensor_parallel}"]
+        flags += ["--engine-arg", "distributed_executor_backend=ray"]
     for key, value in engine_args_of(place.index, config.engine_args):
         flags += ["--engine-arg", f"{key}={value}"]
     return WorkerSpec(place.index, model, config.engine, place.device, tuple(flags), place.environment)
@@ -101,6 +109,10 @@ def engine_args_of(index: int, given: Sequence[tuple[str, str]]) -> list[tuple[s
         elif int(owner) == index:
             chosen[rest] = value
     return list(chosen.items())
+
+
+def _is_pinned(config: BalancerConfig, model: HostedModel) -> bool:
+    return config.is_pinned and bool(set(model.names) & set(config.models))
 
 
 def _shared_flags(config: BalancerConfig) -> list[str]:

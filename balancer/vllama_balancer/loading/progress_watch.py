@@ -32,6 +32,11 @@ class WatchedWorker(Protocol):
         ...
 
     @property
+    def description(self) -> worker_pb2.DescribeResponse | None:
+        """What it said of itself."""
+        ...
+
+    @property
     def unavailable(self) -> str:
         """Why no request may go to it; empty while one may."""
         ...
@@ -62,7 +67,7 @@ async def until_ready(pool: WatchedPool, resident: Resident, stall_seconds: floa
     moved_at = loop.time()
     while True:
         version = pool.changes.version
-        workers = [worker for slot in resident.slots if (worker := pool.find(f"worker-{slot.index}")) is not None]
+        workers = [worker for name in resident.workers if (worker := pool.find(name)) is not None]
         if any(not worker.unavailable for worker in workers):
             return
         if workers and all(worker.process.state is ProcessState.FAILED for worker in workers):

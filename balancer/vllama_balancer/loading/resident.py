@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vllama_balancer.fleet.assignment import HostedModel, Slot
+    from vllama_balancer.fleet.assignment import HostedModel
+    from vllama_balancer.loading.berths import Berth
 
 
 @dataclass(eq=False, slots=True)
@@ -23,26 +24,39 @@ class Resident:
     """Whether it never leaves."""
     keep_alive_seconds: float = math.inf
     """How long it stays after its last request."""
-    slots: list[Slot] = field(default_factory=list)
-    """The places that its workers have."""
+    berths: list[Berth] = field(default_factory=list)
+    """Its workers and their places, the oldest first."""
     share: int = 1
     """How many places it is given back when others leave."""
     users: int = 0
     """Requests that use it or wait for it."""
+    ready_at: float = 0.0
+    """When it began to serve, on the loader's clock."""
     last_used: float = 0.0
-    """When the last one ended, on the loader's clock."""
+    """When the last request ended."""
     loading: asyncio.Future[None] | None = None
     """Ends when it can serve, with NoWorker when it cannot; None before its first worker."""
     expiry: asyncio.TimerHandle | None = None
     """While idle: what will unload it."""
     is_going: bool = False
-    """Whether it leaves as soon as it is idle."""
+    """Whether it leaves, without sleeping, as soon as it is idle."""
+    is_yielding: bool = False
+    """Whether it takes no new requests, so that a model that waits has its turn."""
     full_since: float | None = None
-    """Since when all its workers have been full; None while one has room."""
+    """Since when requests have waited for room on its workers; None while none does."""
+    grown_at: float = -math.inf
+    """When it got its last place but the first."""
+    stays_small_until: float = -math.inf
+    """Before that it takes no further place."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when nothing of it is left."""
     is_leaving: bool = False
     """Whether its workers are being ended."""
+
+    @property
+    def workers(self) -> list[str]:
+        """Names of its workers."""
+        return [berth.worker for berth in self.berths]
 
     @property
     def is_loaded(self) -> bool:

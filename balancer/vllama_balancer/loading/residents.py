@@ -1,10 +1,8 @@
 """Loads models onto the places of the machine, and takes them off again.
 
-A place is one worker's share of the machine. A model that is asked for takes a free place, else one of a model that
-has several, else that of the idle model that was used longest ago; when everybody is busy it waits for its turn.
-Pinned models keep at least one place for ever. A model with requests is never unloaded. A model that stays full
-grows onto free places and gives them up when another needs one; as it never takes a place that is in use, two
-models cannot push each other out in turn.
+A place is one worker's share of the machine. What is to be done is decided in `decisions.py`, from a picture of the
+machine; this does it, one thing after the other, and keeps requests waiting meanwhile. Pinned models keep at least
+one place for ever, and a model with requests is never unloaded.
 """
 
 from __future__ import annotations
@@ -17,18 +15,37 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import ProcessState
-from vllama_balancer.loading.growth import Growth
+from vllama_balancer.loading.decisions import (
+    EndSleeper,
+    Evict,
+    Refuse,
+    Shrink,
+    Sleep,
+    Take,
+    Wait,
+    Wake,
+    Yield,
+    farewell,
+    growth,
+    next_step,
+    refill,
+)
+from vllama_balancer.loading.fullness import note_fullness
 from vllama_balancer.loading.progress_watch import until_ready
 from vllama_balancer.loading.resident import Resident
+from vllama_balancer.loading.sleepers import Sleepers
+from vllama_balancer.loading.state import MachineState, ModelState
 from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from typing import Any
 
-    from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
+    from vllama_balancer.fleet.assignment import HostedModel
+    from vllama_balancer.loading.berths import Berths
     from vllama_balancer.loading.progress_watch import WatchedPool
-    from vllama_balancer.loading.settings import LoadingSettings, Workshop
+    from vllama_balancer.loading.settings import LoadingSettings
+    from vllama_balancer.loading.sleepers import SleepControl
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +55,19 @@ class Residents:
 
     def __init__(
         self,
-        workshop: Workshop,
+        berths: Berths,
         pool: WatchedPool,
-        places: Sequence[Slot],
-        make_spec: Callable[[Slot, HostedModel], WorkerSpec],
+        sleep: SleepControl,
         settings: LoadingSettings,
         expires: Callable[[str, float | None], None],
+        host_memory_bytes: Callable[[], int],
     ) -> None:
         """Tells `expires` when a model will leave: seconds from now, None for never."""
-        self._workshop = workshop
+        self._berths = berths
         self._pool = pool
-        self._free = list(places)
-        self._places = len(places)
-        self._make_spec = make_spec
         self._settings = settings
         self._expires = expires
+        self._host_memory_bytes = host_memory_bytes
         self._residents: dict[str, Resident] = {}
         self._wished: dict[str, float] = {}
         self._waiting = 0
@@ -60,7 +75,7 @@ class Residents:
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = asyncio.get_running_loop().time
-        self._growth = Growth(pool, settings.grow_after_seconds, self._clock)
+        self._sleepers = Sleepers(berths, pool, sleep, settings.sleep_seconds, self._changes.tell)
         self._task(self._grow())
 
     # -- what it is asked ------------------------------------------------------------------
@@ -70,10 +85,10 @@ class Residents:
         for key, model in models:
             self._residents[key] = Resident(key, model, is_pinned=pinned, share=0)
         order = list(self._residents.values())
-        for position in range(self._places):
+        for position in range(self._berths.count):
             resident = order[position % len(order)]
             resident.share += 1
-            self._occupy(resident, self._free.pop(0))
+            self._occupy(resident, self._berths.free[0])
         for resident in order:
             self._begin(resident, until_ready(self._pool, resident, self._settings.stall_seconds))
 
@@ -84,12 +99,17 @@ class Residents:
         Raises NoWorker with the cause when it cannot be loaded, QueueFull when too many wait already, and
         DeadlineExceeded at the deadline (on the event loop's clock).
         """
-        resident = await self._present(key, model)
+        resident = self._present(key)
+        if resident is None:
+            async with self._patience(deadline):
+                resident = await self._presented(key, model)
         resident.users += 1
         self._stay(resident)
         try:
             if not resident.is_loaded:
-                await self._wait(resident, deadline)
+                async with self._patience(deadline):
+                    assert resident.loading is not None
+                    await asyncio.shield(resident.loading)
             yield
         finally:
             resident.users -= 1
@@ -107,7 +127,10 @@ class Residents:
             self._maybe_expire(resident)
 
     async def unload(self, key: str) -> None:
-        """Lets a model go: now when it is idle, else as soon as it is."""
+        """Lets a model go: now when it is idle or asleep, else as soon as it is idle."""
+        while (resident := self._residents.get(key)) is not None and resident.is_leaving:
+            await resident.left.wait()
+        await self._sleepers.end(key)
         resident = self._residents.get(key)
         if resident is None or resident.is_pinned:
             return
@@ -127,43 +150,50 @@ class Residents:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._sleepers.close()
 
     # -- coming ----------------------------------------------------------------------------
 
-    async def _present(self, key: str, model: HostedModel) -> Resident:
-        """Finds a model, or begins to load it; one that is leaving is waited for first."""
+    @contextlib.asynccontextmanager
+    async def _patience(self, deadline: float | None) -> AsyncIterator[None]:
+        """Bounds a wait: in time by the deadline, in number by the queue's length."""
+        if self._waiting >= self._settings.most_waiting:
+            raise QueueFull("too many requests wait for models to load", retry_after_seconds=5.0)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while the model was loaded") from None
+        finally:
+            self._waiting -= 1
+
+    def _present(self, key: str) -> Resident | None:
+        """Finds a model that takes requests now, or will once it has loaded."""
+        resident = self._residents.get(key)
+        if resident is None or resident.is_leaving or resident.is_yielding or self._is_dead(resident):
+            return None
+        return resident
+
+    async def _presented(self, key: str, model: HostedModel) -> Resident:
+        """Begins to load a model; one that is leaving or makes way for another is waited for first."""
         while (resident := self._residents.get(key)) is not None:
-            if resident.is_loaded and not resident.is_leaving and not resident.is_pinned and self._is_dead(resident):
+            if not resident.is_leaving and self._is_dead(resident):
                 await self._leave(resident)
-            if not resident.is_leaving:
+            elif resident.is_leaving or resident.is_yielding:
+                await self._changes.after(self._changes.version)
+            else:
                 return resident
-            await resident.left.wait()
         wished = self._wished.pop(key, self._settings.keep_alive_seconds)
         resident = Resident(key, model, keep_alive_seconds=_forever_if_negative(wished))
         self._residents[key] = resident
         self._begin(resident, self._load(resident))
         return resident
 
-    async def _wait(self, resident: Resident, deadline: float | None) -> None:
-        if self._waiting >= self._settings.most_waiting:
-            raise QueueFull("too many requests wait for models to load", retry_after_seconds=5.0)
-        assert resident.loading is not None
-        self._waiting += 1
-        try:
-            async with asyncio.timeout_at(deadline):
-                await asyncio.shield(resident.loading)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while the model was loaded") from None
-        finally:
-            self._waiting -= 1
-
     async def _load(self, resident: Resident) -> None:
         try:
             async with self._taking_room:
-                slot = await self._room()
-                logger.info("loading %s as worker-%d", resident.key, slot.index)
-                # Somebody waits: the cause now is worth more than a second try.
-                self._occupy(resident, slot, gives_up_soon=True)
+                await self._settle(resident)
             await until_ready(self._pool, resident, self._settings.stall_seconds)
         except NoWorker as error:
             logger.warning("%s cannot be loaded: %s", resident.key, error)
@@ -176,59 +206,87 @@ class Residents:
 
     def _settled(self, resident: Resident) -> None:
         """Looks at a model whose load has ended: whoever asked for it may be gone."""
+        resident.ready_at = self._clock()
         if not resident.is_leaving:
             self._maybe_expire(resident)
         self._changes.tell()
 
-    def _occupy(self, resident: Resident, slot: Slot, *, gives_up_soon: bool = False) -> None:
-        resident.slots.append(slot)
-        self._workshop.add(self._make_spec(slot, resident.model), gives_up_soon=gives_up_soon)
-
-    async def _room(self) -> Slot:
-        """Finds a place, making one or waiting for one. Raises NoWorker when there will never be one."""
-        while True:
+    async def _settle(self, resident: Resident) -> None:
+        """Brings a model to its first place, making one or waiting for one. Raises NoWorker when there is none ever."""
+        while not resident.berths:
             version = self._changes.version
-            holders = [other for other in self._residents.values() if other.slots]
-            too_many = 0 < self._settings.most_loaded <= len(holders)
-            if self._free and not too_many:
-                return self._free.pop(0)
-            if not too_many and (generous := self._most_generous()):
-                await self._give_up(generous)
-            elif victim := self._longest_idle(lambda resident: not resident.is_pinned):
-                await self._leave(victim)
-            elif all(resident.is_pinned for resident in holders):
-                raise NoWorker(
-                    "every worker is kept for the models that the server was started with; start it with more "
-                    "--workers, or name no models, so that they come and go"
-                )
-            else:
-                await self._changes.after(version)
+            match next_step(self._picture(), resident.key, self._settings):
+                case Take(place):
+                    await self._sleepers.end(resident.key)
+                    # Somebody waits: the cause now is worth more than a second try.
+                    self._occupy(resident, place, gives_up_soon=True)
+                case Wake():
+                    if (berth := await self._sleepers.wake(resident.key)) is not None:
+                        resident.berths.append(berth)
+                case Shrink(key, place):
+                    await self._give_up(self._residents[key], place)
+                case Evict(key):
+                    await self._leave(self._residents[key], may_sleep=True)
+                case Yield(key):
+                    logger.info("%s has had its turn and makes way for %s", key, resident.key)
+                    self._residents[key].is_yielding = True
+                case Refuse(reason):
+                    raise NoWorker(reason)
+                case Wait(seconds):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changes.after(version), seconds)
+        # Who was to make way, and need not any more, goes on.
+        for other in self._residents.values():
+            other.is_yielding = False
+        self._changes.tell()
 
-    def _most_generous(self) -> Resident | None:
-        """A model that can spare a place: its streams there finish first, and new ones go to its other places."""
-        rich = [one for one in self._residents.values() if len(one.slots) > 1 and one.is_loaded and not one.is_leaving]
-        return min(rich, key=lambda resident: (resident.users > 0, resident.last_used), default=None)
+    def _occupy(self, resident: Resident, place: int, *, gives_up_soon: bool = False) -> None:
+        berth = self._berths.start(place, resident.model, gives_up_soon=gives_up_soon)
+        logger.info("loading %s as %s", resident.key, berth.worker)
+        resident.berths.append(berth)
+
+    # -- growing ---------------------------------------------------------------------------
 
     async def _grow(self) -> None:
         while True:
             await asyncio.sleep(self._settings.look_seconds)
             for resident in self._residents.values():
-                is_due = self._growth.is_due(resident)
-                if is_due and self._free and not self._taking_room.locked():
-                    logger.info("%s has no room left and gets one more worker", resident.key)
-                    resident.full_since = None
-                    self._occupy(resident, self._free.pop(0))
+                note_fullness(resident, self._pool, self._clock())
+            if self._taking_room.locked():
+                continue
+            if grown := growth(self._picture(), self._settings):
+                logger.info("%s has no room left and gets one more worker", grown.key)
+                self._enlarge(grown.key, grown.place)
+            self._refill()
 
-    def _longest_idle(self, wanted: Callable[[Resident], bool]) -> Resident | None:
-        idle = [resident for resident in self._residents.values() if resident.is_idle and wanted(resident)]
-        return min(idle, key=lambda resident: resident.last_used, default=None)
+    def _refill(self) -> None:
+        """Gives free places back to the models that were started with more."""
+        while not self._taking_room.locked() and (grown := refill(self._picture())):
+            self._enlarge(grown.key, grown.place)
+
+    def _enlarge(self, key: str, place: int) -> None:
+        resident = self._residents[key]
+        resident.full_since = None
+        resident.grown_at = self._clock()
+        self._occupy(resident, place)
+
+    async def _give_up(self, resident: Resident, place: int) -> None:
+        """Takes one place of a model that has several; who had just got one asks for no other for a while."""
+        now = self._clock()
+        if now - resident.grown_at < self._settings.regrow_seconds:
+            resident.stays_small_until = now + self._settings.regrow_seconds
+        berth = next(berth for berth in resident.berths if berth.place == place)
+        resident.berths.remove(berth)
+        await self._berths.end(berth)
+
+    # -- going -----------------------------------------------------------------------------
 
     def _is_dead(self, resident: Resident) -> bool:
         """Tells whether all its workers have been given up since it was loaded."""
-        workers = [self._pool.find(f"worker-{slot.index}") for slot in resident.slots]
+        if not resident.is_loaded or resident.is_pinned:
+            return False
+        workers = [self._pool.find(name) for name in resident.workers]
         return all(worker is not None and worker.process.state is ProcessState.FAILED for worker in workers)
-
-    # -- going -----------------------------------------------------------------------------
 
     def _stay(self, resident: Resident) -> None:
         """Stops the clock of an idle model: it is used again."""
@@ -252,42 +310,76 @@ class Residents:
     def _expire(self, resident: Resident) -> None:
         if resident.is_idle:
             logger.info("unloading %s, which is idle", resident.key)
-            self._task(self._leave(resident))
+            # Who says that it is needed no more, by a keep_alive of 0, wants the memory back.
+            self._task(self._leave(resident, may_sleep=bool(self._lifetime(resident))))
 
-    async def _leave(self, resident: Resident) -> None:
-        """Ends a model's workers and frees its places."""
+    async def _leave(self, resident: Resident, *, may_sleep: bool = False) -> None:
+        """Ends a model's workers, or lets one of them sleep, and frees its places."""
         if resident.is_leaving:
             await resident.left.wait()
             return
         resident.is_leaving = True
         self._stay(resident)
         try:
-            await asyncio.gather(*(self._workshop.retire(f"worker-{slot.index}") for slot in resident.slots))
+            if may_sleep:
+                await self._put_to_sleep(resident)
+            await asyncio.gather(*(self._berths.end(berth) for berth in resident.berths))
         finally:
-            self._free += resident.slots
-            resident.slots = []
+            resident.berths = []
             del self._residents[resident.key]
             self._expires(resident.key, None)
             resident.left.set()
             self._changes.tell()
         self._refill()
 
-    async def _give_up(self, resident: Resident) -> None:
-        """Takes one place of a model that has several."""
-        slot = resident.slots.pop()
-        await self._workshop.retire(f"worker-{slot.index}")
-        self._free.append(slot)
+    async def _put_to_sleep(self, resident: Resident) -> None:
+        """Lets one of a model's workers sleep if that is worth it; the others are ended like any."""
+        berth = resident.berths[0]
+        state = self._state(resident)
+        while isinstance(step := farewell(self._picture(), state, self._settings), EndSleeper):
+            await self._sleepers.end(step.key)
+        if not isinstance(step, Sleep):
+            return
+        try:
+            await self._sleepers.put_to_sleep(resident.key, berth, state.size_bytes)
+        except NoWorker as error:
+            logger.warning("%s does not fall asleep and is ended: %s", resident.key, error)
+        else:
+            resident.berths.remove(berth)
 
-    def _refill(self) -> None:
-        """Gives free places back to the models that were started with more."""
-        for resident in self._residents.values():
-            while (
-                self._free
-                and not self._taking_room.locked()
-                and len(resident.slots) < resident.share
-                and (resident.slots and not resident.is_leaving)
-            ):
-                self._occupy(resident, self._free.pop(0))
+    # -- pictures --------------------------------------------------------------------------
+
+    def _picture(self) -> MachineState:
+        """Pictures the machine for a decision."""
+        return MachineState(
+            now=self._clock(),
+            free=self._berths.free,
+            models=tuple(map(self._state, self._residents.values())),
+            sleepers=self._sleepers.states(),
+            host_memory_bytes=self._host_memory_bytes(),
+        )
+
+    def _state(self, resident: Resident) -> ModelState:
+        worker = self._pool.find(resident.workers[0]) if resident.berths else None
+        description = worker.description if worker is not None else None
+        return ModelState(
+            key=resident.key,
+            places=tuple(berth.place for berth in resident.berths),
+            users=resident.users,
+            is_loaded=resident.is_loaded,
+            is_leaving=resident.is_leaving,
+            is_yielding=resident.is_yielding,
+            is_pinned=resident.is_pinned,
+            can_sleep=description is not None and description.can_sleep,
+            size_bytes=description.model_info.size_bytes if description is not None else 0,
+            share=resident.share,
+            ready_at=resident.ready_at,
+            last_used=resident.last_used,
+            full_since=resident.full_since,
+            stays_small_until=resident.stays_small_until,
+        )
+
+    # -- tasks -----------------------------------------------------------------------------
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -35,5 +35,11 @@ class LoadingSettings:
     """Requests that may wait for models to load."""
     grow_after_seconds: float = 3.0
     """A model whose workers have been full for so long takes a free place as well."""
+    regrow_seconds: float = 60.0
+    """A model that loses a place within this time after it got it asks for no other one for as long."""
+    turn_seconds: float = 30.0
+    """A busy model serves for so long at least before it makes way for one that waits."""
+    sleep_seconds: float = 1800.0
+    """How long an idle model sleeps in the host's memory where its engine can; 0: it ends at once."""
     look_seconds: float = 1.0
     """How often that is looked at."""

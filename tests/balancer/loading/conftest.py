@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.fleet.events import Changed, ProcessState
+from vllama_balancer.loading.berths import Berths
 from vllama_balancer.loading.residents import Residents
 from vllama_balancer.loading.settings import LoadingSettings
 from vllama_balancer.workers.changes import Changes
+from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    from vllama_protos.v1 import worker_pb2
 
 
 @dataclass
@@ -29,6 +30,7 @@ class FakeWorker:
     report: worker_pb2.WorkerReport | None = None
     unavailable: str = "is starting"
     has_room: bool = True
+    description: worker_pb2.DescribeResponse | None = None
 
     def candidate(self) -> object | None:
         """Something while it has room."""
@@ -49,6 +51,14 @@ class Machine:
     """Models whose workers are given up, with the reason."""
     slow: set[str] = field(default_factory=set)
     """Models whose workers wait for `finish`."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Models that can sleep, and the bytes of their weights."""
+    insomniacs: set[str] = field(default_factory=set)
+    """Models that fail to fall asleep."""
+    dead_asleep: set[str] = field(default_factory=set)
+    """Models that fail to wake."""
+    host_memory_bytes: int = 1000
+    """What sleepers may take in all."""
 
     def find(self, name: str) -> FakeWorker | None:
         """Finds a worker."""
@@ -57,10 +67,12 @@ class Machine:
     def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
         """Starts a worker."""
         model = spec.model.argument
-        self.log.append(f"+{model}@{spec.index}")
+        self.log.append(f"+{model}@{spec.name.removeprefix('worker-')}")
         state = ProcessState.FAILED if model in self.failures else ProcessState.RUNNING
         process = Changed(spec.name, state, self.failures.get(model, ""))
-        self.workers[spec.name] = FakeWorker(process, unavailable="is starting")
+        description = worker_pb2.DescribeResponse(can_sleep=model in self.sizes)
+        description.model_info.size_bytes = self.sizes.get(model, 0)
+        self.workers[spec.name] = FakeWorker(process, unavailable="is starting", description=description)
         self.models[spec.name] = model
         if model not in self.slow and model not in self.failures:
             self.finish(model)
@@ -76,8 +88,30 @@ class Machine:
     async def retire(self, name: str) -> None:
         """Ends a worker."""
         await asyncio.sleep(0)
-        self.log.append(f"-{self.models.pop(name)}@{name.removeprefix('worker-')}")
-        del self.workers[name]
+        model, worker = self.models.pop(name), self.workers.pop(name)
+        self.log.append(f"-{model}@{name.removeprefix('worker-')}")
+        self.host_memory_bytes += self.sizes[model] if worker.unavailable == "is asleep" else 0
+        self.changes.tell()
+
+    async def sleep(self, worker: str) -> None:
+        """Lets a worker sleep."""
+        model = self.models[worker]
+        if model in self.insomniacs:
+            raise NoWorker("cannot sleep")
+        self.log.append(f"z{model}@{worker.removeprefix('worker-')}")
+        await asyncio.sleep(0.005)
+        self.workers[worker].unavailable = "is asleep"
+        self.host_memory_bytes -= self.sizes[model]
+        self.changes.tell()
+
+    async def wake(self, worker: str) -> None:
+        """Wakes a worker."""
+        model = self.models[worker]
+        if model in self.dead_asleep:
+            raise NoWorker("cannot wake")
+        self.log.append(f"w{model}@{worker.removeprefix('worker-')}")
+        self.workers[worker].unavailable = ""
+        self.host_memory_bytes += self.sizes[model]
         self.changes.tell()
 
 
@@ -117,9 +151,11 @@ async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
     def make(places: int = 1, **settings: float) -> Loading:
         machine = Machine()
         expiries: dict[str, float | None] = {}
+        slots = [Slot(index, "cpu", {}) for index in range(places)]
+        berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
         residents = Residents(
-            machine, machine, [Slot(index, "cpu", {}) for index in range(places)],
-            lambda slot, model: WorkerSpec(slot.index, model), LoadingSettings(**settings), expiries.__setitem__,
+            berths, machine, machine, LoadingSettings(**settings), expiries.__setitem__,
+            lambda: machine.host_memory_bytes,
         )  # fmt: skip
         made.append(residents)
         return Loading(machine, residents, expiries)

@@ -300,3 +300,49 @@ async def test_alternating_loads_do_not_flap(loading_of) -> None:
             await asyncio.sleep(0.005)
     first_moves = loading.machine.log[:4]
     assert loading.machine.log == first_moves and first_moves[-1] == "+b@1"
+
+
+async def test_a_busy_model_makes_way_after_its_turn(loading_of) -> None:
+    """Running requests finish, new ones wait until the other model has been loaded, and nobody starves."""
+    loading = loading_of(turn_seconds=0.02)
+    async with loading.use("a"):
+        other = asyncio.create_task(loading.touch("b"))
+        await asyncio.sleep(0.05)
+        late = asyncio.create_task(loading.touch("a"))
+        await asyncio.sleep(0.01)
+        assert loading.machine.log == ["+a@0"] and not late.done()
+    await asyncio.gather(other, late)
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+
+
+async def test_within_its_turn_a_busy_model_takes_requests(loading_of) -> None:
+    """Somebody's waiting for another model does not hold up those who come early."""
+    loading = loading_of(turn_seconds=1000)
+    async with loading.use("a"):
+        other = asyncio.create_task(loading.touch("b"))
+        await asyncio.sleep(0.01)
+        await loading.touch("a")
+    await other
+
+
+async def test_the_deadline_holds_while_the_model_leaves(loading_of) -> None:
+    """Waiting for a model to make way is waiting for the load."""
+    loading = loading_of(turn_seconds=0)
+    async with loading.use("a"):
+        other = asyncio.create_task(loading.touch("b"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(DeadlineExceeded):
+            async with loading.use("a", asyncio.get_running_loop().time() + 0.02):
+                pass
+    await other
+
+
+async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(loading_of) -> None:
+    """A guest that comes and goes takes the same place every time instead of pushing a pinned model to and fro."""
+    loading = loading_of(places=2, look_seconds=0.005)
+    loading.preload("a")
+    for _ in range(4):
+        await loading.touch("guest")
+        await loading.residents.unload("guest")
+        await asyncio.sleep(0.02)
+    assert loading.machine.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3

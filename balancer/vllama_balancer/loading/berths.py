@@ -1,0 +1,87 @@
+"""The places of the machine and the workers at them: who started where, under which name, and what is free.
+
+A worker that sleeps has left its place but not the machine, so a name belongs to a worker and not to a place: the
+first worker of place 0 is "worker-0", one that comes while that sleeps is "worker-0b".
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
+    from vllama_balancer.loading.settings import Workshop
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """One worker and its place."""
+
+    place: int
+    """Number of the place."""
+    worker: str
+    """Name of the worker."""
+
+
+class Berths:
+    """Starts and ends workers at places."""
+
+    def __init__(
+        self, workshop: Workshop, places: Sequence[Slot], make_spec: Callable[[Slot, HostedModel], WorkerSpec]
+    ) -> None:
+        self._workshop = workshop
+        self._slots = {slot.index: slot for slot in places}
+        self._free = [slot.index for slot in places]
+        self._make_spec = make_spec
+        self._names: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """Number of places, free or not."""
+        return len(self._slots)
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Places without a worker that is awake, the one that has been free longest first."""
+        return tuple(self._free)
+
+    def slot(self, place: int) -> Slot:
+        """Tells what a place is."""
+        return self._slots[place]
+
+    def start(self, place: int, model: HostedModel, *, gives_up_soon: bool = False) -> Berth:
+        """Starts a worker at a free place."""
+        self._free.remove(place)
+        spec = self._make_spec(self._slots[place], model)
+        suffixes = ("", *string.ascii_lowercase[1:])
+        spec = replace(spec, suffix=next(suffix for suffix in suffixes if f"{spec.name}{suffix}" not in self._names))
+        self._names.add(spec.name)
+        self._workshop.add(spec, gives_up_soon=gives_up_soon)
+        return Berth(place, spec.name)
+
+    async def end(self, berth: Berth) -> None:
+        """Drains and ends a worker that is awake; its place is free afterwards, whatever happens."""
+        try:
+            await self._workshop.retire(berth.worker)
+        finally:
+            self._names.discard(berth.worker)
+            self._free.append(berth.place)
+
+    def leave(self, berth: Berth) -> None:
+        """Frees the place of a worker that has fallen asleep."""
+        self._free.append(berth.place)
+
+    def return_to(self, berth: Berth) -> None:
+        """Takes the place, which is free, for a worker that wakes."""
+        self._free.remove(berth.place)
+
+    async def end_asleep(self, berth: Berth) -> None:
+        """Ends a worker that sleeps."""
+        try:
+            await self._workshop.retire(berth.worker)
+        finally:
+            self._names.discard(berth.worker)

@@ -1,0 +1,136 @@
+"""Models that are asleep: idle, their weights in the host's memory, ready to wake within seconds.
+
+A sleeper has given its place up, yet its process is tied to it. It ends when nobody has woken it for a while, when
+its memory is needed, or when its process has died: a restarted one would be awake at a place that is another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from vllama_balancer.errors import NoWorker
+from vllama_balancer.fleet.events import ProcessState
+from vllama_balancer.loading.state import SleeperState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllama_balancer.loading.berths import Berth, Berths
+    from vllama_balancer.loading.progress_watch import WatchedPool
+
+logger = logging.getLogger(__name__)
+
+
+class SleepControl(Protocol):
+    """What puts workers to sleep and wakes them."""
+
+    async def sleep(self, worker: str) -> None:
+        """Moves a worker's weights to the host's memory. Raises NoWorker with the cause."""
+        ...
+
+    async def wake(self, worker: str) -> None:
+        """Moves them back. Raises NoWorker with the cause."""
+        ...
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class Sleeper:
+    """One model that is asleep."""
+
+    state: SleeperState
+    """What is decided upon."""
+    berth: Berth
+    """Its worker, and the place that it left."""
+    watch: asyncio.Task[None]
+    """Ends it when its time is over or its process has died."""
+
+
+class Sleepers:
+    """Puts models to sleep and wakes them. Close it at the end."""
+
+    def __init__(
+        self, berths: Berths, pool: WatchedPool, control: SleepControl, sleep_seconds: float, tell: Callable[[], None]
+    ) -> None:
+        """Calls `tell` when a sleeper has ended by itself."""
+        self._berths = berths
+        self._pool = pool
+        self._control = control
+        self._sleep_seconds = sleep_seconds
+        self._tell = tell
+        self._clock = asyncio.get_running_loop().time
+        self._sleepers: dict[str, Sleeper] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def states(self) -> tuple[SleeperState, ...]:
+        """Shows who sleeps."""
+        return tuple(sleeper.state for sleeper in self._sleepers.values())
+
+    def sleeps(self, key: str) -> bool:
+        """Tells whether a model is asleep."""
+        return key in self._sleepers
+
+    async def put_to_sleep(self, key: str, berth: Berth, size_bytes: int) -> None:
+        """Lets a worker sleep and frees its place. Raises NoWorker, and then it is as it was."""
+        await self._control.sleep(berth.worker)
+        self._berths.leave(berth)
+        state = SleeperState(key, berth.place, self._clock(), size_bytes)
+        watch = asyncio.create_task(self._watch(key, berth.worker), name=f"sleep of {key}")
+        self._ending.add(watch)
+        watch.add_done_callback(self._ending.discard)
+        self._sleepers[key] = Sleeper(state, berth, watch)
+        logger.info("%s sleeps as %s; its weights are in the host's memory", key, berth.worker)
+
+    async def wake(self, key: str) -> Berth | None:
+        """Takes the place, which is free, and wakes the model there; None when that failed, and it has ended then."""
+        sleeper = self._sleepers.pop(key)
+        sleeper.watch.cancel()
+        self._berths.return_to(sleeper.berth)
+        logger.info("%s wakes as %s", key, sleeper.berth.worker)
+        try:
+            await self._control.wake(sleeper.berth.worker)
+        except NoWorker as error:
+            logger.warning("%s did not wake and is loaded anew: %s", key, error)
+            await self._berths.end(sleeper.berth)
+            return None
+        return sleeper.berth
+
+    async def end(self, key: str) -> None:
+        """Ends a model that is asleep; one that is not is no error."""
+        sleeper = self._sleepers.pop(key, None)
+        if sleeper is not None:
+            sleeper.watch.cancel()
+            await self._berths.end_asleep(sleeper.berth)
+            self._tell()
+
+    async def close(self) -> None:
+        """Ends the watching; the workers are the fleet's to end."""
+        for task in tuple(self._ending):
+            task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def _watch(self, key: str, worker: str) -> None:
+        why = "nobody has asked for it"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._sleep_seconds):
+                await self._lost(worker)
+                why = "its process has died"
+        logger.info("ending %s, which was asleep: %s", key, why)
+        # From here on it is nobody's to wake.
+        sleeper = self._sleepers.pop(key)
+        await self._berths.end_asleep(sleeper.berth)
+        self._tell()
+
+    async def _lost(self, name: str) -> None:
+        """Returns when the worker's process is no longer the one that fell asleep."""
+        asleep = self._pool.find(name)
+        process_id = asleep.process.pid if asleep is not None else 0
+        while True:
+            version = self._pool.changes.version
+            worker = self._pool.find(name)
+            if worker is None or worker.process.state is not ProcessState.RUNNING or worker.process.pid != process_id:
+                return
+            await self._pool.changes.after(version)
