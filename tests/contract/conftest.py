@@ -1,14 +1,13 @@
 """The edges that real clients are pointed at.
 
-`base_url` is a whole fleet: two simulated workers behind a balancer, or whatever VLLAMA_CONTRACT_URL
-names, with the model of VLLAMA_CONTRACT_MODEL and, if there is one, the embedding model of
-VLLAMA_CONTRACT_EMBEDDING_MODEL. `scripted` is an edge whose model says what a test wants, for what
-no small model says reliably: calls, reasoning, failures.
+`served` is a whole fleet, and every test that uses it runs on each in turn: on simulated workers,
+whose answers are quick, and on vLLM with the embedded model; or on nothing but what
+VLLAMA_CONTRACT_URL names. `scripted` is an edge whose model says what a test wants, for what no
+small model says reliably: calls, reasoning, failures.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.fleets import FLEETS, Served, given, real, simulated
 from tests.contract.scripted_edge import ScriptedEdge
-from tests.end_to_end.fleet_process import FleetProcess
 from vllama_balancer.fake_gateway import FakeGateway, model
 from vllama_protos.v1 import worker_pb2
 
@@ -28,37 +27,35 @@ NODE = Path(__file__).with_name("node")
 TEXT = (worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT)
 
 
-@pytest.fixture(scope="session")
-def model_name() -> str:
-    """The model that the fleet serves; the simulated engine takes any name."""
-    return os.environ.get("VLLAMA_CONTRACT_MODEL", "demo:1b")
-
-
-@pytest.fixture(scope="session")
-def base_url(model_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a fleet."""
-    if url := os.environ.get("VLLAMA_CONTRACT_URL"):
-        yield url.rstrip("/")
+@pytest.fixture(scope="session", params=FLEETS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A fleet that answers, one of each kind for the whole session."""
+    if request.param == "given":
+        yield given()
         return
-    folder = tmp_path_factory.mktemp("contract")
-    arguments = [model_name, "--workers", "2", "--engine", "fake", "--models", str(folder / "models")]
-    fleet = FleetProcess(arguments, folder / "fleet.log")
-    fleet.start()
-    try:
-        fleet.wait_ready(2, 60)
-        yield fleet.url
-    finally:
-        fleet.stop()
+    start = {"simulated": simulated, "real": real}[request.param]
+    with start(tmp_path_factory.mktemp(request.param)) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="session")
-def embedding_name(model_name: str) -> str:
-    """A model of the fleet that embeds; the simulated one does both."""
-    if name := os.environ.get("VLLAMA_CONTRACT_EMBEDDING_MODEL"):
-        return name
-    if "VLLAMA_CONTRACT_URL" in os.environ:
+def base_url(served: Served) -> str:
+    """The address of the fleet's edge."""
+    return served.url
+
+
+@pytest.fixture(scope="session")
+def model_name(served: Served) -> str:
+    """A model of the fleet that chats."""
+    return served.model
+
+
+@pytest.fixture(scope="session")
+def embedding_name(served: Served) -> str:
+    """A model of the fleet that embeds."""
+    if not served.embedder:
         pytest.skip("VLLAMA_CONTRACT_EMBEDDING_MODEL names no embedding model")
-    return model_name
+    return served.embedder
 
 
 @pytest.fixture

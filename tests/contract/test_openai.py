@@ -131,4 +131,6 @@ async def test_fifty_streams_at_once(base_url: str, model_name: str) -> None:
             )
             return [chunk.choices[0].finish_reason async for chunk in stream][-1]
 
-        assert await asyncio.gather(*(chat(number) for number in range(50))) == ["length"] * 50
+        reasons = await asyncio.gather(*(chat(number) for number in range(50)))
+        # A real model is done early with the smallest numbers.
+        assert set(reasons) <= {"length", "stop"}
