@@ -38,6 +38,14 @@ class BalancerConfig:
     """HTTP port; 0 takes a free one."""
     grpc_port: int = 50051
     """gRPC port; 0 takes a free one."""
+    fleet: str = "local"
+    """Where workers are started: "local", or "ray" for a cluster."""
+    ray_address: str = "auto"
+    """The Ray cluster: "auto" for the one that this machine belongs to, or its head as "host:port"."""
+    replicas: int | None = None
+    """Workers on the cluster; None: one for each model."""
+    tensor_parallel: int = 1
+    """GPUs of one worker on the cluster."""
     workers: int | None = None
     """Local workers; None: one per GPU, one on a machine without."""
     worker_addresses: tuple[str, ...] = ()
@@ -181,9 +189,31 @@ def _refuse_contradictions(config: BalancerConfig) -> None:
         )
     if config.worker_addresses and config.workers is not None:
         raise ConfigError("--workers starts local workers and --worker uses running ones; leave one out")
+    _refuse_contradictions_of_fleets(config)
     if config.workers is not None and config.workers < len(config.models):
         raise ConfigError(f"--workers must be at least {len(config.models)}, one for each model, not {config.workers}")
     if config.port == config.grpc_port != 0:
         raise ConfigError(f"--port and --grpc-port must differ, and both are {config.port}")
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key need each other; give both or neither")
+
+
+def _refuse_contradictions_of_fleets(config: BalancerConfig) -> None:
+    if config.fleet != "ray":
+        for flag, is_set in (
+            ("--replicas", config.replicas is not None),
+            ("--tensor-parallel", config.tensor_parallel > 1),
+        ):
+            if is_set:
+                raise ConfigError(f"{flag} is for workers on a cluster; add --fleet ray, or leave it out")
+        return
+    if config.worker_addresses:
+        raise ConfigError("--fleet ray starts workers and --worker uses running ones; leave one out")
+    if config.workers is not None:
+        raise ConfigError("--workers counts local workers; with --fleet ray give --replicas")
+    if config.replicas is not None and config.replicas < len(config.models):
+        raise ConfigError(
+            f"--replicas must be at least {len(config.models)}, one for each model, not {config.replicas}"
+        )
+    if config.tensor_parallel > 1 and config.device == "cpu":
+        raise ConfigError("--tensor-parallel divides a model among GPUs; leave it out, or --device cpu")

@@ -71,6 +71,8 @@ def slots(config: BalancerConfig, probe: DeviceProbe) -> list[Slot]:
 
     Raises ConfigError for `--device cuda` on a machine without a GPU.
     """
+    if config.fleet == "ray":
+        return _on_a_cluster(config)
     if config.engine == "fake":
         return [Slot(index, "auto", {}) for index in range(config.workers or max(1, len(config.models)))]
     gpus = probe.gpus() if config.device != "cpu" else ()
@@ -123,6 +125,12 @@ def _shared_flags(config: BalancerConfig) -> list[str]:
     if config.deterministic:
         flags.append("--deterministic")
     return [*flags, "--drain-timeout", f"{config.drain_timeout_seconds:g}", "--log-format", config.log_format]
+
+
+def _on_a_cluster(config: BalancerConfig) -> list[Slot]:
+    """Places without devices: Ray finds them when a worker needs them."""
+    count = max(config.replicas or 1, len(config.models))
+    return [Slot(index, config.device, {}, config.gpu_memory_utilization) for index in range(count)]
 
 
 def _on_gpus(gpus: Sequence[Gpu], count: int, utilization: float | None) -> list[Slot]:

@@ -20,6 +20,8 @@ class ProcessState(Enum):
 
     RUNNING = "running"
     """The process runs, or the address is simply given; whether it is ready its reports tell."""
+    PLACING = "placing"
+    """No machine has room for the process yet; requests may wait for it."""
     RESTARTING = "restarting"
     """The process has ended and will be started again; requests may wait for it."""
     STOPPED = "stopped"
@@ -35,7 +37,7 @@ class Added:
     name: str
     """Unique in the fleet: "worker-0"."""
     address: str
-    """gRPC target: "unix:/path" or "host:port"."""
+    """gRPC target: "unix:/path" or "host:port"; empty while no machine has room (Changed says PLACING)."""
     models: tuple[str, ...] = ()
     """Models it will serve, as far as the source knows; empty: only Describe will tell."""
     pid: int = 0

@@ -1,13 +1,17 @@
-"""Where this balancer's workers come from: local processes, given addresses, or DNS names."""
+"""Where this balancer's workers come from: local processes, a Ray cluster, given addresses, or DNS names."""
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllama_balancer.errors import ConfigError
 from vllama_balancer.fleet.dns import SCHEME, DnsFleet
 from vllama_balancer.fleet.local import LocalFleet
+from vllama_balancer.fleet.on_ray.driver_process import driver_command, launcher
+from vllama_balancer.fleet.on_ray.fleet import RayFleet
 from vllama_balancer.fleet.process import Launcher
 from vllama_balancer.fleet.restarts import RestartSettings
 from vllama_balancer.fleet.static import StaticFleet
@@ -36,6 +40,21 @@ def local_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: Lo
         drain_seconds=config.drain_timeout_seconds,
         runtime_directory=Path(environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()),
     )
+
+
+def ray_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: LogSink) -> RayFleet:
+    """Makes the fleet on a Ray cluster, empty. Raises ConfigError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--fleet ray needs Ray, which is not installed here: pip install 'ray>=2.50' beside vllama")
+    command = driver_command(
+        address=config.ray_address,
+        device=config.device,
+        tensor_parallel=config.tensor_parallel,
+        log_format=config.log_format,
+        log_level=config.log_level,
+    )
+    launch = launcher(command, worker_environment(environment), sink)
+    return RayFleet(launch, drain_seconds=config.drain_timeout_seconds)
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOWHERE = "unix:nowhere"
+"""Target of the channel of a worker that has no place yet; nobody calls it."""
 RECOVERY_SECONDS = 1.0
 """Pause after an unforeseen error in a task that looks after a worker."""
 
@@ -128,8 +130,11 @@ class Pool:
         await asyncio.gather(*self._closing)
 
     def _add(self, event: Added) -> None:
-        worker = Worker(event, self._open_channel(event.address), self._health, self.changes, self._clock)
+        worker = Worker(event, self._open_channel(event.address or NOWHERE), self._health, self.changes, self._clock)
         self._workers[event.name] = worker
+        self._tasks[event.name] = []
+        if not event.address:  # placed nowhere yet
+            return
         caretaker = Caretaker(worker, self._health, self._clock, self.is_last)
         self._tasks[event.name] = [
             asyncio.create_task(_keep_running(Watcher(worker).run), name=f"watch {event.name}"),

@@ -1,0 +1,94 @@
+"""The Ray driver: `python -m vllama_balancer.fleet.on_ray.driver`, a child of the balancer that speaks to the cluster.
+
+Takes orders from standard input and tells what happens on standard output, a JSON line each. Its actors belong to
+it: when it ends, by an order, by the end of the input or by kill -9, Ray ends them, and nothing holds a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from vllama_balancer.fleet.on_ray.actors import ActorSeat, Demand
+from vllama_balancer.fleet.on_ray.keepers import Keepers
+from vllama_balancer.fleet.on_ray.wire import Connected, line_of, message_of
+from vllama_balancer.fleet.restarts import RestartSettings
+from vllama_balancer.process import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllama_balancer.fleet.on_ray.wire import News
+
+EXIT_UNREACHABLE = 1
+LONGEST_LINE_BYTES = 1 << 20
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Drives until told to close; returns the exit status of the process."""
+    arguments = _parser().parse_args(argv)
+    # Ray prints to standard output: what is said to the balancer gets a descriptor that nobody else knows.
+    outlet = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logs.set_up(arguments.log_format, arguments.log_level)
+    # Ctrl-C goes to the whole group of a terminal: when to leave is the balancer's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        print(f"vllama: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
+        return EXIT_UNREACHABLE
+    try:
+        asyncio.run(_drive(arguments, outlet))
+    finally:
+        ray.shutdown()
+    return 0
+
+
+def demand_of(device: str, tensor_parallel: int, cluster_gpus: float) -> Demand:
+    """Says what a worker asks for: GPUs, unless it computes on processors or the cluster has nothing else."""
+    on_processors = device == "cpu" or (device == "auto" and tensor_parallel == 1 and not cluster_gpus)
+    return Demand(0 if on_processors else tensor_parallel)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--tensor-parallel", type=int, required=True)
+    parser.add_argument("--log-format", required=True)
+    parser.add_argument("--log-level", required=True)
+    return parser
+
+
+async def _drive(arguments: argparse.Namespace, outlet: Any) -> None:
+    def tell(news: News) -> None:
+        outlet.write(line_of(news))
+
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    demand = demand_of(arguments.device, arguments.tensor_parallel, gpus)
+    keepers = Keepers(lambda: ActorSeat(demand), RestartSettings(), tell)
+    tell(Connected(ray.get_runtime_context().gcs_address))
+    reader = asyncio.StreamReader(limit=LONGEST_LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    try:
+        while not keepers.is_closing and (line := await reader.readline()):
+            keepers.obey(message_of(line))
+        await keepers.closed()
+    except (BrokenPipeError, ConnectionResetError):
+        logger.warning("the balancer has gone")
+    finally:
+        await keepers.abandon()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

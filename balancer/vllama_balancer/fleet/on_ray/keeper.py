@@ -1,0 +1,166 @@
+"""Keeps one worker alive on the cluster: through its own deaths, its node's, and the cluster's lack of room.
+
+What ends a worker decides what follows. A process that dies is started again on its node after a pause, as a
+local one is, and given up when it keeps dying. A node that goes takes its worker with it through no fault of the
+worker's: Ray finds another node, and nothing is counted against anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.on_ray.seat import SeatLost
+from vllama_balancer.fleet.restarts import EXIT_START_FAILED, GiveUp, RestartJudge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from vllama_balancer.fleet.assignment import WorkerSpec
+    from vllama_balancer.fleet.events import FleetEvent
+    from vllama_balancer.fleet.on_ray.seat import Placed, SeatMaker
+    from vllama_balancer.fleet.restarts import RestartSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STOP_GRACE_SECONDS = 5.0
+"""How much longer than its drain a worker may take to end."""
+LOST_PAUSE_SECONDS = 0.2
+"""Between the loss of a node and the next call of the actor, which Ray is about to move."""
+
+
+class Left(Exception):
+    """The keeper was told to leave while it waited."""
+
+
+class Keeper:
+    """Owns one worker through all its lives and nodes. `run` it in a task, and `stop` or `kill` it at the end."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        make_seat: SeatMaker,
+        settings: RestartSettings,
+        tell: Callable[[FleetEvent], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self._seat = make_seat()
+        self._judge = RestartJudge(settings)
+        self._tell = tell
+        self._clock = clock
+        self._restarts = 0
+        self._running = False
+        self._was_placed = False
+        self._asked = asyncio.Event()
+        """Somebody wants a new life without waiting for the pause."""
+        self._leaving = asyncio.Event()
+
+    async def run(self) -> None:
+        """Lives until `stop` or `kill`. The worker is announced at once, without an address until it has one."""
+        self._tell(Added(self.spec.name, "", self.spec.model.names))
+        self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}"))
+        try:
+            with contextlib.suppress(Left):
+                while True:
+                    await self._live()
+        finally:
+            await self._seat.leave()
+            self._tell(Removed(self.spec.name, "was stopped"))
+
+    async def restart(self, drain_seconds: float) -> None:
+        """Ends the present life; the next one begins at once."""
+        self._judge.reset()
+        self._asked.set()
+        await self._end_process(drain_seconds)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Drains the worker and ends `run`."""
+        self._tell(self._news(ProcessState.STOPPED, "is being stopped"))
+        self._asked.set()
+        await self._end_process(drain_seconds)
+        self._leaving.set()
+
+    def kill(self) -> None:
+        """Ends `run` at once, and the worker with it."""
+        self._leaving.set()
+
+    async def _end_process(self, drain_seconds: float) -> None:
+        if not self._running:
+            return
+        patience = drain_seconds + STOP_GRACE_SECONDS
+        # A node that has hung never answers.
+        with contextlib.suppress(SeatLost, TimeoutError):
+            await asyncio.wait_for(self._seat.stop(patience), patience + STOP_GRACE_SECONDS)
+
+    async def _live(self) -> None:
+        self._asked.clear()
+        try:
+            placed = await self._unless_leaving(self._seat.start(asdict(self.spec)))
+            born = self._clock()
+            self._began(placed)
+            status, cause = await self._unless_leaving(self._seat.ended())
+        except SeatLost as loss:
+            await self._lost(str(loss))
+        except OSError as error:
+            await self._died(EXIT_START_FAILED, 0.0, f"it could not be started: {error}")
+        else:
+            await self._died(status, self._clock() - born, cause)
+        finally:
+            self._running = False
+
+    def _began(self, placed: Placed) -> None:
+        self._running = True
+        self._was_placed = True
+        logger.info("%s runs on node %s at %s", self.spec.name, placed.node, placed.address)
+        # A new life has a new address: it replaces the old one.
+        self._tell(Added(self.spec.name, placed.address, self.spec.model.names, restarts=self._restarts))
+
+    async def _lost(self, reason: str) -> None:
+        self._restarts += self._was_placed
+        logger.warning("%s has lost its node and waits for %s: %s", self.spec.name, self._seat.needs, reason)
+        self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}; its last node is gone"))
+        await self._unless_leaving(asyncio.sleep(LOST_PAUSE_SECONDS))
+
+    async def _died(self, status: int, lived_seconds: float, cause: str) -> None:
+        self._restarts += 1
+        if self._asked.is_set():
+            self._tell(self._news(ProcessState.RESTARTING, "is being restarted"))
+            return
+        verdict = self._judge.after_death(status, lived_seconds)
+        if isinstance(verdict, GiveUp):
+            self._restarts -= 1
+            reason = f"{verdict.verdict}: {cause}"
+            logger.error("%s is given up: it %s", self.spec.name, reason)
+            self._tell(self._news(ProcessState.FAILED, reason))
+            await self._unless_leaving(self._asked.wait())
+            return
+        delay = verdict.delay_seconds
+        logger.warning("%s died after %.1f s, starts again in %g s: %s", self.spec.name, lived_seconds, delay, cause)
+        self._tell(self._news(ProcessState.RESTARTING, cause, delay))
+        with contextlib.suppress(TimeoutError):
+            await self._unless_leaving(asyncio.wait_for(self._asked.wait(), delay))
+
+    async def _unless_leaving(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits the work. Raises Left, and cancels it, when the keeper is told to leave first."""
+        task = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done():
+                raise Left
+            return task.result()
+        finally:
+            for waiting in (task, leaving):
+                waiting.cancel()
+            await asyncio.wait({task, leaving})
+
+    def _news(self, state: ProcessState, reason: str = "", delay: float | None = None) -> Changed:
+        return Changed(self.spec.name, state, reason, 0, self._restarts, delay)

@@ -1,0 +1,98 @@
+"""A Ray cluster of three nodes with two declared GPUs each, and balancers on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.end_to_end.fleet_process import FleetProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NODES = 3
+GPUS_OF_A_NODE = 2
+
+
+class RayCluster:
+    """A cluster that a test may damage and mend."""
+
+    def __init__(self, nodes: int, gpus: int, log: Path) -> None:
+        script = Path(__file__).with_name("cluster_process.py")
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, script, str(nodes), str(gpus)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
+            )  # fmt: skip
+        self.nodes = nodes
+        """Nodes that were ever added; their numbers are never given again."""
+        self.address = self._line()
+        assert self.address, log.read_text()[-4000:]
+
+    def kill(self, node: int) -> None:
+        """Kills a node's raylet without a word; its actors die of that."""
+        self._order(f"kill {node}")
+
+    def stop(self, node: int) -> None:
+        """Ends a node as `ray stop` does."""
+        self._order(f"stop {node}")
+
+    def add(self) -> None:
+        """Lets one more node join."""
+        self._order("add")
+        self.nodes += 1
+
+    def close(self) -> None:
+        """Ends the cluster."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+
+    def _order(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text + "\n")
+        self._process.stdin.flush()
+        assert self._line() == "done"
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[RayCluster]:
+    """Three nodes; ends whatever is left of them."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed (the extra `ray`)")
+    made = RayCluster(NODES, GPUS_OF_A_NODE, tmp_path / "cluster.log")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def balancer(cluster: RayCluster, tmp_path: Path) -> Iterator[Callable[..., FleetProcess]]:
+    """Starts balancers with simulated workers on the cluster; ends them all."""
+    started: list[FleetProcess] = []
+
+    def start(*arguments: str, ready: int) -> FleetProcess:
+        usual = ["--fleet", "ray", "--ray-address", cluster.address, "--drain-timeout", "5s"]
+        process = FleetProcess([*arguments, *usual], tmp_path / f"balancer{len(started)}.log")
+        started.append(process)
+        process.start()
+        process.wait_ready(ready, 90)
+        return process
+
+    yield start
+    for process in started:
+        process.stop()
