@@ -81,7 +81,7 @@ async def test_stopping_twice_is_fine() -> None:
 async def test_a_long_url_is_refused(serve: Serve) -> None:
     """Request lines are bounded."""
     async with serve(FakeGateway()) as http, http.get("/" + "x" * 20_000) as reply:
-        assert reply.status == 400
+        assert reply.status == 431
 
 
 async def test_an_idle_connection_is_closed(serve: Serve) -> None:

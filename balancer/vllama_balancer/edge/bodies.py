@@ -1,4 +1,4 @@
-"""Reads request bodies: bounded in size, and cut off when the client falls silent.
+"""Reads request bodies: bounded in size, and cut off when the client falls silent or only trickles.
 
 The body is parsed as JSON whatever the Content-Type says, because curl and many scripts send
 form-urlencoded, octet-stream or nothing.
@@ -26,18 +26,24 @@ async def read_json(request: web.Request, kind: type[T], config: EdgeConfig) -> 
 
 
 async def read_body(request: web.Request, config: EdgeConfig) -> bytes:
-    """Reads a whole body. Raises HttpError 413 when it is too large, 408 when it stalls."""
+    """Reads a whole body. Raises HttpError 413 when it is too large, 408 when it stalls or crawls."""
     if (request.content_length or 0) > config.max_body_bytes:
         raise _too_large(config.max_body_bytes)
     body = bytearray()
+    now = asyncio.get_running_loop().time
+    begun = now()
     try:
-        while chunk := await asyncio.wait_for(request.content.readany(), config.body_timeout_seconds):
+        while True:
+            # What has come has earned time for the rest, so that a long body on a slow line still passes.
+            allowed = begun + config.body_timeout_seconds + len(body) / config.slowest_bytes_per_second - now()
+            chunk = await asyncio.wait_for(request.content.readany(), min(config.body_timeout_seconds, allowed))
+            if not chunk:
+                return bytes(body)
             body += chunk
             if len(body) > config.max_body_bytes:
                 raise _too_large(config.max_body_bytes)
     except TimeoutError:
         raise HttpError(408, "the request body did not arrive in time") from None
-    return bytes(body)
 
 
 def _too_large(limit_bytes: int) -> HttpError:

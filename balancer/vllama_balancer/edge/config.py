@@ -29,8 +29,12 @@ class EdgeConfig:
     """Longest single header."""
     max_streams_per_client: int = 512
     """Generations that one client may have at once; more are refused with 429."""
+    head_timeout_seconds: float = 30.0
+    """How long a request's line and headers may take from their first byte to their last."""
     body_timeout_seconds: float = 60.0
-    """Longest silence within a request's body."""
+    """Longest silence within a request's body, and the time it may take however short it is."""
+    slowest_bytes_per_second: int = 1024
+    """Pace below which a client that sends a body or takes a whole reply is cut off, beyond those times."""
     idle_timeout_seconds: float = 300.0
     """How long a connection may stay open without a request."""
     linger_seconds: float = 10.0

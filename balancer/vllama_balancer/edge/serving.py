@@ -2,19 +2,23 @@
 
 Everything that aiohttp must be told for the edge to keep its promises is told here: handlers are
 cancelled when their client goes away, and long headers, slow headers and idle connections end.
+See connection.py for what happens on one of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from vllama_balancer.edge.app import EDGE
+from vllama_balancer.edge.connection import Connections
 
 if TYPE_CHECKING:
     import socket
     import ssl
+
+    from vllama_balancer.edge.config import EdgeConfig
 
 
 class EdgeServer:
@@ -23,8 +27,9 @@ class EdgeServer:
     def __init__(self, app: web.Application) -> None:
         self._app = app
         config = app[EDGE].config
-        self._runner = web.AppRunner(
+        self._runner = _Runner(
             app,
+            config,
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=config.idle_timeout_seconds,
@@ -55,6 +60,25 @@ class EdgeServer:
         """Makes /health say 503 and refuses new generations; running streams go on."""
         self._app[EDGE].draining = True
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, busy or idle."""
+        server = self._runner.server
+        return len(server.connections) if server is not None else 0
+
     async def stop(self) -> None:
         """Closes the socket and every connection. May be called more than once."""
         await self._runner.cleanup()
+
+
+class _Runner(web.AppRunner):
+    """Runs an application on connections of our own."""
+
+    __slots__ = ("_config",)
+
+    def __init__(self, app: web.Application, config: EdgeConfig, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._config = config
+
+    async def _make_server(self) -> web.Server:
+        return Connections(await super()._make_server(), self._config)

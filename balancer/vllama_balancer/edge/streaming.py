@@ -20,7 +20,7 @@ from vllama_balancer.edge.statuses import HttpError
 from vllama_balancer.errors import BalancerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
@@ -86,15 +86,18 @@ class _Writer:
             # The usual case, once per token: the client keeps up, so this cannot block.
             await self._response.write(chunk)
             return
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._response.write(chunk)
-        except TimeoutError:
-            # Closing would wait for the very bytes that the client does not take.
-            if transport is not None:
-                transport.abort()
-            raise ConnectionResetError("the client does not read") from None
+        await self._within_time(self._response.write(chunk))
 
     async def end(self) -> web.StreamResponse:
-        await self._response.write_eof()
+        await self._within_time(self._response.write_eof())
         return self._response
+
+    async def _within_time(self, writing: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await writing
+        except TimeoutError:
+            # Closing would wait for the very bytes that the client does not take.
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client does not read") from None

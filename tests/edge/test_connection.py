@@ -1,0 +1,117 @@
+"""What is no HTTP is refused in JSON, and connections that only hold their place end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllama_balancer.edge.app import build_app
+from vllama_balancer.edge.config import EdgeConfig
+from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SECRET = "Bearer-of-secrets"
+
+
+@asynccontextmanager
+async def connected(
+    config: EdgeConfig | None = None, gateway: FakeGateway | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Opens one raw connection to an edge of its own."""
+    server = EdgeServer(build_app(gateway or FakeGateway(), config=config))
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"this is no HTTP\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nno colon here " + SECRET.encode() + b"\r\n\r\n", 400),
+        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n", 400),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: " + SECRET.encode() * 2000 + b"\r\n\r\n", 431),
+    ],
+)
+async def test_what_is_no_http_is_refused_in_json(sent: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """The connection ends with one object that names the fault, and the log does not quote the client."""
+    caplog.set_level(logging.DEBUG)
+    async with connected() as (reader, writer):
+        writer.write(sent)
+        raw = await asyncio.wait_for(reader.read(), 20)
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert b"application/json" in head
+    assert json.loads(body)["error"]
+    assert SECRET not in caplog.text
+
+
+async def test_a_head_that_trickles_in_is_cut_off() -> None:
+    """Every byte comes soon after the last one, and the end never."""
+    async with connected(EdgeConfig(head_timeout_seconds=0.3)) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        ended = asyncio.ensure_future(reader.read())
+        async with asyncio.timeout(20):
+            while not ended.done():
+                writer.write(b"X-More: 1\r\n")
+                await asyncio.wait([ended], timeout=0.05)
+        assert await ended == b""
+
+
+async def test_an_idle_connection_outlives_the_time_for_a_head() -> None:
+    """The clock runs within a head only: between two requests a connection may rest."""
+    request = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with connected(EdgeConfig(head_timeout_seconds=0.1)) as (reader, writer):
+        for _ in range(2):
+            writer.write(request)
+            answer = await asyncio.wait_for(reader.readuntil(b"}"), 20)
+            assert answer.startswith(b"HTTP/1.1 200")
+            await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.3))])
+
+
+async def test_a_body_that_crawls_is_408() -> None:
+    """A byte now and then is no silence, and yet no request either."""
+    config = EdgeConfig(body_timeout_seconds=0.4, slowest_bytes_per_second=10_000)
+    async with connected(config) as (reader, writer):
+        writer.write(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        answer = asyncio.ensure_future(reader.readuntil(b"\r\n"))
+        async with asyncio.timeout(20):
+            while not answer.done():
+                writer.write(b" ")
+                await asyncio.wait([answer], timeout=0.05)
+        assert b" 408 " in await answer
+
+
+async def test_a_whole_reply_that_nobody_takes_ends() -> None:
+    """A client that asks for much at once and does not read is cut off as one that streams is."""
+    gateway = FakeGateway()
+    gateway.play(started(), *[delta("x" * 1_000_000)] * 50, finished())
+    body = json.dumps({"model": "smollm2:135m", "prompt": "hi", "stream": False}).encode()
+    config = EdgeConfig(write_timeout_seconds=0.2, slowest_bytes_per_second=2**30)
+    server = EdgeServer(build_app(gateway, config=config))
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    try:
+        writer.write(b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await reader.readexactly(1)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            while server.connections:
+                await asyncio.sleep(0.02)
+    finally:
+        writer.transport.abort()
+        await server.stop()
