@@ -162,7 +162,7 @@ class Admission:
         if ticket.is_returning:
             line.push_ahead(waiter)
         else:
-            line.push(ticket.client, waiter)
+            line.push(ticket.client, waiter, ticket.priority)
             self._waiting_first += 1
         return waiter
 

@@ -114,7 +114,14 @@ class Dispatcher:
         entry = self._find(request.model)
         key = model_key(entry.name)
         size = measure_generation(request, self._estimates.of(key))
-        ticket = Ticket(request.request_id or _new_id(), key, call.client or request.session, size, request.session)
+        ticket = Ticket(
+            request.request_id or _new_id(),
+            key,
+            call.client or request.session,
+            size,
+            request.session,
+            request.priority,
+        )
         journey = Journey(entry.name, request, ticket, call, self._rng, self._clock())
         with self._counted(entry.name):
             async with contextlib.aclosing(self._generations.run(journey)) as events:

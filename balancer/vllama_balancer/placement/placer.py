@@ -41,6 +41,8 @@ class Ticket:
     """What it will probably cost."""
     session: str = ""
     """The conversation it belongs to, when the client says so."""
+    priority: int = 0
+    """Lower ones of the same client are placed first."""
     excluded: set[str] = field(default_factory=set)
     """Lives of workers (boot ids) that have failed it; others are preferred."""
     is_returning: bool = False

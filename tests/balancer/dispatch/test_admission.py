@@ -108,6 +108,22 @@ async def test_waiters_are_served_as_places_fall_free():
     assert house.streams == 0
 
 
+async def test_a_client_may_put_its_own_requests_first():
+    """Nobody else's."""
+    house = House(1)
+    lease = await house.ask()
+    waiting = {"a9": house.ask("a", priority=9), "b0": house.ask("b"), "a1": house.ask("a", priority=1)}
+    await settle()
+    order = []
+    while waiting:
+        house.admission.release(lease)
+        await settle()
+        order.append(next(name for name, task in waiting.items() if task.done()))
+        lease = waiting.pop(order[-1]).result()
+    house.admission.release(lease)
+    assert order == ["a1", "b0", "a9"]
+
+
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     """By the measured rate: ten a second and three in the queue are over soon."""
     house = House(1, max_queue=3)

@@ -26,6 +26,16 @@ def test_clients_take_turns():
     assert drain(queue, clients) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
+def test_a_priority_orders_a_clients_own_items():
+    """Lower first, ties in order; the turns between clients stay."""
+    queue, clients = FairQueue(), {}
+    for item, priority in (("a1", 5), ("b1", 9), ("a2", -1), ("a3", 5), ("b2", 0)):
+        clients[item] = item[0]
+        queue.push(item[0], item, priority)
+    assert drain(queue, clients) == ["a2", "b2", "a1", "b1", "a3"]
+    assert len(queue) == 0
+
+
 def test_those_ahead_are_listed_apart():
     """They wait for something of their own."""
     queue = FairQueue()
