@@ -96,6 +96,9 @@ class Generations:
     def _started(self, journey: Journey, lease: Lease, started: generation_pb2.Started) -> None:
         self._metrics.cache_answered(lease.believed_tokens, started.cached_prompt_tokens)
         lease.started(started.prompt_tokens, started.cached_prompt_tokens)
+        if journey.silent_since is not None:
+            self._metrics.rerouted(self._clock() - journey.silent_since)
+            journey.silent_since = None
         if not journey.is_started:
             size, key = journey.ticket.size, journey.ticket.key
             self._estimates.of(key).tokenized(size.prompt_bytes, started.prompt_tokens)
@@ -127,6 +130,9 @@ class Generations:
             failure.kind.value,
             failure,
         )
+        if journey.silent_since is None:
+            # The worker may have been heard once more since it was given up.
+            journey.silent_since = min(lease.worker.heard_at, self._clock())
         self._failover.judge_worker(lease, failure)
         journey.failures = self._failover.next_try(journey.ticket, lease, failure, journey.failures)
         self._metrics.moved(had_output=journey.has_output)

@@ -55,6 +55,8 @@ class Journey:
         """Time it waited for its model to be loaded."""
         self.first_token_at: float | None = None
         """When its first token came, on the balancer's clock."""
+        self.silent_since: float | None = None
+        """When the worker that failed it last gave a sign; None while it runs."""
         self._request = generation_pb2.GenerateRequest()
         self._request.CopyFrom(request)
         self._request.request_id = ticket.request_id

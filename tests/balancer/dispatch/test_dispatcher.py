@@ -175,7 +175,8 @@ async def test_a_worker_lost_in_decode_is_continued_without_a_seam(make_fleet):
     assert moved
     assert {reply.finished.usage.completion_tokens for reply in replies} == {20}
     resumed = [request for request in fleet.workers[1].requests if request.resume_token_ids]
-    assert len(resumed) == len(moved)
+    # One that had started and had no token yet moves as well, with nothing to resume.
+    assert 0 < len(resumed) <= len(moved)
     assert all(
         list(request.resume_token_ids) == [1000 + i for i in range(len(request.resume_token_ids))]
         for request in resumed
