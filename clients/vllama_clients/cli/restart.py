@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def command(
     context: typer.Context,
     workers: Annotated[list[str] | None, typer.Argument(help="Names of the workers; none means all.")] = None,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="One worker after the other: the only way there is, and the default.")
+    ] = True,
 ) -> None:
     """Restarts workers one after the other, each drained first, so that no request fails."""
     with fleet_of(context.obj) as fleet:

@@ -219,7 +219,7 @@ async def test_restart_that_only_tells_the_end(server: Server, top: Callable) ->
     """A worker that is ready again is told by its new process."""
     server.script.reply = one_worker(READY, 10)
     server.script.fleets = [one_worker(READY, 11)]
-    assert (await top("restart")).out == "worker-0: ready, process 11\nrestarted\n"
+    assert (await top("restart", "--rolling")).out == "worker-0: ready, process 11\nrestarted\n"
 
 
 async def test_restart_of_foreign_workers(server: Server, top: Callable) -> None:
