@@ -55,10 +55,13 @@ async def test_half_of_the_workers_fail_half_of_their_requests(
     """13: retries hide the failures and stay within their budget."""
     running = fleet("--engine-arg", "0.error_rate=0.5", "--engine-arg", "1.error_rate=0.5")
     outcome = await Load(running.target).run()
-    matrix.add("13 half of the workers fail half of the time", outcome)
+    await outcome.note_reroutes(running.url)
+    matrix.add("13 half of the workers fail half of the time", outcome, f"retries {outcome.rerouted} of 800")
     assert outcome.complete >= 0.97 * 800, outcome
     assert not outcome.wrong
     assert not outcome.truncated
+    # Without ejection a quarter of all tries would fail, and so would a quarter of their retries.
+    assert outcome.rerouted <= 800 / 3
 
 
 async def test_slow_worker_keeps_its_share(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:

@@ -8,9 +8,11 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import aiohttp
 import grpc
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.fleet_process import FleetProcess
 from tests.faults.load import Outcome
@@ -29,13 +31,16 @@ STREAMS = 8
 TOKENS = 96
 
 
-def request_of(number: int) -> generation_pb2.GenerateRequest:
+TURN = "Tell me a story about the number {}."
+
+
+def request_of(number: int, turn: str = TURN, tokens: int = TOKENS) -> generation_pb2.GenerateRequest:
     """A greedy chat about one number."""
-    turn = generation_pb2.Message(role="user", content=f"Tell me a story about the number {number}.")
+    message = generation_pb2.Message(role="user", content=turn.format(number))
     return generation_pb2.GenerateRequest(
         model=MODEL,
-        chat=generation_pb2.Chat(messages=[turn]),
-        sampling=generation_pb2.Sampling(temperature=0, max_tokens=TOKENS, ignore_eos=True),
+        chat=generation_pb2.Chat(messages=[message]),
+        sampling=generation_pb2.Sampling(temperature=0, max_tokens=tokens, ignore_eos=True),
     )
 
 
@@ -44,6 +49,8 @@ class Run:
     """Eight streams at once, and what came of them."""
 
     target: str
+    turn: str = TURN
+    tokens_each: int = TOKENS
     texts: dict[int, str] = field(default_factory=dict)
     tokens: int = 0
     outcome: Outcome = field(default_factory=Outcome)
@@ -63,7 +70,7 @@ class Run:
         """Reads one stream to its end."""
         loop = asyncio.get_running_loop()
         text, last = "", loop.time()
-        async for event in stub.Generate(request_of(number), timeout=300):
+        async for event in stub.Generate(request_of(number, self.turn, self.tokens_each), timeout=300):
             now = loop.time()
             self.outcome.slowest_gap_seconds = max(self.outcome.slowest_gap_seconds, now - last)
             last = now
@@ -74,7 +81,7 @@ class Run:
 
     async def reached(self, share: float) -> None:
         """Returns once this share of all tokens has come."""
-        while self.tokens < share * STREAMS * TOKENS:
+        while self.tokens < share * STREAMS * self.tokens_each:
             await asyncio.sleep(0.01)
 
 
@@ -169,6 +176,7 @@ async def test_text_equals_the_undisturbed_run(
     texts = await run.all(during)
     run.outcome.complete = sum(texts[number] == undisturbed[number] for number in undisturbed)
     run.outcome.wrong = STREAMS - run.outcome.complete
+    await run.outcome.note_reroutes(two_real_workers.url)
     matrix.add(name, run.outcome)
     assert texts == undisturbed
 
@@ -191,3 +199,24 @@ async def test_cancelled_streams_leave_the_engine(two_real_workers: FleetProcess
             assert loop.time() - begun < 10
             await asyncio.sleep(0.02)
     matrix.add("4 real: clients leave in mid-decode", Outcome(seconds=loop.time() - begun), "run s = until idle")
+
+
+async def counted(fleet: FleetProcess, name: str) -> float:
+    """Sums a counter of the balancer over its labels."""
+    async with aiohttp.ClientSession() as session, session.get(f"{fleet.url}/metrics") as response:
+        text = await response.text()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == name)
+
+
+async def test_a_busy_fleet_is_not_taken_for_hung(two_real_workers: FleetProcess, matrix: Matrix) -> None:
+    """Long prompts keep a processor busy for seconds at a time: nobody is ejected, and no stream moves."""
+    await asyncio.to_thread(two_real_workers.wait_ready, 2, 180)
+    names = ("vllama_worker_ejections_total", "vllama_migrations_total", "vllama_retries_total")
+    before = [await counted(two_real_workers, name) for name in names]
+    run = Run(two_real_workers.target, turn="The number {0} again and again. " * 60, tokens_each=24)
+    await run.all()
+    run.outcome.complete = len(run.texts)
+    matrix.add("- real: long prompts, no fault", run.outcome)
+    assert [await counted(two_real_workers, name) for name in names] == before
+    assert run.tokens == STREAMS * 24

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
-from tests.faults.load import Load
+from tests.faults.load import MODEL, REROUTE_SECONDS, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +50,10 @@ async def test_kill_during_prefill(fleet: Callable[..., FleetProcess], matrix: M
         os.kill(victim.pid, signal.SIGKILL)
 
     outcome = await load.run(kill)
+    await outcome.note_reroutes(running.url)
     matrix.add("1 SIGKILL during prefill", outcome)
     assert outcome.clean, outcome
+    assert outcome.reroute_seconds <= REROUTE_SECONDS
     await recovered(running, 4)
 
 
@@ -65,8 +69,10 @@ async def test_kill_during_decode(fleet: Callable[..., FleetProcess], matrix: Ma
             os.kill((await busiest(running)).pid, signal.SIGKILL)
 
     outcome = await load.run(kill)
+    await outcome.note_reroutes(running.url)
     matrix.add("2 SIGKILL during decode, twice", outcome)
     assert outcome.clean, outcome
+    assert outcome.reroute_seconds <= REROUTE_SECONDS
     assert outcome.migrated > 0
     await recovered(running, 4)
 
@@ -76,8 +82,10 @@ async def test_worker_crashes_by_itself(fleet: Callable[..., FleetProcess], matr
     running = fleet("--engine-arg", "0.crash_after_tokens=3000")
     load = Load(running.target)
     outcome = await load.run()
+    await outcome.note_reroutes(running.url)
     matrix.add("3 engine of one worker dies every 3000 tokens", outcome)
     assert outcome.clean, outcome
+    assert outcome.reroute_seconds <= REROUTE_SECONDS
 
 
 @pytest.mark.quick
@@ -91,8 +99,10 @@ async def test_terminated_worker(fleet: Callable[..., FleetProcess], matrix: Mat
         os.kill((await busiest(running)).pid, signal.SIGTERM)
 
     outcome = await load.run(terminate)
+    await outcome.note_reroutes(running.url)
     matrix.add("5 SIGTERM of a worker", outcome)
     assert outcome.clean, outcome
+    assert outcome.reroute_seconds <= REROUTE_SECONDS
 
 
 async def test_stopped_and_continued_worker(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
@@ -110,8 +120,10 @@ async def test_stopped_and_continued_worker(fleet: Callable[..., FleetProcess], 
             os.kill(victim.pid, signal.SIGCONT)
 
     outcome = await load.run(freeze)
+    await outcome.note_reroutes(running.url)
     matrix.add("6 SIGSTOP, then SIGCONT", outcome)
     assert outcome.clean, outcome
+    assert outcome.reroute_seconds <= REROUTE_SECONDS
 
 
 async def test_worker_comes_back_at_its_address(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
@@ -126,8 +138,10 @@ async def test_worker_comes_back_at_its_address(fleet: Callable[..., FleetProces
         os.kill(victims[0].pid, signal.SIGKILL)
 
     outcome = await load.run(kill)
+    await outcome.note_reroutes(running.url)
     matrix.add("15 worker restarted at the same address", outcome)
     assert outcome.clean, outcome
+    assert outcome.reroute_seconds <= REROUTE_SECONDS
     await recovered(running, 4)
     (again,) = [worker for worker in running.workers() if worker.name == victims[0].name]
     assert again.address == victims[0].address
@@ -139,15 +153,28 @@ async def test_worker_comes_back_at_its_address(fleet: Callable[..., FleetProces
 
 
 async def test_all_workers_gone(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
-    """7: with no worker left, requests wait to their deadline; those with time are served afterwards."""
-    running = fleet("--engine-arg", "start_seconds=5")
+    """7: with no worker left for ten seconds, requests wait to their deadline; those with time are served."""
+    running = fleet("--engine-arg", "start_seconds=9")
+    begun = time.monotonic()
     for worker in running.workers():
         os.kill(worker.pid, signal.SIGKILL)
     hurried = Load(running.target, requests=1, timeout_seconds=2)
     patient = Load(running.target, requests=1, first=100)
-    refused, served = await asyncio.gather(hurried.run(), patient.run())
+    refused, served, status = await asyncio.gather(hurried.run(), patient.run(), ask_by_http(running.url))
+    gone = time.monotonic() - begun
     matrix.add("7 all workers gone, deadline 2 s", refused)
-    matrix.add("7 all workers gone, deadline 60 s", served)
+    matrix.add("7 all workers gone, deadline 60 s", served, f"and one without a deadline by HTTP: {status}")
+    assert gone >= 10
     assert set(refused.failed) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     assert sum(refused.failed.values()) == 8
+    assert refused.seconds < 5
     assert served.clean, served
+    assert status == 200
+
+
+async def ask_by_http(url: str) -> int:
+    """Asks for a completion and returns the status of the answer."""
+    body = {"model": MODEL, "prompt": "hello", "stream": False, "options": {"num_predict": 3}}
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/api/generate", json=body) as response:
+        await response.read()
+        return response.status
