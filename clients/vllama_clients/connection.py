@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 import grpc
 
 RETRIED_SERVICES = ("vllama.v1.Generation", "vllama.v1.Embedding")
+# gRPC distrusts the weights of a new connection for 10 s by default; a worker's averages hold from the first stream on.
+POLICY_SETTINGS: dict[str, dict[str, object]] = {
+    "weighted_round_robin": {"blackoutPeriod": "1s", "weightUpdatePeriod": "1s"},
+}
 LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 
 
@@ -48,7 +52,7 @@ class Connection:
     attempts: int = 4
     """Most tries of a call that finds no server, the first included, 2 to 5; 1 turns retries off."""
     load_balancing: str = "round_robin"
-    """gRPC policy over the target's addresses; "weighted_round_robin" heeds the load that workers report."""
+    """gRPC policy over the target's addresses; "weighted_round_robin" heeds what workers say they get done."""
     keepalive_seconds: float = 30.0
     """A connection with calls on it that is silent for so long is probed, and given up after 10 s more."""
 
@@ -90,7 +94,8 @@ class Connection:
 
     def service_config(self) -> dict[str, object]:
         """Builds gRPC's service config: the balancing policy and the retries."""
-        config: dict[str, object] = {"loadBalancingConfig": [{self.load_balancing: {}}]}
+        policy = {self.load_balancing: POLICY_SETTINGS.get(self.load_balancing, {})}
+        config: dict[str, object] = {"loadBalancingConfig": [policy]}
         if self.attempts > 1:
             config["methodConfig"] = [
                 {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllama_server.engine import Chunk, Completed
 from vllama_server.errors import EngineFault
+from vllama_server.occupancy import Occupancy
 from vllama_server.wire import requests
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Generations:
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
+        self.occupancy = Occupancy(clock)
+        """How full the worker was of late, for the load reports."""
 
     async def run(self, request: pb.GenerateRequest, send: Send) -> None:
         """Sends every event of one generation, `Completed` last; cancelling it aborts the request.
@@ -49,7 +52,7 @@ class Generations:
         """
         arrived_at = self._clock()
         self._identity.check_model(request.model)
-        with self._gate.enter(request.request_id) as engine_id:
+        with self._gate.enter(request.request_id) as engine_id, self.occupancy.stream():
             stream = self._engine.generate(requests.generation_request(request, engine_id))
             try:
                 await self._relay(stream, send, arrived_at)

@@ -61,5 +61,6 @@ class GenerationServicer(pb_grpc.GenerationServicer):
     def _attach_load(self, context: Context) -> None:
         # An engine that has just died has no load, and that must not hide why it died.
         with suppress(WorkerError):
-            report = load_report(self._engine.load(), self._engine.describe().max_streams)
+            max_streams = self._engine.describe().max_streams
+            report = load_report(self._engine.load(), self._generations.occupancy, max_streams)
             context.set_trailing_metadata(((TRAILER, report),))

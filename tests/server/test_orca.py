@@ -4,7 +4,7 @@ gRPC clients keep this trailer to themselves - it is for their balancing policie
 reads it from the wire.
 """
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import grpc
 import pytest
@@ -17,6 +17,7 @@ from vllama_protos.v1 import generation_pb2
 from vllama_protos.v1.generation_pb2_grpc import GenerationStub
 from vllama_server.engine import EngineLoad
 from vllama_server.errors import EngineFault
+from vllama_server.occupancy import Occupancy
 from vllama_server.orca import TRAILER, load_report
 
 LOAD = EngineLoad(running=32, waiting=64, kv_cache_use=0.25, queued_prompt_tokens=9)
@@ -26,7 +27,12 @@ def decoded(data):
     """Decodes an xds.data.orca.v3.OrcaLoadReport by its published schema."""
     file = descriptor_pb2.FileDescriptorProto(name="orca.proto", package="xds.data.orca.v3", syntax="proto3")
     message = file.message_type.add(name="OrcaLoadReport")
-    for name, number in (("cpu_utilization", 1), ("mem_utilization", 2), ("application_utilization", 9)):
+    for name, number in (
+        ("cpu_utilization", 1),
+        ("mem_utilization", 2),
+        ("rps_fractional", 6),
+        ("application_utilization", 9),
+    ):
         message.field.add(name=name, number=number, type=1, label=1)
     entry = message.nested_type.add(name="NamedMetricsEntry")
     entry.options.map_entry = True
@@ -42,9 +48,16 @@ def decoded(data):
 
 def test_the_report_is_what_the_published_schema_reads():
     """Every field lands where Envoy and gRPC look for it; waiting requests push the utilization above 1."""
-    report = decoded(load_report(LOAD, 64))
+    now = [0.0]
+    occupancy = Occupancy(lambda: now[0])
+    with ExitStack() as inside:
+        for _ in range(96):
+            inside.enter_context(occupancy.stream())
+        now[0] = 1000.0
+    report = decoded(load_report(LOAD, occupancy, 64))
     assert report.mem_utilization == 0.25
-    assert report.application_utilization == 1.5
+    assert report.application_utilization == pytest.approx(1.5)
+    assert report.rps_fractional == pytest.approx(9.6)
     assert report.cpu_utilization == 0.0
     assert dict(report.named_metrics) == {
         "vllama.running": 32.0,
@@ -69,4 +82,7 @@ async def test_every_generation_sends_its_report(start_worker, tmp_path, end):
     assert found
     length = rest[0]
     assert rest[1] == 0
-    assert decoded(bytes(rest[2 : 1 + length])).application_utilization == 1.5
+    report = decoded(bytes(rest[2 : 1 + length]))
+    assert report.mem_utilization == 0.25
+    assert report.application_utilization > 0
+    assert (report.rps_fractional > 0) == (end is None)

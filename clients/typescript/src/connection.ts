@@ -9,6 +9,10 @@
 import { type ChannelOptions, ChannelCredentials, credentials, Metadata } from "@grpc/grpc-js";
 
 const RETRIED_SERVICES = ["vllama.v1.Generation", "vllama.v1.Embedding"];
+// gRPC distrusts the weights of a new connection for 10 s by default; a worker's averages hold from the first stream on.
+const POLICY_SETTINGS: Record<string, object> = {
+  weighted_round_robin: { blackoutPeriod: "1s", weightUpdatePeriod: "1s" },
+};
 const LOOPBACK = ["127.", "localhost", "[::1]", "unix:"];
 
 /** Certificates, PEM-encoded; an empty object trusts the system's authorities and shows no certificate. */
@@ -33,7 +37,7 @@ export interface ConnectionOptions {
   timeoutMilliseconds?: number;
   /** Most tries of a call that finds no server, the first included, 2 to 5; 1 turns retries off. Default 4. */
   attempts?: number;
-  /** gRPC policy over the target's addresses. Default round_robin. */
+  /** gRPC policy over the target's addresses. Default round_robin; weighted_round_robin heeds what workers get done. */
   loadBalancing?: string;
   /** A connection with calls on it that is silent for so long is probed, and given up after 10 s more. Default 30. */
   keepaliveSeconds?: number;
@@ -72,7 +76,8 @@ export function channelOptions(target: string, options: ConnectionOptions): Chan
 
 function serviceConfig(options: ConnectionOptions): object {
   const attempts = options.attempts ?? 4;
-  const loadBalancingConfig = [{ [options.loadBalancing ?? "round_robin"]: {} }];
+  const policy = options.loadBalancing ?? "round_robin";
+  const loadBalancingConfig = [{ [policy]: POLICY_SETTINGS[policy] ?? {} }];
   if (attempts < 2) return { loadBalancingConfig };
   const retryPolicy = {
     maxAttempts: attempts,
