@@ -9,8 +9,9 @@ import pytest
 from vllama_balancer.errors import ConfigError
 from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
 from vllama_balancer.policies import POLICIES, make_policy
-from vllama_balancer.policies.expected_completion import SLOW_START_SECONDS, ExpectedCompletion
+from vllama_balancer.policies.expected_completion import ExpectedCompletion
 from vllama_balancer.policies.least_load import LeastLoad
+from vllama_balancer.policies.weights import Weights
 
 NOW = 1000.0
 
@@ -19,7 +20,7 @@ every_policy = pytest.mark.parametrize("name", POLICIES)
 
 def candidate(name, streams=0, max_streams=64, **fields):
     """A warm worker with an empty cache."""
-    return Candidate(name, streams, max_streams, **{"kv_cache_tokens": 200_000, "ready_at": 0.0, **fields})
+    return Candidate(name, streams, max_streams, **{"kv_cache_tokens": 200_000, "measured_at": NOW, **fields})
 
 
 def snapshot(*candidates):
@@ -154,13 +155,36 @@ def test_among_equals_the_least_recently_burdened_wins():
 
 def test_a_fresh_report_adds_what_other_balancers_put_there():
     """Local counts alone would call the worker idle."""
-    shared = candidate("shared", reported_streams=60, reported_at=NOW - 0.5)
+    shared = candidate("shared", reported_streams=60, other_streams=60, reported_at=NOW - 0.5)
     assert spread(ExpectedCompletion(), [shared, candidate("idle")], 20, demand(200, 4000)) == {"idle": 20}
+
+
+def test_prompts_that_others_have_put_there_count_until_they_are_computed():
+    """8000 tokens are 0.4 s of work: right after the report they repel, half a second later they are done."""
+    picks = []
+    for age in (0.0, 0.5):
+        told = {"other_streams": 1, "other_prompt_tokens": 8000, "reported_streams": 1, "reported_at": NOW - age}
+        shared = candidate("shared", **told, prefill_tokens_per_second=20_000.0, step_seconds=0.0102)
+        own = candidate("own", streams=4, prefill_tokens_per_second=20_000.0, step_seconds=0.01)
+        picks.append(spread(ExpectedCompletion(), [shared, own], 20))
+    assert picks == [{"own": 20}, {"shared": 20}]
+
+
+def test_an_old_measurement_fades():
+    """A worker that was slow and idles is avoided at first, and tried again after minutes without work."""
+    shares = []
+    for idle_seconds in (5.0, 300.0):
+        slow = candidate("slow", step_seconds=0.05, prefill_tokens_per_second=4000.0, measured_at=NOW - idle_seconds)
+        fast = candidate("fast", step_seconds=0.01, prefill_tokens_per_second=20_000.0)
+        shares.append(spread(ExpectedCompletion(), [slow, fast], 200)["slow"])
+    assert shares[0] == 0
+    assert shares[1] > 50
 
 
 def test_a_stale_report_is_ignored():
     """Otherwise a worker whose reports stopped would repel, or attract, for ever."""
-    shared = candidate("shared", reported_streams=60, reported_kv_use=0.99, reported_waiting=50, reported_at=NOW - 5)
+    told = {"reported_streams": 60, "other_streams": 60, "reported_kv_use": 0.99, "reported_waiting": 50}
+    shared = candidate("shared", **told, reported_at=NOW - 5)
     counts = spread(ExpectedCompletion(), [shared, candidate("idle")], 400)
     assert abs(counts["shared"] - 200) <= 5 * math.sqrt(400 / 4)
 
@@ -184,7 +208,7 @@ def test_a_slower_worker_keeps_a_share():
 def test_a_fresh_worker_is_trusted_with_less_at_first():
     """Its share rises to the full one over the slow start."""
     shares = []
-    for age in (0.0, SLOW_START_SECONDS):
+    for age in (0.0, Weights().slow_start_seconds):
         policy, rng, streams = ExpectedCompletion(), Random(5), Counter()
         for _ in range(90):
             fresh = candidate("fresh", streams["fresh"], prompt_tokens=500 * streams["fresh"], ready_at=NOW - age)

@@ -11,6 +11,7 @@ construct two inputs that collide.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ class PrefixBelief:
         """Believes nothing yet; a capacity of 0 tokens means that it is unknown."""
         self._capacity_tokens = capacity_tokens or DEFAULT_CAPACITY_TOKENS
         self._tokens_held = 0.0
-        # Oldest first; the value is the tokens of the block.
-        self._blocks: dict[int, float] = {}
+        # Oldest first; the value is the tokens of the block. A plain dict would pass over all that has
+        # left from its front each time the oldest is asked for.
+        self._blocks: OrderedDict[int, float] = OrderedDict()
 
     def held_blocks(self, prefix: Prefix) -> int:
         """Counts the leading blocks believed to be cached.
@@ -75,11 +77,10 @@ class PrefixBelief:
 
     def hold(self, prefix: Prefix) -> None:
         """Believes from now on that the worker has the whole prefix, as the latest it used."""
-        blocks = self._blocks
+        blocks, tokens = self._blocks, prefix.tokens_per_block
         for key in reversed(prefix.keys):
-            self._tokens_held -= blocks.pop(key, 0.0)
-            blocks[key] = prefix.tokens_per_block
-        self._tokens_held += len(prefix.keys) * prefix.tokens_per_block
+            self._tokens_held += tokens - blocks.pop(key, 0.0)
+            blocks[key] = tokens
         self._forget_down_to(self._capacity_tokens)
 
     def missed(self, tokens: int) -> None:
@@ -93,7 +94,7 @@ class PrefixBelief:
     def _forget_down_to(self, tokens: float) -> None:
         blocks = self._blocks
         while blocks and self._tokens_held > tokens:
-            self._tokens_held -= blocks.pop(next(iter(blocks)))
+            self._tokens_held -= blocks.popitem(last=False)[1]
 
 
 DEFAULT_CAPACITY_TOKENS = 100_000

@@ -6,6 +6,8 @@ text to be recognised, as with pictures or token ids that a client has shortened
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 MOST_SESSIONS = 10_000
 """The least recently seen are forgotten beyond this many."""
 
@@ -15,16 +17,16 @@ class Sessions:
 
     def __init__(self) -> None:
         # Least recently seen first.
-        self._workers: dict[str, str] = {}
+        self._workers: OrderedDict[str, str] = OrderedDict()
 
     def went(self, session: str, worker: str) -> None:
         """Notes where a session's request went; no session is no news."""
         if not session:
             return
-        self._workers.pop(session, None)
         self._workers[session] = worker
+        self._workers.move_to_end(session)
         if len(self._workers) > MOST_SESSIONS:
-            del self._workers[next(iter(self._workers))]
+            self._workers.popitem(last=False)
 
     def hint(self, session: str) -> dict[str, int]:
         """Weighs the session's last worker with one cached token: enough to win among equals."""

@@ -42,6 +42,10 @@ class Candidate(NamedTuple):
     """Streams in the engine, running and waiting, by the last report."""
     reported_waiting: int = 0
     """Those of them that wait."""
+    other_streams: int = 0
+    """Those that this balancer did not know as its own: others have put them there."""
+    other_prompt_tokens: int = 0
+    """Prompt tokens that these had not computed when the report was made."""
     reported_kv_use: float = 0.0
     """Share of the KV cache in use, by the last report."""
     reported_at: float = -math.inf
@@ -50,6 +54,8 @@ class Candidate(NamedTuple):
     """Measured prefill speed; 0: not measured."""
     step_seconds: float = 0.0
     """Measured time of a decode step; 0: not measured."""
+    measured_at: float = -math.inf
+    """When it was last seen at work, which is when its speeds were measured."""
     ready_at: float = -math.inf
     """When this life of the worker became ready."""
 

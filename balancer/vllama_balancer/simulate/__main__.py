@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllama_balancer.policies import POLICIES
+from vllama_balancer.policies import POLICIES, make_policy
 from vllama_balancer.simulate.contenders import CONTENDERS, LEAST_REQUEST, SUBJECT
+from vllama_balancer.simulate.decision_time import FLEETS, measure
 from vllama_balancer.simulate.grid import FULL, QUICK, Grid, run
 from vllama_balancer.simulate.report import page
 from vllama_balancer.simulate.tables import by_workload, goals, markdown, summary, tables
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def progress(line: str) -> None:
         print(f"{time.monotonic() - start:6.0f} s  {line}", file=sys.stderr)
 
+    if arguments.decision_time:
+        for workers in FLEETS:
+            print(measure(make_policy(SUBJECT), workers))
+        return 0
     if arguments.tune:
         for worth, rule in tune(progress=progress)[:10]:
             print(f"{worth:.4f}  match {rule.match}, absolute {rule.absolute}, relative {rule.relative}")
@@ -71,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--report", type=Path, metavar="FILE", help="writes the HTML report with charts")
     add("--markdown", type=Path, metavar="FILE", help="writes all tables as Markdown")
     add("--tune", action="store_true", help="searches the cache-aware rule's best thresholds instead")
+    add("--decision-time", action="store_true", help="measures what a decision costs on this machine instead")
     return parser
 
 

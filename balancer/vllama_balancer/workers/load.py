@@ -60,6 +60,9 @@ class Load:
     _reported_waiting: int = 0
     _reported_kv_use: float = 0.0
     _reported_at: float = -math.inf
+    _other_streams: int = 0
+    _other_prompt_tokens: int = 0
+    _measured_at: float = -math.inf
     _frozen: Candidate | None = None
 
     def reserve(self, promise: Promise, now: float) -> None:
@@ -94,8 +97,16 @@ class Load:
         self._reported_waiting = report.waiting
         self._reported_kv_use = report.kv_cache_use
         self._reported_at = now
+        self._other_streams = max(self._reported_streams - self.streams, 0)
+        # Engines count cached tokens of waiting prompts as well, so only a stranger's presence makes them a stranger's.
+        others_queued = max(report.queued_prompt_tokens - self.prompt_tokens, 0)
+        self._other_prompt_tokens = others_queued if self._other_streams else 0
+        step_seconds = report.step.seconds + report.step.nanos / 1e9
+        before = (self.capacity.step_seconds, self.capacity.prefill_tokens_per_second)
+        if self._reported_streams or self.streams or before != (step_seconds, report.prefill_tokens_per_second):
+            self._measured_at = now
         self.capacity.prefill_tokens_per_second = report.prefill_tokens_per_second
-        self.capacity.step_seconds = report.step.seconds + report.step.nanos / 1e9
+        self.capacity.step_seconds = step_seconds
 
     def ready(self, capacity: Capacity, now: float) -> None:
         """Begins the life's service: from now on it counts as fresh for a while."""
@@ -121,10 +132,13 @@ class Load:
             assigned_at=self._assigned_at,
             reported_streams=self._reported_streams,
             reported_waiting=self._reported_waiting,
+            other_streams=self._other_streams,
+            other_prompt_tokens=self._other_prompt_tokens,
             reported_kv_use=self._reported_kv_use,
             reported_at=self._reported_at,
             prefill_tokens_per_second=self.capacity.prefill_tokens_per_second,
             step_seconds=self.capacity.step_seconds,
+            measured_at=self._measured_at,
             ready_at=self.ready_at,
         )
 

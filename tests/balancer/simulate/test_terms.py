@@ -24,7 +24,7 @@ def candidate(name: str, streams: int = 0, prompt_tokens: int = 0, *, step_secon
         prefill_tokens_per_second=20_000.0,
         # As measured with these streams: fifty of them double an empty step.
         step_seconds=step_seconds * (1 + streams / 50),
-        ready_at=0.0,
+        measured_at=NOW,
     )
 
 

@@ -106,6 +106,39 @@ def test_a_candidate_shows_the_latest_counts(worker):
     assert worker.candidate().reported_streams == 7
 
 
+def report(worker, **fields):
+    """Makes the worker report."""
+    worker.take_report(worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY, **fields))
+    return worker.candidate()
+
+
+def test_what_others_put_there_is_what_a_report_shows_beyond_the_own_leases(worker):
+    """Streams and prompts; own ones that come or go later do not change it until the next report."""
+    lease = lease_of(worker, uncached=100)
+    shown = report(worker, running=4, waiting=1, queued_prompt_tokens=700)
+    assert (shown.streams, shown.other_streams, shown.other_prompt_tokens) == (1, 4, 600)
+    lease.release()
+    shown = worker.candidate()
+    assert (shown.streams, shown.other_streams, shown.other_prompt_tokens) == (0, 4, 600)
+    shown = report(worker)
+    assert (shown.other_streams, shown.other_prompt_tokens) == (0, 0)
+
+
+def test_a_lone_balancer_finds_no_others(worker):
+    """Its own prompts, counted with their cached part by the engine, are nobody else's."""
+    lease_of(worker, uncached=100)
+    shown = report(worker, running=0, waiting=1, queued_prompt_tokens=5000)
+    assert (shown.other_streams, shown.other_prompt_tokens) == (0, 0)
+
+
+def test_speeds_are_measured_while_there_is_work(worker):
+    """Reports of an idle worker repeat what it measured when it last had any."""
+    report(worker, running=1, prefill_tokens_per_second=100.0)
+    measured_at = worker.candidate().measured_at
+    shown = report(worker, prefill_tokens_per_second=100.0)
+    assert shown.measured_at == measured_at < shown.reported_at
+
+
 def test_recent_assignments_fade(worker):
     """They break ties between workers, for a few seconds."""
     load = worker.life.load

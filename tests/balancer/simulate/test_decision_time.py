@@ -1,0 +1,22 @@
+import pytest
+
+from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.simulate.decision_time import measure
+
+ROOMY_SECONDS = 250e-6
+"""What a decision may take here: five times the promise, as this machine has other work as well."""
+
+
+def test_a_decision_among_sixteen_workers_is_quick() -> None:
+    """Pick, reserve and account; the best of several medians, as noise only ever adds."""
+    best = min(measure(make_policy("expected-completion"), 16, 500).median_seconds for _ in range(6))
+    assert best < ROOMY_SECONDS
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_can_be_measured(policy: str) -> None:
+    """A single worker, which gets everything, included."""
+    for workers in (1, 3):
+        found = measure(make_policy(policy), workers, 50)
+        assert 0 < found.median_seconds <= found.p99_seconds
+        assert f"{workers} workers" in str(found)
