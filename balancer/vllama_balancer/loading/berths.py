@@ -10,6 +10,8 @@ import string
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from vllama_balancer.loading.gpu_room import selector_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -53,6 +55,11 @@ class Berths:
         """Tells what a place is."""
         return self._slots[place]
 
+    def neighbours(self, place: int) -> list[int]:
+        """Lists the places on the same GPU, itself included; none off GPUs."""
+        gpu = selector_of(self._slots[place])
+        return [index for index, slot in self._slots.items() if gpu and selector_of(slot) == gpu]
+
     def start(self, place: int, model: HostedModel, *, gives_up_soon: bool = False) -> Berth:
         """Starts a worker at a free place."""
         self._free.remove(place)
@@ -70,6 +77,15 @@ class Berths:
         finally:
             self._names.discard(berth.worker)
             self._free.append(berth.place)
+
+    def is_kept(self, berth: Berth) -> bool:
+        """Tells whether the worker is still kept alive; somebody else may have retired it."""
+        return self._workshop.owns(berth.worker)
+
+    def forget(self, berth: Berth) -> None:
+        """Frees the place of a worker that somebody else has retired."""
+        self._names.discard(berth.worker)
+        self._free.append(berth.place)
 
     def leave(self, berth: Berth) -> None:
         """Frees the place of a worker that has fallen asleep."""

@@ -29,12 +29,15 @@ from vllama_balancer.loading.decisions import (
     growth,
     next_step,
     refill,
+    relief,
 )
 from vllama_balancer.loading.fullness import note_fullness
+from vllama_balancer.loading.gpu_room import TooLarge
+from vllama_balancer.loading.picture import state_of, status_of
 from vllama_balancer.loading.progress_watch import until_ready
 from vllama_balancer.loading.resident import Resident
 from vllama_balancer.loading.sleepers import Sleepers
-from vllama_balancer.loading.state import MachineState, ModelState
+from vllama_balancer.loading.state import MachineState
 from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
@@ -43,11 +46,16 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.loading.berths import Berths
+    from vllama_balancer.loading.gpu_room import GpuRoom
     from vllama_balancer.loading.progress_watch import WatchedPool
     from vllama_balancer.loading.settings import LoadingSettings
     from vllama_balancer.loading.sleepers import SleepControl
+    from vllama_protos.v1 import fleet_pb2
 
 logger = logging.getLogger(__name__)
+
+DOES_NOT_FIT = "MODEL_DOES_NOT_FIT"
+"""Reason of a refusal for want of memory."""
 
 
 class Residents:
@@ -60,6 +68,7 @@ class Residents:
         sleep: SleepControl,
         settings: LoadingSettings,
         expires: Callable[[str, float | None], None],
+        gpus: GpuRoom,
         host_memory_bytes: Callable[[], int],
     ) -> None:
         """Tells `expires` when a model will leave: seconds from now, None for never."""
@@ -67,10 +76,12 @@ class Residents:
         self._pool = pool
         self._settings = settings
         self._expires = expires
+        self._gpus = gpus
         self._host_memory_bytes = host_memory_bytes
         self._residents: dict[str, Resident] = {}
         self._wished: dict[str, float] = {}
         self._waiting = 0
+        self._has_served = False
         self._taking_room = asyncio.Lock()
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,6 +117,9 @@ class Residents:
         resident.users += 1
         self._stay(resident)
         try:
+            self._forget_retired(resident)
+            if resident.is_loaded and not resident.berths:
+                self._begin(resident, self._load(resident))
             if not resident.is_loaded:
                 async with self._patience(deadline):
                     assert resident.loading is not None
@@ -142,6 +156,16 @@ class Residents:
         """Tells whether a model never leaves."""
         resident = self._residents.get(key)
         return resident is not None and resident.is_pinned
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether a request for a model that is not loaded waits while it is being loaded, once one has served."""
+        return self._has_served and not any(resident.is_pinned for resident in self._residents.values())
+
+    def statuses(self) -> list[fleet_pb2.ModelStatus]:
+        """Lists the models that are loaded, being loaded, or asleep."""
+        awake = [status_of(resident) for resident in self._residents.values()]
+        return awake + self._sleepers.statuses()
 
     async def close(self) -> None:
         """Ends all loading and unloading; the workers are the fleet's to end."""
@@ -207,6 +231,8 @@ class Residents:
     def _settled(self, resident: Resident) -> None:
         """Looks at a model whose load has ended: whoever asked for it may be gone."""
         resident.ready_at = self._clock()
+        loading = resident.loading
+        self._has_served |= loading is not None and not loading.cancelled() and loading.exception() is None
         if not resident.is_leaving:
             self._maybe_expire(resident)
         self._changes.tell()
@@ -218,6 +244,7 @@ class Residents:
             match next_step(self._picture(), resident.key, self._settings):
                 case Take(place):
                     await self._sleepers.end(resident.key)
+                    await self._make_memory(resident, place)
                     # Somebody waits: the cause now is worth more than a second try.
                     self._occupy(resident, place, gives_up_soon=True)
                 case Wake():
@@ -240,6 +267,22 @@ class Residents:
             other.is_yielding = False
         self._changes.tell()
 
+    async def _make_memory(self, resident: Resident, place: int) -> None:
+        """Sees to it that the worker finds its memory on the GPU. Raises NoWorker with the numbers when it will not."""
+        slot, places = self._berths.slot(place), self._berths.neighbours(place)
+        patience_until = self._clock() + self._settings.gpu_patience_seconds
+        while (found := await asyncio.to_thread(self._gpus.obstacle, resident.model, slot)) is not None:
+            step = None if isinstance(found, TooLarge) else relief(self._picture(), places)
+            if isinstance(step, EndSleeper):
+                await self._sleepers.end(step.key)
+            elif isinstance(step, Evict):
+                await self._leave(self._residents[step.key])
+            elif isinstance(found, TooLarge) or self._clock() >= patience_until:
+                raise NoWorker(found.reason, reason=DOES_NOT_FIT)
+            else:
+                # The driver takes a moment to give back what a process had that has just ended.
+                await asyncio.sleep(self._settings.gpu_patience_seconds / 10)
+
     def _occupy(self, resident: Resident, place: int, *, gives_up_soon: bool = False) -> None:
         berth = self._berths.start(place, resident.model, gives_up_soon=gives_up_soon)
         logger.info("loading %s as %s", resident.key, berth.worker)
@@ -251,6 +294,7 @@ class Residents:
         while True:
             await asyncio.sleep(self._settings.look_seconds)
             for resident in self._residents.values():
+                self._forget_retired(resident)
                 note_fullness(resident, self._pool, self._clock())
             if self._taking_room.locked():
                 continue
@@ -269,6 +313,17 @@ class Residents:
         resident.full_since = None
         resident.grown_at = self._clock()
         self._occupy(resident, place)
+
+    def _forget_retired(self, resident: Resident) -> None:
+        """Frees the places of workers that were drained by hand; they are not filled again unless somebody asks."""
+        if resident.is_leaving:
+            return
+        for berth in [berth for berth in resident.berths if not self._berths.is_kept(berth)]:
+            logger.info("%s was retired: its place is free", berth.worker)
+            resident.berths.remove(berth)
+            resident.share = max(resident.share - 1, 1)
+            self._berths.forget(berth)
+            self._changes.tell()
 
     async def _give_up(self, resident: Resident, place: int) -> None:
         """Takes one place of a model that has several; who had just got one asks for no other for a while."""
@@ -321,7 +376,7 @@ class Residents:
         resident.is_leaving = True
         self._stay(resident)
         try:
-            if may_sleep:
+            if may_sleep and resident.berths:
                 await self._put_to_sleep(resident)
             await asyncio.gather(*(self._berths.end(berth) for berth in resident.berths))
         finally:
@@ -335,13 +390,13 @@ class Residents:
     async def _put_to_sleep(self, resident: Resident) -> None:
         """Lets one of a model's workers sleep if that is worth it; the others are ended like any."""
         berth = resident.berths[0]
-        state = self._state(resident)
+        state = state_of(resident, self._pool)
         while isinstance(step := farewell(self._picture(), state, self._settings), EndSleeper):
             await self._sleepers.end(step.key)
         if not isinstance(step, Sleep):
             return
         try:
-            await self._sleepers.put_to_sleep(resident.key, berth, state.size_bytes)
+            await self._sleepers.put_to_sleep(resident.key, resident.model.names[0], berth, state.size_bytes)
         except NoWorker as error:
             logger.warning("%s does not fall asleep and is ended: %s", resident.key, error)
         else:
@@ -354,29 +409,9 @@ class Residents:
         return MachineState(
             now=self._clock(),
             free=self._berths.free,
-            models=tuple(map(self._state, self._residents.values())),
+            models=tuple(state_of(resident, self._pool) for resident in self._residents.values()),
             sleepers=self._sleepers.states(),
             host_memory_bytes=self._host_memory_bytes(),
-        )
-
-    def _state(self, resident: Resident) -> ModelState:
-        worker = self._pool.find(resident.workers[0]) if resident.berths else None
-        description = worker.description if worker is not None else None
-        return ModelState(
-            key=resident.key,
-            places=tuple(berth.place for berth in resident.berths),
-            users=resident.users,
-            is_loaded=resident.is_loaded,
-            is_leaving=resident.is_leaving,
-            is_yielding=resident.is_yielding,
-            is_pinned=resident.is_pinned,
-            can_sleep=description is not None and description.can_sleep,
-            size_bytes=description.model_info.size_bytes if description is not None else 0,
-            share=resident.share,
-            ready_at=resident.ready_at,
-            last_used=resident.last_used,
-            full_since=resident.full_since,
-            stays_small_until=resident.stays_small_until,
         )
 
     # -- tasks -----------------------------------------------------------------------------

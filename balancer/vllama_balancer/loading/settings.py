@@ -16,6 +16,10 @@ class Workshop(Protocol):
         """Starts a worker; one that gives up soon does not try a failed start again."""
         ...
 
+    def owns(self, name: str) -> bool:
+        """Tells whether a worker is kept alive; it may have been retired by hand."""
+        ...
+
     async def retire(self, name: str) -> None:
         """Drains and ends a worker."""
         ...
@@ -39,6 +43,8 @@ class LoadingSettings:
     """A model that loses a place within this time after it got it asks for no other one for as long."""
     turn_seconds: float = 30.0
     """A busy model serves for so long at least before it makes way for one that waits."""
+    gpu_patience_seconds: float = 5.0
+    """How long memory of a GPU is waited for that nobody here can give back."""
     sleep_seconds: float = 1800.0
     """How long an idle model sleeps in the host's memory where its engine can; 0: it ends at once."""
     look_seconds: float = 1.0

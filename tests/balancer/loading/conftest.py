@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +13,7 @@ from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.fleet.events import Changed, ProcessState
 from vllama_balancer.loading.berths import Berths
+from vllama_balancer.loading.gpu_room import GpuRoom
 from vllama_balancer.loading.residents import Residents
 from vllama_balancer.loading.settings import LoadingSettings
 from vllama_balancer.workers.changes import Changes
@@ -20,6 +21,8 @@ from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from vllama_balancer.fleet.devices import Gpu
 
 
 @dataclass
@@ -53,12 +56,20 @@ class Machine:
     """Models whose workers wait for `finish`."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Models that can sleep, and the bytes of their weights."""
+    weights: dict[str, int] = field(default_factory=dict)
+    """Bytes of models on disk, where they matter."""
     insomniacs: set[str] = field(default_factory=set)
     """Models that fail to fall asleep."""
     dead_asleep: set[str] = field(default_factory=set)
     """Models that fail to wake."""
     host_memory_bytes: int = 1000
     """What sleepers may take in all."""
+    gpu_list: tuple[Gpu, ...] = ()
+    """GPUs as they are when nothing of ours runs."""
+    freed_by: dict[str, int] = field(default_factory=dict)
+    """What the GPUs have free when a model's worker has ended."""
+    residue_bytes: int = 0
+    """What a sleeping worker keeps of its GPU."""
 
     def find(self, name: str) -> FakeWorker | None:
         """Finds a worker."""
@@ -85,10 +96,25 @@ class Machine:
                 self.workers[name].unavailable = ""
         self.changes.tell()
 
+    def owns(self, name: str) -> bool:
+        """Tells whether a worker is there."""
+        return name in self.workers
+
+    def gpus(self) -> list[Gpu]:
+        """Lists the GPUs with what our workers leave free: each sleeper keeps its residue."""
+        asleep = sum(worker.unavailable == "is asleep" for worker in self.workers.values())
+        return [replace(gpu, free_bytes=gpu.free_bytes - asleep * self.residue_bytes) for gpu in self.gpu_list]
+
+    def cores(self) -> list[int]:
+        """One core."""
+        return [0]
+
     async def retire(self, name: str) -> None:
         """Ends a worker."""
         await asyncio.sleep(0)
         model, worker = self.models.pop(name), self.workers.pop(name)
+        freed = self.freed_by.get(model, 0)
+        self.gpu_list = tuple(replace(gpu, free_bytes=gpu.free_bytes + freed) for gpu in self.gpu_list)
         self.log.append(f"-{model}@{name.removeprefix('worker-')}")
         self.host_memory_bytes += self.sizes[model] if worker.unavailable == "is asleep" else 0
         self.changes.tell()
@@ -125,7 +151,8 @@ class Loading:
 
     def use(self, model: str, deadline: float | None = None):
         """Uses a model as a request does."""
-        return self.residents.used(model, HostedModel(model, (model,)), deadline)
+        hosted = HostedModel(model, (model,), self.machine.weights.get(model, 0))
+        return self.residents.used(model, hosted, deadline)
 
     async def touch(self, model: str) -> None:
         """Uses a model for a moment."""
@@ -148,14 +175,19 @@ async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
     """Makes residents on a machine of so many places."""
     made: list[Residents] = []
 
-    def make(places: int = 1, **settings: float) -> Loading:
-        machine = Machine()
+    def make(places: int = 1, gpus: tuple[Gpu, ...] = (), **settings: float) -> Loading:
+        machine = Machine(gpu_list=gpus)
         expiries: dict[str, float | None] = {}
-        slots = [Slot(index, "cpu", {}) for index in range(places)]
+        slots = [
+            Slot(index, "cuda", {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)].selector})
+            if gpus
+            else Slot(index, "cpu", {})
+            for index in range(places)
+        ]
         berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
         residents = Residents(
             berths, machine, machine, LoadingSettings(**settings), expiries.__setitem__,
-            lambda: machine.host_memory_bytes,
+            GpuRoom(machine, None), lambda: machine.host_memory_bytes,
         )  # fmt: skip
         made.append(residents)
         return Loading(machine, residents, expiries)

@@ -346,3 +346,41 @@ async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(loading_
         await loading.residents.unload("guest")
         await asyncio.sleep(0.02)
     assert loading.machine.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_a_model_whose_only_worker_was_drained_is_loaded_by_the_next_request(loading_of, pinned: bool) -> None:
+    """Its place is free until then, for whoever asks first."""
+    loading = loading_of()
+    loading.preload("a", pinned=pinned)
+    await loading.touch("a")
+    await loading.machine.retire("worker-0")
+    await loading.touch("a")
+    assert loading.machine.log == ["+a@0", "-a@0", "+a@0"]
+    assert loading.residents.is_pinned("a") == pinned
+
+
+async def test_the_place_of_a_drained_worker_is_free_for_another_model(loading_of) -> None:
+    """It is not filled again by the model that had it, which has others."""
+    loading = loading_of(places=2, look_seconds=0.01)
+    loading.preload("a")
+    await loading.touch("a")
+    await loading.machine.retire("worker-1")
+    await asyncio.sleep(0.05)
+    assert loading.machine.log == ["+a@0", "+a@1", "-a@1"]
+    await loading.touch("b")
+    assert loading.machine.log[-1] == "+b@1"
+    await loading.residents.unload("b")
+    assert loading.machine.log[-1] == "-b@1"
+
+
+async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(loading_of) -> None:
+    """There is nothing left to be put to sleep."""
+    loading = loading_of(keep_alive_seconds=0.05, look_seconds=0.01)
+    await loading.touch("a")
+    await loading.machine.retire("worker-0")
+    async with asyncio.timeout(10):
+        while loading.residents._residents:
+            await asyncio.sleep(0.005)
+    await loading.touch("b")
+    assert loading.machine.log[-1] == "+b@0"
