@@ -110,6 +110,7 @@ class ScriptedWorker(
         self.report = worker_pb2.WorkerReport()
         self.is_silent = False
         self.answers_describe = True
+        self.describes = 0
         self.can_relay = False
         self._server: grpc.aio.Server | None = None
         self._death: asyncio.Future[None] | None = None
@@ -155,6 +156,7 @@ class ScriptedWorker(
 
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
         """Tells what it is."""
+        self.describes += 1
         if not self.answers_describe:
             await self._over.wait()
         return worker_pb2.DescribeResponse(

@@ -60,8 +60,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             f"{'fault':<44} {'whole':>6} {'failed':>6} {'trunc':>5} {'wrong':>5} {'moved':>5} {'gap s':>7} "
             f"{'reroute s':>9} {'run s':>7}"
         )
-        for row in rows:
+        for row in sorted(rows, key=_number):
             terminalreporter.line(row)
+
+
+def _number(row: str) -> tuple[int, bool]:
+    """Orders rows as the matrix is numbered, those on real engines after the others; what has no number comes last."""
+    number, _, rest = row.partition(" ")
+    return int(number) if number.isdigit() else 99, rest.startswith("real")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import grpc
+import psutil
 
 from vllama_balancer.workers.health import Patience, engine_is_stalled
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
@@ -23,6 +24,14 @@ PROBE_PROMPT = "Hello"
 """What a probe asks the model to continue by one token."""
 
 
+def is_stopped(pid: int) -> bool:
+    """Tells whether the kernel lets a process of this machine stand still: then it need not be asked."""
+    try:
+        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+    except psutil.Error:
+        return False
+
+
 class Caretaker:
     """Checks a worker again and again, and remembers how promptly it answers."""
 
@@ -32,12 +41,14 @@ class Caretaker:
         settings: HealthSettings,
         clock: Callable[[], float],
         is_last: Callable[[Worker], bool],
+        is_stopped: Callable[[int], bool] = is_stopped,
     ) -> None:
-        """Takes a function that tells whether a worker is the last one of its models."""
+        """Takes functions that tell whether a worker is the last one of its models, and whether a process stands."""
         self._worker = worker
         self._settings = settings
         self._clock = clock
         self._is_last = is_last
+        self._is_stopped = is_stopped
         self._patience = Patience(settings)
 
     async def run(self) -> None:
@@ -68,7 +79,31 @@ class Caretaker:
         silence = settings.streaming_silence_seconds if is_urgent else settings.silence_seconds
         if self._clock() - worker.heard_at <= silence:
             return False
-        return not await self._answers(self._patience.seconds(is_urgent=is_urgent))
+        if self._stands_still:
+            return True
+        patience = self._patience.seconds(is_urgent=is_urgent, shares_processors=worker.shares_processors)
+        return not await self._shows_life(patience)
+
+    @property
+    def _stands_still(self) -> bool:
+        pid = self._worker.process.pid
+        return pid > 0 and self._is_stopped(pid)
+
+    async def _shows_life(self, patience_seconds: float) -> bool:
+        """Waits for an answer or any other sign, as long as the worker's process may run at all."""
+        asked_at = self._clock()
+        asking = asyncio.create_task(self._answers(patience_seconds), name=f"ask {self._worker.name}")
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=self._settings.check_interval_seconds)
+                if self._worker.heard_at > asked_at:
+                    return True
+                if self._stands_still:
+                    return False
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def _answers(self, patience_seconds: float) -> bool:
         """Asks the worker for a sign of life; true as well when this process was too slow to tell."""

@@ -131,6 +131,11 @@ class Worker:
         return self.process.state is ProcessState.RUNNING and self.process.pid > 0 and not self._is_reached
 
     @property
+    def shares_processors(self) -> bool:
+        """Whether its engine computes on the processors that its own process needs to answer."""
+        return self.description is not None and self.description.device.kind == "cpu"
+
+    @property
     def age_seconds(self) -> float:
         """Time since its present process was started, or since its address was given."""
         return self._clock() - self._born_at

@@ -1,9 +1,14 @@
 """Workers that hang, fall silent, stall, and come back."""
 
 import asyncio
+import signal
 
+from tests.balancer.conftest import QUICK_HEALTH
 from tests.balancer.scripted_worker import Script, eventually, fault, text_of
+from vllama_balancer.fleet.events import Changed, ProcessState
 from vllama_balancer.gateway import Call
+from vllama_balancer.workers.caretaker import is_stopped
+from vllama_balancer.workers.health import HealthSettings
 from vllama_protos.v1 import generation_pb2
 
 
@@ -36,6 +41,67 @@ async def test_a_worker_that_is_silent_and_does_not_answer_loses_its_streams(mak
     assert reply.text == text_of(6)
     assert reply.finished.migrations == 1
     assert fleet.pool.find(hung.name).breaker.ejections_total == 1
+
+
+async def test_a_worker_on_busy_processors_keeps_its_streams(make_fleet):
+    """It may be kept from answering for long, and is asked again and again until it can."""
+    fleet = await make_fleet(2)
+    for worker in fleet.pool.workers():
+        worker.description.device.kind = "cpu"
+    task, busy = await running_on(fleet)
+    worker = fleet.pool.find(busy.name)
+    busy.is_silent, busy.answers_describe = True, False
+    asked = busy.describes
+    # Longer than the silence and the answer that any other worker would have been given.
+    await eventually(lambda: busy.describes > asked)
+    await asyncio.sleep(QUICK_HEALTH.streaming_answer_seconds + QUICK_HEALTH.answer_seconds)
+    assert worker.unavailable == ""
+    busy.is_silent, busy.answers_describe = False, True
+    busy.go_on.set()
+    reply = await task
+    assert (reply.text, reply.finished.migrations) == (text_of(6), 0)
+
+
+async def test_a_process_that_stands_still_is_not_asked(make_fleet):
+    """The kernel says so at once, whatever the processors are shared with."""
+    fleet = await make_fleet(2)
+    standing = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        standing.send_signal(signal.SIGSTOP)
+        await eventually(lambda: is_stopped(standing.pid))
+        task, hung = await running_on(fleet)
+        worker = fleet.pool.find(hung.name)
+        worker.description.device.kind = "cpu"
+        release_others(fleet, hung)
+        worker.process_changed(Changed(hung.name, ProcessState.RUNNING, pid=standing.pid))
+        hung.is_silent, hung.answers_describe = True, False
+        reply = await task
+        hung.go_on.set()
+        assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
+    finally:
+        standing.kill()
+        await standing.wait()
+
+
+async def test_a_process_that_is_stopped_while_it_is_asked_is_noticed(make_fleet):
+    """A patient question does not delay the verdict."""
+    fleet = await make_fleet(2)
+    running = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        task, hung = await running_on(fleet)
+        fleet.pool.find(hung.name).description.device.kind = "cpu"
+        release_others(fleet, hung)
+        fleet.pool.find(hung.name).process_changed(Changed(hung.name, ProcessState.RUNNING, pid=running.pid))
+        asked, hung.is_silent, hung.answers_describe = hung.describes, True, False
+        await eventually(lambda: hung.describes > asked)
+        running.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(HealthSettings().shared_answer_seconds / 2):
+            reply = await task
+        hung.go_on.set()
+        assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
+    finally:
+        running.kill()
+        await running.wait()
 
 
 async def test_a_hung_worker_comes_back_after_a_probe(make_fleet):

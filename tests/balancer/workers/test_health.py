@@ -136,12 +136,24 @@ def test_slow_steps_stretch_the_limit():
     assert engine_stall_limit_seconds(slow, HealthSettings()) == 20
 
 
+def seconds_of(patience, is_urgent=True, shares_processors=False):
+    """How long an answer may take."""
+    return patience.seconds(is_urgent=is_urgent, shares_processors=shares_processors)
+
+
+def test_a_worker_that_computes_where_it_answers_is_given_much_longer():
+    """A long prompt on all processors is no hang."""
+    patience = Patience(HealthSettings())
+    patience.answered(0.001)
+    assert seconds_of(patience, shares_processors=True) == HealthSettings().shared_answer_seconds
+
+
 def test_a_prompt_worker_is_given_the_usual_time():
     """Together with the silence before, less than a second."""
     patience, settings = Patience(HealthSettings()), HealthSettings()
     patience.answered(0.01)
-    assert patience.seconds(is_urgent=True) == settings.streaming_answer_seconds
-    assert patience.seconds(is_urgent=False) == settings.answer_seconds
+    assert seconds_of(patience) == settings.streaming_answer_seconds
+    assert seconds_of(patience, is_urgent=False) == settings.answer_seconds
     assert settings.streaming_silence_seconds + settings.streaming_answer_seconds + settings.check_interval_seconds < 1
 
 
@@ -150,9 +162,9 @@ def test_a_worker_that_answers_slowly_is_given_longer():
     patience = Patience(HealthSettings())
     patience.answered(0.3)
     patience.answered(0.01)
-    assert patience.seconds(is_urgent=True) == pytest.approx(1.5)
+    assert seconds_of(patience) == pytest.approx(1.5)
     patience.answered(2.0)
-    assert patience.seconds(is_urgent=True) == HealthSettings().silence_seconds
+    assert seconds_of(patience) == HealthSettings().silence_seconds
 
 
 def test_slow_answers_are_forgotten():
@@ -161,4 +173,4 @@ def test_slow_answers_are_forgotten():
     patience.answered(0.5)
     for _ in range(Patience.REMEMBERED_ANSWERS):
         patience.answered(0.001)
-    assert patience.seconds(is_urgent=True) == HealthSettings().streaming_answer_seconds
+    assert seconds_of(patience) == HealthSettings().streaming_answer_seconds
