@@ -1,0 +1,26 @@
+"""Which flags the processes take, as their own help says."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import sys
+
+PROCESS_OF = {"serve": "vllama_balancer", "worker": "vllama_server"}
+"""The module behind each command of `vllama` that is a process of its own."""
+
+
+@functools.cache
+def flags_of(module: str) -> frozenset[str]:
+    """Asks a module for its flags."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=100, check=True
+    )
+    return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.stdout))
+
+
+def unknown_flags(command: str, words: list[str]) -> list[str]:
+    """Lists the flags among `words` that `vllama COMMAND` does not take."""
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return [flag for flag in given if flag not in flags_of(PROCESS_OF[command])]
