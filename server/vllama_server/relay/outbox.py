@@ -1,8 +1,8 @@
 """What is yet to be sent of all generations on one call: news is put in as it comes and taken out as one message.
 
-While a message is under way the news gathers here, and the chunks of one generation merge into one
-delta when they are taken. A generation can leave no more here than its own output, which is what
-an engine would keep for a slow reader as well.
+While a message is under way one chunk of each generation waits here. Whoever brings the next one
+waits as well, and meanwhile the engine merges what it makes, as it does for any slow reader: what
+is behind costs neither memory here nor time for each token.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_server.engine import Chunk
-from vllama_server.wire.events import extend_delta
+from vllama_server.wire.events import fill_delta
 
 if TYPE_CHECKING:
-    from vllama_protos.v1 import generation_pb2
-
     News = Chunk | pb.RelayEvent
 
 LARGE_BYTES = 1 << 20
@@ -28,21 +26,28 @@ class Outbox:
 
     def __init__(self) -> None:
         self._news: dict[int, list[News]] = {}
+        self._with_chunk: set[int] = set()
         self._has_news = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._is_closed = False
 
-    def put(self, stream: int, news: News) -> None:
-        """Adds news of a generation."""
-        waiting = self._news.get(stream)
-        if waiting is None:
-            self._news[stream] = [news]
-            self._has_news.set()
-        else:
-            waiting.append(news)
+    def put(self, stream: int, event: pb.RelayEvent) -> None:
+        """Adds an event that is no output; nothing overtakes anything."""
+        self._news.setdefault(stream, []).append(event)
+        self._has_news.set()
+
+    async def put_chunk(self, stream: int, chunk: Chunk) -> None:
+        """Adds output, once the output before it has been taken."""
+        while stream in self._with_chunk:
+            await self._has_room.wait()
+        self._with_chunk.add(stream)
+        self._news.setdefault(stream, []).append(chunk)
+        self._has_news.set()
 
     def drop(self, stream: int) -> None:
         """Forgets what has not been taken of a generation."""
         self._news.pop(stream, None)
+        self._with_chunk.discard(stream)
 
     def close(self) -> None:
         """Lets `take` come to its end once everything has been taken."""
@@ -60,29 +65,23 @@ class Outbox:
         while self._news and size < LARGE_BYTES:
             stream = next(iter(self._news))
             size += _add(message, stream, self._news.pop(stream))
+            self._with_chunk.discard(stream)
+        # Those that wait wake now; those that come later find room or wait for the next message.
+        self._has_room.set()
+        self._has_room.clear()
         return message
 
 
 def _add(message: pb.RelayResponse, stream: int, waiting: list[News]) -> int:
-    """Adds what waits of one generation, chunks merged, and returns about how many bytes it has."""
+    """Adds what waits of one generation and returns about how many bytes it has."""
     size = 0
-    delta: generation_pb2.Delta | None = None
     for news in waiting:
         if type(news) is Chunk:
-            if delta is None or not _may_join(delta, news):
-                delta = message.events.add(stream=stream).response.delta
-            extend_delta(delta, news)
+            delta = message.events.add(stream=stream).response.delta
+            fill_delta(delta, news)
+            size += delta.ByteSize()
         else:
             assert isinstance(news, pb.RelayEvent)
             message.events.append(news)
             size += news.ByteSize()
-            delta = None
-    return size if delta is None else size + delta.ByteSize()
-
-
-def _may_join(delta: generation_pb2.Delta, chunk: Chunk) -> bool:
-    """Tells whether the chunk says in this delta what it would say in one of its own.
-
-    A reader takes a delta's reasoning before its text and its calls last: neither may move up.
-    """
-    return not (chunk.tool_calls or delta.tool_calls) and not (chunk.thinking and delta.text)
+    return size

@@ -86,7 +86,10 @@ class RelayedCall:
         seconds = start.timeout.ToTimedelta().total_seconds() if start.HasField("timeout") else None
 
         async def put(event: GenerationEvent) -> None:
-            self._outbox.put(stream, event if type(event) is Chunk else self._event(stream, event, request))
+            if type(event) is Chunk:
+                await self._outbox.put_chunk(stream, event)
+            else:
+                self._outbox.put(stream, self._event(stream, event, request))
 
         try:
             async with asyncio.timeout(seconds):

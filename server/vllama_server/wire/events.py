@@ -52,20 +52,20 @@ def started(event: Accepted, identity: Identity, *, with_prompt: bool) -> pb.Gen
 def delta(event: Chunk) -> pb.GenerateResponse:
     """Converts new output."""
     converted = pb.GenerateResponse()
-    extend_delta(converted.delta, event)
+    fill_delta(converted.delta, event)
     return converted
 
 
-def extend_delta(message: pb.Delta, event: Chunk) -> None:
-    """Adds new output to a delta, which may have some already."""
+def fill_delta(message: pb.Delta, event: Chunk) -> None:
+    """Writes new output into an empty delta."""
     if event.text:
-        message.text += event.text
+        message.text = event.text
     else:
         # Marks the event as a delta even when the chunk is empty.
         message.SetInParent()
     message.token_ids.extend(event.token_ids)
     if event.thinking:
-        message.thinking += event.thinking
+        message.thinking = event.thinking
     for call in event.tool_calls:
         message.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
     for entry in event.logprobs:
