@@ -98,10 +98,10 @@ class ActorSeat:
                 self._group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
             )
             environment[GROUP_VARIABLE] = self._group.id.hex()
-        elif self._demand.gpus:
-            options["num_gpus"] = 1
         else:
-            options["num_cpus"] = 1
+            options["num_gpus" if self._demand.gpus else "num_cpus"] = 1
+            # The fewer replicas a lost node takes with it, the better.
+            options["scheduling_strategy"] = "SPREAD"
         self._actor = ray.remote(HostActor).options(**options).remote(environment)
 
     async def _renew_if_dead(self) -> None:

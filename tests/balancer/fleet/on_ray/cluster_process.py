@@ -26,7 +26,8 @@ def main() -> None:
     outlet = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM, **STORE}
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM, **STORE},
     )
     try:
         nodes = [cluster.add_node(num_cpus=1, num_gpus=gpus, **STORE) for _ in range(count)]

@@ -70,12 +70,12 @@ class RayCluster:
         return self._process.stdout.readline().strip()
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[RayCluster]:
-    """Three nodes; ends whatever is left of them."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Three nodes, which every test leaves as many as it found; ends them all."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed (the extra `ray`)")
-    made = RayCluster(NODES, GPUS_OF_A_NODE, tmp_path / "cluster.log")
+    made = RayCluster(NODES, GPUS_OF_A_NODE, tmp_path_factory.mktemp("ray") / "cluster.log")
     yield made
     made.close()
 
@@ -85,12 +85,12 @@ def balancer(cluster: RayCluster, tmp_path: Path) -> Iterator[Callable[..., Flee
     """Starts balancers with simulated workers on the cluster; ends them all."""
     started: list[FleetProcess] = []
 
-    def start(*arguments: str, ready: int) -> FleetProcess:
+    def start(*arguments: str, ready: int, seconds: float = 90) -> FleetProcess:
         usual = ["--fleet", "ray", "--ray-address", cluster.address, "--drain-timeout", "5s"]
         process = FleetProcess([*arguments, *usual], tmp_path / f"balancer{len(started)}.log")
         started.append(process)
         process.start()
-        process.wait_ready(ready, 90)
+        process.wait_ready(ready, seconds)
         return process
 
     yield start

@@ -1,0 +1,148 @@
+"""The fleet on Ray as the balancer sees it, over drivers that a test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.balancer.fleet.conftest import ListSink
+from vllama_balancer.errors import NoWorker
+from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.on_ray.driver_process import launcher
+from vllama_balancer.fleet.on_ray.fleet import RayFleet
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from vllama_balancer.fleet.events import FleetEvent
+
+# Places each worker at once; dies when it is told to restart "worker-9".
+OBEDIENT = """
+import json, os, sys
+def say(kind, **body):
+    print(json.dumps([kind, body]), flush=True)
+say("Connected", cluster="here")
+known = set()
+for line in sys.stdin:
+    kind, body = json.loads(line)
+    if kind == "Start":
+        name = "worker-" + str(body["spec"]["index"])
+        known.add(name)
+        say("Added", name=name, address="10.0.0.1:" + str(os.getpid()))
+    elif kind == "Restart":
+        if body["name"] == "worker-9":
+            sys.exit("vllama: the cluster has gone")
+        say("Added", name=body["name"], address="10.0.0.1:1", restarts=1)
+    elif kind == "Retire":
+        known.discard(body["name"])
+        say("Removed", name=body["name"], reason="was stopped")
+    elif kind == "Close":
+        for name in known:
+            say("Removed", name=name, reason="was stopped")
+        break
+"""
+UNREACHABLE = "import sys; sys.exit('vllama: no cluster answers at 10.0.0.1:6379')"
+
+
+@pytest.fixture
+async def make_fleet(tmp_path: Path) -> AsyncIterator[Callable[[str], RayFleet]]:
+    """Makes fleets whose driver is a Python script; closes them."""
+    made: list[RayFleet] = []
+
+    def make(script: str) -> RayFleet:
+        launch = launcher([sys.executable, "-S", "-u", "-c", script], {}, ListSink())
+        made.append(RayFleet(launch, drain_seconds=1.0))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        await fleet.close(0.0)
+
+
+def spec(index: int) -> WorkerSpec:
+    """A simulated worker."""
+    return WorkerSpec(index, HostedModel("m", ("m:latest",)), engine="fake")
+
+
+async def until(events: AsyncIterator[FleetEvent], wanted: Callable[[FleetEvent], bool]) -> FleetEvent:
+    """Reads events up to one that is wanted."""
+    async with asyncio.timeout(20):
+        async for event in events:
+            if wanted(event):
+                return event
+    raise AssertionError("the events ended")
+
+
+async def test_workers_are_placed_and_retired(make_fleet: Callable[[str], RayFleet]) -> None:
+    """What is added is announced with its address; what is retired is gone when `retire` returns."""
+    fleet = make_fleet(OBEDIENT)
+    fleet.add(spec(0))
+    events = fleet.events()
+    added = await until(events, lambda event: isinstance(event, Added))
+    assert added.name == "worker-0" and fleet.owns("worker-0")
+    fleet.add(spec(1))
+    assert (await until(events, lambda event: isinstance(event, Added))).name == "worker-1"
+    async with asyncio.timeout(20):
+        await fleet.retire("worker-0")
+    assert (await until(events, lambda event: isinstance(event, Removed))).name == "worker-0"
+    assert [one.name for one in fleet.specs()] == ["worker-1"]
+
+
+async def test_a_restart_returns_when_the_new_process_runs(make_fleet: Callable[[str], RayFleet]) -> None:
+    """The new life is announced with its own address."""
+    fleet = make_fleet(OBEDIENT)
+    fleet.add(spec(0))
+    events = fleet.events()
+    await until(events, lambda event: isinstance(event, Added))
+    async with asyncio.timeout(20):
+        await fleet.restart("worker-0")
+    assert (await until(events, lambda event: isinstance(event, Added))).restarts == 1
+
+
+async def test_a_lost_driver_is_replaced_and_told_what_is_wanted(make_fleet: Callable[[str], RayFleet]) -> None:
+    """The workers are shown as restarting, and another driver is ordered the same ones."""
+    fleet = make_fleet(OBEDIENT)
+    fleet.add(spec(0))
+    fleet.add(spec(9))
+    events = fleet.events()
+    first = await until(events, lambda event: isinstance(event, Added) and event.name == "worker-0")
+    doomed = asyncio.create_task(fleet.restart("worker-9"))
+    news = await until(events, lambda event: isinstance(event, Changed))
+    assert news.state is ProcessState.RESTARTING and "the cluster has gone" in news.reason
+    again = await until(events, lambda event: isinstance(event, Added) and event.name == "worker-0")
+    assert again.address != first.address
+    async with asyncio.timeout(20):
+        await doomed
+
+
+async def test_a_cluster_that_was_never_there_is_an_error(make_fleet: Callable[[str], RayFleet]) -> None:
+    """The reader of the events learns why there will be no workers."""
+    fleet = make_fleet(UNREACHABLE)
+    fleet.add(spec(0))
+    with pytest.raises(NoWorker, match="no cluster answers at"):
+        async with asyncio.timeout(20):
+            await anext(fleet.events())
+
+
+async def test_closing_ends_the_driver(make_fleet: Callable[[str], RayFleet]) -> None:
+    """Closing tells the driver to end all workers, and waits until it has."""
+    fleet = make_fleet(OBEDIENT)
+    fleet.add(spec(0))
+    events = fleet.events()
+    await until(events, lambda event: isinstance(event, Added))
+    async with asyncio.timeout(20):
+        await fleet.close(0.0)
+    assert (await until(events, lambda event: isinstance(event, Removed))).name == "worker-0"
+
+
+async def test_a_name_is_used_once(make_fleet: Callable[[str], RayFleet]) -> None:
+    """Adding a worker twice is a mistake of the caller."""
+    fleet = make_fleet(OBEDIENT)
+    fleet.add(spec(0))
+    with pytest.raises(ValueError, match="runs already"):
+        fleet.add(spec(0))

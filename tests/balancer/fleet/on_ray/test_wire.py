@@ -1,0 +1,52 @@
+"""What the balancer and its driver say to each other survives the pipe."""
+
+import pytest
+
+from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.on_ray.wire import (
+    Close,
+    Connected,
+    Restart,
+    Retire,
+    line_of,
+    message_of,
+    start_order,
+)
+
+SPEC = WorkerSpec(
+    3, HostedModel("/models/a b", ("a:latest", "a")), "fake", "auto", ("--max-streams", "4"), {"A": "é\n"}
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Restart("worker-0", 1.5),
+        Retire("worker-0", 0.0),
+        Close(30.0),
+        Connected("10.0.0.1:6379"),
+        Added("worker-0", "10.0.0.2:4000", ("a",), restarts=2),
+        Changed("worker-0", ProcessState.PLACING, "waits\nfor room", retry_in_seconds=0.5),
+        Removed("worker-0", "was stopped"),
+    ],
+)
+def test_messages_are_read_as_they_were_written(message: object) -> None:
+    """Each message is one line, and equal after the journey."""
+    line = line_of(message)
+    assert line.count(b"\n") == 1
+    assert message_of(line) == message
+
+
+def test_a_worker_is_ordered_with_all_that_it_needs() -> None:
+    """The specification arrives as it was."""
+    order = message_of(line_of(start_order(SPEC, gives_up_soon=True)))
+    assert order.gives_up_soon
+    assert order.worker_spec() == SPEC
+
+
+@pytest.mark.parametrize("line", [b"hello\n", b'["Nothing", {}]\n', b'["Retire", {"name": 3}]\n', b"\n"])
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    """Anything else raises ValueError."""
+    with pytest.raises(ValueError, match="not a message"):
+        message_of(line)
