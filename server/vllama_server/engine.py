@@ -343,6 +343,8 @@ class EngineDescription:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
+    can_sleep: bool = False
+    """Whether `sleep` and `wake` work."""
     """An engine's load at one moment."""
 
     running: int = 0
@@ -425,6 +427,17 @@ class Engine(Protocol):
 
     async def failed(self) -> Exception:
         """Returns, whenever it happens, the reason why the engine can serve no more."""
+        ...
+
+    async def sleep(self) -> None:
+        """Moves the weights to the host's memory and drops the KV cache. Only while no request is inside.
+
+        Raises CapabilityMissing where that does not work, EngineDead or EngineFault when it failed.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Moves the weights back. Raises EngineDead or EngineFault when it failed."""
         ...
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ WorkerError
 |-- EngineBusy           the worker's own queue is full
 |-- Draining             the worker takes no new requests
 |-- NotReady             the engine is still starting
+|-- Asleep               the model's weights are in the host's memory
 |-- EngineDead           the engine has died; the process is about to end
 |-- EngineFault          the engine failed on this one request
 |-- StartFailed          the engine could not start; the message says why and what to do
@@ -81,6 +82,12 @@ class NotReady(WorkerError):
     retry_after_seconds = 1.0
 
 
+class Asleep(WorkerError):
+    """The worker sleeps and takes no requests before it is woken."""
+
+    reason = "WORKER_ASLEEP"
+
+
 class EngineDead(WorkerError):
     """The engine has died and the process is about to end."""
 
@@ -112,6 +119,7 @@ STATUS = {
     EngineBusy: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
     NotReady: grpc.StatusCode.UNAVAILABLE,
+    Asleep: grpc.StatusCode.UNAVAILABLE,
     EngineDead: grpc.StatusCode.UNAVAILABLE,
     EngineFault: grpc.StatusCode.INTERNAL,
     StartFailed: grpc.StatusCode.UNAVAILABLE,

@@ -1,4 +1,4 @@
-"""What a worker is doing - starting, serving, draining, failed - and who is told when that changes.
+"""What a worker is doing - starting, serving, sleeping, draining, failed - and who is told when that changes.
 
 Health, reports and admission all follow this one object, so they cannot disagree.
 """
@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllama_server.engine import StartPhase
-from vllama_server.errors import Draining, EngineDead, NotReady
+from vllama_server.errors import Asleep, Draining, EngineDead, NotReady
 
 if TYPE_CHECKING:
     from vllama_server.errors import WorkerError
@@ -24,12 +24,13 @@ class State(Enum):
 
     STARTING = "starting"
     READY = "ready"
+    SLEEPING = "sleeping"
     DRAINING = "draining"
     FAILED = "failed"
 
 
 class Lifecycle:
-    """A state that only moves forward: starting, ready, draining; failed from anywhere, for good."""
+    """A state that moves forward: starting, ready (at times sleeping), draining; failed from anywhere, for good."""
 
     def __init__(self) -> None:
         self.state = State.STARTING
@@ -56,6 +57,16 @@ class Lifecycle:
     def ready(self) -> None:
         """Notes that the engine serves; without effect unless the worker was starting."""
         if self.state is State.STARTING:
+            self._move(State.READY)
+
+    def asleep(self) -> None:
+        """Notes that the engine sleeps, or is about to; without effect unless the worker was ready."""
+        if self.state is State.READY:
+            self._move(State.SLEEPING)
+
+    def awake(self) -> None:
+        """Notes that the engine serves again; without effect unless the worker was sleeping."""
+        if self.state is State.SLEEPING:
             self._move(State.READY)
 
     def draining(self) -> None:
@@ -91,6 +102,8 @@ class Lifecycle:
                 return None
             case State.STARTING:
                 return NotReady(f"the worker is still starting ({self.phase.value}); come back when it is ready.")
+            case State.SLEEPING:
+                return Asleep("the worker sleeps; wake it, or use another worker.")
             case State.DRAINING:
                 return Draining("the worker is draining and takes no new requests; use another worker.")
             case State.FAILED:

@@ -32,6 +32,8 @@ from vllama_server.lifecycle import Lifecycle
 from vllama_server.relay.relayed_call import RelayedCall
 from vllama_server.reports import Reporter
 from vllama_server.service import GenerationServicer
+from vllama_server.sleep import SleepSwitch
+from vllama_server.tls import tls_files
 from vllama_server.watchdog import Watchdog
 from vllama_server.worker_service import WorkerServicer
 
@@ -91,6 +93,7 @@ class WorkerServer:
         self._lifecycle = Lifecycle()
         self._gate = Gate(self._lifecycle)
         self._reporter = Reporter(identity, self._lifecycle, engine, metrics)
+        self._sleep = SleepSwitch(engine, self._gate, self._lifecycle)
         record = CallRecord(metrics)
         self._server = grpc.aio.server(interceptors=(CallInterceptor(record),), options=OPTIONS)
         metrics.requests_in_flight.set_function(lambda: self._gate.inside)
@@ -100,9 +103,8 @@ class WorkerServer:
 
     def bind(self) -> None:
         """Takes the address. Raises StartFailed, ConfigError."""
-        credentials = None
-        if self._config.tls_certificate and self._config.tls_key:
-            credentials = binding.read_credentials(self._config.tls_certificate, self._config.tls_key)
+        files = tls_files(self._config)
+        credentials = files.server_credentials() if files is not None else None
         self.address = binding.bind(self._server, self._config.listen, credentials)
 
     async def run(self) -> ExitStatus:
@@ -115,6 +117,7 @@ class WorkerServer:
         finally:
             self._lifecycle.close()
             await self._server.stop(FAREWELL_SECONDS)
+            await self._sleep.close()
             await self._engine.stop()
             binding.release(self.address)
             await _ended(reports)
@@ -196,7 +199,7 @@ class WorkerServer:
         add_GenerationServicer_to_server(GenerationServicer(engine, gate, identity, generations), server)
         add_EmbeddingServicer_to_server(EmbeddingServicer(engine, gate, identity), server)
         relayed_call = functools.partial(RelayedCall, generations, record, identity)
-        worker = WorkerServicer(engine, gate, identity, self._lifecycle, self._reporter, relayed_call)
+        worker = WorkerServicer(engine, gate, identity, self._lifecycle, self._reporter, self._sleep, relayed_call)
         add_WorkerServicer_to_server(worker, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._lifecycle, SERVICES), server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE, reflection.SERVICE_NAME), server)

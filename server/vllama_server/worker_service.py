@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vllama_server.lifecycle import Lifecycle
     from vllama_server.relay.relayed_call import RelayedCall
     from vllama_server.reports import Reporter
+    from vllama_server.sleep import SleepSwitch
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,6 +45,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         identity: Identity,
         lifecycle: Lifecycle,
         reporter: Reporter,
+        sleep: SleepSwitch,
         relayed_call: Callable[[], RelayedCall],
     ) -> None:
         """Takes what makes the generations of one Relay call."""
@@ -52,13 +54,14 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         self._identity = identity
         self._lifecycle = lifecycle
         self._reporter = reporter
+        self._sleep = sleep
         self._relayed_call = relayed_call
         self._described: EngineDescription | None = None
         self._versions = {"vllama": version(DISTRIBUTION), "python": platform.python_version()}
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
         """Tells what the worker hosts; what only the engine knows is missing until it has started."""
-        if self._described is None and self._lifecycle.state in (State.READY, State.DRAINING):
+        if self._described is None and self._lifecycle.state in (State.READY, State.SLEEPING, State.DRAINING):
             self._described = self._engine.describe()
         return description(self._identity, self._versions, self._described)
 
@@ -86,6 +89,17 @@ class WorkerServicer(pb_grpc.WorkerServicer):
             await self._relayed_call().serve(request_iterator, context, self._lifecycle.closed())
         except InvalidRequest as error:
             await context.abort(status_of(error), str(error))
+
+
+    async def Sleep(self, request: pb.SleepRequest, context: Context) -> pb.SleepResponse:  # noqa: N802
+        """Finishes what runs and gives the device's memory back."""
+        await self._sleep.sleep()
+        return pb.SleepResponse()
+
+    async def Wake(self, request: pb.WakeRequest, context: Context) -> pb.WakeResponse:  # noqa: N802
+        """Serves again."""
+        await self._sleep.wake()
+        return pb.WakeResponse()
 
 
 def _deadline_seconds(request: pb.DrainRequest) -> float | None:

@@ -46,6 +46,8 @@ async def test_health_is_ok_while_a_model_can_answer(serve: Serve) -> None:
             "status": "degraded",
             "models": ["smollm2:135m"],
             "workers": {"worker-0": "ready", "worker-1": "failed: ended 5 times within 60 s: out of memory"},
+            "loading": {},
+            "asleep": [],
         }
 
 
@@ -57,6 +59,51 @@ async def test_health_is_503_while_nothing_is_loaded(serve: Serve) -> None:
             assert (await reply.json())["status"] == "unavailable"
         async with http.get("/health/live") as reply:
             assert reply.status == 200
+
+
+class Moving:
+    """A fleet whose models come and go: one loads, one waits, one sleeps."""
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        """Lists them."""
+        loading = fleet_pb2.WorkerStatus(
+            name="worker-0",
+            reason="is starting: loading weights 40%",
+            report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_STARTING),
+        )
+        asleep = fleet_pb2.WorkerStatus(
+            name="worker-1", reason="is asleep", report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_SLEEPING)
+        )
+        models = [
+            fleet_pb2.ModelStatus(
+                model="a:latest", state=fleet_pb2.MODEL_STATE_LOADING, workers=["worker-0"], requests=3
+            ),
+            fleet_pb2.ModelStatus(model="b:latest", state=fleet_pb2.MODEL_STATE_WAITING, requests=1),
+            fleet_pb2.ModelStatus(model="c:latest", state=fleet_pb2.MODEL_STATE_SLEEPING, workers=["worker-1"]),
+        ]
+        return fleet_pb2.ListWorkersResponse(workers=[loading, asleep], models=models, loads_on_demand=True)
+
+
+async def test_health_tells_what_is_loaded_and_how_far(serve: Serve) -> None:
+    """Requests wait and are served, so this is no reason to send nobody here."""
+    async with serve(FakeGateway(model(replicas=0)), fleet=Moving()) as http, http.get("/health") as reply:
+        assert reply.status == 200
+        assert await reply.json() == {
+            "status": "idle",
+            "models": [],
+            "workers": {"worker-0": "starting: loading weights 40%", "worker-1": "asleep"},
+            "loading": {
+                "a:latest": "starting: loading weights 40% on worker-0; 3 requests wait",
+                "b:latest": "waits for a worker that is in use; 1 request waits",
+            },
+            "asleep": ["c:latest"],
+        }
+
+
+async def test_workers_that_load_or_sleep_are_not_out_of_order(serve: Serve) -> None:
+    """With a model that answers, the fleet is in order."""
+    async with serve(FakeGateway(), fleet=Moving()) as http, http.get("/health") as reply:
+        assert (await reply.json())["status"] == "ok"
 
 
 async def test_the_fleet_as_json(serve: Serve) -> None:

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vllama_protos.v1 import worker_pb2
+from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vllama_balancer.gateway import ModelEntry
-    from vllama_protos.v1 import fleet_pb2
 
 _STATES = {
     worker_pb2.WORKER_STATE_STARTING: "starting",
     worker_pb2.WORKER_STATE_READY: "ready",
     worker_pb2.WORKER_STATE_DRAINING: "draining",
+    worker_pb2.WORKER_STATE_SLEEPING: "asleep",
     worker_pb2.WORKER_STATE_FAILED: "failed",
 }
 _PHASES = {
@@ -60,16 +60,24 @@ class FleetJson(msgspec.Struct, frozen=True):
     workers: list[WorkerJson]
     ttft_seconds: list[float]
     """Times to first token of the latest requests, oldest first."""
+    loading: dict[str, str]
+    """Models that requests wait for, and how far they are."""
+    asleep: list[str]
+    """Models that wake within seconds when they are asked for."""
 
 
 class HealthJson(msgspec.Struct, frozen=True):
     """Whether requests can be served, and what stands in the way."""
 
     status: str
-    """"ok", "degraded" (some workers are out), "unavailable" or "draining"."""
+    """"ok", "degraded" (some workers are out), "idle" (a request loads its model), "unavailable" or "draining"."""
     models: list[str]
     workers: dict[str, str]
     """State of each worker by its name, with the reason when it takes no requests."""
+    loading: dict[str, str]
+    """Models that requests wait for, and how far they are."""
+    asleep: list[str]
+    """Models that wake within seconds when they are asked for."""
 
 
 def fleet_json(
@@ -81,6 +89,8 @@ def fleet_json(
         queued_requests=fleet.queued_requests,
         workers=[_worker(worker) for worker in fleet.workers],
         ttft_seconds=list(ttft_seconds),
+        loading=_loading(fleet),
+        asleep=_asleep(fleet),
     )
 
 
@@ -88,13 +98,41 @@ def health_json(fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEnt
     """Judges the fleet: it is ready while some model can answer."""
     ready = [entry.name for entry in entries if entry.replicas > 0]
     workers = {worker.name: _state_in_words(worker) for worker in fleet.workers}
+    return HealthJson(_status(fleet, bool(ready), draining), ready, workers, _loading(fleet), _asleep(fleet))
+
+
+def _status(fleet: fleet_pb2.ListWorkersResponse, is_ready: bool, draining: bool) -> str:
     if draining:
-        status = "draining"
-    elif not ready:
-        status = "unavailable"
-    else:
-        status = "ok" if all(worker.available for worker in fleet.workers) else "degraded"
-    return HealthJson(status, ready, workers)
+        return "draining"
+    # Workers of models that come and go are not out of order while they load or sleep.
+    out = [worker for worker in fleet.workers if not worker.available and not _is_moving(worker, fleet)]
+    if is_ready:
+        return "degraded" if out else "ok"
+    return "idle" if fleet.loads_on_demand and not out else "unavailable"
+
+
+def _is_moving(worker: fleet_pb2.WorkerStatus, fleet: fleet_pb2.ListWorkersResponse) -> bool:
+    state = worker.report.state
+    return state == worker_pb2.WORKER_STATE_SLEEPING or (
+        fleet.loads_on_demand and state in (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_DRAINING)
+    )
+
+
+def _loading(fleet: fleet_pb2.ListWorkersResponse) -> dict[str, str]:
+    moving = (fleet_pb2.MODEL_STATE_WAITING, fleet_pb2.MODEL_STATE_LOADING)
+    workers = {worker.name: _state_in_words(worker) for worker in fleet.workers}
+    return {model.model: _progress(model, workers) for model in fleet.models if model.state in moving}
+
+
+def _asleep(fleet: fleet_pb2.ListWorkersResponse) -> list[str]:
+    return [model.model for model in fleet.models if model.state == fleet_pb2.MODEL_STATE_SLEEPING]
+
+
+def _progress(model: fleet_pb2.ModelStatus, workers: Mapping[str, str]) -> str:
+    """Words how far a load is: "starting: loading weights 40% on worker-0; 3 requests wait"."""
+    stages = [f"{workers[name]} on {name}" for name in model.workers if name in workers]
+    waiting = "1 request waits" if model.requests == 1 else f"{model.requests} requests wait"
+    return "; ".join([", ".join(stages) or "waits for a worker that is in use", waiting])
 
 
 def _worker(worker: fleet_pb2.WorkerStatus) -> WorkerJson:

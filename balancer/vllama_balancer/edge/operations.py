@@ -78,9 +78,9 @@ class Operations:
         return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
 
     async def health(self, request: web.Request) -> web.Response:
-        """GET /health: 200 while some model can answer, 503 while none can or the end is near."""
+        """GET /health: 200 while a model can answer or would be loaded, 503 while none can or the end is near."""
         health = health_json(self._fleet.fleet(), self._edge.gateway.models(), draining=self._edge.draining)
-        status = 200 if health.status in ("ok", "degraded") else 503
+        status = 200 if health.status in ("ok", "degraded", "idle") else 503
         return web.Response(status=status, body=encode_json(health), content_type="application/json")
 
     async def live(self, request: web.Request) -> web.Response:

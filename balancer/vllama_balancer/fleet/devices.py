@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pynvml
 
@@ -44,19 +44,21 @@ class DeviceProbe(Protocol):
 class MachineProbe:
     """Asks the NVIDIA driver and the kernel."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], nvml: Any = pynvml) -> None:
+        """Takes the module that speaks to NVIDIA's driver."""
+        self._nvml = nvml
         self._visible = environment.get("CUDA_VISIBLE_DEVICES")
 
     def gpus(self) -> Sequence[Gpu]:
         """Lists the GPUs that CUDA_VISIBLE_DEVICES allows, in its order."""
         try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError:
+            self._nvml.nvmlInit()
+        except self._nvml.NVMLError:
             return ()
         try:
-            return tuple(_described(selector) for selector in self._selectors())
+            return tuple(self._described(selector) for selector in self._selectors())
         finally:
-            pynvml.nvmlShutdown()
+            self._nvml.nvmlShutdown()
 
     def cores(self) -> Sequence[int]:
         """Lists the processors of this process's affinity mask."""
@@ -64,11 +66,18 @@ class MachineProbe:
 
     def _selectors(self) -> Sequence[str]:
         if self._visible is None:
-            return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            return [str(index) for index in range(self._nvml.nvmlDeviceGetCount())]
         listed = [part.strip() for part in self._visible.split(",") if part.strip()]
         # CUDA stops reading at the first entry that means no device.
         end = next((position for position, part in enumerate(listed) if part.startswith("-")), len(listed))
         return listed[:end]
+
+    def _described(self, selector: str) -> Gpu:
+        nvml = self._nvml
+        find = nvml.nvmlDeviceGetHandleByIndex if selector.isdigit() else nvml.nvmlDeviceGetHandleByUUID
+        handle = find(int(selector) if selector.isdigit() else selector)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return Gpu(selector, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +94,3 @@ class FakeProbe:
     def cores(self) -> Sequence[int]:
         """Lists what the test said."""
         return self.core_list
-
-
-def _described(selector: str) -> Gpu:
-    by_index = selector.isdigit()
-    handle = (
-        pynvml.nvmlDeviceGetHandleByIndex(int(selector)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(selector)
-    )
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(selector, str(pynvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free))

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from vllama_balancer.workers.worker_status import status_of
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vllama_balancer.fleet.rolling import Rolling
+    from vllama_balancer.gateway import FleetView
     from vllama_balancer.workers.pool import Pool
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,27 +27,24 @@ SHORTEST_PUSH_SECONDS = 0.1
 class FleetFront(fleet_pb2_grpc.FleetServicer):
     """The Fleet service."""
 
-    def __init__(self, pool: Pool, rolling: Rolling, waiting: Callable[[], int], *, is_guarded: bool) -> None:
-        """Takes the number of waiting requests from the given function.
-
-        Unless callers are guarded by keys, orders are taken from this machine only.
-        """
+    def __init__(self, pool: Pool, rolling: Rolling, view: FleetView, *, is_guarded: bool) -> None:
+        """Unless callers are guarded by keys, orders are taken from this machine only."""
         self._is_guarded = is_guarded
         self._pool = pool
         self._rolling = rolling
-        self._waiting = waiting
+        self._view = view
 
     async def ListWorkers(  # noqa: N802
         self, request: fleet_pb2.ListWorkersRequest, context: Context
     ) -> fleet_pb2.ListWorkersResponse:
         """Lists every worker once."""
-        return self._list()
+        return self._view.fleet()
 
     async def WatchFleet(self, request: fleet_pb2.WatchFleetRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Streams the list: at once, on changes, and at least every second."""
         version = self._pool.changes.version
         while True:
-            await context.write(self._list())
+            await context.write(self._view.fleet())
             await asyncio.sleep(SHORTEST_PUSH_SECONDS)
             version = await self._changed_or_due(version)
 
@@ -76,16 +71,12 @@ class FleetFront(fleet_pb2_grpc.FleetServicer):
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
         for name in names:
             await self._rolling.restart(name)
-            await context.write(self._list())
+            await context.write(self._view.fleet())
 
     async def _check_caller(self, context: Context) -> None:
         if not self._is_guarded and not context.peer().startswith(LOCAL_PEERS):
             message = "orders to the fleet are taken from this machine only, or with an API key"
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)
-
-    def _list(self) -> fleet_pb2.ListWorkersResponse:
-        workers = [status_of(worker) for worker in self._pool.workers()]
-        return fleet_pb2.ListWorkersResponse(workers=workers, queued_requests=self._waiting())
 
     async def _changed_or_due(self, version: int) -> int:
         try:

@@ -33,10 +33,10 @@ from vllama_protos.v1 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from vllama_balancer.fleet.rolling import Rolling
-    from vllama_balancer.gateway import Gateway
+    from vllama_balancer.gateway import FleetView, Gateway
     from vllama_balancer.keys import ApiKeys
     from vllama_balancer.workers.pool import Pool
 
@@ -131,7 +131,7 @@ class Front:
         gateway: Gateway,
         pool: Pool,
         rolling: Rolling,
-        waiting: Callable[[], int],
+        fleet: FleetView,
         keys: ApiKeys | None = None,
     ) -> None:
         """Demands one of the keys with every call when there are any."""
@@ -140,7 +140,7 @@ class Front:
         generation_pb2_grpc.add_GenerationServicer_to_server(GenerationFront(gateway), self._server)
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingFront(gateway), self._server)
         fleet_pb2_grpc.add_FleetServicer_to_server(
-            FleetFront(pool, rolling, waiting, is_guarded=keys is not None), self._server
+            FleetFront(pool, rolling, fleet, is_guarded=keys is not None), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from vllama_balancer.loading.settings import LoadingSettings
     from vllama_balancer.loading.state import MachineState, ModelState
 
@@ -150,6 +152,14 @@ def farewell(machine: MachineState, model: ModelState, rules: LoadingSettings) -
     if model.size_bytes > machine.host_memory_bytes + sum(sleeper.size_bytes for sleeper in machine.sleepers):
         return End()
     return EndSleeper(min(machine.sleepers, key=lambda sleeper: sleeper.since).key)
+
+
+def relief(machine: MachineState, places: Collection[int]) -> EndSleeper | Evict | None:
+    """Decides who gives memory of a GPU back, given the GPU's places; None when nobody can be spared."""
+    if sleepers := [sleeper for sleeper in machine.sleepers if sleeper.place in places]:
+        return EndSleeper(min(sleepers, key=lambda sleeper: sleeper.since).key)
+    idle = [model for model in machine.models if model.is_idle and not model.is_pinned and {*model.places} & {*places}]
+    return Evict(min(idle, key=_last_used).key) if idle else None
 
 
 def _within_bounds(machine: MachineState, key: str) -> Step | None:

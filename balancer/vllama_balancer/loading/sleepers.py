@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.events import ProcessState
 from vllama_balancer.loading.state import SleeperState
+from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,8 @@ class SleepControl(Protocol):
 class Sleeper:
     """One model that is asleep."""
 
+    name: str
+    """Its name, for people."""
     state: SleeperState
     """What is decided upon."""
     berth: Berth
@@ -69,11 +72,16 @@ class Sleepers:
         """Shows who sleeps."""
         return tuple(sleeper.state for sleeper in self._sleepers.values())
 
-    def sleeps(self, key: str) -> bool:
-        """Tells whether a model is asleep."""
-        return key in self._sleepers
+    def statuses(self) -> list[fleet_pb2.ModelStatus]:
+        """Tells people who sleeps where."""
+        return [
+            fleet_pb2.ModelStatus(
+                model=sleeper.name, state=fleet_pb2.MODEL_STATE_SLEEPING, workers=[sleeper.berth.worker]
+            )
+            for sleeper in self._sleepers.values()
+        ]
 
-    async def put_to_sleep(self, key: str, berth: Berth, size_bytes: int) -> None:
+    async def put_to_sleep(self, key: str, name: str, berth: Berth, size_bytes: int) -> None:
         """Lets a worker sleep and frees its place. Raises NoWorker, and then it is as it was."""
         await self._control.sleep(berth.worker)
         self._berths.leave(berth)
@@ -81,7 +89,7 @@ class Sleepers:
         watch = asyncio.create_task(self._watch(key, berth.worker), name=f"sleep of {key}")
         self._ending.add(watch)
         watch.add_done_callback(self._ending.discard)
-        self._sleepers[key] = Sleeper(state, berth, watch)
+        self._sleepers[key] = Sleeper(name, state, berth, watch)
         logger.info("%s sleeps as %s; its weights are in the host's memory", key, berth.worker)
 
     async def wake(self, key: str) -> Berth | None:

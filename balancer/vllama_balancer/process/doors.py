@@ -17,9 +17,8 @@ from vllama_balancer.errors import ConfigError
 from vllama_balancer.fleet.rolling import Rolling
 from vllama_balancer.front.server import Front
 from vllama_balancer.keys import ApiKeys
+from vllama_balancer.process.fleet_view import PoolView
 from vllama_balancer.process.ports import bind
-from vllama_balancer.workers.worker_status import status_of
-from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
     import socket
@@ -31,20 +30,8 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetControl
     from vllama_balancer.gateway import Management
     from vllama_balancer.loading.on_demand import OnDemand
+    from vllama_balancer.process.fleet_view import ModelsView
     from vllama_balancer.workers.pool import Pool
-
-
-class PoolView:
-    """Shows the fleet as it is now: the edge's FleetView."""
-
-    def __init__(self, pool: Pool, dispatcher: Dispatcher) -> None:
-        self._pool = pool
-        self._dispatcher = dispatcher
-
-    def fleet(self) -> fleet_pb2.ListWorkersResponse:
-        """Lists every worker."""
-        workers = [status_of(worker) for worker in self._pool.workers()]
-        return fleet_pb2.ListWorkersResponse(workers=workers, queued_requests=self._dispatcher.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +44,8 @@ class LocalParts:
     """Installs and removes models."""
     control: FleetControl
     """Restarts and retires workers."""
+    models: ModelsView
+    """Knows where models stand."""
 
 
 class Doors:
@@ -73,6 +62,8 @@ class Doors:
         """Takes `local` where the workers are this process's own."""
         self._config = config
         gateway = local.gateway if local is not None else dispatcher
+        models = local.models if local is not None else None
+        view = PoolView(pool, lambda: dispatcher.waiting, models)
         keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
         self._listener: socket.socket | None = None
         edge_config = EdgeConfig(loopback_only=is_loopback(config.host), origins=config.origins)
@@ -80,14 +71,14 @@ class Doors:
             gateway,
             config=edge_config,
             registry=registry,
-            fleet=PoolView(pool, dispatcher),
+            fleet=view,
             residency=local.gateway if local is not None else None,
             management=local.management if local is not None else None,
             keys=keys,
         )
         self._edge = EdgeServer(app)
         rolling = Rolling(pool, local.control if local is not None else None)
-        self._front = Front(gateway, pool, rolling, lambda: dispatcher.waiting, keys)
+        self._front = Front(gateway, pool, rolling, view, keys)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """Port of the HTTP door, once it is bound."""

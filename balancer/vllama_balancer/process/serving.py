@@ -24,6 +24,7 @@ from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
 from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
 from vllama_balancer.loading.berths import Berths
+from vllama_balancer.loading.gpu_room import GpuRoom
 from vllama_balancer.loading.host_memory import spare_host_memory
 from vllama_balancer.loading.on_demand import OnDemand
 from vllama_balancer.loading.residents import Residents
@@ -124,12 +125,13 @@ class Balancer:
             sleep_seconds=config.sleep_seconds,
         )
         berths = Berths(self._fleet, places, functools.partial(worker_spec, config))
+        gpus = GpuRoom(MachineProbe(self._environment), config.gpu_memory_utilization)
         self._residents = Residents(
-            berths, self._pool, RemoteSleep(self._pool), settings, self._catalog.expires, spare_host_memory
+            berths, self._pool, RemoteSleep(self._pool), settings, self._catalog.expires, gpus, spare_host_memory
         )
         management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
         gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
-        return LocalParts(gateway, management, self._fleet)
+        return LocalParts(gateway, management, self._fleet, self._residents)
 
     def _resolver(self) -> Resolver:
         own_table = self._config.models_directory / "models.toml"

@@ -45,6 +45,7 @@ class Lease:
         "life",
         "produced",
         "request_id",
+        "taken_at",
         "uses_retry_budget",
         "worker",
     )
@@ -72,6 +73,8 @@ class Lease:
         """Whether the worker has to say that it lives before it gets the request."""
         self.uses_retry_budget = False
         """Whether this is a retry that the budget counts."""
+        self.taken_at = 0.0
+        """When the place was taken, on the worker's clock."""
         self.produced = False
         """Whether the worker has generated anything for it."""
         self.abandoned = ""
@@ -107,6 +110,8 @@ class Lease:
 
     def first_token(self) -> None:
         """Takes the prompt off the worker's count: it is computed."""
+        if not self.produced and not self.is_visit:
+            self.worker.first_token_after(self.taken_at)
         self.produced = True
         self._take_prompt_off()
 

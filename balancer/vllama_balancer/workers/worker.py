@@ -16,6 +16,7 @@ from vllama_balancer.dispatch.blame import blamed
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.model_key import model_key
 from vllama_balancer.placement.prefix_belief import PrefixBelief
+from vllama_balancer.workers.first_tokens import FirstTokenTimes
 from vllama_balancer.workers.health import Breaker, HealthSettings
 from vllama_balancer.workers.lease import Lease
 from vllama_balancer.workers.load import Capacity, Load
@@ -81,6 +82,8 @@ class Worker:
         """Its last report; None until one has come."""
         self.is_connected = False
         """Whether reports come."""
+        self.first_tokens = FirstTokenTimes()
+        """How long its latest requests waited for their first token."""
         self.heard_at = -math.inf
         """When anything came from it last: a report or an event of a stream."""
         self.breaker = Breaker(health, clock)
@@ -160,6 +163,7 @@ class Worker:
     def lease(self, choice: Choice, promise: Promise, request_id: str) -> Lease:
         """Takes a place, counted at once."""
         lease = Lease(self, self.life, choice, promise, request_id)
+        lease.taken_at = self._clock()
         self.life.load.reserve(promise, self._clock())
         self.life.leases[lease] = None
         return lease
@@ -167,6 +171,10 @@ class Worker:
     def heard(self) -> None:
         """Notes that something came from it."""
         self.heard_at = self._clock()
+
+    def first_token_after(self, taken_at: float) -> None:
+        """Notes the first token of a request that was placed here at that time."""
+        self.first_tokens.record(self._clock() - taken_at)
 
     def begin_life(self, description: worker_pb2.DescribeResponse) -> None:
         """Starts over with empty counts and beliefs when the description is of another boot."""

@@ -10,6 +10,8 @@ from vllama_balancer.workers.worker import STARTING
 from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+
     from vllama_balancer.workers.worker import Worker
 
 
@@ -27,10 +29,15 @@ def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
         restarts=worker.process.restarts,
         pid=worker.process.pid,
     )
-    retry_in = _retry_in_seconds(worker)
-    if retry_in is not None:
-        status.retry_in.FromNanoseconds(int(retry_in * 1e9))
+    _set(status.retry_in, _retry_in_seconds(worker))
+    _set(status.time_to_first_token_p50, worker.first_tokens.quantile(0.5))
+    _set(status.time_to_first_token_p99, worker.first_tokens.quantile(0.99))
     return status
+
+
+def _set(duration: Duration, seconds: float | None) -> None:
+    if seconds is not None:
+        duration.FromNanoseconds(int(seconds * 1e9))
 
 
 def _first_report(worker: Worker) -> worker_pb2.WorkerReport:

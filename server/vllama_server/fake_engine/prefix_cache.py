@@ -89,6 +89,10 @@ class PrefixCache:
                 del self._pins[id_]
                 self._remembered[id_] = None
 
+    def forget(self) -> None:
+        """Frees every block that no stream uses."""
+        self._remembered.clear()
+
     def _pin(self, id_: BlockId) -> None:
         self._remembered.pop(id_, None)
         self._pins[id_] = self._pins.get(id_, 0) + 1

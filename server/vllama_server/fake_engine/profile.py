@@ -36,6 +36,10 @@ class Profile:
     """Tokens that the KV cache holds, for running streams and remembered prefixes together."""
     block_tokens: int = 16
     """Tokens of one block of the cache."""
+    can_sleep: bool = False
+    """Whether it plays a GPU whose weights can move to the host's memory."""
+    wake_seconds: float = 0.0
+    """How long they take to come back."""
 
     @property
     def cache_blocks(self) -> int:
@@ -115,6 +119,12 @@ def _count(key: str, text: str) -> int:
     return int(text)
 
 
+def _switch(key: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(f"{key}={text} does not work; give 1 or 0.")
+    return text == "1"
+
+
 def _text(key: str, text: str) -> str:
     if not text:
         raise ValueError(f"{key} is empty; give the text that kills the process.")
@@ -130,6 +140,8 @@ _PROFILE_READERS: dict[str, Reader] = {
     "step_tokens": _count,
     "kv_cache_tokens": _count,
     "block_tokens": _count,
+    "can_sleep": _switch,
+    "wake_seconds": _number,
 }
 _FAULT_READERS: dict[str, Reader] = {
     "start_seconds": _number,

@@ -122,6 +122,10 @@ class StepModel:
             blocks += -(-(stream.computed_tokens + stream.produced_tokens) // block) - len(stream.pinned)
         return blocks / self._cache.capacity_blocks
 
+    def forget(self) -> None:
+        """Empties the prefix cache of what no stream uses."""
+        self._cache.forget()
+
     def fits(self, stream: Stream) -> bool:
         """Tells whether an empty engine could ever hold the stream."""
         return self._blocks_of(stream) <= self._cache.capacity_blocks

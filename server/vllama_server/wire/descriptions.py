@@ -27,6 +27,7 @@ CAPABILITIES = {
 STATES = {
     State.STARTING: worker_pb2.WORKER_STATE_STARTING,
     State.READY: worker_pb2.WORKER_STATE_READY,
+    State.SLEEPING: worker_pb2.WORKER_STATE_SLEEPING,
     State.DRAINING: worker_pb2.WORKER_STATE_DRAINING,
     State.FAILED: worker_pb2.WORKER_STATE_FAILED,
 }
@@ -58,6 +59,7 @@ def description(
     response.device.memory_bytes = engine.device.memory_bytes
     response.versions.update(engine.versions)
     response.simulated = engine.simulated
+    response.can_sleep = engine.can_sleep
     response.model_info.CopyFrom(model_info(engine.model_info))
     return response
 

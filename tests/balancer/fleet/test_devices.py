@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
-from vllama_balancer.fleet.devices import MachineProbe
+from vllama_balancer.fleet.devices import Gpu, MachineProbe
 
 
 def test_the_cores_are_those_of_the_affinity_mask() -> None:
@@ -16,3 +17,60 @@ def test_hidden_gpus_are_not_used() -> None:
     """An empty CUDA_VISIBLE_DEVICES hides all, with or without a driver."""
     assert list(MachineProbe({"CUDA_VISIBLE_DEVICES": ""}).gpus()) == []
     assert list(MachineProbe({"CUDA_VISIBLE_DEVICES": "-1"}).gpus()) == []
+
+
+class FakeDriver:
+    """NVIDIA's driver as nvidia-ml-py shows it, with two GPUs."""
+
+    class NVMLError(Exception):
+        """What the driver raises."""
+
+    def __init__(self, *, is_installed: bool = True) -> None:
+        self.is_installed = is_installed
+        self.sessions = 0
+
+    def nvmlInit(self) -> None:
+        """Begins a session."""
+        if not self.is_installed:
+            raise self.NVMLError("no driver")
+        self.sessions += 1
+
+    def nvmlShutdown(self) -> None:
+        """Ends it."""
+        self.sessions -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        """Two."""
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        """The index is the handle."""
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        """The last digit is the handle."""
+        return int(uuid[-1])
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        """A name."""
+        return f"NVIDIA {handle}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        """Memory."""
+        return SimpleNamespace(total=24_000, free=1_000 * (handle + 1))
+
+
+def test_gpus_are_listed_with_what_is_free_now() -> None:
+    """All of them, or those that CUDA_VISIBLE_DEVICES allows, up to the first that means none."""
+    driver = FakeDriver()
+    both = [Gpu("0", "NVIDIA 0", 24_000, 1_000), Gpu("1", "NVIDIA 1", 24_000, 2_000)]
+    assert list(MachineProbe({}, driver).gpus()) == both
+    assert list(MachineProbe({"CUDA_VISIBLE_DEVICES": "1,-1,0"}, driver).gpus()) == both[1:]
+    by_uuid = MachineProbe({"CUDA_VISIBLE_DEVICES": "GPU-a1"}, driver).gpus()
+    assert list(by_uuid) == [Gpu("GPU-a1", "NVIDIA 1", 24_000, 2_000)]
+    assert driver.sessions == 0
+
+
+def test_without_a_driver_there_are_no_gpus() -> None:
+    """A machine without NVIDIA is no error."""
+    assert list(MachineProbe({}, FakeDriver(is_installed=False)).gpus()) == []

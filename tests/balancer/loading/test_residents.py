@@ -10,6 +10,7 @@ import pytest
 
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import ProcessState
+from vllama_protos.v1 import fleet_pb2
 
 
 async def test_a_model_is_loaded_by_its_first_request_and_stays(loading_of) -> None:
@@ -384,3 +385,28 @@ async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(loading_of) 
             await asyncio.sleep(0.005)
     await loading.touch("b")
     assert loading.machine.log[-1] == "+b@0"
+
+
+async def test_where_models_stand_can_be_told(loading_of) -> None:
+    """Waiting for a place, loading, loaded, asleep: with the workers and the requests of each."""
+    loading = loading_of()
+    loading.machine.sizes["a"] = 10
+    assert not loading.residents.loads_on_demand
+    loading.machine.slow.add("a")
+    first = asyncio.create_task(loading.touch("a"))
+    await loading.logged("+a@0")
+    second = asyncio.create_task(loading.touch("b"))
+    await asyncio.sleep(0.01)
+    told = [(one.model, one.state, list(one.workers), one.requests) for one in loading.residents.statuses()]
+    assert told == [
+        ("a", fleet_pb2.MODEL_STATE_LOADING, ["worker-0"], 1),
+        ("b", fleet_pb2.MODEL_STATE_WAITING, [], 1),
+    ]
+    loading.machine.finish("a")
+    await asyncio.gather(first, second)
+    assert loading.residents.loads_on_demand
+    told = [(one.model, one.state, list(one.workers)) for one in loading.residents.statuses()]
+    assert told == [
+        ("b", fleet_pb2.MODEL_STATE_LOADED, ["worker-0b"]),
+        ("a", fleet_pb2.MODEL_STATE_SLEEPING, ["worker-0"]),
+    ]

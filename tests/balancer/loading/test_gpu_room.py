@@ -1,0 +1,104 @@
+"""Before a load it is clear whether the GPU has the memory; who can be spared makes room, else numbers are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllama_balancer.errors import NoWorker
+from vllama_balancer.fleet.assignment import HostedModel, Slot
+from vllama_balancer.fleet.devices import FakeProbe, Gpu
+from vllama_balancer.loading.gpu_room import Crowded, GpuRoom, TooLarge
+
+GIB = 1024**3
+PLACE = Slot(0, "cuda", {"CUDA_VISIBLE_DEVICES": "0"})
+
+
+def gpu(total_gib: float = 24, free_gib: float | None = None) -> Gpu:
+    """A GPU of so many GiB."""
+    free = total_gib if free_gib is None else free_gib
+    return Gpu("0", "NVIDIA L4", int(total_gib * GIB), int(free * GIB))
+
+
+def look(model_gib: float, device: Gpu, place: Slot = PLACE, utilization: float | None = None):
+    """Looks whether a model fits."""
+    model = HostedModel("/m", ("m:7b",), int(model_gib * GIB))
+    return GpuRoom(FakeProbe((device,)), utilization).obstacle(model, place)
+
+
+def test_a_model_that_fits_meets_no_obstacle() -> None:
+    """15 GiB of weights in 90 % of 24 GiB."""
+    assert look(15.2, gpu()) is None
+
+
+def test_a_model_that_is_too_large_is_refused_with_the_numbers() -> None:
+    """Needs, what there is, and what to do."""
+    found = look(27.5, gpu())
+    assert isinstance(found, TooLarge)
+    assert found.reason == (
+        "m:7b needs 27.5 GiB for its weights and some 1.0 GiB to compute, and a worker has 21.6 GiB of GPU 0 "
+        "(NVIDIA L4, 24.0 GiB): pull a smaller model or a quantized tag (AWQ, GPTQ, FP8), or use a larger GPU"
+    )
+
+
+def test_a_share_that_is_too_small_is_named_with_the_one_that_suffices() -> None:
+    """The operator set 0.5."""
+    found = look(15.2, gpu(), utilization=0.5)
+    assert isinstance(found, TooLarge) and "raise --gpu-memory-utilization to 0.72" in found.reason
+
+
+def test_workers_that_share_a_gpu_are_named_as_the_cause() -> None:
+    """With fewer of them it would fit."""
+    found = look(15.2, gpu(), Slot(0, "cuda", {"CUDA_VISIBLE_DEVICES": "0"}, 0.45))
+    assert isinstance(found, TooLarge) and "fewer --workers" in found.reason
+
+
+def test_memory_that_others_use_is_told_apart() -> None:
+    """The model would fit if they left."""
+    found = look(15.2, gpu(free_gib=10))
+    assert isinstance(found, Crowded)
+    assert "a worker takes 21.6 GiB of GPU 0 (NVIDIA L4, 24.0 GiB), and 10.0 GiB of it are free" in found.reason
+
+
+def test_without_a_gpu_there_is_nothing_to_check() -> None:
+    """Processors share their memory with everything else."""
+    assert look(100, gpu(), Slot(0, "cpu", {})) is None
+    assert look(100, gpu(), Slot(0, "cuda", {"CUDA_VISIBLE_DEVICES": "GPU-of-another-machine"})) is None
+
+
+async def test_a_load_that_cannot_fit_is_refused_before_a_worker_starts(loading_of) -> None:
+    """Every waiter gets the numbers, at once."""
+    loading = loading_of(gpus=(gpu(),))
+    loading.machine.weights["large"] = 30 * GIB
+    with pytest.raises(NoWorker, match=r"large needs 30.0 GiB .* and a worker has 21.6 GiB"):
+        await loading.touch("large")
+    assert loading.machine.log == []
+
+
+async def test_sleepers_make_room_on_the_gpu(loading_of) -> None:
+    """What a sleeper keeps of the GPU is taken back when it is needed, the longest sleeper first."""
+    loading = loading_of(gpus=(gpu(),))
+    loading.machine.residue_bytes = int(1.5 * GIB)
+    loading.machine.sizes |= {"a": 10, "b": 10}
+    for model in ("a", "b", "c"):
+        await loading.touch(model)
+    assert loading.machine.log == ["+a@0", "za@0", "+b@0b", "zb@0b", "-a@0", "+c@0"]
+
+
+async def test_an_idle_neighbour_on_the_same_gpu_makes_room(loading_of) -> None:
+    """Two places share a GPU that others have filled meanwhile."""
+    loading = loading_of(places=2, gpus=(gpu(),))
+    await loading.touch("a")
+    loading.machine.gpu_list = (gpu(free_gib=20),)
+    loading.machine.freed_by["a"] = int(2 * GIB)
+    await loading.touch("b")
+    assert loading.machine.log == ["+a@0", "-a@0", "+b@1"]
+
+
+async def test_memory_that_nobody_gives_back_is_waited_for_and_then_refused(loading_of) -> None:
+    """Other programs' memory is theirs; the sentence says how much is missing."""
+    loading = loading_of(gpus=(gpu(free_gib=4),), gpu_patience_seconds=0.05)
+    with pytest.raises(NoWorker, match=r"4\.0 GiB of it are free"):
+        await loading.touch("a")
+    loading.machine.gpu_list = (gpu(),)
+    await loading.touch("a")
+    assert loading.machine.log == ["+a@0"]
