@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-import psutil
 
 from vllama_balancer.workers.health import Patience, engine_is_stalled
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
@@ -22,14 +22,18 @@ logger = logging.getLogger(__name__)
 
 PROBE_PROMPT = "Hello"
 """What a probe asks the model to continue by one token."""
+_STANDING = (b"T", b"t")
+"""States of a process that was stopped, by a signal or a debugger; see proc(5)."""
 
 
 def is_stopped(pid: int) -> bool:
     """Tells whether the kernel lets a process of this machine stand still: then it need not be asked."""
     try:
-        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
-    except psutil.Error:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
         return False
+    # The state follows the name, which stands in parentheses and may contain anything.
+    return status.rpartition(b") ")[2][:1] in _STANDING
 
 
 class Caretaker:
@@ -74,15 +78,18 @@ class Caretaker:
     async def _is_hung(self) -> bool:
         """Tells whether the worker is silent and does not answer either; its Watch stream alone may have stopped."""
         settings, worker = self._settings, self._worker
-        # Streams that nobody could take over gain nothing from a hasty verdict.
-        is_urgent = any(lease.produced for lease in worker.life.leases) and not self._is_last(worker)
-        silence = settings.streaming_silence_seconds if is_urgent else settings.silence_seconds
-        if self._clock() - worker.heard_at <= silence:
+        silent_seconds = self._clock() - worker.heard_at
+        if silent_seconds <= settings.streaming_silence_seconds:
             return False
-        if self._stands_still:
+        # Streams that nobody could take over gain nothing from a hasty verdict.
+        is_last = self._is_last(worker)
+        if not is_last and self._stands_still:
             return True
+        is_urgent = not is_last and any(lease.produced for lease in worker.life.leases)
+        if not is_urgent and silent_seconds <= settings.silence_seconds:
+            return False
         patience = self._patience.seconds(is_urgent=is_urgent, shares_processors=worker.shares_processors)
-        return not await self._shows_life(patience)
+        return self._stands_still or not await self._shows_life(patience)
 
     @property
     def _stands_still(self) -> bool:

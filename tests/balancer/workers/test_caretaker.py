@@ -83,6 +83,29 @@ async def test_a_process_that_stands_still_is_not_asked(make_fleet):
         await standing.wait()
 
 
+async def test_a_stopped_process_loses_requests_before_their_first_token(make_fleet):
+    """Nothing has come of them yet, and nothing will."""
+    fleet = await make_fleet(2, health=HealthSettings(check_interval_seconds=0.02))
+    standing = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        standing.send_signal(signal.SIGSTOP)
+        await eventually(lambda: is_stopped(standing.pid))
+        for worker in fleet.workers:
+            worker.script = Script(pause_after_tokens=0)
+        task = asyncio.create_task(fleet.generate(max_tokens=6))
+        await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+        hung = next(worker for worker in fleet.workers if worker.running)
+        release_others(fleet, hung)
+        fleet.pool.find(hung.name).process_changed(Changed(hung.name, ProcessState.RUNNING, pid=standing.pid))
+        hung.is_silent, hung.answers_describe = True, False
+        async with asyncio.timeout(HealthSettings().silence_seconds):
+            assert (await task).text == text_of(6)
+        hung.go_on.set()
+    finally:
+        standing.kill()
+        await standing.wait()
+
+
 async def test_a_process_that_is_stopped_while_it_is_asked_is_noticed(make_fleet):
     """A patient question does not delay the verdict."""
     fleet = await make_fleet(2)
