@@ -91,7 +91,7 @@ class Catalog:
         if model is None:
             return None
         host = self._installed[self._target(model)]
-        return HostedModel(str(host.weights), (host.name,))
+        return HostedModel(str(host.weights), (host.name,), host.size_bytes)
 
     def expires(self, key: str, in_seconds: float | None) -> None:
         """Notes when a model will be unloaded if it stays idle; None: never."""

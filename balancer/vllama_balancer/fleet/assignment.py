@@ -25,6 +25,8 @@ class HostedModel:
     """Directory, hub id, or any word for the simulated engine."""
     names: tuple[str, ...]
     """Names under which it is served; the first is the one to show."""
+    size_bytes: int = 0
+    """Bytes of its weights; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from vllama_server.engine import (
     StartPhase,
     TokenizedText,
 )
-from vllama_server.errors import ConfigError, ContextTooLong, EngineDead, InvalidRequest
+from vllama_server.errors import CapabilityMissing, ConfigError, ContextTooLong, EngineDead, InvalidRequest
 from vllama_server.fake_engine import embedding, tokens
 from vllama_server.fake_engine.clock import LoopClock
 from vllama_server.fake_engine.generation import Generation
@@ -110,6 +110,7 @@ class FakeEngine:
             simulated=True,
             model_info=ModelInfo(
                 architecture="simulated",
+            can_sleep=self._profile.can_sleep,
                 embedding_length=embedding.VECTOR_LENGTH,
                 trained_context_length=self._context_tokens,
             ),
@@ -172,6 +173,16 @@ class FakeEngine:
 
     async def failed(self) -> Exception:
         """Returns when the step loop has ended by a fault of its own."""
+    async def sleep(self) -> None:
+        """Forgets its cache, as an engine does whose device is taken."""
+        if not self._profile.can_sleep:
+            raise CapabilityMissing("the simulated engine cannot sleep; --engine-arg can_sleep=1 lets it.")
+        self._model.forget()
+
+    async def wake(self) -> None:
+        """Takes the time that moving weights would take."""
+        await self._clock.sleep_until(self._clock.time() + self._profile.wake_seconds)
+
         await self._broken.wait()
         return EngineDead("the simulated engine's step loop has failed; see the log.")
 

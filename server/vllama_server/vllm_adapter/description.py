@@ -58,6 +58,7 @@ def describe(config: Any, capabilities: frozenset[Capability], template: str, tr
             "python": platform.python_version(),
         },
         model_info=_model_info(config, template, traits),
+        can_sleep=bool(config.model_config.enable_sleep_mode),
     )
 
 

@@ -28,7 +28,7 @@ from vllama_server.vllm_adapter.reports import ReportInbox
 from vllama_server.vllm_adapter.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from vllama_server.config import WorkerConfig
     from vllama_server.engine import (
@@ -151,6 +151,23 @@ class VllmEngine:
             raise NotReady("The engine has not been started.")
         return await asyncio.shield(self._failure)
 
+    async def sleep(self) -> None:
+        """Moves the weights to the host's memory; an engine that fails in the middle is dead."""
+        await self._moved(self._running().sleep())
+
+    async def wake(self) -> None:
+        """Moves them back; an engine that fails in the middle is dead."""
+        await self._moved(self._running().wake())
+
+    async def _moved(self, move: Coroutine[Any, Any, None]) -> None:
+        try:
+            await move
+        except Exception as error:
+            dead = EngineDead(f"The weights could not be moved between the device and the host: {error}")
+            if self._failure is not None and not self._failure.done():
+                self._failure.set_result(dead)
+            raise dead from error
+
     async def stop(self) -> None:
         """Ends the engine: a running one in order, a starting one by killing its processes."""
         self._stopping = True
@@ -179,14 +196,19 @@ class VllmEngine:
             self._loaded = building.result()
 
     async def _watch(self, loaded: LoadedEngine) -> None:
-        """Waits for death or stall, then ends every process so that no call stays without an answer."""
-        reason = await Watchdog(loaded, self._profile.stall_seconds).wait()
+        """Waits for the death of a process, then ends the others so that no call stays without an answer."""
+        while not loaded.is_dead:  # noqa: ASYNC110  # vLLM has a flag and no event
+            await asyncio.sleep(DEATH_POLL_SECONDS)
         failures = self._inbox.failures() if self._inbox else []
         detail = next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
         logger.error("%s%s", reason, detail)
         kill_children()
         if self._failure is not None and not self._failure.done():
-            self._failure.set_result(EngineDead(f"{reason}{detail}"))
+            self._failure.set_result(EngineDead(reason))
+
+    def _kill_processes(self) -> None:
+        if self._processes is not None:
+            self._processes.kill()
 
     def _running(self) -> LoadedEngine:
         if self._loaded is None:

@@ -233,6 +233,16 @@ class LoadedEngine:
         """Ends the engine's processes; blocks for up to some seconds."""
         self._llm.shutdown()
 
+    async def sleep(self) -> None:
+        """Moves the weights to the host's memory; see Engine.sleep."""
+        if not self.description.can_sleep:
+            raise CapabilityMissing("Sleep mode needs a GPU and --engine-arg enable_sleep_mode=true.")
+        await self._llm.sleep(level=1)
+
+    async def wake(self) -> None:
+        """Moves the weights back; see Engine.wake."""
+        await self._llm.wake_up()
+
     def _generation_model(self) -> GenerationModel:
         if self._model is None:
             raise CapabilityMissing("This model makes embeddings and generates no text.", Capability.COMPLETION.value)
