@@ -168,6 +168,7 @@ def _from_store(model: StoredModel, target: str) -> ModelEntry:
         system=model.system,
         parameters=model.parameters,
         messages=tuple(map(_message, model.messages)),
+        template=model.template,
         target=target,
     )
 

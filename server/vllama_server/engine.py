@@ -148,6 +148,10 @@ class ChatPrompt:
     """Extra variables for the template."""
     context_token_ids: tuple[int, ...] = ()
     """Token ids put before the rendered chat."""
+    continue_last: bool = False
+    """Whether the last turn is left open, for the generation to go on after its last character."""
+    template: str = ""
+    """Jinja text in place of the model's own template; empty: the model's own."""
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt
@@ -339,12 +343,12 @@ class EngineDescription:
     versions: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
     model_info: ModelInfo = ModelInfo()
+    can_sleep: bool = False
+    """Whether `sleep` and `wake` work."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    can_sleep: bool = False
-    """Whether `sleep` and `wake` work."""
     """An engine's load at one moment."""
 
     running: int = 0
@@ -425,10 +429,6 @@ class Engine(Protocol):
         """Embeds every text, in order. Raises CapabilityMissing for a model that generates."""
         ...
 
-    async def failed(self) -> Exception:
-        """Returns, whenever it happens, the reason why the engine can serve no more."""
-        ...
-
     async def sleep(self) -> None:
         """Moves the weights to the host's memory and drops the KV cache. Only while no request is inside.
 
@@ -438,6 +438,10 @@ class Engine(Protocol):
 
     async def wake(self) -> None:
         """Moves the weights back. Raises EngineDead or EngineFault when it failed."""
+        ...
+
+    async def failed(self) -> Exception:
+        """Returns, whenever it happens, the reason why the engine can serve no more."""
         ...
 
     async def stop(self) -> None:
