@@ -1,13 +1,17 @@
 """The ready-made comparison: one model behind every door there is, started here, measured in one run.
 
-From the inside out: the bare engine (a program of the caller's), a worker by gRPC, the balancer by
-gRPC, its /api/chat and its /v1/chat/completions, and vLLM's own OpenAI server. All are up at once
-and take turns, so each ratio is between two measurements a moment apart; what is idle waits.
+From the inside out: the bare engine (a program of its own), a worker by gRPC, the balancer by gRPC,
+its /api/chat and its /v1/chat/completions, and vLLM's own OpenAI server. All three engines get the same
+arguments and the same cores. They are up at once and take turns, so each ratio is between two
+measurements a moment apart; what is idle waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shlex
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,10 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 VLLM_SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+BARE = (sys.executable, "-m", "vllama_server.vllm_adapter.bare")
 RESOLVER = (sys.executable, "-m", "vllama_balancer.models", "resolve")
 RETRY_SECONDS = 0.5
-DOORS = ("bare", "worker", "balancer", "chat", "v1", "vllm")
+VLLM = "vllm"
+DOORS = ("bare", "worker", "balancer", "chat", "v1", VLLM)
 """Names of all that can be compared."""
+THROUGH_THE_BALANCER = ("balancer", "chat", "v1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,11 @@ class Comparison:
     engine: str = "vllm"
     """"vllm", or "fake", which has no server of its own to be compared with."""
     bare: str = ""
-    """Program that is the bare engine, as command_target.py describes it; empty leaves it out."""
+    """Program that is the bare engine, as command_target.py describes it; empty: that of vllama itself."""
+    engine_args: Sequence[str] = ()
+    """key=value for the engine of the worker, for the bare one and for that of vLLM's own server."""
+    doors: Sequence[str] = DOORS
+    """Which of DOORS are compared; what none of them needs is not started."""
     serve_flags: Sequence[str] = ()
     """Further flags of the balancer."""
     vllm_flags: Sequence[str] = ()
@@ -50,7 +61,9 @@ class Comparison:
     vllm_server: Sequence[str] = VLLM_SERVER
     """How vLLM's own server is called."""
     resolver: Sequence[str] = RESOLVER
-    """Prints the directory of a model's weights, for vLLM's own server."""
+    """Prints the directory of a model's weights, for the bare engine and vLLM's own server."""
+    bare_program: Sequence[str] = BARE
+    """How vllama's own bare engine is called; it also knows the flags of vLLM's server for the same engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +80,38 @@ class Doors:
 async def opened(comparison: Comparison, say: Callable[[str], None]) -> AsyncIterator[Doors]:
     """Starts what is compared and ends it afterwards. CommandFailed when something does not start."""
     async with AsyncExitStack() as stack:
-        flags = ["--engine", comparison.engine, *comparison.serve_flags]
+        is_real = comparison.engine == "vllm"
+        flags = ["--engine", comparison.engine, *_engine_args(comparison), *comparison.serve_flags]
         timeout_seconds = comparison.start_timeout_seconds
         fleet = await stack.enter_async_context(
             started_fleet(comparison.model, 1, flags, timeout_seconds, say, comparison.balancer)
         )
-        targets = [f"bare=command:{comparison.bare}"] if comparison.bare else []
-        targets += [f"worker=grpc:{fleet.workers[0]}", f"balancer=grpc:{fleet.grpc_target}"]
-        targets += [f"chat=ollama:{fleet.url}", f"v1=openai:{fleet.url}"]
-        if comparison.engine == "vllm":
+        found = {
+            "worker": f"grpc:{fleet.workers[0]}",
+            "balancer": f"grpc:{fleet.grpc_target}",
+            "chat": f"ollama:{fleet.url}",
+            "v1": f"openai:{fleet.url}",
+        }
+        weights = await _weights(comparison) if is_real else ""
+        bare = (*comparison.bare_program, weights, *_engine_args(comparison))
+        if is_real or comparison.bare:
+            found["bare"] = f"command:{comparison.bare or shlex.join(bare)}"
+        if is_real and VLLM in comparison.doors:
             say("vLLM's own server: starting")
-            targets.append(f"vllm=openai:{await stack.enter_async_context(_vllm_server(comparison))}")
-        yield Doors(targets, [f"{name}={fleet.pid}" for name in ("balancer", "chat", "v1")])
+            found[VLLM] = f"openai:{await stack.enter_async_context(_vllm_server(comparison, weights, bare))}"
+        chosen = [name for name in DOORS if name in comparison.doors and name in found]
+        watches = [f"{name}={fleet.pid}" for name in THROUGH_THE_BALANCER if name in chosen]
+        yield Doors([f"{name}={found[name]}" for name in chosen], watches)
 
 
 @asynccontextmanager
-async def _vllm_server(comparison: Comparison) -> AsyncIterator[str]:
+async def _vllm_server(comparison: Comparison, weights: str, bare: Sequence[str]) -> AsyncIterator[str]:
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    weights = await _weights(comparison)
+    same_engine = json.loads(await _last_line((*bare, "--server-flags"), "The engine's arguments cannot be had"))
     flags = ("--model", weights, "--served-model-name", comparison.model, "--host", "127.0.0.1", "--port", str(port))
-    program = (*comparison.vllm_server, *flags, *comparison.vllm_flags)
-    async with started("vLLM's own server", program) as process:
+    program = (*comparison.vllm_server, *flags, *same_engine, *comparison.vllm_flags)
+    async with started("vLLM's own server", program, _environment()) as process:
         await process.until(_answers(f"{url}/health"), comparison.start_timeout_seconds)
         yield url
 
@@ -105,11 +128,24 @@ async def _answers(url: str) -> None:
             await asyncio.sleep(RETRY_SECONDS)
 
 
+def _engine_args(comparison: Comparison) -> list[str]:
+    return [word for argument in comparison.engine_args for word in ("--engine-arg", argument)]
+
+
+def _environment() -> dict[str, str]:
+    """Gives vLLM's own server all cores, as a single worker has; by itself it would leave one of them idle."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    return {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_NO_USAGE_STATS": "1", **os.environ}
+
+
 async def _weights(comparison: Comparison) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *comparison.resolver, comparison.model, stdout=asyncio.subprocess.PIPE
-    )
+    why = f"The weights of {comparison.model!r} cannot be had"
+    return await _last_line((*comparison.resolver, comparison.model), why)
+
+
+async def _last_line(program: Sequence[str], failure: str) -> str:
+    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     if process.returncode != 0 or not out.strip():
-        raise CommandFailed(f"The weights of {comparison.model!r} cannot be had; the lines above say why.")
+        raise CommandFailed(f"{failure}; the lines above say why.")
     return out.decode().strip().splitlines()[-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from vllama_clients.bench.sample import Request, Sample
-from vllama_clients.connection import Connection
+from vllama_clients.connection import Connection, Tls
 from vllama_protos.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -20,9 +20,15 @@ class GrpcTarget:
     """A gRPC server; every session has a channel of its own, as separate clients have."""
 
     def __init__(
-        self, target: str, model: str, *, api_key: str = "", clock: Callable[[], float] = time.perf_counter
+        self,
+        target: str,
+        model: str,
+        *,
+        api_key: str = "",
+        tls: Tls | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._connection = Connection(target, api_key=api_key, attempts=1)
+        self._connection = Connection(target, tls, api_key, attempts=1)
         self._model = model
         self._clock = clock
 

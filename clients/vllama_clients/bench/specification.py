@@ -12,13 +12,14 @@ from vllama_clients.bench.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllama_clients.bench.access import Access
     from vllama_clients.bench.target import Target
 
-KINDS = ("ollama", "openai", "grpc", "command")
+KINDS = ("ollama", "openai", "grpc", "grpcs", "command")
 FORM = "write name=kind:address, the kind being " + ", ".join(KINDS)
 
 
-def targets(texts: Sequence[str], model: str, api_key: str) -> dict[str, Target]:
+def targets(texts: Sequence[str], model: str, access: Access) -> dict[str, Target]:
     """Makes the targets, in order. ValueError that says what is wrong with which."""
     found: dict[str, Target] = {}
     for text in texts:
@@ -28,7 +29,7 @@ def targets(texts: Sequence[str], model: str, api_key: str) -> dict[str, Target]
             raise ValueError(f"{text!r} is no target: {FORM}")
         if name in found:
             raise ValueError(f"two targets are called {name!r}; names must differ")
-        found[name] = _target(kind, address, model, api_key)
+        found[name] = _target(kind, address, model, access)
     return found
 
 
@@ -54,12 +55,14 @@ def concurrencies(text: str) -> list[int]:
     return found
 
 
-def _target(kind: str, address: str, model: str, api_key: str) -> Target:
+def _target(kind: str, address: str, model: str, access: Access) -> Target:
     match kind:
         case "ollama":
-            return HttpTarget(address, OllamaDialect(), model, api_key=api_key)
+            return HttpTarget(address, OllamaDialect(), model, access=access)
         case "openai":
-            return HttpTarget(address, OpenAiDialect(), model, api_key=api_key)
+            return HttpTarget(address, OpenAiDialect(), model, access=access)
         case "grpc":
-            return GrpcTarget(address, model, api_key=api_key)
+            return GrpcTarget(address, model, api_key=access.api_key)
+        case "grpcs":
+            return GrpcTarget(address, model, api_key=access.api_key, tls=access.grpc_tls())
     return CommandTarget(address)

@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One target against the first, at one concurrency: one number per repeat."""
+    """One target against another, at one concurrency: one number per repeat."""
 
     target: str
     base: str
@@ -63,11 +63,18 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
     return [_line([cell for cell in cells if (cell.target, cell.concurrency) == key]) for key in keys]
 
 
-def ratios(cells: Sequence[Cell]) -> list[Ratio]:
-    """Compares every target with the first, repeat by repeat."""
+def ratios(cells: Sequence[Cell], bases: Sequence[str] = ()) -> list[Ratio]:
+    """Compares every target with the first one, and with those of `bases` that were measured, repeat by repeat."""
     names = list(dict.fromkeys(cell.target for cell in cells))
     concurrencies = list(dict.fromkeys(cell.concurrency for cell in cells))
-    return [_ratio(cells, names[0], name, concurrency) for name in names[1:] for concurrency in concurrencies]
+    all_bases = dict.fromkeys([*names[:1], *(base for base in bases if base in names)])
+    return [
+        _ratio(cells, base, name, concurrency)
+        for base in all_bases
+        for name in names
+        if name != base and not (name in all_bases and base != names[0])
+        for concurrency in concurrencies
+    ]
 
 
 def _line(cells: Sequence[Cell]) -> Line:

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vllama_clients.bench import specification
+from vllama_clients.bench.access import Access
 from vllama_clients.bench.command_target import CommandTarget
-from vllama_clients.bench.comparison import DOORS, Comparison, opened
+from vllama_clients.bench.comparison import DOORS, VLLM, Comparison, opened
 from vllama_clients.bench.page import page
 from vllama_clients.bench.plan import Plan, run
 from vllama_clients.bench.record import record
@@ -26,12 +27,14 @@ from vllama_clients.bench.workload import Workload, length, read_trace
 from vllama_clients.cli.address import http_address
 from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.stoppable import stoppable
+from vllama_clients.cli.tls import authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from vllama_clients.bench.cell import Cell
     from vllama_clients.bench.sample import Sample
+    from vllama_clients.bench.summary import Ratio
     from vllama_clients.bench.watch import Watch
 
 
@@ -48,7 +51,10 @@ def command(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="name=ollama:URL, name=openai:URL, name=grpc:HOST:PORT or name=command:LINE; repeatable."),
+        typer.Option(
+            help="name=ollama:URL, name=openai:URL, name=grpc:HOST:PORT (grpcs: with TLS) or name=command:LINE; "
+            "repeatable."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="The model.")] = "smollm2:135m",
     concurrency: Annotated[str, typer.Option(help="Streams at once, e.g. 1,5,10.")] = "1,5,10,20,50",
@@ -63,9 +69,12 @@ def command(
     watch: Annotated[list[str] | None, typer.Option(help="name=PID: tell that process's CPU per token.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every sample to this file.")] = None,
     engine: Annotated[str, typer.Option(help="With compare: vllm, or fake for a simulation.")] = "vllm",
-    bare: Annotated[str, typer.Option(help="With compare: program that is the bare engine.")] = "",
+    bare: Annotated[str, typer.Option(help="With compare: another program that is the bare engine.")] = "",
+    doors: Annotated[str, typer.Option(help="With compare: which doors.")] = ",".join(DOORS),
+    engine_arg: Annotated[list[str] | None, typer.Option(help="With compare: key=value for all engines.")] = None,
     serve_arg: Annotated[list[str] | None, typer.Option(help="With compare: flag for the balancer.")] = None,
     vllm_arg: Annotated[list[str] | None, typer.Option(help="With compare: flag for vLLM's own server.")] = None,
+    samples: Annotated[bool, typer.Option(help="Keep every request in the JSON file.")] = True,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with charts to this file.")] = None,
 ) -> None:
     """Measures servers in turn: TTFT, time per token, throughput, errors.
@@ -79,8 +88,9 @@ def command(
     try:
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())
         streams = specification.concurrencies(concurrency)
-        names = [*specification.targets(texts, model, ""), *(DOORS if preset else ())]
+        names = [*specification.targets(texts, model, Access()), *(DOORS if preset else ())]
         specification.watches(watched, names)
+        _check_doors(doors)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     settings = {
@@ -88,23 +98,36 @@ def command(
         "targets": texts,
         "prompt_tokens": str(trace or prompt_tokens),
         "max_tokens": str(trace or max_tokens),
+        "engine_args": engine_arg or [],
         "repeats": repeats,
         "seed": seed,
     }
-    comparison = Comparison(model, engine, bare, serve_arg or [], vllm_arg or []) if preset else None
+    comparison = None
+    if preset:
+        comparison = Comparison(
+            model, engine, bare, engine_arg or [], doors.split(","), serve_arg or [], vllm_arg or []
+        )
 
     async def measured() -> list[Cell]:
         async with AsyncExitStack() as stack:
             if comparison is not None:
                 doors = await stack.enter_async_context(opened(comparison, _say))
                 texts[:0], watched[:0] = doors.targets, doors.watches
-            targets = specification.targets(texts, model, context.obj.get("VLLAMA_API_KEY", ""))
+            access = Access(context.obj.get("VLLAMA_API_KEY", ""), authority(context.obj))
+            targets = specification.targets(texts, model, access)
             plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
             return await _measure(plan, specification.watches(watched, list(targets)))
 
     cells = uvloop.run(stoppable(measured()))
-    _show(cells, settings, json_file, html_file)
+    compared = ratios(cells, [VLLM] if preset else [])
+    _show(cells, compared, record(cells, settings, compared, samples=samples), json_file, html_file)
     _judge(cells)
+
+
+def _check_doors(text: str) -> None:
+    unknown = [door for door in text.split(",") if door not in DOORS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no door: choose among {', '.join(DOORS)}")
 
 
 def _say(text: str) -> None:
@@ -130,8 +153,14 @@ def _begins(progress: Progress) -> Callable[[str, int, int, int], Callable[[Samp
     return begin
 
 
-def _show(cells: Sequence[Cell], settings: Mapping[str, Any], json_file: Path | None, html_file: Path | None) -> None:
-    summed, compared, written = lines(cells), ratios(cells), record(cells, settings)
+def _show(
+    cells: Sequence[Cell],
+    compared: Sequence[Ratio],
+    written: Mapping[str, Any],
+    json_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    summed = lines(cells)
     sections = [rates(summed), times(summed), *([comparison(compared)] if compared else [])]
     print("\n\n".join(sections))
     if json_file is not None:

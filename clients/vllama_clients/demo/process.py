@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from vllama_clients.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 
 STOP_TIMEOUT_SECONDS = 60.0
 LOG_TAIL_CHARACTERS = 2000
@@ -66,10 +66,12 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def started(name: str, program: Sequence[str]) -> AsyncIterator[ServerProcess]:
-    """Runs a program and ends it afterwards; `name` is how failures call it."""
+async def started(
+    name: str, program: Sequence[str], environment: Mapping[str, str] | None = None
+) -> AsyncIterator[ServerProcess]:
+    """Runs a program and ends it afterwards; `name` is how failures call it. No environment means this process's."""
     with tempfile.TemporaryFile() as log:
-        process = await asyncio.create_subprocess_exec(*program, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*program, stdout=log, stderr=log, env=environment)
         server = ServerProcess(name, process, log)
         try:
             yield server

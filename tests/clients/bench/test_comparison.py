@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from vllama_clients.bench.access import Access
 from vllama_clients.bench.comparison import DOORS, Comparison, opened
 from vllama_clients.bench.sample import Request
 from vllama_clients.bench.specification import targets, watches
 from vllama_clients.cli.failure import CommandFailed
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 RESOLVER = (sys.executable, "-c", "import sys; print('/weights/' + sys.argv[1])")
+BARE = (sys.executable, "-c", "import json, sys; print(json.dumps(['--same', *sys.argv[1:]]))")
 BALANCER = (sys.executable, "-m", "tests.clients.demo.stand_in")
 VLLM_SERVER = (sys.executable, "-m", "tests.clients.bench.stand_in")
 
 
-def comparison(*vllm_flags: str, engine: str = "vllm", bare: str = "") -> Comparison:
+def comparison(*vllm_flags: str, engine: str = "vllm", bare: str = "", doors: Sequence[str] = DOORS) -> Comparison:
     """Compares the stand-ins."""
-    return Comparison("ready", engine, bare, (), vllm_flags, 60, BALANCER, VLLM_SERVER, RESOLVER)
+    programs = (BALANCER, VLLM_SERVER, RESOLVER, BARE)
+    return Comparison("ready", engine, bare, ("a=1",), doors, (), vllm_flags, 60, *programs)
 
 
 def children() -> list[psutil.Process]:
@@ -30,8 +37,8 @@ def children() -> list[psutil.Process]:
 async def test_every_door_is_a_target() -> None:
     """From the inside out, the bare engine first, and the balancer is watched where it takes part."""
     said: list[str] = []
-    async with opened(comparison(bare="python bare.py"), said.append) as doors:
-        made = targets(doors.targets, "ready", "")
+    async with opened(comparison(), said.append) as doors:
+        made = targets(doors.targets, "ready", Access())
         assert tuple(made) == DOORS
         assert list(watches(doors.watches, list(made))) == ["balancer", "chat", "v1"]
         async with made["vllm"].session() as session:
@@ -42,18 +49,33 @@ async def test_every_door_is_a_target() -> None:
 
 
 async def test_vllms_server_gets_weights_name_and_flags() -> None:
-    """The directory of the weights, the name and what the caller adds."""
+    """The directory of the weights, the name, the flags for the worker's engine and what the caller adds."""
     async with opened(comparison("--enforce-eager"), lambda _: None):
         (line,) = [child.cmdline() for child in children() if "--model" in child.cmdline()]
     assert line[line.index("--model") + 1] == "/weights/ready"
     assert line[line.index("--served-model-name") + 1] == "ready"
-    assert line[-1] == "--enforce-eager"
+    assert line[-6:] == ["--same", "/weights/ready", "--engine-arg", "a=1", "--server-flags", "--enforce-eager"]
+
+
+async def test_the_bare_engine_is_given_or_our_own() -> None:
+    """Our own gets the weights and the arguments of the worker's engine; another program is called as it is."""
+    async with opened(comparison(), lambda _: None) as doors:
+        assert doors.targets[0].endswith("/weights/ready --engine-arg a=1")
+    async with opened(comparison(bare="python bare.py"), lambda _: None) as doors:
+        assert doors.targets[0] == "bare=command:python bare.py"
 
 
 async def test_a_simulation_has_no_server_of_its_own() -> None:
     """With the simulated engine vLLM's server is left out."""
     async with opened(comparison(engine="fake"), lambda _: None) as doors:
         assert [target.partition("=")[0] for target in doors.targets] == ["worker", "balancer", "chat", "v1"]
+
+
+async def test_only_the_chosen_doors() -> None:
+    """Others are neither measured nor started."""
+    async with opened(comparison("--die", doors=["chat", "bare"]), lambda _: None) as doors:
+        assert [target.partition("=")[0] for target in doors.targets] == ["bare", "chat"]
+        assert [watch.partition("=")[0] for watch in doors.watches] == ["chat"]
 
 
 async def test_a_server_that_does_not_start() -> None:

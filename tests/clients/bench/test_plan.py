@@ -174,3 +174,10 @@ def test_a_target_that_only_failed_has_no_ratio() -> None:
     broken = Sample(1.0, error="busy")
     (ratio,) = ratios([cell("a", 0, 1.0, broken), cell("b", 0, 1.0, Sample(1.0, 0.1, 10))])
     assert (list(ratio.throughput), list(ratio.ttft), ratio.median_throughput) == ([], [], None)
+
+
+def test_ratios_to_another_base_beside_the_first() -> None:
+    """Each target is compared with both bases, and the bases with each other once."""
+    cells = [cell(name, 0, seconds, Sample(1.0, 0.1, 10)) for name, seconds in (("a", 1.0), ("b", 2.0), ("c", 4.0))]
+    found = {(ratio.target, ratio.base): ratio.median_throughput for ratio in ratios(cells, ["c", "unknown"])}
+    assert found == {("b", "a"): 0.5, ("c", "a"): 0.25, ("b", "c"): 2.0}

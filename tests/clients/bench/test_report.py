@@ -83,7 +83,7 @@ class Links(HTMLParser):
 def test_the_page_stands_alone() -> None:
     """Nothing is loaded from elsewhere, charts and tables are there, and names are escaped."""
     links = Links()
-    links.feed(page(record(CELLS, {"model": "<m>"}), lines(CELLS), ratios(CELLS)))
+    links.feed(page(record(CELLS, {"model": "<m>"}, ratios(CELLS)), lines(CELLS), ratios(CELLS)))
     assert links.loaded == []
     assert links.tags.count("svg") == 6
     assert links.tags.count("table") == 2
@@ -93,7 +93,7 @@ def test_the_page_stands_alone() -> None:
 
 def test_the_record_is_json() -> None:
     """Settings, machine, versions and every sample can be read back."""
-    read = json.loads(json.dumps(record(CELLS, {"model": "m"})))
+    read = json.loads(json.dumps(record(CELLS, {"model": "m"}, ratios(CELLS))))
     assert read["settings"] == {"model": "m"}
     assert read["machine"]["cores"] >= 1
     assert "vllama-serve" in read["versions"]

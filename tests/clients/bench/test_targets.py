@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,18 @@ import grpc
 import pytest
 
 from tests.clients.cli.ollama_server import Answer, Hang, OllamaServer, chunk, last, ollama_server
-from tests.clients.scripted_server import Refusal, delta, finished, started
+from tests.clients.scripted_server import Refusal, Script, delta, finished, start_server, started
+from vllama_clients.bench.access import Access
 from vllama_clients.bench.command_target import CommandTarget
 from vllama_clients.bench.grpc_target import GrpcTarget
 from vllama_clients.bench.http_target import Dialect, HttpTarget, OllamaDialect, OpenAiDialect
 from vllama_clients.bench.sample import Request, Sample
+from vllama_clients.bench.specification import targets
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.clients.conftest import Server
     from vllama_clients.bench.target import Target
@@ -142,7 +146,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(ollama: OllamaServer) -
 
 async def test_the_api_key_is_sent(ollama: OllamaServer) -> None:
     """Guarded servers can be measured."""
-    await one(HttpTarget(ollama.url, OllamaDialect(), "m", api_key="s3cret"))
+    await one(HttpTarget(ollama.url, OllamaDialect(), "m", access=Access("s3cret")))
     assert ollama.authorizations == ["Bearer s3cret"]
 
 
@@ -166,6 +170,32 @@ async def test_grpc_failures_are_samples(server: Server, stream: list, error: st
     """A refused or cut stream is measured as broken."""
     server.script.streams = [stream]
     assert error in (await one(GrpcTarget(server.target, "m"))).error
+
+
+async def test_https_trusts_the_given_authority(certificate: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """An HTTPS server is measured with its authority, and is a failure without."""
+    chain, key = certificate
+    (tmp_path / "pair.pem").write_bytes(chain + key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    async with ollama_server(context) as server:
+        server.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
+        address = [f"a=ollama:{server.url.replace('127.0.0.1', 'localhost')}"]
+        assert (await one(targets(address, "m", Access(authority=chain.decode()))["a"])).tokens == 20
+        assert "CERTIFICATE_VERIFY_FAILED" in (await one(targets(address, "m", Access())["a"])).error
+
+
+async def test_grpcs_trusts_the_given_authority(certificate: tuple[bytes, bytes]) -> None:
+    """A TLS server is measured with its authority, and is a failure without."""
+    chain, key = certificate
+    script = Script(streams=[[started(), delta("Hello"), finished(usage=generation_pb2.Usage(completion_tokens=20))]])
+    running, port = await start_server(script, "localhost:0", grpc.ssl_server_credentials([(key, chain)]))
+    address = [f"a=grpcs:localhost:{port}"]
+    try:
+        assert (await one(targets(address, "m", Access(authority=chain.decode()))["a"])).tokens == 20
+        assert (await one(targets(address, "m", Access())["a"])).error
+    finally:
+        await running.stop(None)
 
 
 PROGRAM = """

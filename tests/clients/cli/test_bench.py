@@ -32,6 +32,15 @@ async def test_measures_and_reports(ollama: OllamaServer, vllama: Callable, tmp_
     assert len(ollama.requests) == 2 * (1 + 2 * 2 * 2)
 
 
+async def test_requests_can_be_left_out_of_the_json(ollama: OllamaServer, vllama: Callable, tmp_path: Path) -> None:
+    """Results that are kept for comparison need their sums alone."""
+    ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
+    assert (await vllama("bench", *QUICK, "--no-samples", "--json", str(tmp_path / "r.json"))).status == 0
+    kept = json.loads((tmp_path / "r.json").read_text())
+    assert [line["requests"] for line in kept["lines"]] == [4, 4]
+    assert not any(cell["samples"] for cell in kept["cells"])
+
+
 async def test_without_a_target_the_server_is_measured(ollama: OllamaServer, vllama: Callable) -> None:
     """VLLAMA_HOST is the default target."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
@@ -60,6 +69,7 @@ async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callab
         ("--trace", "/no/such/file"),
         ("--watch", "a=1"),
         ("--watch", "server=x"),
+        ("compare", "--doors", "bare,back"),
     ],
 )
 def test_bad_flags_are_usage_errors(flags: tuple[str, ...]) -> None:
