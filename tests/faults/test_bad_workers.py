@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Matrix
     from tests.faults.load import Outcome
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 @pytest.mark.quick

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.end_to_end.fleet_process import FleetProcess
     from tests.faults.conftest import Matrix
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 async def idle(fleet: FleetProcess, seconds: float = 5.0) -> float:
@@ -59,8 +59,8 @@ async def test_disconnect_in_every_phase(fleet: Callable[..., FleetProcess], mat
             await asyncio.gather(*jobs)
             took = await idle(running)
             matrix.add(f"4 clients leave: {kind}", Outcome(seconds=took), "run s = until idle")
-            # Cancelling is immediate; reports come at least every second, and one poll is 20 ms.
-            assert took < 2.5
+            # Cancelling is immediate, reports follow within 100 ms, and one poll is 20 ms.
+            assert took < 1.0
     assert all(worker.report.kv_cache_use < 1 for worker in running.workers())
 
 

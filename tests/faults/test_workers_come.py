@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.faults.conftest import Matrix
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 NAMES = ("w0", "w1", "w2", "w3")
 

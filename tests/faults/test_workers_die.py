@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Matrix
     from vllama_protos.v1 import fleet_pb2
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 async def busiest(fleet: FleetProcess, *, prefilling: bool = False) -> fleet_pb2.WorkerStatus:
