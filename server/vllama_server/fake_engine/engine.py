@@ -43,6 +43,8 @@ OWN_CONTEXT_TOKENS = 32_768
 """What `--max-model-len 0` serves."""
 CATCH_UP_SECONDS = 0.05
 """How much lost time the engine makes good after the event loop was busy."""
+LEAD_TOKENS = 16
+"""With steps that take no time: how far the engine runs ahead of the readers that keep up best."""
 PATIENCE_SECONDS = 0.005
 """With steps that take no time: how long the engine waits for a reader before it goes on."""
 START_STAGES = 20
@@ -108,9 +110,9 @@ class FakeEngine:
             block_tokens=self._profile.block_tokens,
             device=Device(kind="simulated", name="simulated"),
             simulated=True,
+            can_sleep=self._profile.can_sleep,
             model_info=ModelInfo(
                 architecture="simulated",
-            can_sleep=self._profile.can_sleep,
                 embedding_length=embedding.VECTOR_LENGTH,
                 trained_context_length=self._context_tokens,
             ),
@@ -171,8 +173,6 @@ class FakeEngine:
         most = self._context_tokens
         return [embedding.embed(text, most, length, truncate=truncate, normalize=normalize) for text in texts]
 
-    async def failed(self) -> Exception:
-        """Returns when the step loop has ended by a fault of its own."""
     async def sleep(self) -> None:
         """Forgets its cache, as an engine does whose device is taken."""
         if not self._profile.can_sleep:
@@ -183,6 +183,8 @@ class FakeEngine:
         """Takes the time that moving weights would take."""
         await self._clock.sleep_until(self._clock.time() + self._profile.wake_seconds)
 
+    async def failed(self) -> Exception:
+        """Returns when the step loop has ended by a fault of its own."""
         await self._broken.wait()
         return EngineDead("the simulated engine's step loop has failed; see the log.")
 
@@ -246,10 +248,10 @@ class FakeEngine:
         if step.seconds:
             await self._clock.sleep_until(due)
             return
-        # Without a pace of its own the engine takes its readers': it yields once, and if nobody
-        # has come for more it waits a little instead of spinning.
+        # Without a pace of its own the engine takes its readers': it yields once, and if all of
+        # them are behind it waits a little for one that comes for more.
         await asyncio.sleep(0)
-        if any(generation.hungry for generation in self._live):
+        if any(generation.lead < LEAD_TOKENS for generation in self._live):
             return
         self._hunger.clear()
         handle = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._hunger.set)

@@ -44,9 +44,9 @@ class Generation(Stream):
         self._waiter: asyncio.Future[None] | None = None
 
     @property
-    def hungry(self) -> bool:
-        """Whether the reader has taken everything and waits."""
-        return self._waiter is not None
+    def lead(self) -> int:
+        """How many tokens it is ahead of its reader."""
+        return self.produced_tokens - self._taken
 
     def wake(self) -> None:
         """Lets the reader look again."""
