@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ from vllama_clients import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 MODEL = "simulated"
 START_SECONDS = 100
@@ -76,6 +79,63 @@ def test_sync_answers_equal_asyncio_ones(fleet: FleetProcess) -> None:
         answer = client.generate(generate("Hello", 7)).collect()
     assert answer.text == expected("Hello", 7)
     assert answer.finished.usage.completion_tokens == 7
+
+
+def test_threads_share_one_synchronous_client(fleet: FleetProcess) -> None:
+    """Forty streams of sixteen threads over one channel: each gets exactly its own tokens, and both workers serve."""
+    prompts = [f"Thread number {number}" for number in range(40)]
+    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda prompt: client.generate(generate(prompt, 20)).collect(), prompts))
+    assert [answer.text for answer in answers] == [expected(prompt, 20) for prompt in prompts]
+    assert len({answer.started.worker for answer in answers}) == 2
+
+
+def test_sync_calls_with_one_answer(fleet: FleetProcess) -> None:
+    """Chats, tokens, texts and vectors, synchronously."""
+    chat = ChatRequest(MODEL, [Message("user", "Hi")], Options(sampling=Sampling(max_tokens=3)))
+    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+        tokens = client.tokenize(chat)
+        assert client.chat(chat).collect().text == expected(tokens.text, 3)
+        assert (
+            client.detokenize(MODEL, client.tokenize(GenerateRequest(MODEL, "Hello there")).token_ids) == "Hello there"
+        )
+        first, second = client.embed(EmbedRequest(MODEL, ["a", "b"]))
+    assert first.values != second.values
+
+
+def test_a_cancelled_sync_stream_frees_its_slot(fleet: FleetProcess) -> None:
+    """Soon after the block was left, no worker counts its stream."""
+    with SyncClient(fleet.target) as client:
+        with client.generate(generate("Long", 3000)) as generation:
+            next(generation)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(worker.leases for worker in fleet.workers()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_sync_deadlines_and_errors(fleet: FleetProcess) -> None:
+    """They are of the same classes, with the same reasons."""
+    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.generate(generate("Long", 3000), timeout_seconds=1).collect()
+        with pytest.raises(NotFound) as unknown:
+            client.generate(GenerateRequest("nobody:knows", "Hi")).collect()
+    assert unknown.value.reason == "MODEL_NOT_FOUND"
+
+
+def test_the_example_service_summarises(fleet: FleetProcess, tmp_path: Path) -> None:
+    """Thirty files, eight at a time: a line for each, and progress up to the last."""
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(f"Text number {number}", encoding="utf-8")
+    command = [sys.executable, "-m", "vllama_clients.examples.summaries", "--target", fleet.target, "--model", MODEL]
+    files = sorted(map(str, tmp_path.glob("*.txt")))
+    done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(summary["name"] for summary in summaries) == files
+    assert {summary["tokens"] for summary in summaries} == {80}
+    assert done.stderr.endswith("30 of 30, 0 failed\n")
 
 
 async def test_chat(fleet: FleetProcess) -> None:
