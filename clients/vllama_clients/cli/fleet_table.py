@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from vllama_protos.v1 import fleet_pb2
 
-LEAST_TELLING = ("PREFILL/S", "STEP", "HITS", "QUEUE", "UP", "MODEL", "RESTARTS", "KV", "TOKENS/S")
+LEAST_TELLING = ("PREFILL/S", "STEP", "HITS", "UP", "QUEUE", "MODEL", "RESTARTS", "KV", "TTFT P50/P99", "TOKENS/S")
 """Columns in the order in which they are left out."""
-HEADER = ("WORKER", "STATE", "MODEL", "STREAMS", "QUEUE", "KV", "TOKENS/S", "PREFILL/S", "STEP", "HITS")
+HEADER = (
+    "WORKER", "STATE", "MODEL", "STREAMS", "QUEUE", "KV", "TOKENS/S", "TTFT P50/P99", "PREFILL/S", "STEP", "HITS",
+)  # fmt: skip
 COUNTERS = ("RESTARTS", "UP")
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -57,14 +59,17 @@ def state(worker: fleet_pb2.WorkerStatus, *, progress: bool = True) -> str:
     if report.state == worker_pb2.WORKER_STATE_STARTING:
         percent = f" {report.progress:.0%}" if progress and report.progress else ""
         return f"{_word(worker_pb2.StartPhase.Name(report.phase), 'START_PHASE_')}{percent}"
+    if report.state == worker_pb2.WORKER_STATE_SLEEPING:
+        return "asleep"
     if report.state in (worker_pb2.WORKER_STATE_FAILED, worker_pb2.WORKER_STATE_DRAINING):
         return _word(worker_pb2.WorkerState.Name(report.state), "WORKER_STATE_")
     return worker.reason or "out"
 
 
 def why(worker: fleet_pb2.WorkerStatus) -> str:
-    """Tells why a worker does not serve; empty when it does, or when it only starts."""
-    if worker.available or worker.report.state == worker_pb2.WORKER_STATE_STARTING:
+    """Tells why a worker does not serve; empty when it does, or when it only starts or sleeps."""
+    on_their_way = (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_SLEEPING)
+    if worker.available or worker.report.state in on_their_way:
         return ""
     return worker.report.failure or worker.reason
 
@@ -82,12 +87,24 @@ def _row(worker: fleet_pb2.WorkerStatus) -> dict[str, str]:
         "QUEUE": str(report.waiting),
         "KV": f"{report.kv_cache_use:.0%}",
         "TOKENS/S": f"{report.decode_tokens_per_second:.0f}",
+        "TTFT P50/P99": _first_token(worker),
         "PREFILL/S": f"{prefill:.0f}" if prefill else "-",
         "STEP": f"{step_seconds * 1000:.1f} ms" if step_seconds else "-",
         "HITS": f"{report.prefix_hit_rate:.0%}",
         "RESTARTS": str(worker.restarts),
         "UP": _length(report.uptime.ToTimedelta().total_seconds()),
     }
+
+
+def _first_token(worker: fleet_pb2.WorkerStatus) -> str:
+    if not worker.HasField("time_to_first_token_p50"):
+        return "-"
+    quantiles = (worker.time_to_first_token_p50, worker.time_to_first_token_p99)
+    return "/".join(_short(quantile.ToTimedelta().total_seconds()) for quantile in quantiles)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _columns(rows: Sequence[Mapping[str, str]], left_out: Set[str]) -> str:

@@ -1,4 +1,4 @@
-"""`vllama ps`: the models that are loaded, where they run and until when."""
+"""`vllama ps`: the models that are loaded, where they run and until when, and those on their way."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vllama_clients.cli.api import api_of
+from vllama_clients.cli.api import Api, api_of
 from vllama_clients.cli.columns import columns, moment, size, until
+from vllama_clients.cli.failure import CommandFailed
 
 HEADER = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "REPLICAS", "UNTIL")
 
@@ -17,15 +18,34 @@ HEADER = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "REPLICAS", "UNTIL")
 def command(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
 ) -> None:
-    """Lists the models that are loaded."""
-    models = api_of(context.obj).get("/api/ps").get("models") or []
+    """Lists the models that are loaded, being loaded, or asleep.
+
+    Example: vllama ps --json
+    """
+    api = api_of(context.obj)
+    models = api.get("/api/ps").get("models") or []
+    moving = _moving(api)
     if as_json:
-        print(json.dumps(models, indent=2))
+        print(json.dumps([{**model, "state": "loaded"} for model in models] + moving, indent=2))
         return
-    rows = [_row(model, datetime.now(UTC)) for model in models]
+    rows = [_row(model, datetime.now(UTC)) for model in models] + [_moving_row(model) for model in moving]
     # Only a fleet tells of replicas; an Ollama server has none to tell of.
     header = [name for name in HEADER if name != "REPLICAS" or any("replicas" in model for model in models)]
     print(columns(header, [[row[name] for name in header] for row in rows]))
+
+
+def _moving(api: Api) -> list[dict[str, Any]]:
+    """Asks for the models that are loaded now or asleep; an Ollama server tells of none."""
+    try:
+        fleet = api.get("/fleet")
+    except CommandFailed:
+        return []
+    loading = [{"name": name, "state": "loading", "progress": far} for name, far in fleet.get("loading", {}).items()]
+    return loading + [{"name": name, "state": "asleep"} for name in fleet.get("asleep", [])]
+
+
+def _moving_row(model: dict[str, Any]) -> dict[str, str]:
+    return {**dict.fromkeys(HEADER, "-"), "NAME": model["name"], "UNTIL": model.get("progress", model["state"])}
 
 
 def _row(model: dict[str, Any], now: datetime) -> dict[str, str]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from vllama_protos.v1 import fleet_pb2
 
-STYLES = ((("ready",), "green"), (("draining", "warm up", "starting", "load"), "yellow"), (("failed", "retry"), "red"))
+STYLES = (
+    (("ready",), "green"),
+    (("draining", "warm up", "starting", "load", "asleep"), "yellow"),
+    (("failed", "retry"), "red"),
+)
 
 
 def command(
@@ -30,6 +34,8 @@ def command(
     """Shows the fleet live: state, load and speed of every worker. Ctrl-C leaves.
 
     Off a terminal it prints the fleet once.
+
+    Example: vllama top
     """
     with fleet_of(context.obj) as fleet:
         if as_json:

@@ -23,6 +23,8 @@ READY = fleet_pb2.WorkerStatus(
     available=True,
     leases=12,
     restarts=2,
+    time_to_first_token_p50=timedelta(milliseconds=45),
+    time_to_first_token_p99=timedelta(seconds=1.25),
     description=worker_pb2.DescribeResponse(models=["smollm2:135m"], max_streams=64),
     report=worker_pb2.WorkerReport(
         state=worker_pb2.WORKER_STATE_READY,
@@ -51,6 +53,9 @@ FAILED = fleet_pb2.WorkerStatus(
 DRAINING = fleet_pb2.WorkerStatus(
     name="worker-3", reason="draining", report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_DRAINING)
 )
+ASLEEP = fleet_pb2.WorkerStatus(
+    name="worker-5", reason="is asleep", report=worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_SLEEPING)
+)
 WAITING = fleet_pb2.WorkerStatus(name="worker-4", reason="lost", retry_in=timedelta(seconds=8))
 FLEET = fleet_pb2.ListWorkersResponse(workers=[READY, STARTING, FAILED], queued_requests=7)
 
@@ -73,6 +78,7 @@ def top(server: Server, vllama: Callable) -> Callable:
         (FAILED, "failed"),
         (DRAINING, "draining"),
         (WAITING, "retry in 8 s"),
+        (ASLEEP, "asleep"),
         (fleet_pb2.WorkerStatus(name="w", reason="ejected"), "ejected"),
         (fleet_pb2.WorkerStatus(name="w"), "out"),
     ],
@@ -83,8 +89,9 @@ def test_state(worker: fleet_pb2.WorkerStatus, word: str) -> None:
 
 
 def test_causes() -> None:
-    """Only what does not serve and does not start needs a reason."""
-    assert [why(worker) for worker in (READY, STARTING, FAILED, WAITING)] == [
+    """Only what does not serve, does not start and does not sleep needs a reason."""
+    assert [why(worker) for worker in (READY, ASLEEP, STARTING, FAILED, WAITING)] == [
+        "",
         "",
         "",
         "No memory: lower --max-model-len.",
@@ -103,6 +110,9 @@ def test_columns() -> None:
         "3",
         "25%",
         "512",
+        "45",
+        "ms/1.2",
+        "s",
         "20000",
         "12.5",
         "ms",

@@ -56,6 +56,17 @@ async def test_ps_prints_where_and_until_when(ollama: OllamaServer, vllama: Call
     assert line.endswith("forever")
 
 
+async def test_ps_tells_what_is_loading_or_asleep(ollama: OllamaServer, vllama: Callable) -> None:
+    """A model that is on its way says how far it is, and one that sleeps that it does."""
+    ollama.answers["GET /api/ps"] = Answer([{"models": []}])
+    fleet = {"loading": {"a:7b": "starting: loading weights 40% on worker-0; 3 requests wait"}, "asleep": ["b:1b"]}
+    ollama.answers["GET /fleet"] = Answer([fleet])
+    lines = (await vllama("ps")).out.splitlines()
+    assert lines[1].startswith("a:7b") and lines[1].endswith("loading weights 40% on worker-0; 3 requests wait")
+    assert lines[2].startswith("b:1b") and lines[2].endswith("asleep")
+    assert [model["state"] for model in json.loads((await vllama("ps", "--json")).out)] == ["loading", "asleep"]
+
+
 @pytest.mark.parametrize(
     ("on_gpu", "text"), [(0, "100% CPU"), (100, "100% GPU"), (200, "100% GPU"), (25, "75%/25% CPU/GPU")]
 )
