@@ -91,6 +91,14 @@ class _Placement:
             ("worker", "reason"),
             registry=registry,
         )
+        self._counters: dict[tuple[str, str], Counter] = {}
+
+    def of(self, worker: str, reason: str) -> Counter:
+        """Finds the counter of such decisions; kept, as it is asked for by every one of them."""
+        counter = self._counters.get((worker, reason))
+        if counter is None:
+            self._counters[worker, reason] = counter = self.placements.labels(worker, reason)
+        return counter
 
 
 class _Failover:
@@ -153,7 +161,7 @@ class Metrics:
 
     def placed(self, worker: str, reason: str) -> None:
         """Counts a decision."""
-        self._placement.placements.labels(worker, reason).inc()
+        self._placement.of(worker, reason).inc()
 
     def cache_answered(self, believed_tokens: int, cached_tokens: int) -> None:
         """Compares a belief with what the worker found."""

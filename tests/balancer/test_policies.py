@@ -155,7 +155,7 @@ def test_among_equals_the_least_recently_burdened_wins():
 
 def test_a_fresh_report_adds_what_other_balancers_put_there():
     """Local counts alone would call the worker idle."""
-    shared = candidate("shared", reported_streams=60, other_streams=60, reported_at=NOW - 0.5)
+    shared = candidate("shared", other_streams=60, reported_at=NOW - 0.5)
     assert spread(ExpectedCompletion(), [shared, candidate("idle")], 20, demand(200, 4000)) == {"idle": 20}
 
 
@@ -163,9 +163,9 @@ def test_prompts_that_others_have_put_there_count_until_they_are_computed():
     """8000 tokens are 0.4 s of work: right after the report they repel, half a second later they are done."""
     picks = []
     for age in (0.0, 0.5):
-        told = {"other_streams": 1, "other_prompt_tokens": 8000, "reported_streams": 1, "reported_at": NOW - age}
-        shared = candidate("shared", **told, prefill_tokens_per_second=20_000.0, step_seconds=0.0102)
-        own = candidate("own", streams=4, prefill_tokens_per_second=20_000.0, step_seconds=0.01)
+        told = {"other_streams": 1, "other_prompt_tokens": 8000, "reported_at": NOW - age}
+        shared = candidate("shared", **told, prefill_tokens_per_second=20_000.0, stream_seconds=0.0002)
+        own = candidate("own", streams=4, prefill_tokens_per_second=20_000.0, stream_seconds=0.0002)
         picks.append(spread(ExpectedCompletion(), [shared, own], 20))
     assert picks == [{"own": 20}, {"shared": 20}]
 
@@ -174,8 +174,8 @@ def test_an_old_measurement_fades():
     """A worker that was slow and idles is avoided at first, and tried again after minutes without work."""
     shares = []
     for idle_seconds in (5.0, 300.0):
-        slow = candidate("slow", step_seconds=0.05, prefill_tokens_per_second=4000.0, measured_at=NOW - idle_seconds)
-        fast = candidate("fast", step_seconds=0.01, prefill_tokens_per_second=20_000.0)
+        slow = candidate("slow", stream_seconds=0.001, prefill_tokens_per_second=4000.0, measured_at=NOW - idle_seconds)
+        fast = candidate("fast", stream_seconds=0.0002, prefill_tokens_per_second=20_000.0)
         shares.append(spread(ExpectedCompletion(), [slow, fast], 200)["slow"])
     assert shares[0] == 0
     assert shares[1] > 50
@@ -183,7 +183,7 @@ def test_an_old_measurement_fades():
 
 def test_a_stale_report_is_ignored():
     """Otherwise a worker whose reports stopped would repel, or attract, for ever."""
-    told = {"reported_streams": 60, "other_streams": 60, "reported_kv_use": 0.99, "reported_waiting": 50}
+    told = {"other_streams": 60, "reported_kv_use": 0.99, "reported_waiting": 50}
     shared = candidate("shared", **told, reported_at=NOW - 5)
     counts = spread(ExpectedCompletion(), [shared, candidate("idle")], 400)
     assert abs(counts["shared"] - 200) <= 5 * math.sqrt(400 / 4)
@@ -199,8 +199,8 @@ def test_a_slower_worker_keeps_a_share():
     """A worker five times slower is used less, not never: the others fill up first."""
     policy, rng, streams = ExpectedCompletion(), Random(5), Counter()
     for _ in range(100):
-        fast = candidate("fast", streams["fast"], step_seconds=0.01, prefill_tokens_per_second=20_000.0)
-        slow = candidate("slow", streams["slow"], step_seconds=0.05, prefill_tokens_per_second=4_000.0)
+        fast = candidate("fast", streams["fast"], stream_seconds=0.0002, prefill_tokens_per_second=20_000.0)
+        slow = candidate("slow", streams["slow"], stream_seconds=0.001, prefill_tokens_per_second=4_000.0)
         streams[policy.pick(snapshot(fast, slow), demand(), rng).worker] += 1
     assert 5 <= streams["slow"] <= 35
 
@@ -221,7 +221,7 @@ def test_a_fresh_worker_is_trusted_with_less_at_first():
 
 def test_an_unmeasured_worker_is_taken_for_an_average_one():
     """Neither infinitely fast nor useless before its first report."""
-    known = [candidate(f"k{i}", prefill_tokens_per_second=500.0, step_seconds=0.05) for i in range(3)]
+    known = [candidate(f"k{i}", prefill_tokens_per_second=500.0, stream_seconds=0.001) for i in range(3)]
     counts = spread(ExpectedCompletion(), [*known, candidate("new")], 400)
     # Standard deviation sqrt(400 * 1/4 * 3/4) = 8.7.
     assert abs(counts["new"] - 100) <= 5 * 8.7

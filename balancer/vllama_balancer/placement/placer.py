@@ -82,7 +82,7 @@ class Placer:
             snapshot = self._apart_from_suspects(snapshot)
         if not snapshot.candidates:
             return None
-        demand = Demand(ticket.size.prompt_tokens, ticket.size.output_tokens, self._believed(ticket, snapshot))
+        demand = Demand(ticket.size.prompt_tokens, ticket.size.output_tokens, self._believed(ticket))
         choice = self._policy.pick(snapshot, demand, self._rng)
         worker = self._pool.find(choice.worker) if choice is not None else None
         if choice is None or worker is None:
@@ -121,19 +121,18 @@ class Placer:
         apart = [one for one in snapshot.candidates if (w := self._pool.find(one.name)) and not w.has_suspect]
         return snapshot._replace(candidates=tuple(apart))
 
-    def _believed(self, ticket: Ticket, snapshot: Snapshot) -> dict[str, int]:
-        """Looks up what each candidate has cached; where a session was last counts as one token of it."""
+    def _believed(self, ticket: Ticket) -> dict[str, int]:
+        """Looks up what each worker has cached; where a session was last counts as one token of it."""
         believed = self._sessions.hint(ticket.session)
         prefix = ticket.size.prefix
         if not prefix.keys:
             return believed
         most = ticket.size.prompt_tokens - 1  # the last token of a prompt is always computed
-        find = self._pool.find
-        for candidate in snapshot.candidates:
-            name = candidate.name
-            worker = find(name)
-            if worker is not None and (blocks := worker.life.belief.held_blocks(prefix)):
-                believed[name] = min(prefix.tokens(blocks), most)
+        # All workers of the model rather than the candidates: those have to be looked up by name.
+        first = prefix.keys[0]
+        for worker in self._pool.available(ticket.key):
+            if first in (belief := worker.life.belief).blocks:
+                believed[worker.name] = min(prefix.tokens(belief.held_blocks(prefix)), most)
         return believed
 
     def _reserve(self, ticket: Ticket, worker: Worker, choice: Choice, demand: Demand) -> Lease:

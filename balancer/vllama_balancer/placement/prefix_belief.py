@@ -12,6 +12,7 @@ construct two inputs that collide.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class PrefixBelief:
         """Believes nothing yet; a capacity of 0 tokens means that it is unknown."""
         self._capacity_tokens = capacity_tokens or DEFAULT_CAPACITY_TOKENS
         self._tokens_held = 0.0
-        # Oldest first; the value is the tokens of the block. A plain dict would pass over all that has
-        # left from its front each time the oldest is asked for.
-        self._blocks: OrderedDict[int, float] = OrderedDict()
+        # A plain dict would pass over all that has left from its front each time the oldest is asked for.
+        self.blocks: OrderedDict[int, float] = OrderedDict()
+        """Tokens of the blocks that are held, by key, the oldest first; for reading only."""
 
     def held_blocks(self, prefix: Prefix) -> int:
         """Counts the leading blocks believed to be cached.
@@ -61,7 +62,7 @@ class PrefixBelief:
         Bisects: a block is only ever held together with all blocks before it, because they are
         touched from the tail to the head and so leave in that order.
         """
-        keys, blocks = prefix.keys, self._blocks
+        keys, blocks = prefix.keys, self.blocks
         if not keys or keys[0] not in blocks:
             return 0
         if keys[-1] in blocks:
@@ -77,10 +78,12 @@ class PrefixBelief:
 
     def hold(self, prefix: Prefix) -> None:
         """Believes from now on that the worker has the whole prefix, as the latest it used."""
-        blocks, tokens = self._blocks, prefix.tokens_per_block
-        for key in reversed(prefix.keys):
-            self._tokens_held += tokens - blocks.pop(key, 0.0)
-            blocks[key] = tokens
+        blocks, keys, tokens = self.blocks, prefix.keys, prefix.tokens_per_block
+        held = self.held_blocks(prefix)
+        blocks.update(zip(reversed(keys[held:]), repeat(tokens)))
+        self._tokens_held += tokens * (len(keys) - held)
+        for key in reversed(keys[:held]):
+            blocks.move_to_end(key)
         self._forget_down_to(self._capacity_tokens)
 
     def missed(self, tokens: int) -> None:
@@ -92,7 +95,7 @@ class PrefixBelief:
         self._forget_down_to(self._tokens_held - tokens)
 
     def _forget_down_to(self, tokens: float) -> None:
-        blocks = self._blocks
+        blocks = self.blocks
         while blocks and self._tokens_held > tokens:
             self._tokens_held -= blocks.popitem(last=False)[1]
 

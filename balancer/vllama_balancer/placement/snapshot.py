@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+STREAMS_PER_STEP = 50.0
+"""Streams that double the time of an empty step; turns a measured step into seconds per stream."""
 REPORT_LIFETIME_SECONDS = 2.0
 """An older report says nothing of now: a worker whose reports stopped would look idle for ever."""
 
@@ -38,22 +40,20 @@ class Candidate(NamedTuple):
     """Uncached tokens assigned lately, decaying; as of `assigned_at`."""
     assigned_at: float = -math.inf
     """When `assigned_tokens` was current."""
-    reported_streams: int = 0
-    """Streams in the engine, running and waiting, by the last report."""
-    reported_waiting: int = 0
-    """Those of them that wait."""
     other_streams: int = 0
-    """Those that this balancer did not know as its own: others have put them there."""
+    """Streams that others have put there: what the last report shows beyond this balancer's own."""
     other_prompt_tokens: int = 0
     """Prompt tokens that these had not computed when the report was made."""
+    reported_waiting: int = 0
+    """Streams that wait for a place in the engine's batch, by the last report."""
     reported_kv_use: float = 0.0
     """Share of the KV cache in use, by the last report."""
     reported_at: float = -math.inf
     """When the last report came."""
     prefill_tokens_per_second: float = 0.0
     """Measured prefill speed; 0: not measured."""
-    step_seconds: float = 0.0
-    """Measured time of a decode step; 0: not measured."""
+    stream_seconds: float = 0.0
+    """By how much one more stream lengthens a decode step, as measured; 0: not measured."""
     measured_at: float = -math.inf
     """When it was last seen at work, which is when its speeds were measured."""
     ready_at: float = -math.inf

@@ -20,26 +20,30 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS
+from vllama_balancer.placement.snapshot import (
+    ASSIGNED_HALF_LIFE_SECONDS,
+    REPORT_LIFETIME_SECONDS,
+    STREAMS_PER_STEP,
+)
 from vllama_balancer.policies.policy import Choice, Score
-from vllama_balancer.policies.prepared import STREAMS_PER_STEP, prepare
+from vllama_balancer.policies.speeds import LATELY_SECONDS, average, faded, fastest
 from vllama_balancer.policies.weights import HELD, PROMPTS, STREAMS, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from random import Random
 
     from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
-    from vllama_balancer.policies.prepared import Prepared
+    from vllama_balancer.policies.speeds import Speeds
 
 NOTICEABLY_SLOW = 1.15
-"""Steps that many times as long as the fastest worker's are no noise of the measurement."""
+"""Being that many times as slow as the fastest worker is no noise of the measurement."""
 FULL = 0.99
 """Use of the KV cache beyond which it makes no difference; keeps the memory term finite."""
 FULL_PENALTY = FULL / (1.0 - FULL)
 """The memory term of a full cache, in units of K."""
-MOST_FORGOTTEN = 64
-"""Workers that have left are remembered until there are so many of them."""
+FRESH_SPEED = 0.25
+"""Share of its speed that a worker is trusted with at the very beginning."""
 
 
 class ExpectedCompletion:
@@ -50,19 +54,17 @@ class ExpectedCompletion:
     def __init__(self, weights: Weights | None = None) -> None:
         """Weighs the terms as shipped, unless told otherwise."""
         self._weights = weights or Weights()
-        self._prepared: dict[str, Prepared] = {}
 
     def pick(self, snapshot: Snapshot, demand: Demand, rng: Random) -> Choice | None:
         """Picks one of the snapshot's candidates; None only when there is none."""
         candidates = snapshot.candidates
         if len(candidates) <= 1:
             return Choice(candidates[0].name, "only-candidate") if candidates else None
-        prepared = self._prepare(snapshot)
-        fastest = min([one.seconds_per_stream for one in prepared])
-        terms = self._terms(prepared, demand, fastest)
+        best_speeds = fastest(candidates)
+        terms = self._terms(snapshot, demand, best_speeds)
         costs = [slot_wait + prefill + decode + memory for slot_wait, prefill, decode, memory in terms]
         best = min(costs)
-        limit = best + self._band(best, demand.output_tokens * fastest)
+        limit = best + self._band(best, demand.output_tokens * best_speeds.stream_seconds)
         equal = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost <= limit]
         if len(equal) == 1:
             return Choice(equal[0].name, "least-cost")
@@ -70,49 +72,58 @@ class ExpectedCompletion:
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
         """Computes every candidate's cost once more, term by term."""
-        prepared = self._prepare(snapshot)
-        fastest = min([one.seconds_per_stream for one in prepared], default=0.0)
+        terms = self._terms(snapshot, demand, fastest(snapshot.candidates))
         return [
-            Score(one.candidate.name, *terms, demand.cached_tokens.get(one.candidate.name, 0))
-            for one, terms in zip(prepared, self._terms(prepared, demand, fastest), strict=True)
+            Score(candidate.name, *parts, demand.cached_tokens.get(candidate.name, 0))
+            for candidate, parts in zip(snapshot.candidates, terms, strict=True)
         ]
 
-    def _prepare(self, snapshot: Snapshot) -> list[Prepared]:
-        """Prepares the candidates that have changed since the last decision, and takes the others as they were."""
-        known, (now, candidates) = self._prepared, snapshot
-        if len(known) > len(candidates) + MOST_FORGOTTEN:
-            known.clear()
-        prepared = []
-        for candidate in candidates:
-            name = candidate.name
-            one = known.get(name)
-            if one is None or one.candidate is not candidate or one.expires_at < now:
-                known[name] = one = prepare(candidate, candidates, now, self._weights)
-            prepared.append(one)
-        return prepared
+    def _terms(self, snapshot: Snapshot, demand: Demand, best: Speeds) -> Iterator[tuple[float, float, float, float]]:
+        """Computes slot wait, prefill, decode and memory of each candidate, in seconds.
 
-    def _terms(
-        self, prepared: Sequence[Prepared], demand: Demand, fastest: float
-    ) -> list[tuple[float, float, float, float]]:
-        """Computes slot wait, prefill, decode and memory of each, in seconds.
-
-        One loop over tuples that are unpacked at once: this is where a decision spends its time.
+        This is where a decision spends its time, so everything is unpacked at once, and what is
+        seldom needed is behind a condition.
         """
+        now, candidates = snapshot
         length, output, held = demand
+        _, _, _, recomputing, slowness, slot_wait_share, memory_seconds, slow_start, others, _ = self._weights
         longest = max(held.values()) if held else 0
-        noticeable, lost_per_stream = NOTICEABLY_SLOW * fastest, self._weights.slowness * output * STREAMS_PER_STEP
-        memory_seconds, tokens = self._weights.memory_seconds, length + output
-        terms = []
-        for candidate, _, ahead, per_token, delay, wait, per_output, per_stream, use, per_kv_token in prepared:
-            cached = held.get(candidate.name, 0) if held else 0
-            prefill = ahead + (length - cached) * per_token + (longest - cached) * delay
-            decode = output * per_output
-            if per_stream > noticeable:
-                decode += lost_per_stream * (per_stream - fastest)
-            use += tokens * per_kv_token
-            memory = memory_seconds * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
-            terms.append((output * wait, prefill, decode, memory))
-        return terms
+        slow_stream, slow_rate = NOTICEABLY_SLOW * best.stream_seconds, best.prefill_tokens_per_second / NOTICEABLY_SLOW
+        means: Speeds | None = None
+        for candidate in candidates:
+            (
+                name, own_streams, max_streams, own_tokens, kv_tokens, kv_cache_tokens, _, _, other_streams,
+                other_tokens, waiting, kv_use, reported_at, rate, stream_seconds, measured_at, ready_at,
+            ) = candidate  # fmt: skip
+            is_odd = rate < slow_rate or stream_seconds > slow_stream or not stream_seconds
+            if is_odd and (now - measured_at > LATELY_SECONDS or not rate or not stream_seconds):
+                means = means or average(candidates, now)
+                stream_seconds, rate = faded(candidate, means, now)
+            streams, tokens, slot_wait, memory = float(own_streams), float(own_tokens + length), 0.0, 0.0
+            if now - reported_at > REPORT_LIFETIME_SECONDS:
+                kv_use = 0.0
+            elif other_streams or waiting:
+                streams += others * other_streams
+                # What they had in flight when the worker reported has been computed since, as fast as it can.
+                tokens += others * max(other_tokens - rate * (now - reported_at), 0.0)
+                # Each stream leaves its place to one that waits once in an answer's steps.
+                step = stream_seconds * (STREAMS_PER_STEP + streams)
+                slot_wait = slot_wait_share * waiting * output * step / max_streams
+            if held:
+                cached = held.get(name, 0)
+                tokens += recomputing * streams * (longest - cached) - cached
+            prefill = tokens / rate
+            decode = output * streams * stream_seconds
+            if stream_seconds > slow_stream:
+                decode += slowness * output * STREAMS_PER_STEP * (stream_seconds - best.stream_seconds)
+            if kv_cache_tokens:
+                used = kv_tokens / kv_cache_tokens
+                use = (used if used > kv_use else kv_use) + (length + output) / kv_cache_tokens
+                memory = memory_seconds * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
+            if now - ready_at < slow_start:
+                cold = _coldness((now - ready_at) / slow_start)
+                slot_wait, prefill, decode, memory = slot_wait * cold, prefill * cold, decode * cold, memory * cold
+            yield slot_wait, prefill, decode, memory
 
     def _band(self, best_seconds: float, stream_seconds: float) -> float:
         """Tells how far from the best is as good, where one stream more takes the request so much longer."""
@@ -120,25 +131,32 @@ class ExpectedCompletion:
         return max(weights.band_seconds, weights.band_share * best_seconds, weights.band_streams * stream_seconds)
 
 
+def _coldness(share: float) -> float:
+    """By how much a fresh worker is taken to be slower: falls to 1 at the end of the slow start."""
+    return 1.0 / (FRESH_SPEED + (1.0 - FRESH_SPEED) * max(share, 0.0))
+
+
 def _among_equals(equal: Sequence[Candidate], demand: Demand, now: float, rng: Random, ties: Sequence[str]) -> Choice:
     reason = "equal-cost"
     for tie in ties:
         burdens = _burdens(tie, equal, demand, now)
-        least = min(burdens)
-        left = [candidate for candidate, burden in zip(equal, burdens, strict=True) if burden == least]
-        if tie == HELD and len(left) < len(equal):
+        least = min(burdens) if burdens else 0.0
+        same = burdens.count(least)
+        if same == len(burdens):
+            continue
+        if tie == HELD:
             reason = "cached-prefix"
-        if len(left) == 1:
-            return Choice(left[0].name, reason)
-        equal = left
+        if same == 1:
+            return Choice(equal[burdens.index(least)].name, reason)
+        equal = [candidate for candidate, burden in zip(equal, burdens, strict=True) if burden == least]
     return Choice(equal[int(rng.random() * len(equal))].name, reason)
 
 
 def _burdens(tie: str, equal: Sequence[Candidate], demand: Demand, now: float) -> Sequence[float]:
-    """Tells by what candidates are compared; less is better."""
+    """Tells by what candidates are compared; less is better, and nothing tells them apart when there is nothing."""
     if tie == HELD:
         held = demand.cached_tokens
-        return [-held.get(candidate.name, 0) for candidate in equal] if held else [0] * len(equal)
+        return [-held.get(candidate.name, 0) for candidate in equal] if held else ()
     if tie == PROMPTS:
         return [candidate.prompt_tokens for candidate in equal]
     if tie == STREAMS:

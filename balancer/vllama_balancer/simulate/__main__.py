@@ -1,4 +1,4 @@
-"""Runs the comparison: `python -m vllama_balancer.simulate [--quick] [--report FILE]`."""
+"""Runs the comparison: `python -m vllama_balancer.simulate [--quick] [--report DIR]`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.simulate.archive import Archive
+from vllama_balancer.simulate.beside import sections
 from vllama_balancer.simulate.contenders import CONTENDERS, LEAST_REQUEST, SUBJECT
 from vllama_balancer.simulate.decision_time import FLEETS, measure
 from vllama_balancer.simulate.grid import FULL, QUICK, Grid, run
-from vllama_balancer.simulate.report import page
-from vllama_balancer.simulate.tables import by_workload, goals, markdown, summary, tables
+from vllama_balancer.simulate.report import write
+from vllama_balancer.simulate.tables import by_workload, goals, markdown, summary
 from vllama_balancer.simulate.tuning import tune
 from vllama_balancer.simulate.workloads import WORKLOADS
 
@@ -39,13 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{worth:.4f}  match {rule.match}, absolute {rule.absolute}, relative {rule.relative}")
         return 0
     names = [SUBJECT, LEAST_REQUEST, *arguments.policies] if arguments.policies else list(CONTENDERS)
-    results = run(_grid(arguments), dict.fromkeys(names), progress, arguments.jobs)
+    archive = Archive(arguments.report / "kept") if arguments.report else None
+    results = run(_grid(arguments), dict.fromkeys(names), progress, arguments.jobs, archive)
     print(markdown([summary(results), by_workload(results), *goals(results, SUBJECT)]), end="")
-    if arguments.report:
-        arguments.report.write_text(page(results, SUBJECT), encoding="utf-8")
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(tables(results, SUBJECT)), encoding="utf-8")
+    if archive is not None:
+        beside = [] if _is_partial(arguments) else sections(archive, progress, is_quick=arguments.quick)
+        write(arguments.report, results, SUBJECT, beside)
+        progress(f"wrote {arguments.report / 'report.html'} and {arguments.report / 'report.md'}")
     return 0
+
+
+def _is_partial(arguments: argparse.Namespace) -> bool:
+    """Tells whether only a part of the comparison was asked for: then nothing is shown beside it."""
+    asked = (arguments.workloads, arguments.concurrency, arguments.workers, arguments.seeds, arguments.policies)
+    return any(part is not None for part in asked)
 
 
 def _grid(arguments: argparse.Namespace) -> Grid:
@@ -73,8 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     choices = [*CONTENDERS, *(name for name in POLICIES if name not in CONTENDERS)]
     add("--policies", nargs="+", choices=choices, metavar="NAME", help=f"of {', '.join(choices)}")
     add("--jobs", type=_positive, default=1, metavar="N", help="processes (default 1)")
-    add("--report", type=Path, metavar="FILE", help="writes the HTML report with charts")
-    add("--markdown", type=Path, metavar="FILE", help="writes all tables as Markdown")
+    add("--report", type=Path, metavar="DIR", help="writes tables and charts there; goes on where it was interrupted")
     add("--tune", action="store_true", help="searches the cache-aware rule's best thresholds instead")
     add("--decision-time", action="store_true", help="measures what a decision costs on this machine instead")
     return parser

@@ -1,7 +1,8 @@
-"""Charts as inline SVG: bars for means, a heat map for cells. Plain text out, nothing to install."""
+"""Charts as inline SVG: bars for means, a heat map for cells, timelines. Plain text out, nothing to install."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ WIDTH = 760
 SUBJECT_COLOR = "#1f6feb"
 OTHER_COLOR = "#9aa4b2"
 ORACLE_COLOR = "#c9a227"
+KIND_COLORS = ("#1f6feb", "#d1495b", "#2e8b57", "#c9a227", "#7a5195", "#59a5a9", "#a05a2c", "#555555")
+"""What tells the kinds of a timeline apart."""
 
 
 def bars(title: str, values: Mapping[str, float], highlight: str, reference: str, digits: int = 3) -> str:
@@ -43,6 +46,42 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], ratios: Ma
             if (row, column) in ratios:
                 parts.append(_square(LABEL + number * width, y, width, ratios[row, column]))
     return _svg(LABEL + width * len(columns) + 4, 46 + len(rows) * ROW, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a timeline."""
+
+    row: int
+    """Counted from 0."""
+    kind: int
+    """What fills it: picks the colour."""
+    start: float
+    end: float
+    is_faint: bool = False
+    """Whether it is only on its way."""
+
+
+def timeline(title: str, rows: Sequence[str], kinds: Sequence[str], spans: Sequence[Span], end: float) -> str:
+    """Draws what fills each row when; seconds from left to right."""
+    scale = (WIDTH - LABEL - 20) / end
+    parts = [_text(0, 14, title, weight="bold")]
+    for number, kind in enumerate(kinds):
+        left = WIDTH - 20 - 60 * (len(kinds) - number)
+        parts.append(f'<rect x="{left}" y="4" width="12" height="12" fill="{KIND_COLORS[number]}"/>')
+        parts.append(_text(left + 16, 14, kind))
+    for line, row in enumerate(rows):
+        parts.append(_text(LABEL - 8, 24 + line * ROW + 15, row, anchor="end"))
+    for span in spans:
+        x, width = LABEL + span.start * scale, max((span.end - span.start) * scale, 1.0)
+        parts.append(
+            f'<rect x="{x:.1f}" y="{26 + span.row * ROW}" width="{width:.1f}" height="{ROW - 4}" '
+            f'fill="{KIND_COLORS[span.kind]}" opacity="{0.3 if span.is_faint else 1}"/>'
+        )
+    bottom = 26 + len(rows) * ROW
+    marks = range(0, int(end) + 1, 60)
+    parts += [_text(LABEL + mark * scale, bottom + 12, f"{mark} s", anchor="middle", size=10) for mark in marks]
+    return _svg(WIDTH, bottom + 20, parts)
 
 
 def _square(x: float, y: float, width: float, ratio: float) -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 IDLE = math.inf
 """When an engine without work has news."""
+COLD_STEP_SECONDS = 0.7
+"""What a step takes longer while kernels are compiled for it."""
 SETTLED_STEPS = 50
 """After so many equal steps the engine's moving averages have settled: recording more changes nothing."""
 
@@ -66,6 +68,7 @@ class EngineModel:
 
     def __init__(self, speed: float = 1.0) -> None:
         self.profile = Profile(speed=speed)
+        self._cold_steps = 0
         self._requests: dict[Stream, Request] = {}
         self._streams: dict[Request, Stream] = {}
         self._reset()
@@ -138,18 +141,25 @@ class EngineModel:
         blocks = min(len(turn.blocks), (turn.prompt_tokens - 1) // self.profile.block_tokens)
         return self.model._cache.match(_identities(turn)[:blocks]) * self.profile.block_tokens
 
-    def kill(self, now: float) -> dict[Request, int]:
-        """Loses everything; returns the output tokens that each request had got."""
+    def kill(self, now: float, cold_steps: int = 0) -> dict[Request, int]:
+        """Loses everything, and is slow in the first steps of its next life.
+
+        Returns the output tokens that each request had got.
+        """
         self._catch_up(now)
         delivered = {request: stream.produced_tokens for request, stream in self._streams.items()}
         self._reset()
+        self._cold_steps = cold_steps
         return delivered
 
     def _begin(self, now: float) -> None:
         self._step = step = self.model.begin()
         self._since = now
         self._repeats = 1
-        if step is not None and not step.prefill:
+        if step is not None and self._cold_steps:
+            self._cold_steps -= 1
+            step.seconds += COLD_STEP_SECONDS
+        elif step is not None and not step.prefill:
             self._repeats = min(stream.output_tokens - stream.produced_tokens for stream in step.decoding)
 
     def _catch_up(self, now: float) -> None:

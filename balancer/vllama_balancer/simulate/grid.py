@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllama_balancer.simulate.contenders import contender
 from vllama_balancer.simulate.outcome import Score, score
 from vllama_balancer.simulate.simulation import Simulation
-from vllama_balancer.simulate.workloads import WORKLOADS, write
+from vllama_balancer.simulate.workloads import COMPARED, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
+    from vllama_balancer.simulate.archive import Archive
     from vllama_balancer.simulate.placement import PlacementFactory
     from vllama_balancer.simulate.workload import Workload
 
@@ -37,7 +40,7 @@ class Cell(NamedTuple):
 class Grid:
     """The situations of a comparison."""
 
-    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    workloads: tuple[str, ...] = COMPARED
     """Keys of WORKLOADS."""
     concurrencies: tuple[int, ...] = (1, 8, 32, 50)
     """Numbers of clients."""
@@ -58,25 +61,64 @@ QUICK = Grid(concurrencies=(8, 32), workers=(4,), seeds=(0, 1))
 
 Results = dict[Cell, dict[str, Score]]
 """Scores by cell and contender."""
+Progress = Callable[[str], None]
+"""Hears what has been done."""
+
+
+def silent(line: str) -> None:
+    """Lets nobody know."""
+
+
+def run_factories(grid: Grid, factories: Mapping[str, PlacementFactory], progress: Progress = silent) -> Results:
+    """Runs placements that have no name of their own in every cell."""
+    results: Results = {}
+    for workload, concurrency in grid.columns():
+        written = {seed: write(workload, seed, concurrency) for seed in grid.seeds}
+        for workers in grid.workers:
+            results[Cell(workload, concurrency, workers)] = run_cell(written, factories, workers, concurrency)
+        progress(f"{workload} with {concurrency} clients")
+    return results
 
 
 def run(
-    grid: Grid, names: Iterable[str], progress: Callable[[str], None] = lambda line: None, jobs: int = 1
+    grid: Grid,
+    names: Iterable[str],
+    progress: Progress = silent,
+    jobs: int = 1,
+    archive: Archive | None = None,
 ) -> Results:
-    """Runs every contender in every cell; `jobs` processes share the work, each with whole columns."""
+    """Runs every contender in every cell; `jobs` processes share the work, each with whole columns.
+
+    Columns that the archive has are taken from there.
+    """
     names = tuple(names)
-    columns = grid.columns()
     results: Results = {}
-    if jobs > 1:
-        with ProcessPoolExecutor(jobs) as pool:
-            pending = [pool.submit(run_column, grid, names, *column) for column in columns]
-            for (workload, concurrency), future in zip(columns, pending, strict=True):
-                results.update(future.result())
-                progress(f"{workload} with {concurrency} clients")
-        return results
-    for workload, concurrency in columns:
-        results.update(run_column(grid, names, workload, concurrency))
-        progress(f"{workload} with {concurrency} clients")
+    with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as processes:
+        work = [(grid, names, workload, concurrency, archive) for workload, concurrency in grid.columns()]
+        pending = [processes.submit(_archived_column, *task) for task in work] if processes is not None else []
+        for number, (workload, concurrency) in enumerate(grid.columns()):
+            results.update(pending[number].result() if pending else _archived_column(*work[number]))
+            progress(f"{workload} with {concurrency} clients")
+    return results
+
+
+def _archived_column(
+    grid: Grid, names: tuple[str, ...], workload: str, concurrency: int, archive: Archive | None
+) -> Results:
+    """Runs the cells that share their requests, unless the archive has them."""
+
+    def compute() -> list[Any]:
+        results = run_column(grid, names, workload, concurrency)
+        return [
+            [cell.workers, name, asdict(score)] for cell, scores in results.items() for name, score in scores.items()
+        ]
+
+    if archive is None:
+        return run_column(grid, names, workload, concurrency)
+    asked = [list(names), list(grid.workers), list(grid.seeds)]
+    results: Results = {}
+    for workers, name, values in archive.get(f"{workload}-{concurrency}", asked, compute):
+        results.setdefault(Cell(workload, concurrency, workers), {})[name] = Score(**values)
     return results
 
 

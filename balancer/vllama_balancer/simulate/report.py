@@ -1,16 +1,20 @@
-"""The comparison as one HTML page that needs nothing else: charts as inline SVG, then the tables."""
+"""The comparison as one HTML page that needs nothing else, charts as inline SVG, and as Markdown."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 from vllama_balancer.simulate.charts import bars, heat_map
 from vllama_balancer.simulate.contenders import LEAST_REQUEST, ORACLE
-from vllama_balancer.simulate.tables import SHORT, baselines_of, contenders_of, tables
+from vllama_balancer.simulate.tables import SHORT, baselines_of, contenders_of, markdown, tables
 from vllama_balancer.simulate.verdict import MEASURES, geometric_mean, relative_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from vllama_balancer.simulate.grid import Cell, Results
     from vllama_balancer.simulate.tables import Table
 
@@ -23,7 +27,24 @@ STYLE = (
 )
 
 
-def page(results: Results, subject: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Something that is shown beside the comparison."""
+
+    table: Table
+    charts: tuple[str, ...] = ()
+    """SVG."""
+
+
+def write(directory: Path, results: Results, subject: str, beside: Sequence[Section]) -> None:
+    """Writes report.html and report.md into a directory."""
+    *comparison, details = tables(results, subject)
+    text = markdown([*comparison, *(section.table for section in beside), details])
+    (directory / "report.md").write_text(text, encoding="utf-8")
+    (directory / "report.html").write_text(page(results, subject, beside), encoding="utf-8")
+
+
+def page(results: Results, subject: str, beside: Sequence[Section] = ()) -> str:
     """Writes the whole page."""
     parts = tables(results, subject)
     body = [
@@ -34,7 +55,9 @@ def page(results: Results, subject: str) -> str:
         *(_means(results, subject, measure) for measure in MEASURES),
         *(_versus_best(results, subject, measure) for measure in MEASURES),
         *(_by_workload(results, subject, measure) for measure in MEASURES),
-        *(_table(part) for part in parts[1:]),
+        *(_table(part) for part in parts[1:-1]),
+        *(_table(section.table) + "".join(section.charts) for section in beside),
+        _table(parts[-1]),
     ]
     title = "Placement policies on simulated fleets"
     return f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>{"".join(body)}\n'

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllama_balancer.policies.expected_completion import ExpectedCompletion
+from vllama_balancer.policies.weights import Weights
 from vllama_balancer.simulate.balanced import Balanced
+from vllama_balancer.simulate.grid import Grid, run_factories, silent
+from vllama_balancer.simulate.outcome import mean
+from vllama_balancer.simulate.tables import Table
+from vllama_balancer.simulate.verdict import MEASURES, geometric_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from vllama_balancer.policies.policy import Policy
     from vllama_balancer.simulate.engine_model import LoadReport
-    from vllama_balancer.simulate.placement import Request, Surroundings
+    from vllama_balancer.simulate.grid import Progress, Results
+    from vllama_balancer.simulate.placement import PlacementFactory, Request, Surroundings
 
 
 class Several:
@@ -62,3 +69,45 @@ class Several:
         """Tells all of them."""
         for balancer in self._balancers:
             balancer.joined(now, worker)
+
+
+ALONE = "one balancer"
+"""What the others are compared with."""
+FLEETS: Mapping[str, tuple[int, Weights]] = {
+    ALONE: (1, Weights()),
+    "two balancers": (2, Weights()),
+    "two, blind to each other": (2, Weights(others=0.0)),
+    "four balancers": (4, Weights()),
+}
+"""Numbers of balancers, and what they heed; without the reports of each other's load for comparison."""
+GRID = Grid(workloads=("uniform", "chats", "agents", "long-prompts", "bursts"), concurrencies=(50,), workers=(4, 8))
+"""Where balancers share workers."""
+
+
+def shared(grid: Grid = GRID, progress: Progress = silent) -> Table:
+    """Compares fleets behind several balancers with the same fleets behind one."""
+    results = run_factories(grid, {name: _balancers(*fleet) for name, fleet in FLEETS.items()}, progress)
+    return Table(
+        "Several balancers over the same workers",
+        f"{grid.concurrencies[0]} clients, each request through a balancer drawn by lot: the busiest worker's mean "
+        "number of streams over the mean worker's, and the largest ratio of that to one balancer's in any cell; "
+        f"p99 TTFT and makespan as multiples of {ALONE}'s.",
+        ("balancers", "max/mean load", "largest ratio to one", "p99 TTFT", "makespan"),
+        tuple(_row(results, name) for name in FLEETS),
+    )
+
+
+def _row(results: Results, name: str) -> tuple[str, ...]:
+    return (
+        name,
+        f"{mean([scores[name].imbalance for scores in results.values()]):.2f}",
+        f"{max(scores[name].imbalance / scores[ALONE].imbalance for scores in results.values()):.2f}",
+        *(
+            f"{geometric_mean(getattr(s[name], measure) / getattr(s[ALONE], measure) for s in results.values()):.3f}"
+            for measure in MEASURES
+        ),
+    )
+
+
+def _balancers(count: int, weights: Weights) -> PlacementFactory:
+    return lambda surroundings: Several(surroundings, lambda: ExpectedCompletion(weights), count)

@@ -185,7 +185,7 @@ class Simulation:
         self._engine_wakes[worker] = -1.0
         orphans = self._on_worker[worker]
         self._on_worker[worker] = {}
-        delivered = self._engines[worker].kill(now)
+        delivered = self._engines[worker].kill(now, restart.cold_steps)
         self._placement.left(now, worker)
         for request in orphans:
             request.delivered_tokens += delivered.get(request, 0)

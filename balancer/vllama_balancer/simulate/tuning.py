@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.simulate.baselines import CacheAwareRule
 from vllama_balancer.simulate.contenders import BASELINES, LEAST_REQUEST, cache_aware
-from vllama_balancer.simulate.grid import Cell, Grid, run_cell
+from vllama_balancer.simulate.grid import Grid, run_factories, silent
 from vllama_balancer.simulate.verdict import MEASURES, geometric_mean, relative_mean
-from vllama_balancer.simulate.workloads import write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from vllama_balancer.simulate.grid import Progress
 
 GRID = Grid(workloads=("chats", "hot-prefix", "agents"), concurrencies=(8, 50), workers=(4, 8), seeds=(1000,))
 """Where the rule is tuned."""
@@ -29,17 +28,12 @@ RULES = tuple(
 
 
 def tune(
-    grid: Grid = GRID, rules: tuple[CacheAwareRule, ...] = RULES, progress: Callable[[str], None] = lambda line: None
+    grid: Grid = GRID, rules: tuple[CacheAwareRule, ...] = RULES, progress: Progress = silent
 ) -> list[tuple[float, CacheAwareRule]]:
     """Scores every rule, the best first; a score is a multiple of least request's."""
     factories = {str(index): cache_aware(rule) for index, rule in enumerate(rules)}
     factories[LEAST_REQUEST] = BASELINES[LEAST_REQUEST]
-    results = {}
-    for workload, concurrency in grid.columns():
-        written = {seed: write(workload, seed, concurrency) for seed in grid.seeds}
-        for workers in grid.workers:
-            results[Cell(workload, concurrency, workers)] = run_cell(written, factories, workers, concurrency)
-        progress(f"{workload} with {concurrency} clients")
+    results = run_factories(grid, factories, progress)
 
     def worth(index: int) -> float:
         return geometric_mean(relative_mean(results, str(index), measure) for measure in MEASURES)

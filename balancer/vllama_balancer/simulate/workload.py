@@ -82,6 +82,8 @@ class Restart:
     """When it is killed."""
     down_seconds: float
     """How long until it serves again."""
+    cold_steps: int = 0
+    """The first steps of its new life, each of which takes long: kernels are compiled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The nine seeded workloads on which policies are compared.
+"""The seeded workloads on which policies are compared.
 
 Lengths follow what chat and agent traffic is known for: outputs are log-normal, chats share a few
 system prompts, agents send everything again with each step. The number of requests grows with the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllama_balancer.simulate.workload import Restart, Segment, Session, Turn, Workload
@@ -137,14 +138,39 @@ def long_prompts(author: Author) -> Workload:
     return Workload("10 % of 12k tokens", tuple(sessions))
 
 
-def restart(author: Author) -> Workload:
+def restart(author: Author, cold_steps: int = 0) -> Workload:
     """Writes ordinary requests for a fleet whose first worker dies and comes back empty."""
     sessions = [
         author.single((author.text(author.lognormal(300, 0.8, 16, 4000)),), author.answer_tokens())
         for _ in range(author.requests())
     ]
-    return Workload("one restarts", tuple(sessions), restart=Restart(0, 1.5, 3.0))
+    return Workload("one restarts", tuple(sessions), restart=Restart(0, 1.5, 3.0, cold_steps))
 
+
+def cold_restart(author: Author) -> Workload:
+    """Writes the same for a worker that has to compile its kernels when it is back."""
+    return replace(restart(author, cold_steps=6), name="one restarts cold")
+
+
+def long_contexts(author: Author) -> Workload:
+    """Writes short questions, and among them a few contexts that fill half of a KV cache and stay there for long."""
+
+    def long() -> Session:
+        return author.single(
+            (author.text(author.rng.randrange(40_000, 90_000)),), author.lognormal(1200, 0.5, 300, 3000)
+        )
+
+    sessions = [
+        long() if author.rng.random() < 0.08 else author.single((author.text(200),), author.answer_tokens())
+        for _ in range(author.requests())
+    ]
+    return Workload("long contexts", tuple(sessions))
+
+
+COMPARED = (
+    "uniform", "lognormal", "chats", "hot-prefix", "agents", "bursts", "half-speed", "long-prompts", "restart",
+)  # fmt: skip
+"""The workloads of the comparison; the others show what single terms are for."""
 
 WORKLOADS: Mapping[str, Callable[[Author], Workload]] = {
     "uniform": uniform,
@@ -156,6 +182,8 @@ WORKLOADS: Mapping[str, Callable[[Author], Workload]] = {
     "half-speed": half_speed,
     "long-prompts": long_prompts,
     "restart": restart,
+    "cold-restart": cold_restart,
+    "long-contexts": long_contexts,
 }
 """Every workload by the name that the command line takes."""
 

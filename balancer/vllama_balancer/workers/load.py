@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS, Candidate
+from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS, STREAMS_PER_STEP, Candidate
 
 if TYPE_CHECKING:
     from vllama_protos.v1 import worker_pb2
@@ -56,7 +56,7 @@ class Load:
     """When this life became ready."""
     _assigned_tokens: float = 0.0
     _assigned_at: float = -math.inf
-    _reported_streams: int = 0
+    _stream_seconds: float = 0.0
     _reported_waiting: int = 0
     _reported_kv_use: float = 0.0
     _reported_at: float = -math.inf
@@ -93,29 +93,34 @@ class Load:
     def report(self, report: worker_pb2.WorkerReport, now: float) -> None:
         """Takes in what the worker says of itself."""
         self._frozen = None
-        self._reported_streams = report.running + report.waiting
+        streams = report.running + report.waiting
         self._reported_waiting = report.waiting
         self._reported_kv_use = report.kv_cache_use
         self._reported_at = now
-        self._other_streams = max(self._reported_streams - self.streams, 0)
+        self._other_streams = max(streams - self.streams, 0)
         # Engines count cached tokens of waiting prompts as well, so only a stranger's presence makes them a stranger's.
         others_queued = max(report.queued_prompt_tokens - self.prompt_tokens, 0)
         self._other_prompt_tokens = others_queued if self._other_streams else 0
         step_seconds = report.step.seconds + report.step.nanos / 1e9
         before = (self.capacity.step_seconds, self.capacity.prefill_tokens_per_second)
-        if self._reported_streams or self.streams or before != (step_seconds, report.prefill_tokens_per_second):
+        if streams or self.streams or before != (step_seconds, report.prefill_tokens_per_second):
             self._measured_at = now
         self.capacity.prefill_tokens_per_second = report.prefill_tokens_per_second
         self.capacity.step_seconds = step_seconds
+        # The step was measured with these streams.
+        self._stream_seconds = step_seconds / (STREAMS_PER_STEP + streams)
 
     def ready(self, capacity: Capacity, now: float) -> None:
         """Begins the life's service: from now on it counts as fresh for a while."""
         self._frozen = None
         self.capacity = capacity
+        self._stream_seconds = 0.0
         self.ready_at = now
 
-    def candidate(self, name: str) -> Candidate:
-        """Freezes the counts for a policy; cached until they change, as most decisions change one worker only."""
+    def candidate(self, name: str) -> Candidate | None:
+        """Freezes the counts for a policy, cached until they change; None when there is no stream to spare."""
+        if self.streams >= self.capacity.max_streams:
+            return None
         if self._frozen is None:
             self._frozen = self._freeze(name)
         return self._frozen
@@ -130,14 +135,13 @@ class Load:
             kv_cache_tokens=self.capacity.kv_cache_tokens,
             assigned_tokens=self._assigned_tokens,
             assigned_at=self._assigned_at,
-            reported_streams=self._reported_streams,
-            reported_waiting=self._reported_waiting,
             other_streams=self._other_streams,
             other_prompt_tokens=self._other_prompt_tokens,
+            reported_waiting=self._reported_waiting,
             reported_kv_use=self._reported_kv_use,
             reported_at=self._reported_at,
             prefill_tokens_per_second=self.capacity.prefill_tokens_per_second,
-            step_seconds=self.capacity.step_seconds,
+            stream_seconds=self._stream_seconds,
             measured_at=self._measured_at,
             ready_at=self.ready_at,
         )

@@ -89,7 +89,9 @@ class Pool:
         available: Sequence[Worker] = self.available(key)
         if excluded:
             available = [worker for worker in available if worker.life.boot_id not in excluded] or available
-        candidates = [candidate for worker in available if (candidate := worker.candidate()) is not None]
+        # Past `Worker.candidate`: this is done for every worker in every decision.
+        shown = [worker.life.load.candidate(worker.name) for worker in available]
+        candidates = [candidate for candidate in shown if candidate is not None]
         return Snapshot(self._clock(), tuple(candidates))
 
     def is_hopeless(self, key: str) -> bool:

@@ -90,6 +90,6 @@ def test_bisection_agrees_with_counting(inputs, capacity):
     for text in inputs:
         keys = tuple(hash(text[: i + 1]) for i in range(len(text)))
         belief.hold(Prefix(keys, 1.0))
-        counted = next((i for i, key in enumerate(keys) if key not in belief._blocks), len(keys))
+        counted = next((i for i, key in enumerate(keys) if key not in belief.blocks), len(keys))
         assert belief.held_blocks(Prefix(keys, 1.0)) == counted
-        assert len(belief._blocks) <= capacity
+        assert len(belief.blocks) <= capacity

@@ -19,11 +19,9 @@ def candidate(name: str, streams: int = 0, prompt_tokens: int = 0, *, step_secon
         64,
         prompt_tokens=prompt_tokens,
         kv_cache_tokens=200_000,
-        reported_streams=streams,
         reported_at=NOW,
         prefill_tokens_per_second=20_000.0,
-        # As measured with these streams: fifty of them double an empty step.
-        step_seconds=step_seconds * (1 + streams / 50),
+        stream_seconds=step_seconds / 50,
         measured_at=NOW,
     )
 

@@ -103,7 +103,7 @@ def test_a_candidate_shows_the_latest_counts(worker):
     lease.first_token()
     assert worker.candidate().prompt_tokens == 0
     worker.take_report(worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY, running=7))
-    assert worker.candidate().reported_streams == 7
+    assert worker.candidate().other_streams == 6
 
 
 def report(worker, **fields):
@@ -142,6 +142,7 @@ def test_speeds_are_measured_while_there_is_work(worker):
 def test_recent_assignments_fade(worker):
     """They break ties between workers, for a few seconds."""
     load = worker.life.load
+    load.capacity.max_streams = 3
     load.reserve(Promise(100, 0), now=10.0)
     load.reserve(Promise(0, 0), now=12.0)
     assert load.candidate("w0").assigned_tokens == pytest.approx(50.0)

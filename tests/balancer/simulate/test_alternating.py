@@ -1,0 +1,88 @@
+"""The loading policy does not flap: models do not push each other out only to come back."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from xml.etree import ElementTree
+
+import pytest
+
+from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.simulate.alternating import SCENES, Habit, History, Scene, chart, play, table
+from vllama_balancer.simulate.machine import LOAD_SECONDS
+
+ALL_THE_TIME = Habit(clients=6)
+
+
+@pytest.fixture(scope="module")
+def histories() -> dict[str, History]:
+    """Every scene, played once."""
+    return {scene.title: play(scene) for scene in SCENES}
+
+
+def loads(history: History) -> Counter[str]:
+    """Counts the loads of each model."""
+    return Counter(stay.model for stay in history.stays)
+
+
+def test_with_a_place_for_each_nobody_moves(histories: dict[str, History]) -> None:
+    """Sixty turns each, one load each."""
+    assert loads(histories["two places, turns of five seconds"]) == {"A": 1, "B": 1}
+
+
+def test_growth_ends_when_the_places_are_full(histories: dict[str, History]) -> None:
+    """A model that is full takes what is free, and nobody's place is taken from him again."""
+    for title, most in (("three places, turns of a minute", 3), ("four places, both models all the time", 4)):
+        assert loads(histories[title]).total() <= most
+        assert histories[title].shortest_stay_seconds == math.inf
+
+
+def test_one_place_changes_hands_once_a_turn(histories: dict[str, History]) -> None:
+    """Five turns of two minutes need five loads, and a model stays for nearly all of its turn."""
+    history = histories["one place, turns of two minutes"]
+    assert loads(history) == {"A": 3, "B": 2}
+    assert history.shortest_stay_seconds > 60
+
+
+def test_two_busy_models_share_one_place_by_turns() -> None:
+    """A model keeps the place for its turn before it makes way, so most of the time goes into answers.
+
+    With turns of 30 s and 13 s to change, ten minutes have room for some fifteen loads.
+    """
+    settings = LoadingSettings(turn_seconds=30.0)
+    history = play(Scene("busy", 1, (ALL_THE_TIME, ALL_THE_TIME)), settings)
+    assert loads(history).total() <= 600 / (settings.turn_seconds + LOAD_SECONDS) + 3
+    assert min(len(waits) for waits in history.waits_seconds.values()) > 200
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.title)
+def test_nobody_starves(histories: dict[str, History], scene: Scene) -> None:
+    """Every model is served again and again, and no request waits for more than a few turns of the others."""
+    history = histories[scene.title]
+    longest_turn = max(
+        LoadingSettings().turn_seconds, *(h.busy_seconds for h in scene.habits if h.busy_seconds < 1e9), 0
+    )
+    for waits in history.waits_seconds.values():
+        assert len(waits) > 50
+        assert max(waits) < len(scene.habits) * (longest_turn + 2 * LOAD_SECONDS)
+
+
+def test_a_scene_can_be_repeated() -> None:
+    """Nothing depends on the machine or the hour."""
+    assert play(SCENES[2]).stays == play(SCENES[2]).stays
+
+
+def test_the_table_and_the_charts_show_every_scene(histories: dict[str, History]) -> None:
+    """A row and a well-formed picture each."""
+    assert [row[0] for row in table(list(histories.values())).rows] == [scene.title for scene in SCENES]
+    for history in histories.values():
+        drawn = ElementTree.fromstring(chart(history))
+        assert drawn.tag.endswith("svg")
+        assert len(drawn.findall("{*}rect")) == 2 * len(history.stays) + len(history.scene.models)
+
+
+def test_habits_begin_anew() -> None:
+    """Busy for ten of thirty seconds, beginning at five."""
+    habit = Habit(1, 30.0, 10.0, 5.0)
+    assert [habit.idle_seconds(now) for now in (5.0, 14.0, 15.0, 34.0, 36.0)] == [0.0, 0.0, 20.0, 1.0, 0.0]
