@@ -211,3 +211,20 @@ test("ready resolves when the server is there, and says where none is", async ()
   clients.push(nobody);
   await assert.rejects(nobody.ready(200), (error) => error instanceof Unavailable && error.message.includes(target));
 });
+
+for (const loadBalancing of ["round_robin", "weighted_round_robin"]) {
+  test(`${loadBalancing} spreads calls over a list of addresses`, async () => {
+    const other = await new ScriptedServer().start();
+    try {
+      const client = new Client(`ipv4:${server.target},${other.target}`, { loadBalancing, timeoutMilliseconds: 30_000 });
+      clients.push(client);
+      const deadline = Date.now() + 30_000;
+      while (server.requests.length === 0 || other.requests.length === 0) {
+        assert.ok(Date.now() < deadline);
+        await client.generate(HELLO).collect();
+      }
+    } finally {
+      other.stop();
+    }
+  });
+}
