@@ -3,7 +3,8 @@
 The program is started once. It reads a line of JSON per request, {"id": …, "prompt": …,
 "max_tokens": …}, runs them concurrently as they come, and writes a line per answer, {"id": …,
 "seconds": …, "ttft_seconds": …, "tokens": …, "prompt_tokens": …, "error": …}. Its own clock counts:
-pipes are not what is being measured. It says {"ready": true} first, and ends when its input does.
+pipes are not what is being measured. It says {"ready": true} first, and ends when its input does. What
+it writes to standard error is kept aside, and its last line is the reason when it ends too early.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import tempfile
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vllama_clients.bench.sample import Request, Sample
 
@@ -34,6 +36,7 @@ class CommandTarget:
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._log: IO[bytes] | None = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[CommandTarget]:
@@ -46,7 +49,7 @@ class CommandTarget:
     async def run(self, request: Request) -> Sample:
         """Hands a request to the program and waits for its answer."""
         if self._process is None or self._process.stdin is None or self._reading is None or self._reading.done():
-            return Sample(0.0, error="the program has ended")
+            return Sample(0.0, error=f"the program has ended{self._last_words()}")
         number = next(self._numbers)
         answer: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
@@ -70,13 +73,17 @@ class CommandTarget:
             await self._process.wait()
         if self._reading is not None:
             await self._reading
+        if self._log is not None:
+            self._log.close()
         self._process = None
 
     async def _start(self) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the program runs; `close` closes it
         self._process = await asyncio.create_subprocess_exec(
             *self._arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=self._log,
             limit=LINE_LIMIT_BYTES,
         )
         ready = asyncio.Event()
@@ -94,7 +101,15 @@ class CommandTarget:
             ready.set()
             for answer in self._answers.values():
                 if not answer.done():
-                    answer.set_result(Sample(0.0, error="the program ended in the middle"))
+                    answer.set_result(Sample(0.0, error=f"the program ended in the middle{self._last_words()}"))
+
+    def _last_words(self) -> str:
+        """Reads the last line of what the program wrote to standard error."""
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
 
     def _take(self, line: dict[str, Any], ready: asyncio.Event) -> None:
         answer = self._answers.get(line.get("id", -1))

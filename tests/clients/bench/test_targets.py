@@ -205,7 +205,7 @@ print(json.dumps({"ready": True}), flush=True)
 for line in sys.stdin:
     request = json.loads(line)
     if request["prompt"] == "die":
-        sys.exit(3)
+        sys.exit("no such engine")
     answer = {"id": request["id"], "seconds": 2.0, "ttft_seconds": 0.5, "tokens": request["max_tokens"]}
     print(json.dumps(answer | {"prompt_tokens": len(request["prompt"])}), flush=True)
 """
@@ -233,6 +233,6 @@ async def test_sessions_share_the_program(program: CommandTarget) -> None:
 
 
 async def test_a_program_that_dies(program: CommandTarget) -> None:
-    """What was under way is broken, and so is what comes after."""
-    assert "ended in the middle" in (await one(program, Request("die", 1))).error
-    assert "has ended" in (await one(program)).error
+    """What was under way is broken, and so is what comes after; its last words say why."""
+    assert (await one(program, Request("die", 1))).error == "the program ended in the middle: no such engine"
+    assert (await one(program)).error == "the program has ended: no such engine"
