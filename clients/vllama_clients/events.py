@@ -155,7 +155,7 @@ class Embedding:
     """The vector of one input."""
 
     values: Sequence[float]
-    """The numbers, float32."""
+    """The numbers, float32: as many as the model's embedding length, or as `dimensions` asked for."""
     prompt_tokens: int
     """Tokens of the input, after truncation."""
 
