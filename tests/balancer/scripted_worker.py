@@ -157,8 +157,8 @@ class ScriptedWorker(
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
         """Tells what it is."""
         self.describes += 1
-        if not self.answers_describe:
-            await self._over.wait()
+        while not self.answers_describe and not self._over.is_set():
+            await asyncio.sleep(0.005)
         return worker_pb2.DescribeResponse(
             worker=self.name,
             boot_id=self.boot_id,
@@ -231,7 +231,7 @@ class ScriptedWorker(
                 if order.HasField("start"):
                     lane = _Lane(order.stream, context, writing)
                     running[order.stream] = asyncio.create_task(self._relayed(order.start.request, lane))
-                else:
+                elif order.HasField("cancel"):
                     running[order.stream].cancel()
         finally:
             for task in running.values():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DETAILS_TRAILER = "grpc-status-details-bin"
 """The trailer in which gRPC carries a google.rpc.Status."""
+_READY = worker_pb2.RelayRequest(ready=worker_pb2.RelayReady())
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -100,6 +101,7 @@ class Trunk:
             async for message in self._call:
                 for event in message.events:
                     self._hand_over(event)
+                self._order(_READY)
         except grpc.aio.AioRpcError as broken:
             error = broken
         except asyncio.CancelledError:

@@ -214,14 +214,16 @@ class WakeResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class RelayRequest(_message.Message):
-    __slots__ = ("stream", "start", "cancel")
+    __slots__ = ("stream", "start", "cancel", "ready")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
     stream: int
     start: RelayStart
     cancel: RelayCancel
-    def __init__(self, stream: _Optional[int] = ..., start: _Optional[_Union[RelayStart, _Mapping]] = ..., cancel: _Optional[_Union[RelayCancel, _Mapping]] = ...) -> None: ...
+    ready: RelayReady
+    def __init__(self, stream: _Optional[int] = ..., start: _Optional[_Union[RelayStart, _Mapping]] = ..., cancel: _Optional[_Union[RelayCancel, _Mapping]] = ..., ready: _Optional[_Union[RelayReady, _Mapping]] = ...) -> None: ...
 
 class RelayStart(_message.Message):
     __slots__ = ("request", "timeout")
@@ -232,6 +234,10 @@ class RelayStart(_message.Message):
     def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class RelayCancel(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RelayReady(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

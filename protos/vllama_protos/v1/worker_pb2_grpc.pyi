@@ -206,8 +206,8 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
     """Carries any number of generations over one call, for balancers: what the engine has made of
     all of them since the last message travels together, so a token costs a share of a message.
     Each generation is what Generation.Generate would stream, or the status it would end with;
-    deltas of one generation merge while the reader is behind. When the call breaks, so do all
-    generations on it. Only where DescribeResponse.can_relay says so.
+    deltas of one generation merge while the reader is behind (see RelayReady). When the call
+    breaks, so do all generations on it. Only where DescribeResponse.can_relay says so.
     """
 
 WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
@@ -296,8 +296,8 @@ class WorkerServicer(metaclass=abc.ABCMeta):
         """Carries any number of generations over one call, for balancers: what the engine has made of
         all of them since the last message travels together, so a token costs a share of a message.
         Each generation is what Generation.Generate would stream, or the status it would end with;
-        deltas of one generation merge while the reader is behind. When the call breaks, so do all
-        generations on it. Only where DescribeResponse.can_relay says so.
+        deltas of one generation merge while the reader is behind (see RelayReady). When the call
+        breaks, so do all generations on it. Only where DescribeResponse.can_relay says so.
         """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

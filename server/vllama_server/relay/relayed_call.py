@@ -11,6 +11,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_server.engine import Chunk
 from vllama_server.errors import InvalidRequest, WorkerError
+from vllama_server.relay.credit import Credit
 from vllama_server.relay.outbox import Outbox
 from vllama_server.status_details import details_of
 from vllama_server.wire import events
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+MESSAGES_UNDER_WAY = 2
+"""One that the caller works on, and one that is there when it is done."""
 METHOD = "Generate"
 """How a generation is called in metrics and logs, whichever way it came."""
 
@@ -38,6 +41,7 @@ class RelayedCall:
         self._record = record
         self._identity = identity
         self._outbox = Outbox()
+        self._credit = Credit(MESSAGES_UNDER_WAY)
         self._running: dict[int, asyncio.Task[None]] = {}
 
     async def serve(
@@ -51,6 +55,8 @@ class RelayedCall:
         sending = asyncio.create_task(self._send(context))
         try:
             await asyncio.wait((obeying, leaving, sending), return_when=asyncio.FIRST_COMPLETED)
+            if obeying.done():
+                self._credit.lift()
             refusal = obeying.exception() if obeying.done() else None
             if refusal is None and self._running and not sending.done():
                 await asyncio.wait(tuple(self._running.values()))
@@ -64,13 +70,20 @@ class RelayedCall:
 
     async def _obey(self, orders: AsyncIterable[pb.RelayRequest]) -> None:
         async for order in orders:
-            if order.WhichOneof("order") == "start":
+            kind = order.WhichOneof("order")
+            if kind == "ready":
+                self._credit.add()
+            elif kind == "start":
                 self._start(order.stream, order.start)
             elif (task := self._running.get(order.stream)) is not None:
                 task.cancel()
 
     async def _send(self, context: Context) -> None:
-        while (news := await self._outbox.take()) is not None:
+        while True:
+            await self._credit.spend()
+            news = await self._outbox.take()
+            if news is None:
+                return
             await context.write(news)
 
     def _start(self, stream: int, start: pb.RelayStart) -> None:

@@ -17,12 +17,16 @@ from vllama_server.engine import Accepted, Chunk
 from vllama_server.errors import CapabilityMissing
 from vllama_server.serving import ExitStatus
 
+READY = worker_pb2.RelayRequest(ready=worker_pb2.RelayReady())
+
 
 class Caller:
     """The other end of one Relay call."""
 
     def __init__(self, call) -> None:
         self.call = call
+        self.asks = True
+        """Whether it asks for more after every message."""
         self.events = defaultdict(list)
         """What has come, by generation."""
 
@@ -44,6 +48,8 @@ class Caller:
             while not condition():
                 message = await self.call.read()
                 assert message is not grpc.aio.EOF
+                if self.asks:
+                    await self.call.write(READY)
                 for event in message.events:
                     self.events[event.stream].append(event)
 
@@ -206,9 +212,27 @@ async def test_orders_that_end_let_what_runs_finish(start_worker):
     async with relay(worker) as caller:
         await caller.start(1, max_tokens=50)
         await caller.call.done_writing()
+        caller.asks = False
         await caller.until(lambda: caller.has_ended(1))
         assert await caller.call.read() is grpc.aio.EOF
     assert caller.text(1) == expected("hello", 50)
+
+
+async def test_a_caller_that_does_not_ask_gets_two_messages_and_then_all_in_one(start_worker):
+    """What it is behind by merges, whatever the connection could hold."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        caller.asks = False
+        await caller.start(1, max_tokens=2000)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while worker.engine.load().running or not caller.events[1]:
+                await caller.until(lambda: caller.events[1])
+                await asyncio.sleep(0)
+        caller.asks = True
+        await caller.call.write(READY)
+        await caller.until(lambda: caller.has_ended(1))
+    assert caller.text(1) == expected("hello", 2000)
+    assert len(caller.events[1]) < 10
 
 
 async def test_an_engine_that_dies_tells_every_generation(start_worker):

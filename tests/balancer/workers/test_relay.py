@@ -1,0 +1,139 @@
+"""Generations over one shared call to a real gRPC server, and what becomes of them when the call breaks."""
+
+import asyncio
+import contextlib
+
+import grpc
+import pytest
+
+from tests.balancer.scripted_worker import ScriptedWorker, eventually, fault, text_of
+from vllama_balancer.dispatch.failure import FailureKind, read_failure
+from vllama_balancer.workers.channel import LONGEST_RELAYED_BYTES, open_channel
+from vllama_protos.v1 import generation_pb2
+
+
+@pytest.fixture
+async def worker(tmp_path):
+    """A worker that relays."""
+    worker = ScriptedWorker("w0", f"unix:{tmp_path}/w0", max_streams=64)
+    worker.can_relay = True
+    await worker.start()
+    yield worker
+    await worker.die()
+
+
+@pytest.fixture
+async def channel(worker):
+    """A channel to it; closing leaves no task behind."""
+    channel = open_channel(worker.address)
+    yield channel
+    await channel.close()
+    # What reads the news, and what gRPC reads the orders with; the worker in this process has tasks of its own.
+    await eventually(lambda: not any(_is_of_a_call(task) for task in asyncio.all_tasks()))
+
+
+def _is_of_a_call(task: asyncio.Task[object]) -> bool:
+    name = getattr(task.get_coro(), "__qualname__", "")
+    return name.startswith("Trunk.") or name.endswith("._consume_request_iterator")
+
+
+def request(prompt: str = "hello", tokens: int = 8) -> generation_pb2.GenerateRequest:
+    """A few tokens."""
+    return generation_pb2.GenerateRequest(prompt=prompt, sampling=generation_pb2.Sampling(max_tokens=tokens))
+
+
+async def read(call) -> str:
+    """Reads to the end and returns the text."""
+    events = [event async for event in call]
+    assert events[-1].HasField("finished")
+    return "".join(event.delta.text for event in events)
+
+
+async def error_of(call) -> grpc.aio.AioRpcError:
+    """Reads to the error."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value
+
+
+async def test_many_generations_share_a_call(worker, channel):
+    """Each is whole."""
+    calls = [channel.generate(request(tokens=count), None, can_relay=True) for count in range(1, 30)]
+    assert await asyncio.gather(*map(read, calls)) == [text_of(count) for count in range(1, 30)]
+
+
+async def test_an_error_is_read_as_from_a_call_of_its_own(worker, channel):
+    """Code, reason and message are there; the others go on."""
+    worker.script.errors = [fault("the engine stumbled")]
+    call = channel.generate(request(), None, can_relay=True)
+    failure = read_failure(await error_of(call), "w0")
+    assert (failure.kind, failure.error.reason) == (FailureKind.FAULT, "ENGINE_FAULT")
+    assert "the engine stumbled" in str(failure)
+    assert await read(channel.generate(request(), None, can_relay=True)) == text_of(8)
+
+
+async def test_a_death_ends_every_generation_and_the_next_life_gets_a_call_of_its_own(worker, channel):
+    """Each is lost as it would be on a call of its own."""
+    worker.script.pause_after_tokens = 4
+    calls = [channel.generate(request(), None, can_relay=True) for _ in range(5)]
+    reading = [asyncio.create_task(error_of(call)) for call in calls]
+    await eventually(lambda: worker.running == 5)
+    await worker.die()
+    for error in await asyncio.gather(*reading):
+        assert read_failure(error, "w0").kind is FailureKind.LOST
+    worker.script.pause_after_tokens = None
+    await worker.start()
+
+    async def whole() -> str:
+        # Until the channel has found the new life.
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                return await read(channel.generate(request(), None, can_relay=True))
+
+    async with asyncio.timeout(20):
+        assert await whole() == text_of(8)
+
+
+async def test_a_worker_that_is_not_there_is_unreachable(tmp_path):
+    """The request has nothing to do with it."""
+    channel = open_channel(f"unix:{tmp_path}/nobody")
+    error = await error_of(channel.generate(request(), None, can_relay=True))
+    assert read_failure(error, "w0").kind is FailureKind.UNREACHABLE
+    await channel.close()
+
+
+async def test_a_cancel_reaches_the_worker(worker, channel):
+    """Its place there is free again, and the others keep theirs."""
+    worker.script.pause_after_tokens = 4
+    calls = [channel.generate(request(), None, can_relay=True) for _ in range(2)]
+    await eventually(lambda: worker.running == 2)
+    assert calls[0].cancel()
+    await eventually(lambda: worker.running == 1)
+    worker.go_on.set()
+    assert await read(calls[1]) == text_of(8)
+
+
+async def test_a_large_request_has_a_call_of_its_own(worker, channel):
+    """Nobody waits behind a picture."""
+    large = channel.generate(request("x" * LONGEST_RELAYED_BYTES), None, can_relay=True)
+    assert isinstance(large, grpc.aio.UnaryStreamCall)
+    assert await read(large) == text_of(8)
+
+
+async def test_a_worker_that_does_not_relay_is_called_as_ever(worker, channel):
+    """One generation, one call."""
+    call = channel.generate(request(), None, can_relay=False)
+    assert isinstance(call, grpc.aio.UnaryStreamCall)
+    assert await read(call) == text_of(8)
+
+
+async def test_closing_the_channel_ends_what_runs(worker, channel):
+    """Nobody waits for ever."""
+    worker.script.pause_after_tokens = 4
+    call = channel.generate(request(), None, can_relay=True)
+    reading = asyncio.create_task(error_of(call))
+    await eventually(lambda: worker.running == 1)
+    await channel.close()
+    error = await reading
+    assert error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)

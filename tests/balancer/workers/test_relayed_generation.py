@@ -1,0 +1,129 @@
+"""A generation of a shared call behaves as a call of its own, and merges what a slow reader has not taken."""
+
+import asyncio
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_balancer.workers.relayed_generation import RelayedGeneration
+from vllama_protos.v1 import generation_pb2 as pb
+
+DELTAS = st.builds(
+    pb.Delta,
+    text=st.text(max_size=3),
+    thinking=st.text(max_size=3),
+    tool_calls=st.sampled_from([[], [], [pb.ToolCall(id="1", name="f")]]),
+    token_ids=st.lists(st.integers(0, 1 << 31), max_size=3),
+)
+LOST = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, details="lost")
+
+
+def delta(text: str = "", **fields: object) -> pb.GenerateResponse:
+    """Makes output."""
+    return pb.GenerateResponse(delta=pb.Delta(text=text, **fields))
+
+
+def finished() -> pb.GenerateResponse:
+    """Makes a last event."""
+    return pb.GenerateResponse(finished=pb.Finished(matched_stop="end"))
+
+
+def generation(timeout_seconds: float | None = None) -> tuple[RelayedGeneration, list[bool]]:
+    """Makes one, and the list that fills when it is ended from this side."""
+    cancelled: list[bool] = []
+    return RelayedGeneration(lambda: cancelled.append(True), timeout_seconds), cancelled
+
+
+def told(deltas: list[pb.Delta]) -> list[tuple[str, str]]:
+    """What a reader hears of deltas, in order: reasoning before text, calls last."""
+    heard = []
+    for each in deltas:
+        heard += [("thinking", character) for character in each.thinking]
+        heard += [("text", character) for character in each.text]
+        heard += [("call", call.name) for call in each.tool_calls]
+    return heard
+
+
+async def test_a_reader_that_keeps_up_gets_every_event_as_it_came():
+    """Nothing is held back."""
+    stream, _ = generation()
+    for text in "abc":
+        stream.add(delta(text))
+        assert (await anext(stream)).delta.text == text
+    stream.add(finished())
+    assert (await anext(stream)).finished.matched_stop == "end"
+    assert [event async for event in stream] == []
+
+
+async def test_a_slow_reader_gets_fewer_and_larger_deltas():
+    """`started` and `finished` stay events of their own."""
+    stream, _ = generation()
+    stream.add(pb.GenerateResponse(started=pb.Started(worker="w")))
+    for number in range(5):
+        entry = pb.TokenLogprobs(token=pb.TokenLogprob(id=number))
+        stream.add(delta(str(number), token_ids=[number], logprobs=[entry]))
+    stream.add(finished())
+    first, merged, last = [event async for event in stream]
+    assert (first.WhichOneof("event"), last.WhichOneof("event")) == ("started", "finished")
+    assert (merged.delta.text, list(merged.delta.token_ids)) == ("01234", [0, 1, 2, 3, 4])
+    assert [entry.token.id for entry in merged.delta.logprobs] == [0, 1, 2, 3, 4]
+
+
+@given(st.lists(DELTAS, min_size=1, max_size=8))
+async def test_merged_deltas_say_what_they_said_one_by_one(deltas):
+    """Order, text, tokens and calls are what they were, whatever merges."""
+    stream, _ = generation()
+    before = [pb.Delta.FromString(each.SerializeToString()) for each in deltas]
+    for each in deltas:
+        stream.add(pb.GenerateResponse(delta=each))
+    stream.add(finished())
+    merged = [event.delta async for event in stream if event.HasField("delta")]
+    assert told(merged) == told(before)
+    assert [id_ for each in merged for id_ in each.token_ids] == [id_ for each in before for id_ in each.token_ids]
+
+
+async def test_an_error_comes_after_what_came_before_it():
+    """Output that was delivered need not be computed again."""
+    stream, cancelled = generation()
+    stream.add(delta("a"))
+    stream.fail(LOST)
+    assert (await anext(stream)).delta.text == "a"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anext(stream)
+    assert caught.value is LOST
+    assert not stream.cancel()
+    assert not cancelled
+
+
+async def test_cancelling_ends_it_at_once_and_drops_what_came():
+    """A late token of an attempt that was given up must not come through."""
+    stream, cancelled = generation()
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    assert stream.cancel()
+    stream.add(delta("late"))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(asyncio.CancelledError):
+        await anext(stream)
+    assert not stream.cancel()
+    assert cancelled == [True]
+
+
+async def test_cancelling_one_that_is_complete_tells_nobody():
+    """There is nothing left to end."""
+    stream, cancelled = generation()
+    stream.add(finished())
+    assert not stream.cancel()
+    assert not cancelled
+
+
+async def test_a_deadline_ends_it_on_both_sides():
+    """The worker is told as well."""
+    stream, cancelled = generation(0.001)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anext(stream)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert cancelled == [True]
