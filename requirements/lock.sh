@@ -15,8 +15,8 @@ compile() {  # compile OUTPUT ARGUMENTS…
 }
 
 cpu=(requirements/torch.in --override requirements/overrides.txt)
-compile "$tools/all.txt" "${cpu[@]}" --extra cpu --extra dev
+compile "$tools/all.txt" "${cpu[@]}" --extra cpu --extra dev --extra ray
 compile requirements/cpu.txt "${cpu[@]}" --extra cpu -c "$tools/all.txt"
-compile requirements/dev.txt --override requirements/overrides.txt --extra dev -c "$tools/all.txt"
+compile requirements/dev.txt --override requirements/overrides.txt --extra dev --extra ray -c "$tools/all.txt"
 grep -vE '^(torch|torchvision|torchaudio|torchcodec|triton)==' "$tools/all.txt" >"$tools/shared.txt"
 compile requirements/gpu.txt --extra gpu -c <(grep -E '^(grpcio|protobuf|aiohttp|msgspec|uvloop|typer|rich|psutil)' "$tools/shared.txt")
