@@ -325,3 +325,34 @@ async def test_a_pinned_model_lends_a_worker_and_gets_it_back(tmp_path: Path) ->
             served.workers = psutil.Process(served.process.pid).children()
             served.process.terminate()
             assert await served.ended() == 0
+
+
+async def test_idle_models_sleep_and_wake_as_the_same_processes(tmp_path: Path) -> None:
+    """Two models take turns at one place: after their first loads they sleep and wake, and stop ends a sleeper."""
+    async with Hub() as hub:
+        hub.repos["org/one"] = Repo({"config.json": b"{}", "model.safetensors": b"1" * 50})
+        flags = ("--engine", "fake", "--engine-arg", "can_sleep=1", "--port", "0", "--grpc-port", "0")
+        store = ("--models", str(tmp_path / "store"))
+        async with serving(tmp_path, *flags, *store, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)) as served:
+            await served.ready(workers=1)
+            async with aiohttp.ClientSession(served.url) as session:
+                await _ask(session, "pull", model="org/one", stream=False)
+                await _ask(session, "generate", model="org/one", prompt="hello", stream=False)
+                assert await _loaded(session) == ["org/one:latest"]
+                assert await _asleep(session) == ["smollm2:135m"]
+                processes = set(await served.pids())
+                assert len(processes) == 2
+                for model, other in (("smollm2:135m", "org/one:latest"), ("org/one:latest", "smollm2:135m")):
+                    await _ask(session, "generate", model=model, prompt="hello", stream=False)
+                    assert await _loaded(session) == [model] and await _asleep(session) == [other]
+                assert set(await served.pids()) == processes
+                await _ask(session, "generate", model="smollm2:135m", keep_alive=0, stream=False)
+                assert await _asleep(session) == [] and len(await served.pids()) == 1
+            served.workers = psutil.Process(served.process.pid).children()
+            served.process.terminate()
+            assert await served.ended() == 0
+
+
+async def _asleep(session: aiohttp.ClientSession) -> list[str]:
+    async with session.get("/health") as reply:
+        return (await reply.json())["asleep"]
