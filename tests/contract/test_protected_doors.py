@@ -1,0 +1,142 @@
+"""Keys and TLS on both doors of a whole fleet: real clients get in with them, and nobody without."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import ssl
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import anthropic
+import grpc
+import ollama
+import openai
+import pytest
+
+from tests.end_to_end.fleet_process import FleetProcess
+from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc, generation_pb2, generation_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MODEL = "demo:1b"
+KEY = "a-key-of-the-tests"
+HI: Any = [{"role": "user", "content": "hi"}]
+
+
+@dataclass(frozen=True)
+class Doors:
+    """A fleet behind TLS that asks for keys."""
+
+    http: str
+    grpc: str
+    certificate: Path
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Trusts the fleet's certificate alone."""
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+    def channel(self) -> grpc.Channel:
+        """Opens a channel that trusts it too."""
+        return grpc.secure_channel(self.grpc, grpc.ssl_channel_credentials(self.certificate.read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """One simulated worker behind both doors."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl on this machine: apt-get install openssl")
+    folder = tmp_path_factory.mktemp("protected")
+    certificate, key, keys = folder / "cert.pem", folder / "key.pem", folder / "keys"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
+    subprocess.run([openssl, *new, "-out", str(certificate), *names], check=True, capture_output=True)
+    keys.write_text(f"alice:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
+    arguments = [MODEL, "--workers", "1", "--engine", "fake", "--api-key-file", str(keys)]
+    arguments += ["--tls-cert", str(certificate), "--tls-key", str(key), "--models", str(folder / "models")]
+    fleet = FleetProcess(arguments, folder / "fleet.log")
+    fleet.start()
+    try:
+        doors = Doors(f"https://localhost:{fleet.http_port}", f"localhost:{fleet.grpc_port}", certificate)
+        asyncio.run(_ready(doors, fleet))
+        yield doors
+    finally:
+        fleet.stop()
+
+
+async def _ready(doors: Doors, fleet: FleetProcess) -> None:
+    """Waits for /health, which needs no key."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        while True:
+            assert fleet.process is not None
+            assert fleet.process.poll() is None, fleet.tail()
+            try:
+                async with session.get(f"{doors.http}/health", ssl=doors.trust) as reply:
+                    if reply.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+def test_ollamas_client(doors: Doors) -> None:
+    """A bearer header lets it in; without one it is told what to send."""
+    with ollama.Client(doors.http, verify=doors.trust, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        assert client.chat(MODEL, HI, options={"num_predict": 2}).done
+    with (
+        ollama.Client(doors.http, verify=doors.trust) as stranger,
+        pytest.raises(ollama.ResponseError, match="API key") as caught,
+    ):
+        stranger.chat(MODEL, HI)
+    assert caught.value.status_code == 401
+
+
+def test_openais_client(doors: Doors) -> None:
+    """Its key is the key; a wrong one raises its own class."""
+    with openai.DefaultHttpxClient(verify=doors.trust) as http:
+        options: Any = {"base_url": f"{doors.http}/v1", "http_client": http, "max_retries": 0}
+        reply = openai.OpenAI(api_key=KEY, **options).chat.completions.create(model=MODEL, messages=HI, max_tokens=2)
+        assert reply.choices[0].message.content
+        with pytest.raises(openai.AuthenticationError, match="API key"):
+            openai.OpenAI(api_key="wrong", **options).models.list()
+
+
+def test_anthropics_client(doors: Doors) -> None:
+    """The same, in its own words."""
+    with anthropic.DefaultHttpxClient(verify=doors.trust) as http:
+        options: Any = {"base_url": doors.http, "http_client": http, "max_retries": 0}
+        anthropic.Anthropic(api_key=KEY, **options).messages.create(model=MODEL, messages=HI, max_tokens=2)
+        with pytest.raises(anthropic.AuthenticationError, match="API key"):
+            anthropic.Anthropic(api_key="wrong", **options).messages.create(model=MODEL, messages=HI, max_tokens=2)
+
+
+def test_the_grpc_door(doors: Doors) -> None:
+    """The same key as metadata; without it neither generations nor the fleet answer."""
+    request = generation_pb2.GenerateRequest(model=MODEL, prompt="hi", sampling=generation_pb2.Sampling(max_tokens=2))
+    with doors.channel() as channel:
+        generation, fleet = generation_pb2_grpc.GenerationStub(channel), fleet_pb2_grpc.FleetStub(channel)
+        events = list(generation.Generate(request, metadata=[("authorization", f"Bearer {KEY}")], timeout=30))
+        assert events[-1].HasField("finished")
+        for metadata in ((), (("authorization", "Bearer wrong"),)):
+            with pytest.raises(grpc.RpcError) as refused:
+                list(generation.Generate(request, metadata=metadata, timeout=30))
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(grpc.RpcError) as refused:
+            fleet.ListWorkers(fleet_pb2.ListWorkersRequest(), timeout=30)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_plain_http_is_told_so(doors: Doors) -> None:
+    """A client that forgot the scheme is not left hanging."""
+    plain = doors.http.replace("https", "http")
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError):
+            async with session.get(f"{plain}/api/version", timeout=aiohttp.ClientTimeout(20)) as reply:
+                await reply.read()
