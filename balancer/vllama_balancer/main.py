@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.set_up(config.log_format, config.log_level)
     for warning in config.warnings:
         logger.warning("%s", warning)
+    # What has been imported lives as long as the process: no collection need stop every stream to look at it.
+    gc.collect()
+    gc.freeze()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(config))
