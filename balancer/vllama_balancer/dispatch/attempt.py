@@ -20,9 +20,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 
-SIGN_OF_LIFE_SECONDS = 1.0
-"""How long a worker may take to answer whether it lives."""
-
 
 class UnaryCall(Protocol[T_co]):
     """A running call with one answer."""
@@ -102,7 +99,8 @@ async def _confirm_life(lease: Lease) -> None:
     When a whole machine goes down, the balancer learns of each worker's death a moment too late;
     a request that moves on would meet several dead workers in a row. Raises AttemptFailed.
     """
-    call = lease.worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=SIGN_OF_LIFE_SECONDS)
+    patience_seconds = lease.worker.answer_seconds
+    call = lease.worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)
     lease.attach(call)
     try:
         await call

@@ -94,6 +94,7 @@ class Worker:
         """Comparable names of its models."""
         self.unavailable = "has not reported yet"
         """Why no request may go to it now; empty while one may. See `update`."""
+        self._health = health
         self._busy = False
         self._born_at = clock()
         self._is_reached = False
@@ -139,6 +140,11 @@ class Worker:
         return self.description is not None and self.description.device.kind == "cpu"
 
     @property
+    def answer_seconds(self) -> float:
+        """How long it may take to answer whether it lives."""
+        return self._health.shared_answer_seconds if self.shares_processors else self._health.answer_seconds
+
+    @property
     def age_seconds(self) -> float:
         """Time since its present process was started, or since its address was given."""
         return self._clock() - self._born_at
@@ -150,8 +156,7 @@ class Worker:
 
     def candidate(self) -> Candidate | None:
         """Shows its load to a policy; None when it has no stream to spare."""
-        load = self.life.load
-        return load.candidate(self.name) if load.streams < load.capacity.max_streams else None
+        return self.life.load.candidate(self.name)
 
     @property
     def leases(self) -> int:

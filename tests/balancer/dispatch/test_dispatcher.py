@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.balancer.conftest import DRAINING, FAILED, make_request
+from tests.balancer.conftest import DRAINING, FAILED, QUICK_HEALTH, make_request
 from tests.balancer.scripted_worker import Script, busy, draining, eventually, fault, text_of
 from vllama_balancer.errors import (
     DeadlineExceeded,
@@ -163,6 +163,28 @@ async def test_a_worker_lost_in_prefill_costs_the_client_nothing(make_fleet):
     replies = await asyncio.gather(*(fleet.generate() for _ in range(6)))
     assert {reply.text for reply in replies} == {text_of(8)}
     assert all(len(reply.started) == 1 for reply in replies)
+
+
+async def test_a_survivor_on_busy_processors_may_take_its_time_to_answer(make_fleet):
+    """It has more to do since its neighbour died, and is not given up as well."""
+    fleet = await make_fleet(2)
+    dying, busy_one = fleet.workers
+    dying.script = Script(die_after_tokens=3)
+    fleet.pool.find(dying.name).hold("for the test")
+    survivor = fleet.pool.find(busy_one.name)
+    survivor.description.device.kind = "cpu"
+    survivor.hold("for the test")
+    fleet.pool.find(dying.name).unhold()
+    busy_one.answers_describe, asked = False, busy_one.describes
+    task = asyncio.create_task(fleet.generate(max_tokens=6))
+    await eventually(lambda: dying.is_dead)
+    survivor.unhold()
+    await eventually(lambda: busy_one.describes > asked)
+    await asyncio.sleep(1.5 * QUICK_HEALTH.answer_seconds)
+    assert survivor.unavailable == ""
+    busy_one.answers_describe = True
+    reply = await task
+    assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
 
 
 async def test_a_worker_lost_in_decode_is_continued_without_a_seam(make_fleet):
