@@ -48,8 +48,8 @@ class Soak:
     """A seeded mix: short and long prompts and answers, three of ten cancelled somewhere on the way."""
 
     stub: generation_pb2_grpc.GenerationStub
-    pause_seconds: float = 0.0
-    """Between two requests of one client."""
+    interval_seconds: float = 0.0
+    """From the beginning of one request of a client to that of the next; 0: no pause."""
     outcome: Outcome = field(default_factory=Outcome)
     delivered: int = 0
     """Tokens that reached clients which stayed to the end."""
@@ -59,11 +59,13 @@ class Soak:
     done: int = 0
 
     async def client(self, numbers: range) -> None:
-        """Sends its requests one after the other."""
+        """Sends its requests one after the other, in step with the clock as far as they allow."""
+        due = time.monotonic()
         for number in numbers:
             await self.one(number, random.Random(number))
             self.done += 1
-            await asyncio.sleep(self.pause_seconds)
+            due += self.interval_seconds
+            await asyncio.sleep(max(due - time.monotonic(), 0.0))
 
     async def clients(self, count: int, requests: int) -> None:
         """Shares so many requests between so many clients."""
@@ -164,12 +166,12 @@ class Scraper:
 async def run(arguments: argparse.Namespace, fleet: FleetProcess) -> int:
     """Soaks a running fleet, writes what was seen, and returns 0 when nothing was lost and nothing is left."""
     requests = int(arguments.seconds * arguments.requests_per_second)
-    pause_seconds = arguments.clients / arguments.requests_per_second
+    interval_seconds = arguments.clients / arguments.requests_per_second
     async with grpc.aio.insecure_channel(fleet.target) as channel, aiohttp.ClientSession() as session:
         scraper = Scraper(session, fleet.url)
         stub = generation_pb2_grpc.GenerationStub(channel)
         await Soak(stub).client(range(requests, requests + WARM_UP_REQUESTS))
-        soak, samples, begun = Soak(stub, pause_seconds), [], time.monotonic()
+        soak, samples, begun = Soak(stub, interval_seconds), [], time.monotonic()
         kills = [requests * (number + 1) // (arguments.kills + 2) for number in range(arguments.kills)]
         work = asyncio.gather(soak.clients(arguments.clients, requests), kill_at(fleet, soak, kills))
         while not work.done():
