@@ -73,6 +73,14 @@ def test_only_the_edge_imports_aiohttp() -> None:
     assert violations("server", {"aiohttp"}) == []
 
 
+def test_only_its_driver_and_actors_import_ray() -> None:
+    """Ray is an option, and a process that imports it can be ended by it: the balancer itself never does."""
+    found = {row.partition(":")[0] for row in violations("balancer", {"ray"})}
+    assert found == {"fleet/on_ray/actors.py", "fleet/on_ray/driver.py"}
+    assert violations("server", {"ray"}, outside="vllm_adapter/") == []
+    assert violations("clients", {"ray"}) == []
+
+
 def test_only_the_wiring_knows_the_edge() -> None:
     """Calls go down from the front doors: nothing below imports them."""
     edge = {"vllama_balancer.edge"}
@@ -89,8 +97,8 @@ def test_policies_know_only_the_snapshot() -> None:
 
 @pytest.mark.parametrize("module", ["vllama_balancer.main", "vllama_clients.cli.main", "vllama_server.main"])
 def test_imports_without_vllm_and_torch(module: str) -> None:
-    """The processes start without loading vLLM or torch; a worker loads them when it builds its engine."""
-    heavy = "', '.join(name for name in ('vllm', 'torch', 'transformers') if name in sys.modules)"
+    """The processes start without loading vLLM, torch or Ray; a worker loads them when it builds its engine."""
+    heavy = "', '.join(name for name in ('vllm', 'torch', 'transformers', 'ray') if name in sys.modules)"
     code = f"import sys, {module}; sys.exit({heavy} or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from vllama_balancer.settings import SETTINGS, WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from ipaddress import IPv4Network, IPv6Network
 
     from vllama_balancer.settings import Setting
 
@@ -39,7 +40,7 @@ class BalancerConfig:
     grpc_port: int = 50051
     """gRPC port; 0 takes a free one."""
     fleet: str = "local"
-    """Where workers are started: "local", or "ray" for a cluster."""
+    """Where workers are started: "local", "ray" for a cluster, or "none" for those that join by themselves."""
     ray_address: str = "auto"
     """The Ray cluster: "auto" for the one that this machine belongs to, or its head as "host:port"."""
     replicas: int | None = None
@@ -80,12 +81,18 @@ class BalancerConfig:
     """Most models loaded at once; 0: as many as there is room for."""
     origins: tuple[str, ...] = ()
     """Browser origins that are let in beside the local ones."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Proxies whose X-Forwarded-For tells the client's address."""
     api_keys: Path | None = None
     """File with the hashes of the API keys; None: no key is asked for."""
     tls_certificate: Path | None = None
     """PEM file for both front doors; None: plain text."""
     tls_key: Path | None = None
     """PEM file with its private key."""
+    tls_authority: Path | None = None
+    """PEM file of the authority whose certificates gRPC callers and TCP workers must show; None: none is asked for."""
+    join_token_file: Path | None = None
+    """File with the token that workers show to join; None: nobody may."""
     drain_timeout_seconds: float = 30.0
     """How long running streams may take when the process is told to end."""
     log_format: str = "text"
@@ -107,7 +114,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, home: Path) ->
             found[setting.target] = value
     models = tuple(arguments["names"]) or _comma_list(environment.get("VLLAMA_MODEL", ""))
     found["is_pinned"] = bool(models)
-    found["models"] = models or (() if found.get("worker_addresses") else (EMBEDDED_MODEL,))
+    has_own_workers = not found.get("worker_addresses") and found.get("fleet") != "none"
+    found["models"] = models or ((EMBEDDED_MODEL,) if has_own_workers else ())
     found["engine_args"] = _kv_cache_type(environment, warnings) + found.get("engine_args", ())
     warnings += [f"{name} has no effect here" for name in WITHOUT_EFFECT if values.clean(environment.get(name, ""))]
     config = BalancerConfig(**found, warnings=tuple(warnings))
@@ -183,7 +191,7 @@ def _kv_cache_type(environment: Mapping[str, str], warnings: list[str]) -> tuple
 
 
 def _refuse_contradictions(config: BalancerConfig) -> None:
-    if config.worker_addresses and config.models:
+    if config.worker_addresses and config.models and config.fleet == "local":
         raise ConfigError(
             "models cannot be named together with --worker, which uses what running workers host; leave one out"
         )
@@ -196,9 +204,13 @@ def _refuse_contradictions(config: BalancerConfig) -> None:
         raise ConfigError(f"--port and --grpc-port must differ, and both are {config.port}")
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key need each other; give both or neither")
+    if config.tls_authority is not None and config.tls_certificate is None:
+        raise ConfigError("--tls-ca asks others for certificates and needs one to show: give --tls-cert and --tls-key")
 
 
 def _refuse_contradictions_of_fleets(config: BalancerConfig) -> None:
+    if config.fleet == "none":
+        _refuse_work_for_no_workers(config)
     if config.fleet != "ray":
         for flag, is_set in (
             ("--replicas", config.replicas is not None),
@@ -217,3 +229,10 @@ def _refuse_contradictions_of_fleets(config: BalancerConfig) -> None:
         )
     if config.tensor_parallel > 1 and config.device == "cpu":
         raise ConfigError("--tensor-parallel divides a model among GPUs; leave it out, or --device cpu")
+
+
+def _refuse_work_for_no_workers(config: BalancerConfig) -> None:
+    if config.models or config.workers is not None:
+        raise ConfigError("--fleet none starts no workers; leave the models and --workers out, or --fleet none")
+    if config.join_token_file is None and not config.worker_addresses:
+        raise ConfigError("--fleet none needs workers from elsewhere: give --join-token-file or --worker")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 import stat
 from contextlib import closing
 from pathlib import Path
-
-import grpc
+from typing import TYPE_CHECKING
 
 from vllama_server.errors import ConfigError, StartFailed
+
+if TYPE_CHECKING:
+    import grpc
 
 UNIX = "unix:"
 
@@ -37,16 +38,6 @@ def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
     except RuntimeError as error:
         raise StartFailed(f"--listen: cannot listen on {address}: {error}") from None
     return address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
-
-
-def read_credentials(certificate_path: str, key_path: str) -> grpc.ServerCredentials:
-    """Reads a certificate chain and its key. Raises ConfigError when they are no pair that TLS can use."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_path, key_path)
-        pair = (Path(key_path).read_bytes(), Path(certificate_path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--tls-cert and --tls-key: {error}; give a certificate and its own key.") from None
-    return grpc.ssl_server_credentials([pair])
 
 
 def release(address: str) -> None:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
+DEFAULT_LISTEN = "127.0.0.1:50061"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """Everything that can be said about a worker before it starts."""
 
     model: str
     """Local directory or Hugging Face id; any word for the simulated engine."""
-    listen: str = "127.0.0.1:50061"
+    listen: str = DEFAULT_LISTEN
     """gRPC address: "unix:/path" or "host:port"; port 0 takes a free one."""
     name: str = "worker-0"
     """Name of the worker in reports, logs and `started` events."""
@@ -51,6 +54,14 @@ class WorkerConfig:
     """PEM file of the certificate chain for a TCP address; None: unencrypted. Unix sockets never are encrypted."""
     tls_key: str | None = None
     """PEM file of the certificate's private key."""
+    tls_authority: str | None = None
+    """PEM file of the authority whose certificates callers must show; None: they need none."""
+    joins: tuple[str, ...] = ()
+    """Balancers to offer this worker to: their gRPC doors, "host:port"."""
+    join_token_file: str | None = None
+    """File with the balancers' token for joining."""
+    advertise: str | None = None
+    """"host:port" where balancers reach this worker; None: where it listens."""
     drain_timeout_seconds: float = 30.0
     """How long running streams may take after SIGTERM before they are ended."""
     stall_seconds: float = 60.0
@@ -86,7 +97,26 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
         )
     if ("tls_certificate" in found) != ("tls_key" in found):
         raise ConfigError("--tls-cert and --tls-key need each other: give both or neither.")
+    if "tls_authority" in found and "tls_certificate" not in found:
+        raise ConfigError(
+            "--tls-ca asks callers for a certificate and needs one itself: give --tls-cert and --tls-key."
+        )
+    _refuse_unreachable(found)
     return WorkerConfig(**found, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _refuse_unreachable(found: Mapping[str, Any]) -> None:
+    """Refuses to join where nobody could call back."""
+    if "joins" not in found:
+        return
+    if "join_token_file" not in found:
+        raise ConfigError("--join needs the balancer's token: give --join-token-file.")
+    listen = str(found.get("listen", DEFAULT_LISTEN))
+    if listen.startswith("unix:"):
+        raise ConfigError("--join needs a TCP address that the balancer can call: --listen 0.0.0.0:50061, for example.")
+    here_only = values.is_loopback(listen) and "advertise" not in found
+    if here_only and not all(values.is_loopback(balancer) for balancer in found["joins"]):
+        raise ConfigError(f"--join: no other machine reaches {listen}; listen on 0.0.0.0:50061, or give --advertise.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +127,8 @@ class _Flag:
     field: str
     read: Callable[[str], object]
     help: str
-    separator: str = ""
-    """For a repeatable flag: what separates the values in its twin."""
+    repeatable: bool = False
+    """Whether it may be given several times; commas separate the values in its twin."""
 
     @property
     def twin(self) -> str:
@@ -109,12 +139,12 @@ class _Flag:
         source = self.name
         if given is None:
             given, source = environ.get(self.twin) or None, self.twin
-            if given is not None and self.separator:
-                given = [part.strip() for part in given.split(self.separator) if part.strip()]
+            if given is not None and self.repeatable:
+                given = values.pairs(given) if self.read is values.pair else values.listed(given)
         if given is None:
             return None
         try:
-            if self.separator:
+            if self.repeatable:
                 return _collected(self.read(item) for item in given)
             return self.read(given)
         except ValueError as error:
@@ -148,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         elif flag.read is values.boolean:
             parser.add_argument(flag.name, dest=flag.field, action="store_const", const="true", **options)
         else:
-            action = "append" if flag.separator else "store"
+            action = "append" if flag.repeatable else "store"
             metavar = flag.name.lstrip("-").upper().replace("-", "_")
             parser.add_argument(flag.name, dest=flag.field, action=action, metavar=metavar, **options)
     return parser
@@ -159,7 +189,7 @@ _FLAGS = (
     _Flag("--listen", "listen", values.address, "gRPC address: host:port or unix:/path (default 127.0.0.1:50061)"),
     _Flag("--name", "name", values.word, "name of this worker in reports and logs (default worker-0)"),
     _Flag("--served-name", "served_names", values.word,
-          "name under which the model is served; repeatable, the first is shown (default MODEL)", separator=","),
+          "name under which the model is served; repeatable, the first is shown (default MODEL)", repeatable=True),
     _Flag("--engine", "engine", values.one_of("vllm", "fake"),
           "vllm, or fake: a simulation without weights (default vllm)"),
     _Flag("--device", "device", values.one_of("auto", "cuda", "cpu"), "auto, cuda or cpu (default auto)"),
@@ -170,11 +200,16 @@ _FLAGS = (
     _Flag("--gpu-memory-utilization", "gpu_memory_utilization", values.share,
           "share of the device's memory to use (default 0.9)"),
     _Flag("--deterministic", "deterministic", values.boolean, "greedy output that does not depend on the batch"),
-    _Flag("--engine-arg", "engine_args", values.pair, "key=value for the engine; repeatable", separator=";"),
+    _Flag("--engine-arg", "engine_args", values.pair, "key=value for the engine; repeatable", repeatable=True),
     _Flag("--metrics", "metrics", values.tcp_address, "host:port for Prometheus (default: off)"),
     _Flag("--tls-cert", "tls_certificate", values.file,
           "PEM certificate chain, for a TCP address (default: unencrypted)"),
     _Flag("--tls-key", "tls_key", values.file, "PEM private key of the certificate"),
+    _Flag("--tls-ca", "tls_authority", values.file, "PEM authority whose certificates callers must show"),
+    _Flag("--join", "joins", values.tcp_addresses, "gRPC addresses of balancers to join, with commas between"),
+    _Flag("--join-token-file", "join_token_file", values.file, "file with the balancer's token for joining"),
+    _Flag("--advertise", "advertise", values.tcp_address,
+          "host:port where balancers reach this worker (default: where it listens)"),
     _Flag("--drain-timeout", "drain_timeout_seconds", values.seconds,
           "seconds that streams may take to end (default 30)"),
     _Flag("--stall-seconds", "stall_seconds", values.seconds,

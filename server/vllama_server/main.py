@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import functools
 import logging
 import os
 import sys
@@ -17,12 +18,13 @@ import prometheus_client
 import uvloop
 
 from vllama_server import config as configuration
-from vllama_server import exposition, logs, parent_watch
+from vllama_server import exposition, logs, membership, parent_watch
 from vllama_server.errors import ConfigError, StartFailed
 from vllama_server.identity import Identity
 from vllama_server.metrics import WorkerMetrics
 from vllama_server.serving import ExitStatus, WorkerServer
 from vllama_server.stopping import StopRequests
+from vllama_server.tls import tls_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,10 +58,21 @@ async def _serve(config: WorkerConfig) -> int:
     stops.listen(asyncio.get_running_loop())
     # vLLM puts its own metrics into the process's registry: one endpoint shows both.
     metrics = WorkerMetrics(prometheus_client.REGISTRY)
-    server = WorkerServer(config, _build_engine(config), Identity(config.name, config.names), metrics, stops)
+    identity = Identity(config.name, config.names)
+    token = membership.read_token(config.join_token_file)
+    server = WorkerServer(config, _build_engine(config), identity, metrics, stops)
     server.bind()
+    files = tls_files(config)
+    membership_of_this = membership.Membership(
+        config.joins,
+        identity,
+        functools.partial(membership.advertised, config.advertise, server.address),
+        token,
+        files.channel_credentials if files is not None else None,
+    )
     with exposition.serve(config.metrics, prometheus_client.REGISTRY):
-        return await server.run()
+        async with membership_of_this.kept():
+            return await server.run()
 
 
 def _build_engine(config: WorkerConfig) -> Engine:
@@ -75,7 +88,7 @@ def _build_engine(config: WorkerConfig) -> Engine:
 
 
 def _advise_on_memory(config: WorkerConfig) -> None:
-    """Says whether the model fits the GPU, before minutes of loading find it out."""
+    """Says whether the model fits its GPUs, before minutes of loading find it out."""
     if config.device == "cpu":
         return
     import pynvml
@@ -83,8 +96,7 @@ def _advise_on_memory(config: WorkerConfig) -> None:
     from vllama_server.memory.check import check
     from vllama_server.memory.devices import visible_devices
 
-    assessment = check(config, visible_devices(pynvml, config.cuda_visible_devices))
-    if assessment is not None:
+    for assessment in check(config, visible_devices(pynvml, config.cuda_visible_devices)):
         logger.log(logging.INFO if assessment.fits else logging.WARNING, "memory: %s", assessment.message)
 
 

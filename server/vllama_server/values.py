@@ -14,6 +14,7 @@ UNIX_PATH_BYTES = 107
 """Longest path of a unix socket on Linux."""
 DURATION = r"(\d+(\.\d+)?(ms|s|m|h))+"
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BEFORE_A_KEY = re.compile(r",(?=\s*[\w.-]+=)")
 
 
 def word(text: str) -> str:
@@ -121,3 +122,24 @@ def address(text: str) -> str:
             "use another directory."
         )
     return text
+
+
+def is_loopback(address: str) -> bool:
+    """Tells whether only this machine reaches a host:port."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def tcp_addresses(text: str) -> tuple[str, ...]:
+    """Reads one host:port or several with commas between."""
+    return tuple(tcp_address(part.strip()) for part in text.split(",") if part.strip())
+
+
+def listed(text: str) -> list[str]:
+    """Splits the values of an environment variable at commas; empty ones do not count."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def pairs(text: str) -> list[str]:
+    """Splits key=value pairs at the commas that another key follows, so that a value may hold commas itself."""
+    return [part.strip(" ,") for part in _BEFORE_A_KEY.split(text) if part.strip(" ,")]

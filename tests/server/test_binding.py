@@ -106,10 +106,3 @@ async def test_a_worker_with_a_certificate_speaks_tls(start_worker, trusting):
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await worker.worker.Describe(worker_pb2.DescribeRequest())
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-
-
-@pytest.mark.parametrize("pair", [(KEY, KEY), (CERTIFICATE, __file__)])
-def test_a_certificate_that_is_none_is_refused(pair):
-    """The message names both flags."""
-    with pytest.raises(ConfigError, match="--tls-cert and --tls-key"):
-        binding.read_credentials(*pair)

@@ -95,6 +95,10 @@ def worker_spec(config: BalancerConfig, place: Slot, model: HostedModel) -> Work
         flags += ["--engine-arg", "enable_sleep_mode=true"]
     if place.gpu_share is not None:
         flags += ["--gpu-memory-utilization", f"{place.gpu_share:.4g}"]
+    if config.fleet == "ray" and config.tls_authority is not None:
+        # They listen on the network; the files lie at the same paths on every node.
+        flags += ["--tls-cert", str(config.tls_certificate), "--tls-key", str(config.tls_key)]
+        flags += ["--tls-ca", str(config.tls_authority)]
     if config.tensor_parallel > 1 and config.engine == "vllm":
         flags += ["--engine-arg", f"tensor_parallel_size={config.tensor_parallel}"]
         flags += ["--engine-arg", "distributed_executor_backend=ray"]

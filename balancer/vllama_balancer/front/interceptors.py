@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
-OPEN_METHODS = ("/grpc.health.v1.Health/",)
-"""Answer without a key: what checks health has none."""
+OPEN_METHODS = ("/grpc.health.v1.Health/", "/vllama.v1.Membership/")
+"""Answer without a key: what checks health has none, and who joins shows a token of its own."""
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):

@@ -20,6 +20,7 @@ from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest
 from vllama_balancer.front.fleet_service import FleetFront
 from vllama_balancer.front.health_service import HealthFront
 from vllama_balancer.front.interceptors import KeyInterceptor
+from vllama_balancer.front.membership_service import MembershipFront
 from vllama_balancer.front.rpc_errors import rich_status
 from vllama_balancer.gateway import Call
 from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES, REQUEST_ID_HEADER
@@ -30,11 +31,14 @@ from vllama_protos.v1 import (
     fleet_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
+    membership_pb2,
+    membership_pb2_grpc,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from vllama_balancer.fleet.joined import JoinedFleet
     from vllama_balancer.fleet.rolling import Rolling
     from vllama_balancer.gateway import FleetView, Gateway
     from vllama_balancer.keys import ApiKeys
@@ -57,6 +61,9 @@ SERVER_OPTIONS = (
     # Clients may ping every few seconds to notice a dead connection.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Nothing tells that a client's machine has gone: ask it, so that its calls end within 15 seconds.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
 )
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -67,6 +74,7 @@ SERVICES = tuple(
         (generation_pb2.DESCRIPTOR, "Generation"),
         (embedding_pb2.DESCRIPTOR, "Embedding"),
         (fleet_pb2.DESCRIPTOR, "Fleet"),
+        (membership_pb2.DESCRIPTOR, "Membership"),
     )
 )
 """Full names of what is served."""
@@ -133,15 +141,17 @@ class Front:
         rolling: Rolling,
         fleet: FleetView,
         keys: ApiKeys | None = None,
+        joined: JoinedFleet | None = None,
     ) -> None:
         """Demands one of the keys with every call when there are any."""
         self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[KeyInterceptor(keys)])
-        self._health = HealthFront(pool, SERVICES)
+        self._health = HealthFront(pool, fleet, SERVICES)
         generation_pb2_grpc.add_GenerationServicer_to_server(GenerationFront(gateway), self._server)
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingFront(gateway), self._server)
         fleet_pb2_grpc.add_FleetServicer_to_server(
             FleetFront(pool, rolling, fleet, is_guarded=keys is not None), self._server
         )
+        membership_pb2_grpc.add_MembershipServicer_to_server(MembershipFront(joined), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
 

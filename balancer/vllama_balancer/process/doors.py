@@ -8,26 +8,26 @@ import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc
-
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.serving import EdgeServer
-from vllama_balancer.errors import ConfigError
 from vllama_balancer.fleet.rolling import Rolling
 from vllama_balancer.front.server import Front
 from vllama_balancer.keys import ApiKeys
 from vllama_balancer.process.fleet_view import PoolView
 from vllama_balancer.process.ports import bind
+from vllama_balancer.process.tls import tls_files
 
 if TYPE_CHECKING:
     import socket
 
+    import grpc
     from prometheus_client import CollectorRegistry
 
     from vllama_balancer.config import BalancerConfig
     from vllama_balancer.dispatch.dispatcher import Dispatcher
     from vllama_balancer.fleet.events import FleetControl
+    from vllama_balancer.fleet.joined import JoinedFleet
     from vllama_balancer.gateway import Management
     from vllama_balancer.loading.on_demand import OnDemand
     from vllama_balancer.process.fleet_view import ModelsView
@@ -58,15 +58,18 @@ class Doors:
         pool: Pool,
         registry: CollectorRegistry,
         local: LocalParts | None,
+        joined: JoinedFleet | None = None,
     ) -> None:
-        """Takes `local` where the workers are this process's own."""
+        """Takes `local` where the workers are this process's own, and `joined` where others may offer themselves."""
         self._config = config
         gateway = local.gateway if local is not None else dispatcher
         models = local.models if local is not None else None
         view = PoolView(pool, lambda: dispatcher.waiting, models)
         keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
         self._listener: socket.socket | None = None
-        edge_config = EdgeConfig(loopback_only=is_loopback(config.host), origins=config.origins)
+        edge_config = EdgeConfig(
+            loopback_only=is_loopback(config.host), origins=config.origins, trusted_proxies=config.trusted_proxies
+        )
         app = build_app(
             gateway,
             config=edge_config,
@@ -78,7 +81,7 @@ class Doors:
         )
         self._edge = EdgeServer(app)
         rolling = Rolling(pool, local.control if local is not None else None)
-        self._front = Front(gateway, pool, rolling, view, keys)
+        self._front = Front(gateway, pool, rolling, view, keys, joined)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """Port of the HTTP door, once it is bound."""
@@ -131,15 +134,13 @@ class Doors:
             self._listener.close()
 
     def _tls(self) -> tuple[grpc.ServerCredentials | None, ssl.SSLContext | None]:
-        certificate, key = self._config.tls_certificate, self._config.tls_key
-        if certificate is None or key is None:
+        files = tls_files(self._config)
+        if files is None:
             return None, None
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(certificate, key)
-            return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())]), context
-        except OSError as error:
-            raise ConfigError(f"--tls-cert {certificate} and --tls-key {key} cannot be used: {error}") from None
+        files.check()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files.certificate, files.key)
+        return files.server_credentials(), context
 
 
 def is_loopback(host: str) -> bool:

@@ -22,12 +22,14 @@ from vllama_balancer.dispatch.admission import AdmissionSettings
 from vllama_balancer.dispatch.dispatcher import Dispatcher
 from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
+from vllama_balancer.fleet.joined import JoinedFleet, read_token
 from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
 from vllama_balancer.loading.berths import Berths
 from vllama_balancer.loading.gpu_room import GpuRoom
 from vllama_balancer.loading.host_memory import spare_host_memory
 from vllama_balancer.loading.on_demand import OnDemand
 from vllama_balancer.loading.residents import Residents
+from vllama_balancer.loading.roster import Roster
 from vllama_balancer.loading.settings import LoadingSettings
 from vllama_balancer.loading.sleep_control import RemoteSleep
 from vllama_balancer.metrics import Metrics
@@ -42,6 +44,7 @@ from vllama_balancer.process.doors import Doors, LocalParts
 from vllama_balancer.process.installation import hosted, installed, simulated
 from vllama_balancer.process.process_metrics import register_process_metrics
 from vllama_balancer.process.readiness import first_readiness
+from vllama_balancer.process.tls import channel_opener
 from vllama_balancer.process.welcome import welcome
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.pool_metrics import PoolCollector
@@ -79,7 +82,9 @@ class Balancer:
         self._sink = sink
         self._display = display
         self._registry = CollectorRegistry()
-        self._pool = Pool()
+        self._pool = Pool(open_channel=channel_opener(config))
+        token_file = config.join_token_file
+        self._joined = JoinedFleet(read_token(token_file)) if token_file is not None else None
         self._catalog = Catalog(self._pool)
         self._dispatcher = Dispatcher(
             self._pool,
@@ -100,8 +105,9 @@ class Balancer:
         Raises BalancerError when it cannot start: a port in use, an unknown model, no worker that lives.
         """
         async with AsyncExitStack() as ending:
-            local = None if self._config.worker_addresses else self._local_parts(ending)
-            doors = Doors(self._config, self._dispatcher, self._pool, self._registry, local)
+            has_own = self._config.fleet != "none" and not self._config.worker_addresses
+            local = self._local_parts(ending) if has_own else None
+            doors = Doors(self._config, self._dispatcher, self._pool, self._registry, local, self._joined)
             ending.callback(doors.release)
             doors.bind()
             ending.push_async_callback(self._end_workers)
@@ -126,9 +132,8 @@ class Balancer:
         )
         berths = Berths(self._fleet, places, functools.partial(worker_spec, config))
         gpus = GpuRoom(MachineProbe(self._environment), config.gpu_memory_utilization)
-        self._residents = Residents(
-            berths, self._pool, RemoteSleep(self._pool), settings, self._catalog.expires, gpus, spare_host_memory
-        )
+        roster = Roster(berths, self._pool, RemoteSleep(self._pool), settings, spare_host_memory)
+        self._residents = Residents(roster, gpus, self._catalog.expires)
         management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
         gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
         return LocalParts(gateway, management, self._fleet, self._residents)
@@ -154,7 +159,8 @@ class Balancer:
             await _cancelled(starting, stopping, *followers)
 
     def _sources(self) -> list[Any]:
-        return [self._fleet] if self._fleet is not None else list(remote_sources(self._config.worker_addresses))
+        own = [self._fleet] if self._fleet is not None else remote_sources(self._config.worker_addresses)
+        return [*own, *([self._joined] if self._joined is not None else [])]
 
     async def _start(self, doors: Doors) -> None:
         began = time.monotonic()

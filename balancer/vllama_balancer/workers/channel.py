@@ -97,12 +97,12 @@ def open_channel(address: str) -> Channel:
     return Channel(grpc.aio.insecure_channel(address, options=options))
 
 
-def secure_channel_opener(credentials: grpc.ChannelCredentials) -> Callable[[str], Channel]:
-    """Makes an opener of TLS channels; unix sockets stay unencrypted."""
+def secure_channel_opener(read_credentials: Callable[[], grpc.ChannelCredentials]) -> Callable[[str], Channel]:
+    """Makes an opener of TLS channels, each with the credentials of its moment; unix sockets stay unencrypted."""
 
     def open_secure(address: str) -> Channel:
         if is_local(address):
             return open_channel(address)
-        return Channel(grpc.aio.secure_channel(address, credentials, options=REMOTE_OPTIONS))
+        return Channel(grpc.aio.secure_channel(address, read_credentials(), options=REMOTE_OPTIONS))
 
     return open_secure

@@ -24,7 +24,7 @@ COMMANDS = {
     "worker": "Serves one model on one device over gRPC.",
     "run": "Chats with a model, or answers one prompt.",
     "list": "Lists the models that are installed.",
-    "ps": "Lists the models that are loaded.",
+    "ps": "Lists the models that are loaded, being loaded, or asleep.",
     "show": "Shows what is known of a model.",
     "pull": "Downloads models.",
     "cp": "Gives a model a second name.",
@@ -33,17 +33,18 @@ COMMANDS = {
     "top": "Shows the fleet live: state, load and speed of every worker.",
     "drain": "Takes a worker out of service when its streams have ended.",
     "restart": "Restarts workers one after the other, so that no request fails.",
-    "bench": "Measures servers in turn: TTFT, time per token, throughput, errors.",
-    "doctor": "Checks Python, packages, GPU, memory, disk, ports and hub, and tells what to do.",
-    "demo": "Starts a fleet, sends it many chats at once, and shows who served them.",
+    "bench": "Measures servers in turn: TTFT, time per token, throughput.",
+    "doctor": "Checks Python, packages, GPU, memory, disk, ports and hub.",
+    "demo": "Starts a fleet, and sends it many chats at once.",
     "simulate": "Compares placement policies on simulated fleets.",
     "key": "Makes an API key and the line for the server's key file.",
+    "certs": "Makes the certificates and the token with which workers join.",
     "version": "Prints the versions of this command and of the server.",
     "completion": "Prints the completion script of a shell.",
 }
 """Every command with the first line of its help, so that the list needs no command's module."""
 
-PASSED_THROUGH = ("serve", "worker", "simulate", "key")
+PASSED_THROUGH = ("serve", "worker", "simulate", "key", "certs")
 """Commands whose flags are another program's."""
 
 EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'

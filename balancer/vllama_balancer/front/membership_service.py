@@ -1,0 +1,60 @@
+"""Serves vllama.v1.Membership: workers join by calling, and stay by not hanging up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from vllama_balancer.errors import BalancerError
+from vllama_balancer.fleet.joined import Offer
+from vllama_balancer.front.rpc_errors import rich_status
+from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
+
+if TYPE_CHECKING:
+    from vllama_balancer.fleet.joined import JoinedFleet
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+HEARTBEAT_SECONDS = 1.0
+"""Between two answers on an open call."""
+
+
+class NotAccepted(BalancerError):
+    """This balancer takes no workers that offer themselves."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "JOINING_NOT_ACCEPTED"
+
+
+class MembershipFront(membership_pb2_grpc.MembershipServicer):
+    """The Membership service."""
+
+    def __init__(self, joined: JoinedFleet | None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+        """Refuses everybody when there is no fleet to join."""
+        self._joined = joined
+        self._heartbeat_seconds = heartbeat_seconds
+
+    # The generated base class knows handlers that return or yield, not coroutines that write.
+    async def Join(self, request: membership_pb2.JoinRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Lists a worker until its call ends."""
+        try:
+            await self._keep(request, context)
+        except BalancerError as error:
+            await context.abort_with_status(rich_status(error))
+        await context.abort(grpc.StatusCode.ABORTED, "a later call for this address has taken this one's place")
+
+    async def _keep(self, request: membership_pb2.JoinRequest, context: Context) -> None:
+        if self._joined is None:
+            raise NotAccepted("this balancer takes no joining workers; start it with --join-token-file")
+        offer = Offer(request.worker, request.boot_id, request.address, tuple(request.models))
+        with self._joined.joined(offer, request.token) as lease:
+            heartbeat = membership_pb2.JoinResponse(listed_as=offer.name)
+            heartbeat.heartbeat.FromNanoseconds(int(self._heartbeat_seconds * 1e9))
+            heartbeat.lease.FromNanoseconds(int(self._joined.lease_seconds * 1e9))
+            while not lease.superseded.is_set():
+                await context.write(heartbeat)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(lease.superseded.wait(), self._heartbeat_seconds)
