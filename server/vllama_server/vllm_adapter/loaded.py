@@ -7,6 +7,7 @@ environment is set.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, 
 from vllama_server.vllm_adapter.processor import read_number_format
 from vllama_server.vllm_adapter.profile import engine_arguments
 from vllama_server.vllm_adapter.prompts import PromptRenderer
+from vllama_server.vllm_adapter.ray_group import use_group
 from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
 from vllama_server.vllm_adapter.vocabulary import Vocabulary
 
@@ -54,6 +56,7 @@ def configure(profile: EngineProfile) -> Any:
     _check_device(profile, on_cpu)
     arguments = engine_arguments(profile, on_cpu=on_cpu, cpu_dtype=read_number_format())
     config = _create_config(arguments, profile.engine_args)
+    use_group(config, os.environ)
     cache = config.cache_config
     if on_cpu and cache.kv_cache_memory_bytes is None:
         cache.kv_cache_memory_bytes = cpu_cache_bytes(

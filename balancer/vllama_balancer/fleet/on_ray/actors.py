@@ -48,7 +48,12 @@ class HostActor(WorkerHost):
     """A WorkerHost that knows its node."""
 
     def __init__(self, extra_environment: dict[str, str]) -> None:
-        super().__init__(ray.util.get_node_ip_address(), worker_environment(os.environ) | extra_environment)
+        environment = worker_environment(os.environ) | extra_environment
+        if GROUP_VARIABLE in extra_environment:
+            # The engine asks Ray for its GPUs itself: that this actor holds none must not hide the node's.
+            environment.pop("CUDA_VISIBLE_DEVICES", None)
+            environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        super().__init__(ray.util.get_node_ip_address(), environment)
 
 
 class ActorSeat:
