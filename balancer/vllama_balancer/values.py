@@ -6,6 +6,7 @@ flag or variable and all refusals read alike.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def worker_address(text: str) -> str:
     if not separator or not name or not number.isdigit():
         raise ValueError("host:port, unix:/path or dns:///name:port")
     return text
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Reads an address or a network of addresses."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("an address or a network such as 10.0.0.0/8") from None
 
 
 def duration(text: str) -> float:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from vllama_balancer.edge.client_address import client_address
 from vllama_balancer.edge.trace import TRACE, Trace, request_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from vllama_balancer.edge.client_address import Network
     from vllama_balancer.edge.metrics import EdgeMetrics
 
 _log = logging.getLogger(__name__)
@@ -24,15 +26,18 @@ CLIENT_GONE = 499
 class AccessLog:
     """Opens a trace for every request, and closes it in the log and the metrics."""
 
-    def __init__(self, metrics: EdgeMetrics) -> None:
+    def __init__(self, metrics: EdgeMetrics, proxies: Sequence[Network] = ()) -> None:
+        """`proxies` are those whose word about the client's address counts."""
         self._metrics = metrics
+        self._proxies = proxies
 
     @web.middleware
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Runs around everything else."""
-        trace = Trace(request_id_of(request.headers.get("X-Request-Id")), client=request.remote or "local")
+        client = client_address(request.remote, request.headers, self._proxies)
+        trace = Trace(request_id_of(request.headers.get("X-Request-Id")), client=client)
         request[TRACE] = trace
         status = 500
         self._metrics.in_flight.inc()

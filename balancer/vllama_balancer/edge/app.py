@@ -68,7 +68,7 @@ def build_app(
     app = web.Application(
         # From the outside in: what is refused is logged, and every refusal has its dialect's shape.
         middlewares=[
-            AccessLog(metrics).middleware,
+            AccessLog(metrics, edge.config.trusted_proxies).middleware,
             Faults(dialects).middleware,
             guard.middleware,
             Authentication(keys).middleware,

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllama_balancer.edge.client_address import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class EdgeConfig:
     """Whether the edge is bound to loopback, where the Host header is checked as well."""
     origins: tuple[str, ...] = ()
     """Origins allowed beside the built-in ones; "*" in one stands for anything."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-For is believed; without any, a client is the other end of its connection."""
     max_body_bytes: int = 64 * 1024 * 1024
     """Longest request body."""
     max_line_bytes: int = 16 * 1024
