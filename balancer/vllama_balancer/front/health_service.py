@@ -1,4 +1,4 @@
-"""Serves grpc.health.v1 from the pool: SERVING while a worker is available.
+"""Serves grpc.health.v1 from the pool: SERVING while a worker is available, or would be started for a request.
 
 The package's own servicer forgets its other watchers when one of them leaves, and would have to be
 told every change; this one asks the pool, which knows.
@@ -14,14 +14,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from vllama_balancer.gateway import FleetView
     from vllama_balancer.workers.pool import Pool
 
 
 class HealthFront(health_pb2_grpc.HealthServicer):
     """Answers for the server as a whole ("") and for each of its services alike."""
 
-    def __init__(self, pool: Pool, services: Collection[str]) -> None:
+    def __init__(self, pool: Pool, view: FleetView, services: Collection[str]) -> None:
         self._pool = pool
+        self._view = view
         self._services = frozenset(services) | {""}
         self._is_leaving = False
 
@@ -59,5 +61,8 @@ class HealthFront(health_pb2_grpc.HealthServicer):
             version = await self._pool.changes.after(version)
 
     def _status(self) -> int:
-        is_serving = not self._is_leaving and any(not worker.unavailable for worker in self._pool.workers())
+        is_serving = not self._is_leaving and (self._is_anybody_there() or self._view.fleet().loads_on_demand)
         return health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+
+    def _is_anybody_there(self) -> bool:
+        return any(not worker.unavailable for worker in self._pool.workers())

@@ -17,6 +17,7 @@ from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.loading.berths import Berths
 from vllama_balancer.loading.gpu_room import GpuRoom
 from vllama_balancer.loading.residents import Residents
+from vllama_balancer.loading.roster import Roster
 from vllama_balancer.loading.settings import LoadingSettings
 from vllama_balancer.simulate import made_up_time
 from vllama_balancer.simulate.charts import Span, timeline
@@ -124,9 +125,8 @@ class _Play:
         machine = Machine()
         slots = [Slot(index, "cpu", {}) for index in range(self._scene.places)]
         berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
-        residents = Residents(
-            berths, machine, machine, self._settings, lambda key, seconds: None, GpuRoom(machine, None), lambda: 0
-        )
+        roster = Roster(berths, machine, machine, self._settings, lambda: 0)
+        residents = Residents(roster, GpuRoom(machine, None), lambda key, seconds: None)
         clients = [
             asyncio.create_task(self._client(machine, residents, model, habit))
             for model, habit in zip(self._scene.models, self._scene.habits, strict=True)

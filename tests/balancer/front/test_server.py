@@ -73,12 +73,11 @@ async def open_door(make_fleet):
     """Opens front doors and closes them at the end."""
     doors = []
 
-    async def make(count=2, keys=None, owned=True, **options):
+    async def make(count=2, keys=None, owned=True, models=None, **options):
         fleet = await make_fleet(count, **options)
         rolling = Rolling(fleet.pool, Control(fleet, owned))
-        front = Front(
-            fleet.dispatcher, fleet.pool, rolling, PoolView(fleet.pool, lambda: fleet.dispatcher.waiting), keys
-        )
+        view = PoolView(fleet.pool, lambda: fleet.dispatcher.waiting, models)
+        front = Front(fleet.dispatcher, fleet.pool, rolling, view, keys)
         port = await front.start("127.0.0.1:0")
         door = Door(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
         door.control = rolling._control
@@ -285,6 +284,27 @@ async def test_health_follows_the_fleet(open_door):
         await door.health.Check(health_pb2.HealthCheckRequest(service="nope"))
     assert caught.value.code() is Code.NOT_FOUND
     watches[1].cancel()
+
+
+class IdleModels:
+    """Models that are loaded when they are asked for; none is now."""
+
+    loads_on_demand = True
+
+    def statuses(self):
+        """One sleeps."""
+        return [fleet_pb2.ModelStatus(model="m:latest", state=fleet_pb2.MODEL_STATE_SLEEPING)]
+
+
+async def test_a_balancer_that_loads_on_demand_is_healthy_while_idle(open_door):
+    """Nothing is loaded, and yet a request would be answered: nobody shall be kept away; the fleet tells the rest."""
+    door = await open_door(1, models=IdleModels())
+    door.fleet.workers[0].become(worker_pb2.WORKER_STATE_DRAINING)
+    await eventually(lambda: door.fleet.pool.workers()[0].unavailable)
+    check = await door.health.Check(health_pb2.HealthCheckRequest())
+    assert check.status == health_pb2.HealthCheckResponse.SERVING
+    fleet = await fleet_pb2_grpc.FleetStub(door.channel).ListWorkers(fleet_pb2.ListWorkersRequest())
+    assert [(one.model, one.state) for one in fleet.models] == [("m:latest", fleet_pb2.MODEL_STATE_SLEEPING)]
 
 
 async def test_reflection_lists_the_services(open_door):

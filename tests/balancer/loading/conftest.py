@@ -15,6 +15,7 @@ from vllama_balancer.fleet.events import Changed, ProcessState
 from vllama_balancer.loading.berths import Berths
 from vllama_balancer.loading.gpu_room import GpuRoom
 from vllama_balancer.loading.residents import Residents
+from vllama_balancer.loading.roster import Roster
 from vllama_balancer.loading.settings import LoadingSettings
 from vllama_balancer.workers.changes import Changes
 from vllama_protos.v1 import worker_pb2
@@ -185,10 +186,8 @@ async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
             for index in range(places)
         ]
         berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
-        residents = Residents(
-            berths, machine, machine, LoadingSettings(**settings), expiries.__setitem__,
-            GpuRoom(machine, None), lambda: machine.host_memory_bytes,
-        )  # fmt: skip
+        roster = Roster(berths, machine, machine, LoadingSettings(**settings), lambda: machine.host_memory_bytes)
+        residents = Residents(roster, GpuRoom(machine, None), expiries.__setitem__)
         made.append(residents)
         return Loading(machine, residents, expiries)
 
