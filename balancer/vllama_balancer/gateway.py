@@ -69,6 +69,8 @@ class ModelEntry:
     """Option values that the model or alias presets, by Ollama's names."""
     messages: Sequence[generation_pb2.Message] = ()
     """Turns that the alias puts before every conversation."""
+    template: str = ""
+    """Jinja text that the alias renders chats with; empty: the model's own template."""
     target: str = ""
     """For an alias: the model whose workers serve it; empty: the name itself."""
 
@@ -145,6 +147,8 @@ class Recipe:
     """Turns put before every conversation, as Ollama's JSON."""
     license: str | None = None
     """Text of the licence."""
+    template: str | None = None
+    """Jinja text that renders chats."""
 
 
 class Management(Protocol):

@@ -23,6 +23,8 @@ from vllama_balancer.models.table import ModelTable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllama_balancer.models.table import KnownModel
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         config = parse([], os.environ, home=Path.home())
         table = ModelTable.load(config.models_directory / "models.toml")
         if chosen.command == "list":
-            print(*(f"{model.name}\t{model.parameters}\t{model.license}" for model in table), sep="\n")
+            print(*map(_line, table), sep="\n")
             return 0
         resolver = Resolver(Store(config.models_directory), table, os.environ)
         lines = ProgressLines(sys.stderr, chosen.name)
@@ -50,6 +52,11 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _line(model: KnownModel) -> str:
+    way_in = f" (gated: accept it at huggingface.co/{model.repository} and set HF_TOKEN)" if model.gated else ""
+    return f"{model.name}\t{model.parameters}\t{model.license}{way_in}"
 
 
 if __name__ == "__main__":

@@ -100,9 +100,16 @@ def _write_model(source: Path, reader: gguf.GGUFReader, staging: Path, reporter:
 
 def _read(source: Path) -> gguf.GGUFReader:
     try:
-        return gguf.GGUFReader(source)
+        reader = gguf.GGUFReader(source)
     except (ValueError, IndexError, KeyError) as error:
         raise ConversionFailed(f"{source} is not a whole GGUF file ({_first_line(error)}); fetch it again") from error
+    parts = reader.get_field("split.count")
+    if parts is not None and int(parts.contents()) > 1:
+        raise ConversionFailed(
+            f"{source} is one of {int(parts.contents())} parts, and single files are converted only; join them with "
+            "`llama-gguf-split --merge FIRST-PART NEW-FILE`, or use a safetensors version"
+        )
+    return reader
 
 
 def _refuse_what_does_not_fit(reader: gguf.GGUFReader, target: Path) -> None:

@@ -72,15 +72,25 @@ def _weights(files: Sequence[HubFile]) -> list[HubFile]:
 
 def _without_weights(files: Sequence[HubFile], repository: str) -> str:
     kinds = sorted({kind.upper() for file in files if (kind := _quantization_of(file.name))})
+    if not kinds and any(_is_part(file.name) for file in files):
+        return (
+            f"{repository} has GGUF files in several parts only, which are not converted; use a repository with "
+            "safetensors or with single GGUF files"
+        )
     if not kinds:
         return f"{repository} has no safetensors: it is not a model that vLLM loads; choose another one"
     example = next((kind for kind in ("Q8_0", "Q4_K_M") if kind in kinds), kinds[0])
     return f"{repository} has GGUF files only; name one of {', '.join(kinds)}, as in hf.co/{repository}:{example}"
 
 
+def _is_part(name: str) -> bool:
+    file = PurePosixPath(name).name
+    return "-of-" in file and file.endswith(".gguf")
+
+
 def _quantization_of(name: str) -> str:
     """The kind that a GGUF file's name tells; files in several parts are left out."""
-    if "-of-" in PurePosixPath(name).name:
+    if _is_part(name):
         return ""
     found = _QUANTIZATION.search(name)
     return found[1] if found else ""

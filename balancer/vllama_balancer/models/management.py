@@ -104,6 +104,8 @@ class StoreManagement:
             changes["parameters"] = {**base.parameters, **recipe.parameters}
         if recipe.messages is not None:
             changes["messages"] = tuple(recipe.messages)
+        if recipe.template is not None:
+            changes["template"] = recipe.template
         if recipe.license is not None:
             changes["license"] = recipe.license
         await self._install(await asyncio.to_thread(self._store.copy, base, name, **changes))

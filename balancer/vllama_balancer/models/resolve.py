@@ -112,7 +112,8 @@ class Resolver:
                 if isinstance(step, Progress):
                     yield step
                 elif step.get("gguf"):
-                    file = GgufFile(source.name, Path(step["gguf"]), step["origin"], source.license or step["license"])
+                    license_text = source.license or step["license"]
+                    file = GgufFile(source.name, Path(step["gguf"]), step["origin"], license_text, source.parameters)
                     async with aclosing(self._install_gguf(file)) as conversion:
                         async for step_of_conversion in conversion:
                             yield step_of_conversion
@@ -126,7 +127,16 @@ class Resolver:
         self, source: Source, weights: Path, digest: str, size_bytes: int, license_text: str, origin: str
     ) -> None:
         self._store.register(
-            StoredModel(source.name, weights, digest, size_bytes, origin, datetime.now(UTC), license_text)
+            StoredModel(
+                source.name,
+                weights,
+                digest,
+                size_bytes,
+                origin,
+                datetime.now(UTC),
+                license_text,
+                parameters=source.parameters,
+            )
         )
 
     def _hint(self, name: str) -> str:
@@ -138,10 +148,12 @@ _WAYS = "give a known name such as qwen2.5:7b, a Hugging Face id (org/repo), a d
 
 
 def _from_table(known: KnownModel) -> Source:
+    if known.refusal:
+        raise ModelUnknown(f"{known.name} is not served: {known.refusal}")
     if known.package:
         packaged = find_packaged(known.package)
-        return GgufFile(known.name, packaged.path, packaged.source, packaged.license)
-    return HubRepository(known.name, known.repository, license=known.license)
+        return GgufFile(known.name, packaged.path, packaged.source, packaged.license, known.options)
+    return HubRepository(known.name, known.repository, license=known.license, parameters=known.options)
 
 
 def _path_meant(name: str) -> Path | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -21,6 +22,8 @@ class GgufFile:
     """For people."""
     license: str = ""
     """Text of the licence; empty: what the file says."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Option values that the name presets, by Ollama's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class HubRepository:
     """For a repository of GGUF files: which of them, as in "Q4_K_M"; empty: safetensors."""
     license: str = ""
     """Short name of the licence, as far as it is known beforehand."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Option values that the name presets, by Ollama's names."""
 
 
 Source = GgufFile | HubRepository

@@ -55,11 +55,15 @@ class StoredModel:
     """Option values that the alias presets, by Ollama's names."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Turns that the alias puts before every chat, as Ollama's JSON."""
+    template: str = ""
+    """Jinja text that the alias renders chats with; empty: the model's own template."""
 
     @property
     def digest(self) -> str:
         """64 hex digits; an exact copy shares them, any preset changes them."""
-        presets = [self.system, dict(self.parameters), [dict(message) for message in self.messages]]
+        presets: list[Any] = [self.system, dict(self.parameters), [dict(message) for message in self.messages]]
+        if self.template:
+            presets.append(self.template)
         if not any(presets):
             return self.weights_digest
         return hashlib.sha256(json.dumps([self.weights_digest, *presets], sort_keys=True).encode()).hexdigest()
@@ -97,6 +101,7 @@ class Store:
             "size_bytes": model.size_bytes, "source": model.source, "modified_at": model.modified_at.isoformat(),
             "license": model.license, "parent": model.parent, "system": model.system,
             "parameters": dict(model.parameters), "messages": list(model.messages),
+            "template": model.template,
         }  # fmt: skip
         write_atomically(self._manifest(model.name), json.dumps(record, indent=1).encode())
         return model

@@ -7,7 +7,7 @@ to it and overrides it, so a new model needs no new version.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,10 @@ class KnownModel:
     """Format of the weights."""
     gated: bool = False
     """Whether the repository asks for a token and an accepted licence."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Option values that its makers advise, by Ollama's names; they beat the repository's generation_config."""
+    refusal: str = ""
+    """Why it is not served, and what to take instead; empty for a model that is."""
 
 
 class ModelTable:
@@ -70,11 +74,11 @@ class ModelTable:
         return cls(models)
 
     def find(self, name: str) -> KnownModel | None:
-        """Finds an entry; None when the name is not in the table."""
+        """Finds an entry, also one that is refused; None when the name is not in the table."""
         return self._models.get(parse_name(name).key)
 
     def __iter__(self) -> Iterator[KnownModel]:
-        return iter({id(model): model for model in self._models.values()}.values())
+        return iter({id(model): model for model in self._models.values() if not model.refusal}.values())
 
     def tags(self, model: str) -> list[str]:
         """Lists the names that share everything but the tag with a name, for a hint."""

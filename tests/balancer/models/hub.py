@@ -136,6 +136,16 @@ def stalls_after(count: int, released: asyncio.Event):
     return fault
 
 
+async def trickles(request: web.Request, content: bytes) -> web.StreamResponse:
+    """A fault that sends the whole file in small pieces with pauses between them."""
+    response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+    await response.prepare(request)
+    for start in range(0, len(content), len(content) // 16):
+        await response.write(content[start : start + len(content) // 16])
+        await asyncio.sleep(0.02)
+    return response
+
+
 async def corrupts(request: web.Request, content: bytes) -> web.StreamResponse:
     """A fault that changes one byte."""
     return web.Response(body=bytes([content[0] ^ 1]) + content[1:])

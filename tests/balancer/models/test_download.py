@@ -6,19 +6,29 @@ import asyncio
 import io
 import os
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.balancer.models.hub import COMMIT, Hub, Repo, answers, corrupts, cuts_after, lies_about_length, stalls_after
+from tests.balancer.models.hub import (
+    COMMIT,
+    Hub,
+    Repo,
+    answers,
+    corrupts,
+    cuts_after,
+    lies_about_length,
+    stalls_after,
+    trickles,
+)  # fmt: skip
 from vllama_balancer.models.download import HubAccess, download
-from vllama_balancer.models.errors import AccessRefused, DownloadDamaged, ModelUnknown, SourceUnavailable
+from vllama_balancer.models.errors import AccessRefused, DoesNotFit, DownloadDamaged, ModelUnknown, SourceUnavailable
 from vllama_balancer.models.job import decoded, run_job
 from vllama_balancer.models.progress import Progress, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 JOB = "vllama_balancer.models.download"
 WEIGHTS = bytes(range(256)) * 4096
@@ -243,3 +253,34 @@ async def test_a_repository_without_weights_is_refused(puller: Puller, hub: Hub)
     hub.repos["org/data"] = Repo({"README.md": b"hello"})
     with pytest.raises(ModelUnknown, match="no safetensors"):
         await puller.pull("org/data")
+
+
+async def test_a_repository_of_parts_is_refused(puller: Puller, hub: Hub) -> None:
+    """GGUF files in several parts are named as the reason."""
+    hub.repos["org/parts"] = Repo({"m-Q4_K_M-00001-of-00002.gguf": b"a", "m-Q4_K_M-00002-of-00002.gguf": b"b"})
+    with pytest.raises(ModelUnknown, match="GGUF files in several parts only"):
+        await puller.pull("org/parts")
+    with pytest.raises(ModelUnknown, match="no GGUF file Q4_K_M; it has none in a single file"):
+        await puller.pull("org/parts", "Q4_K_M")
+
+
+async def test_a_disk_that_becomes_full_is_told_and_nothing_is_registered(puller: Puller, hub: Hub) -> None:
+    """With space again the next pull goes on; /dev/full answers as a full disk does."""
+    staging = puller.directory / f".hub-org--model-{COMMIT[:12]}.partial"
+    staging.mkdir(parents=True)
+    full = staging / "model.safetensors.partial"
+    full.symlink_to("/dev/full")
+    with pytest.raises(DoesNotFit, match="the disk became full while org/model was downloaded; free some space"):
+        await puller.pull()
+    assert not list(puller.directory.glob("hub-*"))
+    full.unlink()
+    result = (await puller.pull())[-1]
+    assert (Path(result["directory"]) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+async def test_a_slow_hub_is_waited_for(puller: Puller, hub: Hub) -> None:
+    """A file that trickles arrives whole, in one request."""
+    hub.faults["model.safetensors"] = [trickles]
+    result = (await puller.pull())[-1]
+    assert (Path(result["directory"]) / "model.safetensors").read_bytes() == WEIGHTS
+    assert len(hub.asked("model.safetensors")) == 1

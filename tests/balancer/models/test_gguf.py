@@ -88,6 +88,15 @@ def test_the_tokenizer_splits_digits_and_knows_its_special_tokens(result) -> Non
     assert tokenizer.encode("ab12<|im_end|>").tokens == ["ab", "1", "2", "<|im_end|>"]
 
 
+async def test_a_part_of_a_file_is_refused(tmp_path: Path) -> None:
+    """The sentence says how many parts there are and how to join them."""
+    part = tmp_path / "m-00001-of-00003.gguf"
+    write_tiny_gguf(part, parts=3)
+    with pytest.raises(ConversionFailed, match=r"is one of 3 parts, .*llama-gguf-split --merge"):
+        await converted(part, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 async def test_a_damaged_file_leaves_nothing(tmp_path: Path) -> None:
     """A file that was cut is refused by name, and no target appears."""
     whole, cut = tmp_path / "whole.gguf", tmp_path / "cut.gguf"

@@ -44,7 +44,8 @@ def test_the_store_comes_first(resolver: Resolver, installed) -> None:
 
 def test_a_known_name_is_a_repository(resolver: Resolver) -> None:
     """The table says where it is, under the tag that a bare name means."""
-    expected = HubRepository("qwen2.5:7b", "Qwen/Qwen2.5-7B-Instruct", license="apache-2.0")
+    options = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repeat_penalty": 1.05}
+    expected = HubRepository("qwen2.5:7b", "Qwen/Qwen2.5-7B-Instruct", license="apache-2.0", parameters=options)
     assert resolver.locate("qwen2.5:7b") == resolver.locate("qwen2.5") == expected
 
 
@@ -133,6 +134,12 @@ def test_what_is_unknown_is_one_sentence(resolver: Resolver, name: str, words: s
     assert "\n" not in str(refusal.value)
 
 
+def test_a_refused_name_says_what_to_take(resolver: Resolver) -> None:
+    """A well-known name that is not served is no unknown one."""
+    with pytest.raises(ModelUnknown, match=r"nomic-embed-text:v1\.5 is not served: .* take bge-m3"):
+        resolver.locate("nomic-embed-text")
+
+
 async def test_resolving_installs_from_the_hub_once(store: Store, tmp_path: Path) -> None:
     """A repository is downloaded and registered; the next time the store has it, without a network."""
     async with Hub() as hub:
@@ -147,3 +154,17 @@ async def test_resolving_installs_from_the_hub_once(store: Store, tmp_path: Path
     store.remove("org/repo")
     assert not model.weights.exists()
     shutil.rmtree(store.directory)
+
+
+async def test_the_options_of_the_table_become_the_models_presets(store: Store, tmp_path: Path) -> None:
+    """What its makers advise is what a request gets that names nothing else."""
+    own = tmp_path / "models.toml"
+    own.write_text(
+        '[a]\nname = "mine"\nfamily = "llama"\ncontext = 1024\nlicense = "x"\noptions = { temperature = 0.6 }\n'
+        '[a.tags]\n"1b" = { repository = "org/repo", parameters = "1B" }\n'
+    )
+    async with Hub() as hub:
+        hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"}
+        model = await Resolver(store, ModelTable.load(own), environment).resolve("mine:1b", lambda _: None)
+    assert model.parameters == {"temperature": 0.6} == store.find("mine:1b").parameters

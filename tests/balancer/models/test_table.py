@@ -39,6 +39,30 @@ def test_a_family_without_a_tag_is_its_latest(name: str) -> None:
     assert table.find(name) == table.find(f"{name}:latest") is not None
 
 
+def test_families_of_every_maker_are_known() -> None:
+    """The names that people bring along from Ollama."""
+    names = {model.name.partition(":")[0] for model in ModelTable.load()}
+    assert names >= {
+        "qwen2.5", "qwen3", "llama3.1", "llama3.2", "llama3.3", "mistral", "gemma2", "gemma3", "phi3", "phi4",
+        "smollm2", "deepseek-r1", "gpt-oss", "bge-m3", "all-minilm", "mxbai-embed-large", "qwen3-embedding",
+    }  # fmt: skip
+
+
+def test_options_are_ollamas_and_reach_the_requests_by_the_models_presets() -> None:
+    """Every one is a name that a request could use."""
+    known = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "stop", "num_predict"}
+    models = list(ModelTable.load())
+    assert all(set(model.options) <= known for model in models)
+    assert next(model for model in models if model.name == "qwen3:8b").options["top_k"] == 20
+
+
+def test_a_refused_model_is_not_listed_and_says_what_to_take() -> None:
+    """A name that people ask for and that cannot be served has an answer of its own."""
+    table = ModelTable.load()
+    assert "nomic-embed-text:v1.5" not in [model.name for model in table]
+    assert "take bge-m3" in table.find("nomic-embed-text").refusal
+
+
 def test_an_own_file_adds_and_overrides(tmp_path: Path) -> None:
     """A file of the same shape adds names and replaces shipped ones."""
     own = tmp_path / "models.toml"

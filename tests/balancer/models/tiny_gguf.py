@@ -16,10 +16,12 @@ MERGES = ["a b", "1 2"]
 WIDTH, FEED_FORWARD = 32, 64
 
 
-def write_tiny_gguf(path: Path, architecture: str = "llama") -> None:
+def write_tiny_gguf(path: Path, architecture: str = "llama", *, parts: int = 0) -> None:
     """Writes the file; weights are small random numbers from a fixed seed."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny")
+    if parts:
+        writer.add_uint16("split.count", parts)
     writer.add_license("mit")
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
