@@ -183,7 +183,7 @@ def test_an_old_measurement_fades():
 
 def test_a_stale_report_is_ignored():
     """Otherwise a worker whose reports stopped would repel, or attract, for ever."""
-    told = {"other_streams": 60, "reported_kv_use": 0.99, "reported_waiting": 50}
+    told = {"other_streams": 60, "reported_kv_use": 0.99}
     shared = candidate("shared", **told, reported_at=NOW - 5)
     counts = spread(ExpectedCompletion(), [shared, candidate("idle")], 400)
     assert abs(counts["shared"] - 200) <= 5 * math.sqrt(400 / 4)

@@ -163,11 +163,10 @@ def _explain(ticket: Ticket, choice: Choice, scores: Sequence[Score]) -> None:
     logger.debug("request %s goes to %s: %s", ticket.request_id, choice.worker, choice.reason)
     for score in scores:
         logger.debug(
-            "request %s candidate %s: total %.4f s = slot %.4f + prefill %.4f + decode %.4f + memory %.4f, cached %d",
+            "request %s candidate %s: total %.4f s = prefill %.4f + decode %.4f + memory %.4f, cached %d",
             ticket.request_id,
             score.worker,
             score.total_seconds,
-            score.slot_wait_seconds,
             score.prefill_seconds,
             score.decode_seconds,
             score.memory_seconds,

@@ -7,10 +7,11 @@ take fifty microseconds, and a frozen dataclass costs several times as much to m
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 STREAMS_PER_STEP = 50.0
 """Streams that double the time of an empty step; turns a measured step into seconds per stream."""
@@ -44,8 +45,6 @@ class Candidate(NamedTuple):
     """Streams that others have put there: what the last report shows beyond this balancer's own."""
     other_prompt_tokens: int = 0
     """Prompt tokens that these had not computed when the report was made."""
-    reported_waiting: int = 0
-    """Streams that wait for a place in the engine's batch, by the last report."""
     reported_kv_use: float = 0.0
     """Share of the KV cache in use, by the last report."""
     reported_at: float = -math.inf
@@ -58,6 +57,11 @@ class Candidate(NamedTuple):
     """When it was last seen at work, which is when its speeds were measured."""
     ready_at: float = -math.inf
     """When this life of the worker became ready."""
+
+
+def column(field: str) -> Callable[[Candidate], float]:
+    """Makes what reads one number of a candidate: quicker than an attribute, where all candidates are read in a row."""
+    return itemgetter(Candidate._fields.index(field))
 
 
 class Snapshot(NamedTuple):

@@ -2,7 +2,7 @@
 
 Every candidate is scored, and everything is in seconds; only the shares V and D are tuned:
 
-    cost = slot_wait + (P + u + V * a * (u - u*)) / R + O * (s * a + D * (e - e*)) + K * k / (1 - k)
+    cost = (P + u + V * a * (u - u*)) / R + O * (s * a + D * (e - e*)) + K * k / (1 - k)
 
 P uncached prompt tokens in flight before their first token, u this request's uncached tokens on
 that worker and u* on the worker that holds most of it, a streams, R prefill speed, O expected
@@ -13,6 +13,23 @@ and what the worker's last report shows beyond them: that is what other balancer
 Costs within a small band of the best are equal for all that can be known; among them the longest
 cached prefix wins, then the fewest prompt tokens in flight, then the fewest streams, then the
 fewest tokens assigned lately, then chance. Never an index and never a turn: those herd.
+
+Each term is weighed in `vllama_balancer.simulate`; the README there has the numbers. V keeps
+conversations at their caches: what a worker computes again delays the streams beside it, and the
+next turn pays once more. D sends less to a slow worker while fast ones are not full; the memory
+term is for contexts that fill the caches, slow start for a worker that has to compile its kernels
+when it comes back. The wait for a place in the engine's batch made no difference anywhere and is
+gone: streams that wait are counted as streams. Weights that were tried and lost: all of D (crowds
+the fast workers), half of s (longer makespan), V for an idle worker too (piles a shared prefix onto
+one), a delay of the streams beside any prefill (the same), a narrower band (gives up caches for
+milliseconds) and one of two streams (crowds a hot prefix).
+
+A slow worker gets less than its speed's share, on purpose. Of 800 requests, one worker of four that
+is five times slower would get 50 by its share, and does when streams are counted. Here it gets two
+or three, to be measured, until each of the others carries some fifty streams, as that is when a
+step of theirs becomes as long as D makes one of its own; and the fleet is done up to a fifth
+sooner, with a tail of 0.03 s instead of 0.13 s. It is not forgotten: old measurements
+fade (see `speeds.py`).
 """
 
 from __future__ import annotations
@@ -24,10 +41,11 @@ from vllama_balancer.placement.snapshot import (
     ASSIGNED_HALF_LIFE_SECONDS,
     REPORT_LIFETIME_SECONDS,
     STREAMS_PER_STEP,
+    column,
 )
 from vllama_balancer.policies.policy import Choice, Score
 from vllama_balancer.policies.speeds import LATELY_SECONDS, average, faded, fastest
-from vllama_balancer.policies.weights import HELD, PROMPTS, STREAMS, Weights
+from vllama_balancer.policies.weights import ASSIGNED, HELD, PROMPTS, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +62,9 @@ FULL_PENALTY = FULL / (1.0 - FULL)
 """The memory term of a full cache, in units of K."""
 FRESH_SPEED = 0.25
 """Share of its speed that a worker is trusted with at the very beginning."""
+
+_PROMPT_TOKENS = column("prompt_tokens")
+_STREAMS = column("streams")
 
 
 class ExpectedCompletion:
@@ -62,9 +83,11 @@ class ExpectedCompletion:
             return Choice(candidates[0].name, "only-candidate") if candidates else None
         best_speeds = fastest(candidates)
         terms = self._terms(snapshot, demand, best_speeds)
-        costs = [slot_wait + prefill + decode + memory for slot_wait, prefill, decode, memory in terms]
+        costs = [prefill + decode + memory for prefill, decode, memory in terms]
+        band_seconds, band_share, band_streams = self._weights[:3]
         best = min(costs)
-        limit = best + self._band(best, demand.output_tokens * best_speeds.stream_seconds)
+        stream = demand.output_tokens * best_speeds.stream_seconds
+        limit = best + max(band_seconds, band_share * best, band_streams * stream)
         equal = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost <= limit]
         if len(equal) == 1:
             return Choice(equal[0].name, "least-cost")
@@ -78,57 +101,51 @@ class ExpectedCompletion:
             for candidate, parts in zip(snapshot.candidates, terms, strict=True)
         ]
 
-    def _terms(self, snapshot: Snapshot, demand: Demand, best: Speeds) -> Iterator[tuple[float, float, float, float]]:
-        """Computes slot wait, prefill, decode and memory of each candidate, in seconds.
+    def _terms(self, snapshot: Snapshot, demand: Demand, best: Speeds) -> Iterator[tuple[float, float, float]]:
+        """Computes prefill, decode and memory of each candidate, in seconds.
 
         This is where a decision spends its time, so everything is unpacked at once, and what is
         seldom needed is behind a condition.
         """
         now, candidates = snapshot
         length, output, held = demand
-        _, _, _, recomputing, slowness, slot_wait_share, memory_seconds, slow_start, others, _ = self._weights
+        _, _, _, recomputing, slowness, memory_seconds, slow_start, others, _ = self._weights
         longest = max(held.values()) if held else 0
         slow_stream, slow_rate = NOTICEABLY_SLOW * best.stream_seconds, best.prefill_tokens_per_second / NOTICEABLY_SLOW
         means: Speeds | None = None
+        streams: float
+        tokens: float
         for candidate in candidates:
             (
-                name, own_streams, max_streams, own_tokens, kv_tokens, kv_cache_tokens, _, _, other_streams,
-                other_tokens, waiting, kv_use, reported_at, rate, stream_seconds, measured_at, ready_at,
+                name, streams, _, tokens, kv_tokens, kv_cache_tokens, _, _, other_streams,
+                other_tokens, kv_use, reported_at, rate, stream_seconds, measured_at, ready_at,
             ) = candidate  # fmt: skip
-            is_odd = rate < slow_rate or stream_seconds > slow_stream or not stream_seconds
-            if is_odd and (now - measured_at > LATELY_SECONDS or not rate or not stream_seconds):
-                means = means or average(candidates, now)
-                stream_seconds, rate = faded(candidate, means, now)
-            streams, tokens, slot_wait, memory = float(own_streams), float(own_tokens + length), 0.0, 0.0
+            extra_steps = memory = 0.0
+            if rate < slow_rate or not 0.0 < stream_seconds <= slow_stream:
+                if now - measured_at > LATELY_SECONDS or not rate or not stream_seconds:
+                    means = means or average(candidates, now)
+                    stream_seconds, rate = faded(candidate, means, now)
+                if stream_seconds > slow_stream:
+                    extra_steps = slowness * STREAMS_PER_STEP * (stream_seconds - best.stream_seconds)
             if now - reported_at > REPORT_LIFETIME_SECONDS:
                 kv_use = 0.0
-            elif other_streams or waiting:
+            elif other_streams:
                 streams += others * other_streams
                 # What they had in flight when the worker reported has been computed since, as fast as it can.
                 tokens += others * max(other_tokens - rate * (now - reported_at), 0.0)
-                # Each stream leaves its place to one that waits once in an answer's steps.
-                step = stream_seconds * (STREAMS_PER_STEP + streams)
-                slot_wait = slot_wait_share * waiting * output * step / max_streams
             if held:
                 cached = held.get(name, 0)
                 tokens += recomputing * streams * (longest - cached) - cached
-            prefill = tokens / rate
-            decode = output * streams * stream_seconds
-            if stream_seconds > slow_stream:
-                decode += slowness * output * STREAMS_PER_STEP * (stream_seconds - best.stream_seconds)
+            prefill = (tokens + length) / rate
+            decode = output * (streams * stream_seconds + extra_steps)
             if kv_cache_tokens:
                 used = kv_tokens / kv_cache_tokens
                 use = (used if used > kv_use else kv_use) + (length + output) / kv_cache_tokens
                 memory = memory_seconds * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
             if now - ready_at < slow_start:
                 cold = _coldness((now - ready_at) / slow_start)
-                slot_wait, prefill, decode, memory = slot_wait * cold, prefill * cold, decode * cold, memory * cold
-            yield slot_wait, prefill, decode, memory
-
-    def _band(self, best_seconds: float, stream_seconds: float) -> float:
-        """Tells how far from the best is as good, where one stream more takes the request so much longer."""
-        weights = self._weights
-        return max(weights.band_seconds, weights.band_share * best_seconds, weights.band_streams * stream_seconds)
+                prefill, decode, memory = prefill * cold, decode * cold, memory * cold
+            yield prefill, decode, memory
 
 
 def _coldness(share: float) -> float:
@@ -137,10 +154,16 @@ def _coldness(share: float) -> float:
 
 
 def _among_equals(equal: Sequence[Candidate], demand: Demand, now: float, rng: Random, ties: Sequence[str]) -> Choice:
+    held = demand.cached_tokens
     reason = "equal-cost"
     for tie in ties:
-        burdens = _burdens(tie, equal, demand, now)
-        least = min(burdens) if burdens else 0.0
+        if tie == HELD:
+            burdens: list[float] = [-held.get(candidate.name, 0) for candidate in equal] if held else [0]
+        elif tie == ASSIGNED:
+            burdens = [_assigned(candidate, now) for candidate in equal]
+        else:
+            burdens = list(map(_PROMPT_TOKENS if tie == PROMPTS else _STREAMS, equal))
+        least = min(burdens)
         same = burdens.count(least)
         if same == len(burdens):
             continue
@@ -150,18 +173,6 @@ def _among_equals(equal: Sequence[Candidate], demand: Demand, now: float, rng: R
             return Choice(equal[burdens.index(least)].name, reason)
         equal = [candidate for candidate, burden in zip(equal, burdens, strict=True) if burden == least]
     return Choice(equal[int(rng.random() * len(equal))].name, reason)
-
-
-def _burdens(tie: str, equal: Sequence[Candidate], demand: Demand, now: float) -> Sequence[float]:
-    """Tells by what candidates are compared; less is better, and nothing tells them apart when there is nothing."""
-    if tie == HELD:
-        held = demand.cached_tokens
-        return [-held.get(candidate.name, 0) for candidate in equal] if held else ()
-    if tie == PROMPTS:
-        return [candidate.prompt_tokens for candidate in equal]
-    if tie == STREAMS:
-        return [candidate.streams for candidate in equal]
-    return [_assigned(candidate, now) for candidate in equal]
 
 
 def _assigned(candidate: Candidate, now: float) -> float:

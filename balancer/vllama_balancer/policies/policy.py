@@ -23,8 +23,6 @@ class Score(NamedTuple):
 
     worker: str
     """The candidate."""
-    slot_wait_seconds: float
-    """Until the engine has a place in its batch."""
     prefill_seconds: float
     """Until the prompts ahead and this one are computed."""
     decode_seconds: float
@@ -37,7 +35,7 @@ class Score(NamedTuple):
     @property
     def total_seconds(self) -> float:
         """The cost that is compared."""
-        return self.slot_wait_seconds + self.prefill_seconds + self.decode_seconds + self.memory_seconds
+        return self.prefill_seconds + self.decode_seconds + self.memory_seconds
 
 
 class Choice(NamedTuple):

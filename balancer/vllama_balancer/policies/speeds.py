@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllama_balancer.placement.snapshot import column
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,10 @@ LATELY_SECONDS = 2.0
 """A measurement that is no older counts in full: even an idle worker reports more often."""
 HALF_LIFE_SECONDS = 30.0
 """After so long without work, what a worker has measured says half as much."""
+
+
+_STREAM_SECONDS = column("stream_seconds")
+_PREFILL_RATE = column("prefill_tokens_per_second")
 
 
 class Speeds(NamedTuple):
@@ -37,8 +43,8 @@ DEFAULT = Speeds(0.0002, 20_000.0)
 def fastest(candidates: Sequence[Candidate]) -> Speeds:
     """Finds the best that any of the candidates has measured."""
     return Speeds(
-        min([one.stream_seconds for one in candidates if one.stream_seconds], default=DEFAULT.stream_seconds),
-        max([one.prefill_tokens_per_second for one in candidates]) or DEFAULT.prefill_tokens_per_second,
+        min(filter(None, map(_STREAM_SECONDS, candidates)), default=DEFAULT.stream_seconds),
+        max(map(_PREFILL_RATE, candidates), default=0.0) or DEFAULT.prefill_tokens_per_second,
     )
 
 

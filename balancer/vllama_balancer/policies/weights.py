@@ -26,8 +26,6 @@ class Weights(NamedTuple):
     """V: the share of the time by which avoidable prefill delays each stream beside it that counts."""
     slowness: float = 0.25
     """D: the share of the time lost on a slow worker that counts; all of it would crowd the fast ones."""
-    slot_wait: float = 1.0
-    """The share of the wait for a place in the engine's batch that counts."""
     memory_seconds: float = 0.15
     """K: the penalty of a KV cache that is half full."""
     slow_start_seconds: float = 10.0

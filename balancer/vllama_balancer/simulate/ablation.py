@@ -32,14 +32,13 @@ WITHOUT: Mapping[str, Weights] = {
     "prompts in flight break no ties": Weights(ties=(HELD, STREAMS, ASSIGNED)),
     "streams break no ties": Weights(ties=(HELD, PROMPTS, ASSIGNED)),
     "recently assigned tokens break no ties": Weights(ties=(HELD, PROMPTS, STREAMS)),
-    "without slot wait": Weights(slot_wait=0.0),
     "without the memory term": Weights(memory_seconds=0.0),
     "without slow start": Weights(slow_start_seconds=0.0),
 }
 """The policy, and what it is without each of its parts."""
 SPECIAL: Mapping[str, tuple[str, ...]] = {
     "cold-restart": (SHIPPED, "without slow start"),
-    "long-contexts": (SHIPPED, "without the memory term", "without slot wait"),
+    "long-contexts": (SHIPPED, "without the memory term"),
 }
 """Workloads that only some terms are for, and these terms."""
 GRID = Grid(concurrencies=(8, 50), workers=(2, 4, 8), seeds=(0, 1))

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SOURCES = (
     "vllama_balancer.policies",
     "vllama_balancer.placement",
-    "vllama_balancer.workers",
-    "vllama_balancer.loading",
+    "vllama_balancer.workers.load",
+    "vllama_balancer.workers.lease",
     "vllama_balancer.simulate",
     "vllama_server.fake_engine",
 )
-"""Packages on which a result depends."""
+"""Packages and modules on which a result depends."""
 
 
 class Archive:
@@ -61,10 +61,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def fingerprint_of_sources() -> str:
-    """Hashes the modules of all packages that results depend on."""
+    """Hashes everything that results depend on."""
     digest = hashlib.sha256()
-    for package in SOURCES:
-        for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
+    for name in SOURCES:
+        package, _, module = name.rpartition(".")
+        folder = resources.files(package)
+        files = [folder / f"{module}.py"] if (folder / f"{module}.py").is_file() else (folder / module).iterdir()
+        for file in sorted(files, key=lambda file: file.name):
             if file.name.endswith(".py"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

@@ -36,10 +36,12 @@ FLEETS = (1, 4, 16)
 """Sizes that are measured."""
 STREAMS_PER_WORKER = 3
 """Fifty streams on sixteen workers."""
-PROMPT_BLOCKS = 20
+PROMPT_BLOCKS = 10
 """Blocks of a prompt: some six hundred tokens."""
-TOKENS_PER_BLOCK = 32.0
+TOKENS_PER_BLOCK = 64.0
 """Tokens of each."""
+BATCH = 250
+"""Decisions that are looked at together."""
 DECISIONS_PER_REPORT = 4
 """Decisions between two reports: forty a second beside ten reports."""
 
@@ -50,15 +52,17 @@ class DecisionTime:
 
     workers: int
     """Candidates of each."""
+    calm_seconds: float
+    """Half of the decisions of the calmest batch took less: what a decision costs while nothing else runs."""
     median_seconds: float
-    """Half of the decisions took less."""
+    """Half of all decisions took less."""
     p99_seconds: float
     """One in a hundred took longer."""
 
     def __str__(self) -> str:
         """Tells them in microseconds."""
-        median, p99 = self.median_seconds * 1e6, self.p99_seconds * 1e6
-        return f"{self.workers:3} workers: a decision takes {median:5.1f} us, one in a hundred more than {p99:5.1f} us"
+        calm, median, p99 = (x * 1e6 for x in (self.calm_seconds, self.median_seconds, self.p99_seconds))
+        return f"{self.workers:3} workers: {calm:.1f} us a decision in a calm batch, median {median:.1f}, p99 {p99:.1f}"
 
 
 def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTime:
@@ -79,8 +83,10 @@ def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTi
         assert lease is not None
         running.append(lease)
         placer.first_token(running[rng.randrange(len(running))])
-    seconds.sort()
-    return DecisionTime(workers, percentile(seconds, 0.50), percentile(seconds, 0.99))
+    # What else the machine does only ever adds, so the calmest batch is nearest to the truth.
+    batches = [sorted(seconds[start : start + BATCH]) for start in range(0, decisions, BATCH)]
+    calm = min(percentile(batch, 0.50) for batch in batches)
+    return DecisionTime(workers, calm, percentile(sorted(seconds), 0.50), percentile(sorted(seconds), 0.99))
 
 
 def _ticket(conversation: int) -> Ticket:

@@ -57,7 +57,6 @@ class Load:
     _assigned_tokens: float = 0.0
     _assigned_at: float = -math.inf
     _stream_seconds: float = 0.0
-    _reported_waiting: int = 0
     _reported_kv_use: float = 0.0
     _reported_at: float = -math.inf
     _other_streams: int = 0
@@ -94,7 +93,6 @@ class Load:
         """Takes in what the worker says of itself."""
         self._frozen = None
         streams = report.running + report.waiting
-        self._reported_waiting = report.waiting
         self._reported_kv_use = report.kv_cache_use
         self._reported_at = now
         self._other_streams = max(streams - self.streams, 0)
@@ -137,7 +135,6 @@ class Load:
             assigned_at=self._assigned_at,
             other_streams=self._other_streams,
             other_prompt_tokens=self._other_prompt_tokens,
-            reported_waiting=self._reported_waiting,
             reported_kv_use=self._reported_kv_use,
             reported_at=self._reported_at,
             prefill_tokens_per_second=self.capacity.prefill_tokens_per_second,

@@ -32,7 +32,7 @@ def test_every_change_changes_something() -> None:
     now = 100.0
     common = {"kv_cache_tokens": 200_000, "prefill_tokens_per_second": 20_000.0, "measured_at": now, "reported_at": now}
     crowded = Candidate(
-        "a", 3, 64, 100, 120_000, assigned_tokens=500.0, assigned_at=now, reported_waiting=4, stream_seconds=0.0003,
+        "a", 3, 64, 100, 120_000, assigned_tokens=500.0, assigned_at=now, stream_seconds=0.0003,
         ready_at=now - 2, **common,
     )  # fmt: skip
     calm = Candidate("b", 2, 64, 300, 4000, stream_seconds=0.0002, **common)

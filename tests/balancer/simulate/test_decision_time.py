@@ -8,9 +8,8 @@ ROOMY_SECONDS = 250e-6
 
 
 def test_a_decision_among_sixteen_workers_is_quick() -> None:
-    """Pick, reserve and account; the best of several medians, as noise only ever adds."""
-    best = min(measure(make_policy("expected-completion"), 16, 500).median_seconds for _ in range(6))
-    assert best < ROOMY_SECONDS
+    """Pick, reserve and account; in the calmest of a dozen batches."""
+    assert measure(make_policy("expected-completion"), 16, 3000).calm_seconds < ROOMY_SECONDS
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -18,5 +17,5 @@ def test_every_policy_can_be_measured(policy: str) -> None:
     """A single worker, which gets everything, included."""
     for workers in (1, 3):
         found = measure(make_policy(policy), workers, 50)
-        assert 0 < found.median_seconds <= found.p99_seconds
+        assert 0 < found.calm_seconds <= found.median_seconds <= found.p99_seconds
         assert f"{workers} workers" in str(found)
