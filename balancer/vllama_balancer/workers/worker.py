@@ -74,6 +74,7 @@ class Worker:
         """The connection; closed by the pool."""
         self.process = Changed(added.name, ProcessState.RUNNING, pid=added.pid, restarts=added.restarts)
         """What the fleet source said last."""
+        self._is_kept = added.is_kept
         self.life = Life("")
         """The present life."""
         self.description: worker_pb2.DescribeResponse | None = None
@@ -120,7 +121,7 @@ class Worker:
             return False
         if self.process.state in (ProcessState.RESTARTING, ProcessState.PLACING):
             return True
-        if self.process.pid > 0:
+        if self.process.pid > 0 or self._is_kept:
             # Whoever started it starts it again, or says that it is given up: its own last words do not decide.
             return True
         return (
@@ -131,8 +132,9 @@ class Worker:
 
     @property
     def is_coming_up(self) -> bool:
-        """Whether its process runs on this machine and has not opened its socket yet."""
-        return self.process.state is ProcessState.RUNNING and self.process.pid > 0 and not self._is_reached
+        """Whether its process runs, as its source knows, and has not opened its socket yet."""
+        is_known_to_run = self.process.pid > 0 or (self._is_kept and bool(self.address))
+        return self.process.state is ProcessState.RUNNING and is_known_to_run and not self._is_reached
 
     @property
     def shares_processors(self) -> bool:

@@ -65,7 +65,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Lives until `stop` or `kill`. The worker is announced at once, without an address until it has one."""
-        self._tell(Added(self.spec.name, "", self.spec.model.names))
+        self._tell(Added(self.spec.name, "", self.spec.model.names, is_kept=True))
         self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}"))
         try:
             with contextlib.suppress(Left):
@@ -121,7 +121,7 @@ class Keeper:
         self._was_placed = True
         logger.info("%s runs on node %s at %s", self.spec.name, placed.node, placed.address)
         # A new life has a new address: it replaces the old one.
-        self._tell(Added(self.spec.name, placed.address, self.spec.model.names, restarts=self._restarts))
+        self._tell(Added(self.spec.name, placed.address, self.spec.model.names, restarts=self._restarts, is_kept=True))
 
     async def _lost(self, reason: str) -> None:
         self._restarts += self._was_placed

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.end_to_end.fleet_process import FleetProcess
@@ -47,6 +48,11 @@ class RayCluster:
         self._order("add")
         self.nodes += 1
 
+    def actors(self) -> list[psutil.Process]:
+        """Lists the processes of the actors that host workers."""
+        below = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in below if _title(process).startswith("ray::HostActor")]
+
     def close(self) -> None:
         """Ends the cluster."""
         assert self._process.stdin is not None
@@ -68,6 +74,14 @@ class RayCluster:
     def _line(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
+
+
+def _title(process: psutil.Process) -> str:
+    """The name that a process has given itself."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tests.faults.load import MODEL, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.balancer.fleet.on_ray.conftest import RayCluster
     from tests.end_to_end.fleet_process import FleetProcess
@@ -93,6 +94,38 @@ async def test_a_worker_with_two_gpus_has_a_placement_group(
     waiting = [worker.reason for worker in running.workers() if not worker.available]
     assert len(waiting) == 1 and "waits for 2 free GPUs" in waiting[0]
     assert (await Load(running.target, requests=5).run()).clean
+
+
+async def test_a_killed_actor_is_restarted(cluster: RayCluster, balancer: Callable[..., FleetProcess]) -> None:
+    """The actor's process dies under load, and its worker with it; Ray restarts it, and no request fails."""
+    running = balancer(*SIMULATED, "--replicas", "2", ready=2)
+    load = Load(running.target, clients=CLIENTS, requests=REQUESTS)
+
+    async def kill() -> None:
+        await load.reached(0.2)
+        cluster.actors()[0].kill()
+
+    outcome = await load.run(kill)
+    print(told(outcome))
+    assert outcome.clean, outcome
+    await until(running, lambda workers: available(2)(workers) and any(worker.restarts for worker in workers))
+
+
+async def test_models_are_unloaded_and_loaded_on_demand(
+    cluster: RayCluster, balancer: Callable[..., FleetProcess], tmp_path: Path
+) -> None:
+    """An unloaded model holds no actor; the next request for it starts one."""
+    running = balancer("--engine", "fake", "--replicas", "1", "--models", str(tmp_path / "store"), ready=1)
+    ask = {"model": "smollm2:135m", "prompt": "hello", "stream": False}
+    async with aiohttp.ClientSession(running.url) as session:
+        async with session.post("/api/generate", json={"model": "smollm2:135m", "keep_alive": 0}) as reply:
+            assert reply.status == 200
+        await until(running, lambda workers: not workers)
+        assert cluster.actors() == []
+        async with session.post("/api/generate", json=ask) as reply:
+            answer = await reply.json()
+    assert reply.status == 200 and answer["done"], answer
+    assert len(running.workers()) == 1
 
 
 @pytest.mark.real

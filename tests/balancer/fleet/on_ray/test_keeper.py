@@ -95,11 +95,11 @@ async def kept() -> AsyncIterator[Kept]:
 
 async def test_a_worker_without_room_is_told_and_waits(kept: Kept) -> None:
     """The worker is announced without an address, with what it waits for, and gets one when there is room."""
-    assert await kept.told(Added) == Added("worker-0", "", ("m:latest",))
+    assert await kept.told(Added) == Added("worker-0", "", ("m:latest",), is_kept=True)
     news = await kept.told(Changed, ProcessState.PLACING)
     assert "a node with 1 free GPU" in news.reason
     kept.seat.room.set()
-    assert await kept.placed() == Added("worker-0", "10.0.0.1:1", ("m:latest",))
+    assert await kept.placed() == Added("worker-0", "10.0.0.1:1", ("m:latest",), is_kept=True)
 
 
 async def test_a_worker_that_dies_is_started_again_on_its_seat(kept: Kept) -> None:
@@ -109,7 +109,7 @@ async def test_a_worker_that_dies_is_started_again_on_its_seat(kept: Kept) -> No
     kept.seat.ends.put_nowait((-9, "it was killed by SIGKILL"))
     news = await kept.told(Changed, ProcessState.RESTARTING)
     assert (news.reason, news.restarts) == ("it was killed by SIGKILL", 1)
-    assert await kept.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1)
+    assert await kept.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_kept=True)
 
 
 async def test_a_lost_node_is_nobodys_fault(kept: Kept) -> None:

@@ -1,0 +1,43 @@
+"""How the pool treats a worker that a cluster places, loses and places again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vllama_balancer.fleet.events import Added, Changed, ProcessState
+from vllama_balancer.process.readiness import first_readiness
+from vllama_balancer.workers.pool import Pool
+
+UNPLACED = Added("worker-0", "", ("m:latest",), is_kept=True)
+PLACING = Changed("worker-0", ProcessState.PLACING, "waits for a node with 1 free GPU")
+
+
+async def test_requests_wait_for_a_worker_without_a_place_and_for_one_that_starts() -> None:
+    """Neither is hopeless: the cluster will have room, or the process will open its port."""
+    pool = Pool()
+    try:
+        pool.apply(UNPLACED)
+        pool.apply(PLACING)
+        (key,) = pool.workers()[0].keys
+        assert not pool.is_hopeless(key)
+        assert "waits for a node" in pool.workers()[0].unavailable
+        pool.apply(Added("worker-0", "127.0.0.1:1", ("m:latest",), is_kept=True))
+        assert not pool.is_hopeless(key)
+        pool.apply(Changed("worker-0", ProcessState.FAILED, "failed to start 3 times"))
+        assert pool.is_hopeless(key)
+    finally:
+        await pool.close()
+
+
+async def test_nobody_waits_with_the_welcome_for_a_worker_without_a_place() -> None:
+    """A fleet larger than its cluster still becomes ready; with nothing but waiting workers it does not."""
+    pool = Pool()
+    try:
+        pool.apply(UNPLACED)
+        pool.apply(PLACING)
+        waiting = asyncio.create_task(first_readiness(pool))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+    finally:
+        await pool.close()
