@@ -1,10 +1,10 @@
-"""Measures the relay: `python -m benchmarks.relay throughput|paced|latency|fairness|scaling|memory`, or all of them."""
+"""Measures the relay: `python -m benchmarks.relay` with names of parts (see PARTS), or all of them without."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.relay import fairness, latency, memory, scaling, throughput
+from benchmarks.relay import fairness, front, latency, memory, scaling, throughput
 from benchmarks.relay.processes import NO_PACE, fleet
 
 STREAMS = 50
@@ -31,6 +31,7 @@ def run_paced(options: argparse.Namespace) -> None:
 PARTS = {
     "throughput": run_throughput,
     "paced": run_paced,
+    "front": front.run,
     "latency": latency.run,
     "fairness": fairness.run,
     "scaling": scaling.run,

@@ -136,7 +136,8 @@ def drive(port: int, streams: int, tokens: int, rounds: int, label: str = "") ->
 
 
 def _dechunked(body: bytes) -> bytes:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = body.index(b"\r\n", at)
         size = int(body[at:end], 16)

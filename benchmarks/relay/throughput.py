@@ -22,6 +22,20 @@ class Throughput(NamedTuple):
     client_us_per_token: float
     balancer_us_per_line: float
 
+    @classmethod
+    def of(cls, tokens: int, lines: int, elapsed: float, balancer: float, worker: float, client: float) -> Throughput:
+        """Derives it from counts, and from seconds of time and of each side's processor."""
+        micro = 1e6 / tokens
+        return cls(
+            tokens / elapsed,
+            lines / elapsed,
+            tokens / lines,
+            balancer * micro,
+            worker * micro,
+            client * micro,
+            balancer * 1e6 / lines,
+        )
+
 
 def measure(running: Fleet, streams: int, tokens: int, rounds: int, label: str) -> Throughput:
     """Drives so many streams at once, every text checked once the clock has stopped."""
@@ -30,13 +44,10 @@ def measure(running: Fleet, streams: int, tokens: int, rounds: int, label: str) 
     answers = drive(running.http_port, streams, tokens, rounds, label)
     elapsed, client_cpu = time.monotonic() - began, time.process_time() - client
     balancer_now, worker_now = running.cpu_seconds()
-    lines, total = sum(answer.check() for answer in answers), streams * tokens * rounds
-    micro = 1e6 / total
-    return Throughput(
-        total / elapsed, lines / elapsed, total / lines,
-        (balancer_now - balancer) * micro, (worker_now - worker) * micro, client_cpu * micro,
-        (balancer_now - balancer) * 1e6 / lines,
-    )  # fmt: skip
+    lines = sum(answer.check() for answer in answers)
+    return Throughput.of(
+        streams * tokens * rounds, lines, elapsed, balancer_now - balancer, worker_now - worker, client_cpu
+    )
 
 
 def show(name: str, found: Throughput) -> str:
