@@ -9,7 +9,7 @@ import grpc
 
 from vllama_clients.cli.address import grpc_target, http_address
 from vllama_clients.cli.failure import CommandFailed
-from vllama_clients.cli.tls import authority
+from vllama_clients.cli.tls import authority, own_certificate
 from vllama_clients.connection import Connection, Tls
 from vllama_clients.errors import Unavailable, error_of_call
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
@@ -76,5 +76,5 @@ def connection_of(environment: Mapping[str, str]) -> Connection:
     """Reads address, key and certificates; TLS where the edge is named with https or an authority is given."""
     roots = authority(environment)
     secure = roots is not None or http_address(environment).scheme == "https"
-    tls = Tls(roots.encode() if roots is not None else None) if secure else None
+    tls = Tls(roots.encode() if roots is not None else None, *own_certificate(environment)) if secure else None
     return Connection(grpc_target(environment), tls, environment.get("VLLAMA_API_KEY", ""))

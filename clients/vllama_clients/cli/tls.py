@@ -1,4 +1,4 @@
-"""Whom the commands trust: the authority in VLLAMA_CA, or else the system's."""
+"""Whom the commands trust and what they show: VLLAMA_CA, else the system's authorities; VLLAMA_CERT and its key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VARIABLE = "VLLAMA_CA"
+CERTIFICATE_VARIABLE = "VLLAMA_CERT"
+KEY_VARIABLE = "VLLAMA_CERT_KEY"
 
 
 def authority(environment: Mapping[str, str]) -> str | None:
     """Reads the PEM text of the authority; None means the system's. CommandFailed for an unreadable file."""
-    name = environment.get(VARIABLE, "").strip()
+    return _text(VARIABLE, environment)
+
+
+def own_certificate(environment: Mapping[str, str]) -> tuple[bytes | None, bytes | None]:
+    """Reads the certificate and the key to show to a gRPC door that asks for them; None for neither.
+
+    CommandFailed for an unreadable file, or one without the other.
+    """
+    certificate, key = _text(CERTIFICATE_VARIABLE, environment), _text(KEY_VARIABLE, environment)
+    if (certificate is None) != (key is None):
+        raise CommandFailed(f"{CERTIFICATE_VARIABLE} and {KEY_VARIABLE} need each other; set both or neither.")
+    return (None, None) if certificate is None or key is None else (certificate.encode(), key.encode())
+
+
+def _text(variable: str, environment: Mapping[str, str]) -> str | None:
+    name = environment.get(variable, "").strip()
     if not name:
         return None
     try:
         return Path(name).read_text(encoding="ascii")
     except (OSError, ValueError) as error:
-        raise CommandFailed(f"{VARIABLE} names {name!r}, which is no readable PEM file: {error}.") from error
+        raise CommandFailed(f"{variable} names {name!r}, which is no readable PEM file: {error}.") from error
