@@ -139,6 +139,8 @@ class FakeGateway:
                     self.waiting.set()
                     await step.wait()
                 else:
+                    if step.HasField("started"):
+                        call.placement.worker, call.placement.reason = step.started.worker, "only-candidate"
                     yield step
         finally:
             self.running -= 1

@@ -32,6 +32,7 @@ async def test_a_line_has_the_facts_and_no_text(
         async with http.post("/api/chat", json=body, headers={"X-Request-Id": "r-1"}) as reply:
             await reply.read()
             assert reply.headers["X-Vllama-Worker"] == "worker-0"
+            assert reply.headers["X-Vllama-Reason"] == "only-candidate"
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
     assert line.startswith("POST /api/chat 200 request_id=r-1 client=127.0.0.1 model=smollm2:135m worker=worker-0")
     assert re.search(r"prompt_tokens=3 completion_tokens=2 ttft_ms=\d+\.\d duration_ms=\d+\.\d migrations=0$", line)

@@ -94,3 +94,5 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers["X-Request-Id"] = trace.request_id
     if trace.worker:
         response.headers["X-Vllama-Worker"] = trace.worker
+    if trace.reason:
+        response.headers["X-Vllama-Reason"] = trace.reason

@@ -82,13 +82,14 @@ class Edge:
         capabilities phrased for clients, and HttpError 429 or 503 for limits and shutdown.
         """
         trace = request[TRACE]
+        call = Call(trace.client)
         wire.model = model.entry.name
         wire.request_id = trace.next_generation_id()
         with self._limit.hold(trace.client, draining=self.draining):
             try:
-                async with aclosing(self.gateway.generate(wire, Call(trace.client))) as events:
+                async with aclosing(self.gateway.generate(wire, call)) as events:
                     async for event in events:
-                        _note(trace, event)
+                        _note(trace, event, call)
                         yield event
             except CapabilityMissing as error:
                 raise model.missing(error.field, verb) from error
@@ -126,11 +127,11 @@ class Edge:
         )
 
 
-def _note(trace: Trace, event: generation_pb2.GenerateResponse) -> None:
+def _note(trace: Trace, event: generation_pb2.GenerateResponse, call: Call) -> None:
     kind = event.WhichOneof("event")
     if kind == "delta":
         trace.saw_output()
     elif kind == "started":
-        trace.saw_started(event.started)
+        trace.saw_started(event.started, call.placement.reason)
     elif kind == "finished":
         trace.saw_finished(event.finished)

@@ -32,6 +32,8 @@ class Trace:
     model: str = ""
     worker: str = ""
     """The worker that served it first."""
+    reason: str = ""
+    """Why that one, as the policy puts it."""
     generations: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -44,9 +46,10 @@ class Trace:
         self.generations += 1
         return self.request_id if self.generations == 1 else f"{self.request_id[:120]}-{self.generations}"
 
-    def saw_started(self, started: generation_pb2.Started) -> None:
-        """Notes that a worker has taken a generation."""
-        self.worker = self.worker or started.worker
+    def saw_started(self, started: generation_pb2.Started, reason: str) -> None:
+        """Notes that a worker has taken a generation, and why that one."""
+        if not self.worker:
+            self.worker, self.reason = started.worker, reason
         self.prompt_tokens += started.prompt_tokens
 
     def saw_output(self) -> None:
