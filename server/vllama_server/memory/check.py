@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from vllama_server.memory.advice import Demand, assess
+from vllama_server.memory.advice import Assessment, Demand, assess
 from vllama_server.memory.shape import COMPUTE_BYTES, read_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.memory.advice import Assessment, DeviceMemory
+    from vllama_server.memory.advice import DeviceMemory
     from vllama_server.memory.shape import ModelShape
 
 DEFAULT_STREAMS = 256
@@ -26,19 +26,49 @@ DEFAULT_STEP_TOKENS = 16_384
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 
 
-def check(config: WorkerConfig, devices: Sequence[DeviceMemory]) -> Assessment | None:
-    """Assesses the model on the first device; None without a device or a readable config.json."""
+def check(config: WorkerConfig, devices: Sequence[DeviceMemory]) -> list[Assessment]:
+    """Assesses the model on each of the visible devices that it will use, first those where it does not fit.
+
+    Says nothing without a device or a readable config.json.
+    """
     directory = _directory(config.model)
     if not devices or directory is None:
-        return None
+        return []
     try:
         model: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         shape = read_shape(model)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return None
-    parts = _engine_number(config, "tensor_parallel_size", 1)
+        return []
+    parts = _engine_number(config, "tensor_parallel_size", 1) * _engine_number(config, "pipeline_parallel_size", 1)
+    if parts > len(devices):
+        return [_too_few(parts, len(devices))]
     weights = (_stored_bytes(directory, model) or shape.weight_bytes) // parts
-    return assess(shape, weights, _demand(config, shape), devices[0], config.gpu_memory_utilization)
+    demand = _demand(config, shape)
+    found = [assess(shape, weights, demand, device, config.gpu_memory_utilization) for device in devices]
+    used, spare = found[:parts], found[parts:]
+    if parts == 1 and not used[0].fits:
+        used = [_with_hint(used[0], spare)]
+    return sorted(dict.fromkeys(used), key=lambda assessment: assessment.fits)
+
+
+def _too_few(parts: int, devices: int) -> Assessment:
+    return Assessment(
+        False,
+        f"tensor_parallel_size and pipeline_parallel_size ask for {parts} GPUs and {devices} can be seen: lower them, "
+        "or let CUDA_VISIBLE_DEVICES show more.",
+    )
+
+
+def _with_hint(assessment: Assessment, spare: Sequence[Assessment]) -> Assessment:
+    """Adds which of the other devices has the room, if one has."""
+    place = next((index for index, other in enumerate(spare, start=1) if other.fits), None)
+    if place is None:
+        return assessment
+    return Assessment(
+        False,
+        f"{assessment.message} Of the visible GPUs the one with index {place} has the room: make it the first in "
+        "CUDA_VISIBLE_DEVICES.",
+    )
 
 
 def _directory(model: str) -> Path | None:
