@@ -47,7 +47,7 @@ def test_each_flag_has_an_environment_twin():
         "VLLAMA_SERVED_NAME": "a, b",
         "VLLAMA_ENGINE": "fake",
         "VLLAMA_DETERMINISTIC": "true",
-        "VLLAMA_ENGINE_ARG": "speed=2; step_seconds=0",
+        "VLLAMA_ENGINE_ARG": "speed=2, step_seconds=0",
         "VLLAMA_DRAIN_TIMEOUT": "1",
     }
     config = parse([], environ)
@@ -57,6 +57,13 @@ def test_each_flag_has_an_environment_twin():
     assert config.deterministic
     assert config.engine_args == {"speed": "2", "step_seconds": "0"}
     assert config.drain_timeout_seconds == 1.0
+
+
+def test_a_value_of_an_engine_argument_may_hold_commas():
+    """The next argument begins where a key does; JSON stays whole."""
+    twin = 'hf_overrides={"a": 1, "b": [2, 3]}, speed=2,sizes=1,2,4'
+    config = parse(["m"], {"VLLAMA_ENGINE_ARG": twin})
+    assert config.engine_args == {"hf_overrides": '{"a": 1, "b": [2, 3]}', "speed": "2", "sizes": "1,2,4"}
 
 
 def test_a_flag_beats_its_twin():
