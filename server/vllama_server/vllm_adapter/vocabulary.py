@@ -8,6 +8,7 @@ from typing import Any
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD_BOUNDARY = "\u2581"
+_REPLACEMENT = "\ufffd"
 
 
 class Vocabulary:
@@ -29,6 +30,9 @@ class Vocabulary:
     def token_bytes(self, token_id: int) -> bytes:
         """Returns the token's own bytes; a lone byte of a character stays that byte."""
         piece = self._tokenizer.convert_ids_to_tokens([token_id])[0]
+        if piece is not None and _REPLACEMENT in piece:
+            # Mistral's tokenizers tell the bytes of a part of a character only where marks are left out.
+            piece = next(iter(self._tokenizer.convert_ids_to_tokens([token_id], skip_special_tokens=True)), piece)
         if piece is None:
             return b""
         if isinstance(piece, bytes):
