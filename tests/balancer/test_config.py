@@ -39,7 +39,8 @@ def test_every_flag_has_an_environment_twin(setting) -> None:
     value = {
         "host": "::1", "port": "1", "grpc-port": "2", "worker": "h:1,h:2", "engine": "fake", "device": "cpu",
         "policy": "random", "gpu-memory-utilization": "0.5", "deterministic": "1", "engine-arg": "a=1,0.b=2",
-        "models": "/m", "log-format": "json", "log-level": "debug", "origin": "http://a,http://b", "trusted-proxy": "10.0.0.0/8",
+        "models": "/m", "log-format": "json", "log-level": "debug", "origin": "http://a,http://b",
+        "trusted-proxy": "10.0.0.0/8",
         "api-key-file": "/k", "tls-cert": "/c", "tls-key": "/t",
     }.get(setting.flag, "7")  # fmt: skip
     others = {"tls-cert": ["--tls-key", "/t"], "tls-key": ["--tls-cert", "/c"]}.get(setting.flag, [])
@@ -81,6 +82,12 @@ def test_wrong_twin_is_refused_by_its_own_name() -> None:
     """A wrong VLLAMA_ value is as wrong as the flag."""
     with pytest.raises(ConfigError, match="VLLAMA_WORKERS must be"):
         parsed(VLLAMA_WORKERS="many")
+
+
+def test_a_value_of_an_engine_argument_may_hold_commas() -> None:
+    """The next argument begins where a key does, as in the worker's own twin."""
+    config = parsed(VLLAMA_ENGINE_ARG='sizes=1,2,4, 0.speed=0.5,overrides={"a": 1, "b": 2}')
+    assert config.engine_args == (("sizes", "1,2,4"), ("0.speed", "0.5"), ("overrides", '{"a": 1, "b": 2}'))
 
 
 def test_wrong_ollama_value_only_warns() -> None:

@@ -160,3 +160,40 @@ def test_similar_texts_have_near_vectors(native: ollama.Client, embedding_name: 
         return float(sum(x * y for x, y in zip(a, b, strict=True)))
 
     assert likeness(one, near) > likeness(one, far) + 0.2
+
+
+def test_an_unfinished_answer_is_continued(
+    native: ollama.Client, v1: openai.OpenAI, base_url: str, model_name: str
+) -> None:
+    """The beginning that the client gave is not repeated, and the model goes on from its last character."""
+    turns: Any = [
+        {"role": "user", "content": "Count from one to ten in words."},
+        {"role": "assistant", "content": "One, two, three, four, fi"},
+    ]
+    reply = native.chat(model_name, turns, options={**GREEDY, "num_predict": 8})
+    assert (reply.message.content or "").startswith("ve, six")
+    completion = v1.chat.completions.create(model=model_name, messages=turns, max_tokens=8, temperature=0)
+    with anthropic.Anthropic(base_url=base_url, api_key="any", max_retries=0) as client:
+        message = client.messages.create(model=model_name, messages=turns, max_tokens=8, extra_body={"temperature": 0})
+    [block] = message.content
+    assert block.type == "text"
+    assert reply.message.content == completion.choices[0].message.content == block.text
+
+
+def test_an_alias_renders_with_its_own_template(native: ollama.Client, model_name: str) -> None:
+    """What create was given is what the model reads, and what show shows."""
+    template = "{% for message in messages %}Q: {{ message.content }} A:{% endfor %}"
+    native.create("contract-template", from_=model_name, template=template)
+    try:
+        assert native.show("contract-template").template == template
+        own = native.chat("contract-template", QUESTION, options={**GREEDY, "num_predict": 4})
+        raw = native.generate(
+            model_name, "Q: Describe the city of Paris. A:", raw=True, options={**GREEDY, "num_predict": 4}
+        )
+        assert own.prompt_eval_count == raw.prompt_eval_count
+        assert own.message.content == raw.response
+        with pytest.raises(ollama.ResponseError, match="template") as caught:
+            native.generate(model_name, "hi", template="{% for %}")
+        assert caught.value.status_code == 400
+    finally:
+        native.delete("contract-template")

@@ -31,7 +31,10 @@ def render(prompt: Prompt) -> bytes:
             return tokens.encode(prompt.text)
         case ChatPrompt():
             _check_chat(prompt)
-            return tokens.to_bytes(prompt.context_token_ids) + tokens.encode(chat_text(prompt.messages))
+            text = chat_text(prompt.messages)
+            if prompt.continue_last:
+                text = text.removesuffix("\n")
+            return tokens.to_bytes(prompt.context_token_ids) + tokens.encode(text)
 
 
 def render_within(prompt: Prompt, context_tokens: int, *, drop_oldest: bool) -> tuple[bytes, int]:

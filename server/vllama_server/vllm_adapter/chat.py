@@ -39,6 +39,9 @@ def render_request(
         "messages": [_message(message) for message in messages],
         "stream": True,
         "structured_outputs": structured_outputs,
+        "add_generation_prompt": not chat.continue_last,
+        "continue_final_message": chat.continue_last,
+        "chat_template": chat.template or None,
         **_thinking(chat),
     }
     if chat.tools:

@@ -48,7 +48,20 @@ def chat_prompt(chat: pb.Chat, context_token_ids: tuple[int, ...] = ()) -> ChatP
         think=THINK_LEVELS[chat.think],
         template_switches=_mapping(chat.template_switches),
         context_token_ids=context_token_ids,
+        continue_last=_continues(chat),
+        template=chat.template,
     )
+
+
+def _continues(chat: pb.Chat) -> bool:
+    """Tells whether the last turn is to be continued; only an answer's text can be."""
+    last = chat.messages[-1]
+    if chat.continue_last and (last.role != "assistant" or not last.content or last.tool_calls):
+        raise InvalidRequest(
+            "chat.continue_last needs a last turn of the assistant with text and without calls; leave it unset.",
+            "chat.continue_last",
+        )
+    return chat.continue_last
 
 
 def _message(message: pb.Message, field: str) -> Message:

@@ -105,7 +105,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
     [
         ("/api/generate", {"prompt": "x", "raw": True, "system": "s"}, "raw mode does not support template, system"),
         ("/api/generate", {"prompt": "x", "raw": True, "context": [1]}, "raw mode does not support template, system"),
-        ("/api/generate", {"prompt": "x", "template": "{{ .Prompt }}"}, "template is not supported"),
+        ("/api/generate", {"prompt": "x", "template": "{{ .Prompt }}"}, "template is a Go template"),
         ("/api/generate", {"prompt": "x", "suffix": "y"}, f"{FULL} does not support insert"),
         ("/api/generate", {"prompt": "x", "images": ["aGk="]}, f"{FULL} does not support vision"),
         ("/api/generate", {"prompt": "x", "context": [-1]}, "context contains -1"),

@@ -160,6 +160,7 @@ async def test_create_makes_an_alias(http: aiohttp.ClientSession, management: Sc
         **{"model": "mario", "from": "smollm2:135m", "system": "You are Mario.", "license": ["A", "B"]},
         parameters={"temperature": 1, "stop": ["###"], "num_ctx": None},
         messages=[{"role": "user", "content": "hi"}],
+        template="{{ messages[0].content }}",
     )
     assert status == 200
     assert [line["status"] for line in lines] == ["reading model metadata", "writing manifest", "success"]
@@ -169,6 +170,7 @@ async def test_create_makes_an_alias(http: aiohttp.ClientSession, management: Sc
         parameters={"temperature": 1.0, "stop": ("###",)},
         messages=[{"role": "user", "content": "hi"}],
         license="A\n\nB",
+        template="{{ messages[0].content }}",
     )
     assert management.told == [("create", "mario", recipe)]
 
@@ -185,7 +187,7 @@ async def test_create_makes_an_alias(http: aiohttp.ClientSession, management: Sc
         ("POST", "/api/create", {"model": "a"}, "neither 'from' or 'files' was specified"),
         ("POST", "/api/create", {"model": "a", "files": {"a": DIGEST}}, "files are not supported"),
         ("POST", "/api/create", {"model": "a", "from": "x", "quantize": "q4_0"}, "quantize is not supported"),
-        ("POST", "/api/create", {"model": "a", "from": "x", "template": "{{ . }}"}, "template is not supported"),
+        ("POST", "/api/create", {"model": "a", "from": "x", "template": "{{ .Prompt }}"}, "template is a Go template"),
         ("POST", "/api/create", {"model": "a", "from": "x", "adapters": {"a": "b"}}, "adapters are not supported"),
         (
             "POST",

@@ -245,3 +245,27 @@ def test_think_is_checked_without_a_template_too() -> None:
     """A wrong value is wrong in raw mode."""
     with pytest.raises(InvalidRequest, match="invalid think value"):
         generate(prompt="hi", raw=True, think="lots")
+
+
+@pytest.mark.parametrize(
+    ("last", "continues"),
+    [
+        ({"role": "assistant", "content": "The answer is"}, True),
+        ({"role": "assistant", "content": ""}, False),
+        ({"role": "assistant", "content": "I ask", "tool_calls": [{"function": {"name": "f"}}]}, False),
+        ({"role": "user", "content": "Well?"}, False),
+    ],
+)
+def test_an_unfinished_answer_is_continued(last: dict[str, Any], continues: bool) -> None:
+    """Only the text of an answer at the very end can be."""
+    assert chat(messages=[{"role": "user", "content": "hi"}, last]).chat.continue_last is continues
+
+
+def test_a_template_of_the_request_or_of_the_alias() -> None:
+    """The request's is used before the alias's, and a raw prompt has none."""
+    alias = requested(template="{{ messages }}")
+    assert generate(alias, prompt="hi").chat.template == "{{ messages }}"
+    assert generate(alias, prompt="hi", template="{{ bos_token }}").chat.template == "{{ bos_token }}"
+    assert chat(alias, messages=[{"role": "user", "content": "hi"}]).chat.template == "{{ messages }}"
+    with pytest.raises(InvalidRequest, match="raw mode does not support template"):
+        generate(alias, prompt="hi", raw=True, template="{{ bos_token }}")

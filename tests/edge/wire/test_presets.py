@@ -53,3 +53,20 @@ def test_a_prompt_without_turns_gets_no_system_text() -> None:
     generation = generation_pb2.GenerateRequest(prompt="def f(", suffix=")")
     apply_presets(model(system="Arr"), generation)
     assert generation.WhichOneof("input") == "prompt"
+
+
+def test_turns_and_template_of_an_alias_reach_every_dialect() -> None:
+    """System text first, then the alias's turns, then the conversation."""
+    generation = _generation()
+    preset = generation_pb2.Message(role="assistant", content="Ahoy")
+    apply_presets(model(system="Arr", messages=[preset], template="{{ messages }}"), generation)
+    assert [turn.content for turn in generation.chat.messages] == ["Arr", "Ahoy", "hi"]
+    assert generation.chat.template == "{{ messages }}"
+
+
+def test_a_conversation_keeps_its_own_system_text() -> None:
+    """Presets add no second one."""
+    generation = _generation()
+    generation.chat.messages[0].role = "system"
+    apply_presets(model(system="Arr"), generation)
+    assert [turn.content for turn in generation.chat.messages] == ["hi"]

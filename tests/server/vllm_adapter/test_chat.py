@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from PIL import Image
+from vllm.multimodal.media import MediaConnector
 
 from vllama_server.engine import ChatPrompt, Message, ThinkLevel, Tool, ToolCall, ToolMode
 from vllama_server.errors import InvalidRequest
@@ -60,6 +64,34 @@ def test_bytes_that_are_no_picture_are_refused() -> None:
         rendered(ChatPrompt((Message("user", "look", images=(b"GARBAGE",)),)))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_a_picture_reaches_vllm_as_the_picture_it_is(kind: str) -> None:
+    """VLLM's own reader finds it in the message, before the text that asks about it."""
+    file = io.BytesIO()
+    Image.new("RGB", (3, 2), (255, 0, 0)).save(file, format=kind)
+    request = rendered(ChatPrompt((Message("user", "What colour?", images=(file.getvalue(),)),)))
+    picture, text = request.messages[0]["content"]  # type: ignore[attr-defined]
+    assert text == {"type": "text", "text": "What colour?"}
+    seen = MediaConnector().fetch_image(picture["image_url"]["url"])
+    seen = getattr(seen, "media", seen)
+    assert seen.size == (3, 2)
+    red, green, blue = seen.getpixel((0, 0))
+    assert red > 200 > 50 > max(green, blue)
+
+
+def test_pictures_keep_their_order() -> None:
+    """Questions count on it."""
+    pictures = []
+    for width in (1, 2, 3):
+        file = io.BytesIO()
+        Image.new("RGB", (width, 1)).save(file, format="PNG")
+        pictures.append(file.getvalue())
+    request = rendered(ChatPrompt((Message("user", "Which is widest?", images=tuple(pictures)),)))
+    parts = request.messages[0]["content"]  # type: ignore[attr-defined]
+    seen = [MediaConnector().fetch_image(part["image_url"]["url"]) for part in parts[:-1]]
+    assert [getattr(picture, "media", picture).size[0] for picture in seen] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("think", "switches", "effort"),
     [
@@ -95,3 +127,17 @@ def test_a_last_turn_that_is_no_question_stays_too() -> None:
     """A result of a tool may be what the model is to answer."""
     turns = [Message("user", "0"), Message("assistant", "1"), Message("tool", "2")]
     assert roles(shorter_versions(turns)) == ["t2"]
+
+
+def test_an_answer_at_the_end_is_left_open_when_asked() -> None:
+    """What is rendered ends with either the beginning of a new answer or the open one."""
+    turns = (HELLO, Message("assistant", "Hi th"))
+    closed, opened = rendered(ChatPrompt(turns)), rendered(ChatPrompt(turns, continue_last=True))
+    assert (closed.add_generation_prompt, closed.continue_final_message) == (True, False)  # type: ignore[attr-defined]
+    assert (opened.add_generation_prompt, opened.continue_final_message) == (False, True)  # type: ignore[attr-defined]
+
+
+def test_a_template_of_the_request_replaces_the_models() -> None:
+    """None leaves the model's own."""
+    assert rendered(ChatPrompt((HELLO,))).chat_template is None  # type: ignore[attr-defined]
+    assert rendered(ChatPrompt((HELLO,), template="{{ messages }}")).chat_template == "{{ messages }}"  # type: ignore[attr-defined]

@@ -219,3 +219,22 @@ def test_the_input_of_tokenize_arrives():
     """A text, or a chat."""
     assert tokenize_prompt(pb.TokenizeRequest(prompt="x")) == TextPrompt("x")
     assert tokenize_prompt(pb.TokenizeRequest(chat=chat())) == ChatPrompt((Message("user", "Hi"),))
+
+
+def test_an_answer_to_continue_and_a_template_arrive():
+    """Both belong to the chat."""
+    turns = [pb.Message(role="user", content="Hi"), pb.Message(role="assistant", content="Hel")]
+    request = convert(chat=pb.Chat(messages=turns, continue_last=True, template="{{ messages }}"))
+    assert request.prompt.continue_last
+    assert request.prompt.template == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    "last", [pb.Message(role="user", content="Hi"), pb.Message(role="assistant"),
+             pb.Message(role="assistant", content="a", tool_calls=[pb.ToolCall(name="f")])],
+)  # fmt: skip
+def test_only_the_text_of_an_answer_can_be_continued(last):
+    """Anything else is refused by name."""
+    with pytest.raises(InvalidRequest) as caught:
+        convert(chat=pb.Chat(messages=[pb.Message(role="user", content="Hi"), last], continue_last=True))
+    assert caught.value.field == "chat.continue_last"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.anthropic.blocks import Block, Message, system_text, to_messages
+from vllama_balancer.edge.wire.continuation import continue_unfinished
 from vllama_balancer.edge.wire.json_text import json_text
 from vllama_balancer.edge.wire.numbers import clamp_int32
 from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
@@ -130,12 +131,14 @@ def to_chat(request: MessagesRequest) -> generation_pb2.Chat:
         # them leaves the model to answer without.
         if tool.type in (None, "custom")
     ]
-    return generation_pb2.Chat(
+    chat = generation_pb2.Chat(
         messages=messages,
         tools=tools,
         tool_choice=_to_tool_choice(request.tool_choice, tools),
         think=_think_level(request),
     )
+    continue_unfinished(chat)
+    return chat
 
 
 def _to_tool_choice(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.encoding import compact_json
 from vllama_balancer.edge.ollama.shared_fields import fill_shared, to_images, to_think
+from vllama_balancer.edge.wire.continuation import continue_unfinished
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -40,6 +41,8 @@ def _chat(body: ChatBody, model: RequestedModel) -> generation_pb2.Chat:
         chat.messages.add(role="system", content=model.entry.system)
     chat.messages.extend(model.entry.messages)
     chat.messages.extend(turns)
+    chat.template = model.entry.template
+    continue_unfinished(chat)
     chat.tools.extend(_tool(tool, f"tools[{index}].function") for index, tool in enumerate(body.tools or ()))
     return chat
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.ollama.shared_fields import fill_shared, to_images, to_think
+from vllama_balancer.edge.wire.chat_template import check_template
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -39,10 +40,7 @@ def to_generate_request(body: GenerateBody, model: RequestedModel) -> generation
 
 
 def _check(body: GenerateBody, model: RequestedModel) -> None:
-    if body.template:
-        message = "template is not supported: the chat template comes with the model; leave the field out"
-        raise InvalidRequest(message, field="template")
-    if body.raw and (body.system or body.context):
+    if body.raw and (body.template or body.system or body.context):
         raise InvalidRequest("raw mode does not support template, system, or context", field="raw")
     model.require("completion", "generate")
     if body.suffix:
@@ -55,7 +53,8 @@ def _check(body: GenerateBody, model: RequestedModel) -> None:
 
 
 def _chat(body: GenerateBody, model: RequestedModel, think: generation_pb2.ThinkLevel) -> generation_pb2.Chat:
-    chat = generation_pb2.Chat(think=think)
+    template = check_template(body.template) if body.template else model.entry.template
+    chat = generation_pb2.Chat(think=think, template=template)
     system = model.entry.system if body.system is None else body.system
     if system:
         chat.messages.add(role="system", content=system)

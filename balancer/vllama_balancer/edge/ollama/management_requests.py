@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.ollama.options import check_options
+from vllama_balancer.edge.wire.chat_template import check_template
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.names import parse_name
@@ -79,10 +80,9 @@ SUCCESS = Status("success")
 """The line that every task ends with; the only one that clients rely on."""
 
 _UNSERVED = {
-    "template": "template is not supported: the chat template comes with the model",
     "files": "files are not supported: give 'from' a model, and pull it first if need be",
     "quantize": "quantize is not supported: pull a quantized model instead",
-    "adapters": "adapters are not supported",
+    "adapters": "adapters are not supported: merge the adapter into the weights and serve those",
 }
 
 
@@ -110,6 +110,7 @@ def to_recipe(body: CreateBody) -> Recipe:
         parameters=None if body.parameters is None else check_options(body.parameters),
         messages=None if body.messages is None else [msgspec.to_builtins(turn) for turn in body.messages],
         license=texts,
+        template=None if body.template is None else check_template(body.template),
     )
 
 

@@ -77,6 +77,8 @@ def to_show_reply(body: ShowBody, model: RequestedModel, user_agent: str) -> Sho
 
 
 def _template(model: RequestedModel) -> str:
+    if model.entry.template:
+        return model.entry.template
     described = model.entry.description
     template = (described.model_info.chat_template if described is not None else "") or _PLAIN_TEMPLATE
     return f"{template}{_INSERT_MARK}" if model.has("insert") else template

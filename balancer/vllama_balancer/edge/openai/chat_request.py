@@ -10,6 +10,7 @@ from vllama_balancer.edge.openai.chat_messages import Message, to_messages
 from vllama_balancer.edge.openai.effort import think_level
 from vllama_balancer.edge.openai.formats import to_output_format
 from vllama_balancer.edge.openai.sampling import SamplingFields, to_sampling
+from vllama_balancer.edge.wire.continuation import continue_unfinished
 from vllama_balancer.edge.wire.json_text import check_levels
 from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
 from vllama_balancer.errors import InvalidRequest
@@ -134,6 +135,7 @@ def _to_chat(request: ChatRequest, messages: Sequence[Message]) -> generation_pb
         tool_choice=_to_tool_choice(request.tool_choice, tools),
         think=_think_level(request),
     )
+    continue_unfinished(chat)
     if request.chat_template_kwargs:
         _set_switches(chat, request.chat_template_kwargs)
     return chat

@@ -16,6 +16,7 @@ from vllama_balancer.edge.openai.effort import think_level
 from vllama_balancer.edge.openai.formats import to_output_format
 from vllama_balancer.edge.openai.responses_input import InputItem, to_messages
 from vllama_balancer.edge.openai.sampling import SamplingFields, to_sampling
+from vllama_balancer.edge.wire.continuation import continue_unfinished
 from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
@@ -129,12 +130,14 @@ def _to_chat(request: ResponsesRequest) -> generation_pb2.Chat:
         if tool.type in (None, "function", "custom")
     ]
     effort = request.reasoning.effort if request.reasoning is not None else None
-    return generation_pb2.Chat(
+    chat = generation_pb2.Chat(
         messages=messages,
         tools=tools,
         tool_choice=_to_tool_choice(request.tool_choice, tools),
         think=think_level(effort, "reasoning.effort"),
     )
+    continue_unfinished(chat)
+    return chat
 
 
 def _to_tool_choice(

@@ -1,16 +1,16 @@
-"""What an alias brings along: its system text and its option values, under those of a request."""
+"""What an alias brings along: system text, turns, template and option values, under those of a request."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.edge.wire.numbers import INT32_MAX, INT64_MAX, clamp_int32
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vllama_balancer.gateway import ModelEntry
-    from vllama_protos.v1 import generation_pb2
 
 _SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("temperature", float),
@@ -30,7 +30,8 @@ def apply_presets(entry: ModelEntry, generation: generation_pb2.GenerateRequest)
     """Fills what a request leaves open; what it sets stays."""
     presets: Mapping[str, Any] = entry.parameters
     sampling = generation.sampling
-    _add_system(entry, generation.chat)
+    if generation.chat.messages:
+        _apply_to_chat(entry, generation.chat)
     for name, (field, read) in _SAMPLING.items():
         if presets.get(name) is not None and not sampling.HasField(field):
             setattr(sampling, field, read(presets[name]))
@@ -41,10 +42,13 @@ def apply_presets(entry: ModelEntry, generation: generation_pb2.GenerateRequest)
         generation.max_context_tokens = max(0, min(int(presets["num_ctx"]), INT32_MAX))
 
 
-def _add_system(entry: ModelEntry, chat: generation_pb2.Chat) -> None:
-    """Puts the alias's system text before a conversation that does not begin with one."""
-    if entry.system and chat.messages and chat.messages[0].role != "system":
+def _apply_to_chat(entry: ModelEntry, chat: generation_pb2.Chat) -> None:
+    """Puts system text and turns before a conversation, unless that begins with a system text of its own."""
+    chat.template = entry.template
+    opening = list(entry.messages)
+    if entry.system and chat.messages[0].role != "system":
+        opening.insert(0, generation_pb2.Message(role="system", content=entry.system))
+    if opening:
         turns = list(chat.messages)
         del chat.messages[:]
-        chat.messages.add(role="system", content=entry.system)
-        chat.messages.extend(turns)
+        chat.messages.extend([*opening, *turns])
