@@ -52,7 +52,7 @@ class Arrivals:
                 await self._settle(resident)
             await self.until_ready(resident)
         except NoWorker as error:
-            logger.warning("%s cannot be loaded: %s", resident.key, error)
+            logger.warning("%s cannot be loaded: %s", resident.name, error)
             await self._departures.leave(resident)
             raise
 
@@ -86,7 +86,7 @@ class Arrivals:
             case Evict(key):
                 await self._departures.leave(roster.residents[key], may_sleep=True)
             case Yield(key):
-                logger.info("%s has had its turn and makes way for %s", key, resident.key)
+                logger.info("%s has had its turn and makes way for %s", roster.residents[key].name, resident.name)
                 roster.residents[key].is_yielding = True
             case Refuse(reason):
                 raise NoWorker(reason)

@@ -65,7 +65,7 @@ class Departures:
 
     def _expire(self, resident: Resident) -> None:
         if resident.is_idle:
-            logger.info("unloading %s, which is idle", resident.key)
+            logger.info("unloading %s, which is idle", resident.name)
             # Who says that it is needed no more, by a keep_alive of 0, wants the memory back.
             self._roster.task(self.leave(resident, may_sleep=bool(_lifetime_seconds(resident))))
 
@@ -78,9 +78,9 @@ class Departures:
         if not isinstance(step, Sleep):
             return
         try:
-            await roster.sleepers.put_to_sleep(resident.key, resident.model.names[0], berth, state.size_bytes)
+            await roster.sleepers.put_to_sleep(resident.key, resident.name, berth, state.size_bytes)
         except NoWorker as error:
-            logger.warning("%s does not fall asleep and is ended: %s", resident.key, error)
+            logger.warning("%s does not fall asleep and is ended: %s", resident.name, error)
         else:
             resident.berths.remove(berth)
 

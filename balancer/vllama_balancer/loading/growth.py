@@ -61,7 +61,7 @@ class Growth:
 
     def _grow(self) -> None:
         if grown := growth(self._roster.picture(), self._roster.settings):
-            logger.info("%s has no room left and gets one more worker", grown.key)
+            logger.info("%s has no room left and gets one more worker", self._roster.residents[grown.key].name)
             self._enlarge(grown.key, grown.place)
         self.refill()
 

@@ -38,7 +38,7 @@ def state_of(resident: Resident, pool: WatchedPool) -> ModelState:
 def status_of(resident: Resident) -> fleet_pb2.ModelStatus:
     """Tells where a model stands."""
     return fleet_pb2.ModelStatus(
-        model=resident.model.names[0],
+        model=resident.name,
         state=_model_state(resident),
         workers=resident.workers,
         requests=resident.users,

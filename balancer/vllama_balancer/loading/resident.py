@@ -26,6 +26,8 @@ class Resident:
     """How long it stays after its last request."""
     berths: list[Berth] = field(default_factory=list)
     """Its workers and their places, the oldest first."""
+    awaits_first_use: bool = False
+    """Whether it was loaded before anybody asked for it: it stays until then, whatever the clock says."""
     share: int = 1
     """How many places it is given back when others leave."""
     users: int = 0
@@ -52,6 +54,11 @@ class Resident:
     """Set when nothing of it is left."""
     is_leaving: bool = False
     """Whether its workers are being ended."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        return self.model.names[0]
 
     @property
     def workers(self) -> list[str]:

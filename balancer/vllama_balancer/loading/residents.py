@@ -68,7 +68,7 @@ class Residents:
     def preload(self, models: Sequence[tuple[str, HostedModel]], *, pinned: bool) -> None:
         """Loads models onto all places, in turn. Call it once, before anything else."""
         for key, model in models:
-            self._residents[key] = Resident(key, model, is_pinned=pinned, share=0)
+            self._residents[key] = Resident(key, model, is_pinned=pinned, awaits_first_use=not pinned, share=0)
         order = list(self._residents.values())
         for position in range(self._roster.berths.count):
             resident = order[position % len(order)]
@@ -89,6 +89,9 @@ class Residents:
             async with self._patience(deadline):
                 resident = await self._presented(key, model)
         resident.users += 1
+        if resident.awaits_first_use:
+            resident.awaits_first_use = False
+            resident.keep_alive_seconds = _forever_if_negative(self._settings.keep_alive_seconds)
         self._departures.stay(resident)
         try:
             self._growth.forget_retired(resident)
@@ -111,6 +114,7 @@ class Residents:
         if resident is None or resident.is_leaving:
             self._wished[key] = seconds
         elif not resident.is_pinned:
+            resident.awaits_first_use = False
             resident.keep_alive_seconds = _forever_if_negative(seconds)
             self._departures.idle(resident)
 

@@ -68,7 +68,7 @@ class Roster:
     def occupy(self, resident: Resident, place: int, *, gives_up_soon: bool = False) -> None:
         """Starts a worker of a model at a free place."""
         berth = self.berths.start(place, resident.model, gives_up_soon=gives_up_soon)
-        logger.info("loading %s as %s", resident.key, berth.worker)
+        logger.info("loading %s as %s", resident.name, berth.worker)
         resident.berths.append(berth)
 
     def task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

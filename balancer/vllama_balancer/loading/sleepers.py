@@ -90,18 +90,18 @@ class Sleepers:
         self._ending.add(watch)
         watch.add_done_callback(self._ending.discard)
         self._sleepers[key] = Sleeper(name, state, berth, watch)
-        logger.info("%s sleeps as %s; its weights are in the host's memory", key, berth.worker)
+        logger.info("%s sleeps as %s; its weights are in the host's memory", name, berth.worker)
 
     async def wake(self, key: str) -> Berth | None:
         """Takes the place, which is free, and wakes the model there; None when that failed, and it has ended then."""
         sleeper = self._sleepers.pop(key)
         sleeper.watch.cancel()
         self._berths.return_to(sleeper.berth)
-        logger.info("%s wakes as %s", key, sleeper.berth.worker)
+        logger.info("%s wakes as %s", sleeper.name, sleeper.berth.worker)
         try:
             await self._control.wake(sleeper.berth.worker)
         except NoWorker as error:
-            logger.warning("%s did not wake and is loaded anew: %s", key, error)
+            logger.warning("%s did not wake and is loaded anew: %s", sleeper.name, error)
             await self._berths.end(sleeper.berth)
             return None
         return sleeper.berth
@@ -126,9 +126,9 @@ class Sleepers:
             async with asyncio.timeout(self._sleep_seconds):
                 await self._lost(worker)
                 why = "its process has died"
-        logger.info("ending %s, which was asleep: %s", key, why)
         # From here on it is nobody's to wake.
         sleeper = self._sleepers.pop(key)
+        logger.info("ending %s, which was asleep: %s", sleeper.name, why)
         await self._berths.end_asleep(sleeper.berth)
         self._tell()
 

@@ -233,6 +233,16 @@ async def test_a_preloaded_model_that_is_not_pinned_makes_room(loading_of) -> No
     assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
 
 
+async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(loading_of) -> None:
+    """A server that has just been started stays ready for its first client, and then keeps to keep_alive."""
+    loading = loading_of(keep_alive_seconds=0.02)
+    loading.preload("a", pinned=False)
+    await asyncio.sleep(0.05)
+    assert loading.machine.log == ["+a@0"] and loading.expiries == {"a": None}
+    await loading.touch("a")
+    await loading.logged("-a@0")
+
+
 async def test_most_loaded_bounds_the_models(loading_of) -> None:
     """OLLAMA_MAX_LOADED_MODELS leaves places empty rather than load one model more."""
     loading = loading_of(places=3, most_loaded=1)
