@@ -7,6 +7,7 @@ value only warns, as Ollama does.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,9 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, home: Path) ->
     return config
 
 
+_BEFORE_A_KEY = re.compile(r",(?=\s*[\w.-]+=)")
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises instead of ending the process, so that every refusal reads the same."""
 
@@ -153,7 +157,7 @@ def _value_of(setting: Setting, given: Any, environment: Mapping[str, str], warn
     if given is not None:
         return _parsed(setting, given, f"--{setting.flag}")
     if text := values.clean(environment.get(setting.variable, "")):
-        return _parsed(setting, _comma_list(text) if setting.repeatable else text, setting.variable)
+        return _parsed(setting, _listed(setting, text) if setting.repeatable else text, setting.variable)
     if setting.ollama and (text := values.clean(environment.get(setting.ollama, ""))):
         read = setting.parse_ollama or setting.parse
         try:
@@ -169,6 +173,13 @@ def _parsed(setting: Setting, given: Any, origin: str) -> Any:
     except ValueError as error:
         shown = ",".join(given) if setting.repeatable else given
         raise ConfigError(f"{origin} must be {error}, not {shown!r}", field=setting.target) from None
+
+
+def _listed(setting: Setting, text: str) -> tuple[str, ...]:
+    """Splits a list at commas; pairs only where another key follows, so that a value may hold commas itself."""
+    if setting.parse is not values.key_value:
+        return _comma_list(text)
+    return tuple(part for part in (values.clean(part.strip(" ,")) for part in _BEFORE_A_KEY.split(text)) if part)
 
 
 def _comma_list(text: str) -> tuple[str, ...]:
