@@ -19,6 +19,15 @@ def run_throughput(options: argparse.Namespace) -> None:
             print(throughput.show(f"no pace, {STREAMS} x 400", found), flush=True)
 
 
+def run_fast(options: argparse.Namespace) -> None:
+    """An engine that makes 125,000 tokens/s and waits for nobody: what of it arrives, and at which price."""
+    with fleet(1, ("step_seconds=0.0004", "step_seconds_per_stream=0", "prefill_tokens_per_second=0")) as running:
+        throughput.measure(running, STREAMS, 100, 1, "warm-up")
+        for repeat in range(options.repeats):
+            found = throughput.measure(running, STREAMS, 4000, max(1, options.rounds // 5), f"run {repeat}")
+            print(throughput.show(f"0.4 ms steps, {STREAMS} x 4000", found), flush=True)
+
+
 def run_paced(options: argparse.Namespace) -> None:
     """What a line costs when the relay keeps up and nothing merges."""
     with fleet(1, ("step_seconds=0.02", "step_seconds_per_stream=0")) as running:
@@ -30,6 +39,7 @@ def run_paced(options: argparse.Namespace) -> None:
 
 PARTS = {
     "throughput": run_throughput,
+    "fast": run_fast,
     "paced": run_paced,
     "front": front.run,
     "latency": latency.run,

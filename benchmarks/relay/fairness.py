@@ -7,9 +7,9 @@ are driven in turn; a request comes at a random moment of a step.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import random
 import statistics
-import threading
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -47,9 +47,11 @@ def run(options: argparse.Namespace) -> None:
 def _through_the_chain() -> list[float]:
     found = []
     with fleet(1, (f"step_seconds={STEP_SECONDS}", "step_seconds_per_stream=0")) as running:
-        busy = threading.Thread(target=drive, args=(running.http_port, BUSY_STREAMS, BUSY_TOKENS, 1))
+        # A process of its own: in this one the probe would wait for the interpreter as well.
+        context = multiprocessing.get_context("spawn")
+        busy = context.Process(target=drive, args=(running.http_port, BUSY_STREAMS, BUSY_TOKENS, 1))
         busy.start()
-        time.sleep(1.0)
+        time.sleep(2.0)
         connection = Connection(running.http_port)
         for index in range(PROBES):
             time.sleep(random.uniform(0.1, 0.1 + STEP_SECONDS))

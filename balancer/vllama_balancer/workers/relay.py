@@ -20,7 +20,7 @@ from vllama_balancer.workers.relayed_generation import RelayedGeneration
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from vllama_protos.v1 import generation_pb2, worker_pb2_grpc
 
@@ -99,11 +99,10 @@ class Trunk:
         error = _error(grpc.StatusCode.UNAVAILABLE, "the worker has ended the call that carried its generations")
         try:
             async for message in self._call:
-                for event in message.events:
-                    self._hand_over(event)
+                self._hand_over(message.events)
                 self._order(_READY)
         except grpc.aio.AioRpcError as broken:
-            error = broken
+            error = _loss(broken)
         except asyncio.CancelledError:
             # Raised as well when the channel was closed from this side.
             error = _error(grpc.StatusCode.CANCELLED, "the connection to the worker was closed")
@@ -117,13 +116,23 @@ class Trunk:
             for generation in generations:
                 generation.fail(error)
 
-    def _hand_over(self, event: worker_pb2.RelayEvent) -> None:
-        generation = self._generations.get(event.stream)
-        if generation is None:
-            # Cancelled in the meantime.
-            return
-        kind = event.WhichOneof("event")
-        if kind == "response":
+    def _hand_over(self, events: Iterable[worker_pb2.RelayEvent]) -> None:
+        """Gives each generation its news; those that wait for their first token before those that read along."""
+        later = []
+        for event in events:
+            generation = self._generations.get(event.stream)
+            if generation is None:
+                # Cancelled in the meantime.
+                continue
+            if generation.has_output:
+                later.append((generation, event))
+            else:
+                self._give(generation, event)
+        for generation, event in later:
+            self._give(generation, event)
+
+    def _give(self, generation: RelayedGeneration, event: worker_pb2.RelayEvent) -> None:
+        if event.HasField("response"):
             generation.add(event.response)
             if generation.is_complete:
                 del self._generations[event.stream]
@@ -137,6 +146,17 @@ def _error_of(encoded: bytes) -> grpc.aio.AioRpcError:
     status = status_pb2.Status.FromString(encoded)
     trailers = grpc.aio.Metadata((DETAILS_TRAILER, encoded))
     return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)
+
+
+def _loss(broken: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+    """Makes the error of every generation on a call that broke: none of them is to blame, and others may take over.
+
+    An order that meets a dying connection ends the call as INTERNAL instead of UNAVAILABLE.
+    """
+    if broken.code() is grpc.StatusCode.UNAVAILABLE:
+        return broken
+    message = f"the call to the worker broke ({broken.code().name}): {broken.details()}"
+    return _error(grpc.StatusCode.UNAVAILABLE, message)
 
 
 def _error(code: grpc.StatusCode, message: str, trailers: Any = None) -> grpc.aio.AioRpcError:

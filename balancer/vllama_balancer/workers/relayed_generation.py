@@ -25,7 +25,16 @@ class RelayedGeneration:
     CancelledError at once after `cancel`.
     """
 
-    __slots__ = ("_deadline", "_error", "_events", "_is_cancelled", "_on_cancel", "_waiter", "is_complete")
+    __slots__ = (
+        "_deadline",
+        "_error",
+        "_events",
+        "_is_cancelled",
+        "_on_cancel",
+        "_waiter",
+        "has_output",
+        "is_complete",
+    )
 
     def __init__(self, on_cancel: Callable[[], None], timeout_seconds: float | None) -> None:
         """Calls `on_cancel` when it is ended from this side."""
@@ -35,6 +44,8 @@ class RelayedGeneration:
         self._is_cancelled = False
         self.is_complete = False
         """Whether its last event has come."""
+        self.has_output = False
+        """Whether its first token has come."""
         self._waiter: asyncio.Future[None] | None = None
         loop = asyncio.get_running_loop()
         self._deadline = None if timeout_seconds is None else loop.call_later(timeout_seconds, self._expire)
@@ -74,11 +85,14 @@ class RelayedGeneration:
     def add(self, response: generation_pb2.GenerateResponse) -> None:
         """Takes in an event."""
         self._events.append(response)
-        if response.HasField("finished"):
+        kind = response.WhichOneof("event")
+        if kind == "delta":
+            self.has_output = True
+        elif kind == "finished":
             self.is_complete = True
             self._end()
-        elif self._waiter is not None:
-            self._wake()
+            return
+        self._wake()
 
     def fail(self, error: grpc.aio.AioRpcError) -> None:
         """Takes in the error that ends it."""

@@ -9,7 +9,7 @@ import pytest
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, fault, text_of
 from vllama_balancer.dispatch.failure import FailureKind, read_failure
 from vllama_balancer.workers.channel import LONGEST_RELAYED_BYTES, open_channel
-from vllama_protos.v1 import generation_pb2
+from vllama_protos.v1 import generation_pb2, worker_pb2
 
 
 @pytest.fixture
@@ -112,6 +112,31 @@ async def test_a_cancel_reaches_the_worker(worker, channel):
     await eventually(lambda: worker.running == 1)
     worker.go_on.set()
     assert await read(calls[1]) == text_of(8)
+
+
+async def test_a_first_token_is_handed_over_before_the_others(worker, channel):
+    """Whoever reads along can wait the moment that a new caller cannot."""
+    worker.script.pause_after_tokens = 4
+    old, new = (channel.generate(request(), None, can_relay=True) for _ in range(2))
+    trunk = channel._relay._trunk
+    order = []
+
+    async def note(name, call) -> None:
+        async for event in call:
+            told = (name, event.WhichOneof("event"))
+            order.append(told)
+
+    def news(stream: int, **event: object) -> worker_pb2.RelayEvent:
+        return worker_pb2.RelayEvent(stream=stream, response=generation_pb2.GenerateResponse(**event))
+
+    output, end = {"delta": generation_pb2.Delta(text="a")}, {"finished": generation_pb2.Finished()}
+    trunk._hand_over([news(1, **output)])
+    reading = [asyncio.create_task(note("old", old)), asyncio.create_task(note("new", new))]
+    await eventually(lambda: order == [("old", "delta")])
+    trunk._hand_over([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
+    await asyncio.gather(*reading)
+    assert order[1][0] == "new"
+    assert sorted(order[1:]) == sorted([("old", "delta"), ("old", "finished"), ("new", "delta"), ("new", "finished")])
 
 
 async def test_a_large_request_has_a_call_of_its_own(worker, channel):
