@@ -2,8 +2,8 @@
 
 An error before the first chunk is raised and becomes a plain HTTP error; after it the status is
 out, so the error becomes one last chunk. Each chunk is written before the next one is asked for:
-a slow client slows the generation's own stream, whose deltas merge at their source, so memory
-stays bounded. When the client goes away the handler is cancelled (see serving.py) and the chunks
+what a slow client has not taken merges into fewer and larger deltas, so it gets each text once and
+memory holds no more than the rest of its answer. When the client goes away the handler is cancelled (see serving.py) and the chunks
 are closed, which ends the generation.
 """
 
