@@ -20,7 +20,7 @@ every_policy = pytest.mark.parametrize("name", POLICIES)
 
 def candidate(name, streams=0, max_streams=64, **fields):
     """A warm worker with an empty cache."""
-    return Candidate(name, streams, max_streams, **{"kv_cache_tokens": 200_000, "measured_at": NOW, **fields})
+    return Candidate(name, streams, max_streams, **{"kv_per_token": 1 / 200_000, "measured_at": NOW, **fields})
 
 
 def snapshot(*candidates):
@@ -48,7 +48,7 @@ def test_without_candidates_nobody_is_picked(name):
 @every_policy
 def test_the_only_candidate_is_picked(name):
     """However loaded it is."""
-    busy = candidate("a", streams=63, prompt_tokens=10**6, kv_tokens=10**9)
+    busy = candidate("a", streams=63, prompt_tokens=10**6, kv_promised=5.0)
     assert make_policy(name).pick(snapshot(busy), demand(), Random(1)).worker == "a"
 
 
@@ -191,7 +191,7 @@ def test_a_stale_report_is_ignored():
 
 def test_a_nearly_full_cache_repels():
     """Before streams have to be preempted."""
-    full = candidate("full", kv_tokens=190_000)
+    full = candidate("full", kv_promised=0.95)
     assert spread(ExpectedCompletion(), [full, candidate("empty")], 20, demand(1000)) == {"empty": 20}
 
 

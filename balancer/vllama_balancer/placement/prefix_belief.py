@@ -96,9 +96,10 @@ class PrefixBelief:
         self._forget_down_to(self._tokens_held - tokens)
 
     def _forget_down_to(self, tokens: float) -> None:
-        blocks = self.blocks
-        while blocks and self._tokens_held > tokens:
-            self._tokens_held -= blocks.popitem(last=False)[1]
+        blocks, held = self.blocks, self._tokens_held
+        while blocks and held > tokens:
+            held -= blocks.popitem(last=False)[1]
+        self._tokens_held = held
 
 
 DEFAULT_CAPACITY_TOKENS = 100_000

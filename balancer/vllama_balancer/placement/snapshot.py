@@ -33,10 +33,10 @@ class Candidate(NamedTuple):
     """Streams that the worker serves at once."""
     prompt_tokens: int = 0
     """Uncached prompt tokens of leases that still wait for their first token."""
-    kv_tokens: int = 0
-    """KV cache tokens promised to leases: prompts and expected outputs."""
-    kv_cache_tokens: int = 0
-    """Tokens that the KV cache holds; 0: unknown."""
+    kv_promised: float = 0.0
+    """Share of the KV cache that is promised to leases: prompts and expected outputs."""
+    kv_per_token: float = 0.0
+    """Share of the KV cache that a token takes; 0: unknown."""
     assigned_tokens: float = 0.0
     """Uncached tokens assigned lately, decaying; as of `assigned_at`."""
     assigned_at: float = -math.inf

@@ -48,7 +48,7 @@ from vllama_balancer.policies.speeds import LATELY_SECONDS, average, faded, fast
 from vllama_balancer.policies.weights import ASSIGNED, HELD, PROMPTS, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from random import Random
 
     from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
@@ -82,8 +82,7 @@ class ExpectedCompletion:
         if len(candidates) <= 1:
             return Choice(candidates[0].name, "only-candidate") if candidates else None
         best_speeds = fastest(candidates)
-        terms = self._terms(snapshot, demand, best_speeds)
-        costs = [prefill + decode + memory for prefill, decode, memory in terms]
+        costs = self._costs(snapshot, demand, best_speeds)
         band_seconds, band_share, band_streams = self._weights[:3]
         best = min(costs)
         stream = demand.output_tokens * best_speeds.stream_seconds
@@ -95,14 +94,17 @@ class ExpectedCompletion:
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
         """Computes every candidate's cost once more, term by term."""
-        terms = self._terms(snapshot, demand, fastest(snapshot.candidates))
+        terms: list[tuple[float, float, float]] = []
+        self._costs(snapshot, demand, fastest(snapshot.candidates), terms)
         return [
             Score(candidate.name, *parts, demand.cached_tokens.get(candidate.name, 0))
             for candidate, parts in zip(snapshot.candidates, terms, strict=True)
         ]
 
-    def _terms(self, snapshot: Snapshot, demand: Demand, best: Speeds) -> Iterator[tuple[float, float, float]]:
-        """Computes prefill, decode and memory of each candidate, in seconds.
+    def _costs(
+        self, snapshot: Snapshot, demand: Demand, best: Speeds, terms: list[tuple[float, float, float]] | None = None
+    ) -> list[float]:
+        """Computes the cost of each candidate, in seconds; notes its prefill, decode and memory, if that is wanted.
 
         This is where a decision spends its time, so everything is unpacked at once, and what is
         seldom needed is behind a condition.
@@ -110,17 +112,18 @@ class ExpectedCompletion:
         now, candidates = snapshot
         length, output, held = demand
         _, _, _, recomputing, slowness, memory_seconds, slow_start, others, _ = self._weights
-        longest = max(held.values()) if held else 0
+        whole, longest = length + output, max(held.values()) if held else 0
         slow_stream, slow_rate = NOTICEABLY_SLOW * best.stream_seconds, best.prefill_tokens_per_second / NOTICEABLY_SLOW
         means: Speeds | None = None
+        costs = []
         streams: float
         tokens: float
         for candidate in candidates:
             (
-                name, streams, _, tokens, kv_tokens, kv_cache_tokens, _, _, other_streams,
+                name, streams, _, tokens, kv_promised, kv_per_token, _, _, other_streams,
                 other_tokens, kv_use, reported_at, rate, stream_seconds, measured_at, ready_at,
             ) = candidate  # fmt: skip
-            extra_steps = memory = 0.0
+            extra_steps = 0.0
             if rate < slow_rate or not 0.0 < stream_seconds <= slow_stream:
                 if now - measured_at > LATELY_SECONDS or not rate or not stream_seconds:
                     means = means or average(candidates, now)
@@ -138,14 +141,15 @@ class ExpectedCompletion:
                 tokens += recomputing * streams * (longest - cached) - cached
             prefill = (tokens + length) / rate
             decode = output * (streams * stream_seconds + extra_steps)
-            if kv_cache_tokens:
-                used = kv_tokens / kv_cache_tokens
-                use = (used if used > kv_use else kv_use) + (length + output) / kv_cache_tokens
-                memory = memory_seconds * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
+            use = (kv_promised if kv_promised > kv_use else kv_use) + whole * kv_per_token
+            memory = memory_seconds * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
             if now - ready_at < slow_start:
                 cold = _coldness((now - ready_at) / slow_start)
                 prefill, decode, memory = prefill * cold, decode * cold, memory * cold
-            yield prefill, decode, memory
+            costs.append(prefill + decode + memory)
+            if terms is not None:
+                terms.append((prefill, decode, memory))
+        return costs
 
 
 def _coldness(share: float) -> float:

@@ -124,23 +124,25 @@ class Load:
         return self._frozen
 
     def _freeze(self, name: str) -> Candidate:
+        kv_per_token = 1.0 / self.capacity.kv_cache_tokens if self.capacity.kv_cache_tokens else 0.0
+        # In the order of the fields: naming all of them takes longer than all the rest.
         return Candidate(
-            name=name,
-            streams=self.streams,
-            max_streams=self.capacity.max_streams,
-            prompt_tokens=self.prompt_tokens,
-            kv_tokens=self.kv_tokens,
-            kv_cache_tokens=self.capacity.kv_cache_tokens,
-            assigned_tokens=self._assigned_tokens,
-            assigned_at=self._assigned_at,
-            other_streams=self._other_streams,
-            other_prompt_tokens=self._other_prompt_tokens,
-            reported_kv_use=self._reported_kv_use,
-            reported_at=self._reported_at,
-            prefill_tokens_per_second=self.capacity.prefill_tokens_per_second,
-            stream_seconds=self._stream_seconds,
-            measured_at=self._measured_at,
-            ready_at=self.ready_at,
+            name,
+            self.streams,
+            self.capacity.max_streams,
+            self.prompt_tokens,
+            self.kv_tokens * kv_per_token,
+            kv_per_token,
+            self._assigned_tokens,
+            self._assigned_at,
+            self._other_streams,
+            self._other_prompt_tokens,
+            self._reported_kv_use,
+            self._reported_at,
+            self.capacity.prefill_tokens_per_second,
+            self._stream_seconds,
+            self._measured_at,
+            self.ready_at,
         )
 
     def _assign(self, tokens: int, now: float) -> None:

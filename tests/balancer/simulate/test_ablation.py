@@ -30,12 +30,17 @@ def test_every_term_is_weighed_once() -> None:
 def test_every_change_changes_something() -> None:
     """No weight is left that the formula does not read: each variant prices or picks some situation differently."""
     now = 100.0
-    common = {"kv_cache_tokens": 200_000, "prefill_tokens_per_second": 20_000.0, "measured_at": now, "reported_at": now}
+    common = {
+        "kv_per_token": 1 / 200_000,
+        "prefill_tokens_per_second": 20_000.0,
+        "measured_at": now,
+        "reported_at": now,
+    }
     crowded = Candidate(
-        "a", 3, 64, 100, 120_000, assigned_tokens=500.0, assigned_at=now, stream_seconds=0.0003,
+        "a", 3, 64, 100, 0.6, assigned_tokens=500.0, assigned_at=now, stream_seconds=0.0003,
         ready_at=now - 2, **common,
     )  # fmt: skip
-    calm = Candidate("b", 2, 64, 300, 4000, stream_seconds=0.0002, **common)
+    calm = Candidate("b", 2, 64, 300, 0.02, stream_seconds=0.0002, **common)
     snapshot, demand = Snapshot(now, (crowded, calm)), Demand(2000, 128, {"a": 900})
     shipped = ExpectedCompletion().explain(snapshot, demand)
     for name, weights in ablation.WITHOUT.items():

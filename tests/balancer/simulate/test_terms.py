@@ -18,7 +18,7 @@ def candidate(name: str, streams: int = 0, prompt_tokens: int = 0, *, step_secon
         streams,
         64,
         prompt_tokens=prompt_tokens,
-        kv_cache_tokens=200_000,
+        kv_per_token=1 / 200_000,
         reported_at=NOW,
         prefill_tokens_per_second=20_000.0,
         stream_seconds=step_seconds / 50,

@@ -192,3 +192,19 @@ def test_blame_is_dealt_once_per_life(worker):
     later = lease_of(worker)
     worker.lost("gone")
     assert not later.is_blamed
+
+
+def test_a_candidate_has_every_count_in_its_own_field(worker):
+    """All of them different, so that none can stand for another."""
+    lease_of(worker, uncached=100, prompt=150, output=50)
+    told = {"running": 4, "queued_prompt_tokens": 700, "kv_cache_use": 0.3, "prefill_tokens_per_second": 9.0}
+    message = worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY, **told)
+    message.step.FromNanoseconds(54_000_000)
+    worker.take_report(message)
+    shown = worker.candidate()
+    assert (shown.name, shown.streams, shown.max_streams, shown.prompt_tokens) == ("w0", 1, 2, 100)
+    assert (shown.kv_promised, shown.kv_per_token) == pytest.approx((0.2, 0.001))
+    assert (shown.other_streams, shown.other_prompt_tokens, shown.reported_kv_use) == (3, 600, pytest.approx(0.3))
+    assert (shown.prefill_tokens_per_second, shown.stream_seconds) == (9.0, pytest.approx(0.001))
+    assert shown.assigned_tokens == 100
+    assert shown.ready_at <= shown.assigned_at <= shown.measured_at == shown.reported_at
