@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vllama_balancer.edge import streaming
 from vllama_balancer.edge.bodies import read_json
-from vllama_balancer.edge.fixed_models import FixedModels
+from vllama_balancer.edge.fixed_models import FixedModels, Pinned
 from vllama_balancer.edge.limits import StreamLimit
 from vllama_balancer.edge.requested import RequestedModel, find_model
-from vllama_balancer.edge.residency import Pinned
 from vllama_balancer.edge.trace import TRACE, Trace
 from vllama_balancer.errors import CapabilityMissing
 from vllama_balancer.gateway import Call

@@ -1,4 +1,4 @@
-"""Management of models that cannot be managed: what the fleet serves is there, and nothing else."""
+"""What stands in where models are fixed: they stay loaded, and none is installed or removed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from vllama_balancer.gateway import Gateway, Recipe
+
+
+class Pinned:
+    """Answers every wish about residency and changes nothing, as `gateway.Residency` allows for pinned models."""
+
+    async def load(self, name: str, keep_alive_seconds: float | None) -> None:
+        """Does nothing: the model is loaded, or its first request waits for it."""
+
+    async def unload(self, name: str) -> None:
+        """Does nothing: the model stays."""
+
+    def keep(self, name: str, keep_alive_seconds: float) -> None:
+        """Does nothing: the model stays."""
 
 
 class FixedModels:
