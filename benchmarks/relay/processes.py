@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MODEL = "demo:1b"
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 180.0
 STOP_TIMEOUT_SECONDS = 20.0
 NO_PACE = ("step_seconds=0", "step_seconds_per_stream=0", "prefill_tokens_per_second=0")
 """An engine whose steps take no time: it goes as fast as its readers."""

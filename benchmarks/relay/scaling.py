@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import argparse
 
 STREAMS = 50
-TOKENS = 200
-ENGINE = ("step_seconds=0", "step_seconds_per_stream=0.001")
-"""A step of 1 ms for each stream of its batch: a worker that is busy computes 1,000 tokens/s, whatever its share."""
+TOKENS = 100
+ENGINE = ("step_seconds=0", "step_seconds_per_stream=0.002")
+"""A step of 2 ms for each stream of its batch: a worker that is busy computes 500 tokens/s, whatever its share."""
 
 
 def run(options: argparse.Namespace) -> None:
