@@ -78,6 +78,7 @@ async def test_ps_lists_loaded_models_that_stay_longest_first(serve: Serve) -> N
     assert 2300 < datetime.fromisoformat(models[0]["expires_at"]).year < 9999
     assert models[0]["size_vram"] == 0
     assert models[0]["context_length"] == 2048
+    assert [each["replicas"] for each in models] == [2, 1]
 
 
 async def test_a_model_on_a_gpu_is_all_in_its_memory(serve: Serve) -> None:

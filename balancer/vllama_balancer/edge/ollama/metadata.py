@@ -69,6 +69,8 @@ class Loaded(msgspec.Struct, frozen=True):
     expires_at: datetime
     size_vram: int
     context_length: int
+    replicas: int
+    """Workers that serve it; Ollama, which has one of each, does not tell."""
 
 
 def tags(entries: Iterable[ModelEntry]) -> list[Tag]:
@@ -162,6 +164,7 @@ def _loaded(entry: ModelEntry, now: datetime) -> Loaded:
         expires_at=entry.expires_at or now + _FOREVER,
         size_vram=entry.size_bytes if described.device.kind == "cuda" else 0,
         context_length=described.context_length,
+        replicas=entry.replicas,
     )
 
 
