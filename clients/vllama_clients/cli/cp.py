@@ -14,6 +14,9 @@ def command(
     source: Annotated[str, typer.Argument(help="The model's name.")],
     destination: Annotated[str, typer.Argument(help="The new name.")],
 ) -> None:
-    """Gives a model a second name; the weights are shared."""
+    """Gives a model a second name; the weights are shared.
+
+    Example: vllama cp qwen2.5:7b helper
+    """
     api_of(context.obj).post("/api/copy", {"source": source, "destination": destination})
     print(f"copied {source!r} to {destination!r}")

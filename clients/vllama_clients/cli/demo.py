@@ -32,6 +32,8 @@ def command(
     """Starts a fleet, sends it many chats at once, and shows who served them.
 
     Ends with status 0 only if every stream was complete.
+
+    Example: vllama demo
     """
     console = Console(stderr=as_json)
 

@@ -31,6 +31,8 @@ def command(
     """Checks Python, packages, GPU, memory, disk, ports and hub, and tells what to do.
 
     Ends with status 1 if something would keep vllama from serving.
+
+    Example: vllama doctor --json
     """
     console = Console()
     found = []

@@ -20,6 +20,8 @@ def command(
     """Takes a worker out of service when its streams have ended.
 
     Ends with status 1 if streams were still running when the time was over.
+
+    Example: vllama drain worker-0 --timeout 60
     """
     with fleet_of(context.obj) as fleet:
         remaining = fleet.drain(worker, timeout_seconds)

@@ -17,7 +17,10 @@ def command(
     prefix: Annotated[str, typer.Argument(help="Only models whose name begins so.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
-    """Lists the models that are installed."""
+    """Lists the models that are installed.
+
+    Example: vllama list qwen
+    """
     models = api_of(context.obj).get("/api/tags").get("models") or []
     models = [model for model in models if model["name"].lower().startswith(prefix.lower())]
     if as_json:

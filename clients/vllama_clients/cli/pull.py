@@ -16,7 +16,10 @@ def command(
     models: Annotated[list[str], typer.Argument(help="The models' names.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print every progress line as JSON.")] = False,
 ) -> None:
-    """Downloads models."""
+    """Downloads models.
+
+    Example: vllama pull qwen2.5:7b qwen3-embedding:0.6b
+    """
     api = api_of(context.obj)
     for model in models:
         if as_json:

@@ -20,7 +20,10 @@ def command(
         bool, typer.Option("--rolling", help="One worker after the other: the only way there is, and the default.")
     ] = True,
 ) -> None:
-    """Restarts workers one after the other, each drained first, so that no request fails."""
+    """Restarts workers one after the other, each drained first, so that no request fails.
+
+    Example: vllama restart worker-0 worker-1
+    """
     with fleet_of(context.obj) as fleet:
         told = {worker.name: _life(worker) for worker in fleet.list().workers}
         for moment in fleet.restart(workers or []):

@@ -23,7 +23,10 @@ def command(
     template: Annotated[bool, typer.Option("--template", help="Print the chat template only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
-    """Shows what is known of a model."""
+    """Shows what is known of a model.
+
+    Example: vllama show smollm2:135m --template
+    """
     wanted = {
         "license": license_text,
         "modelfile": modelfile,

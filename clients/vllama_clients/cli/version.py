@@ -17,7 +17,10 @@ DISTRIBUTION = "vllama-serve"
 def command(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
 ) -> None:
-    """Prints the versions of this command and of the server."""
+    """Prints the versions of this command and of the server.
+
+    Example: vllama version --json
+    """
     api = api_of(context.obj)
     own, served, trouble = version(DISTRIBUTION), None, ""
     try:
