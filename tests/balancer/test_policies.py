@@ -173,7 +173,7 @@ def test_prompts_that_others_have_put_there_count_until_they_are_computed():
 def test_an_old_measurement_fades():
     """A worker that was slow and idles is avoided at first, and tried again after minutes without work."""
     shares = []
-    for idle_seconds in (5.0, 300.0):
+    for idle_seconds in (5.0, 1200.0):
         slow = candidate("slow", stream_seconds=0.001, prefill_tokens_per_second=4000.0, measured_at=NOW - idle_seconds)
         fast = candidate("fast", stream_seconds=0.0002, prefill_tokens_per_second=20_000.0)
         shares.append(spread(ExpectedCompletion(), [slow, fast], 200)["slow"])

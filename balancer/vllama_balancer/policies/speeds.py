@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LATELY_SECONDS = 2.0
 """A measurement that is no older counts in full: even an idle worker reports more often."""
-HALF_LIFE_SECONDS = 30.0
+HALF_LIFE_SECONDS = 120.0
 """After so long without work, what a worker has measured says half as much."""
 
 
