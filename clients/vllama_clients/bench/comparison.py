@@ -30,6 +30,7 @@ VLLM_SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 BARE = (sys.executable, "-m", "vllama_server.vllm_adapter.bare")
 RESOLVER = (sys.executable, "-m", "vllama_balancer.models", "resolve")
 RETRY_SECONDS = 0.5
+LOG_TAIL_LINES = 5
 VLLM = "vllm"
 DOORS = ("bare", "worker", "balancer", "chat", "v1", VLLM)
 """Names of all that can be compared."""
@@ -108,7 +109,7 @@ async def opened(comparison: Comparison, say: Callable[[str], None]) -> AsyncIte
 async def _vllm_server(comparison: Comparison, weights: str, bare: Sequence[str]) -> AsyncIterator[str]:
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    same_engine = json.loads(await _last_line((*bare, "--server-flags"), "The engine's arguments cannot be had"))
+    same_engine = await _server_flags(bare)
     flags = ("--model", weights, "--served-model-name", comparison.model, "--host", "127.0.0.1", "--port", str(port))
     program = (*comparison.vllm_server, *flags, *same_engine, *comparison.vllm_flags)
     async with started("vLLM's own server", program, _environment()) as process:
@@ -139,13 +140,26 @@ def _environment() -> dict[str, str]:
 
 
 async def _weights(comparison: Comparison) -> str:
-    why = f"The weights of {comparison.model!r} cannot be had"
-    return await _last_line((*comparison.resolver, comparison.model), why)
+    # Its standard error is the caller's: a download shows its progress there.
+    status, out, _ = await _output((*comparison.resolver, comparison.model), stderr=None)
+    if status != 0 or not out:
+        raise CommandFailed(f"The weights of {comparison.model!r} cannot be had; the lines above say why.")
+    return out[-1]
 
 
-async def _last_line(program: Sequence[str], failure: str) -> str:
-    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    if process.returncode != 0 or not out.strip():
-        raise CommandFailed(f"{failure}; the lines above say why.")
-    return out.decode().strip().splitlines()[-1]
+async def _server_flags(bare: Sequence[str]) -> list[str]:
+    status, out, log = await _output((*bare, "--server-flags"), stderr=asyncio.subprocess.PIPE)
+    if status != 0 or not out:
+        raise CommandFailed("\n".join(["The arguments of the worker's engine cannot be had:", *log[-LOG_TAIL_LINES:]]))
+    return [str(flag) for flag in json.loads(out[-1])]
+
+
+async def _output(program: Sequence[str], stderr: int | None) -> tuple[int, list[str], list[str]]:
+    """Runs a program to its end and returns its status and the lines of its outputs."""
+    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE, stderr=stderr)
+    out, log = await process.communicate()
+    return (
+        process.returncode or 0,
+        out.decode().strip().splitlines(),
+        (log or b"").decode(errors="replace").splitlines(),
+    )

@@ -108,7 +108,9 @@ def command(
             model, engine, bare, engine_arg or [], doors.split(","), serve_arg or [], vllm_arg or []
         )
 
-    async def measured() -> list[Cell]:
+    cells: list[Cell] = []
+
+    async def measured() -> None:
         async with AsyncExitStack() as stack:
             if comparison is not None:
                 doors = await stack.enter_async_context(opened(comparison, _say))
@@ -116,11 +118,15 @@ def command(
             access = Access(context.obj.get("VLLAMA_API_KEY", ""), authority(context.obj))
             targets = specification.targets(texts, model, access)
             plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
-            return await _measure(plan, specification.watches(watched, list(targets)))
+            await _measure(plan, specification.watches(watched, list(targets)), cells)
 
-    cells = uvloop.run(stoppable(measured()))
-    compared = ratios(cells, [VLLM] if preset else [])
-    _show(cells, compared, record(cells, settings, compared, samples=samples), json_file, html_file)
+    try:
+        uvloop.run(stoppable(measured()))
+    finally:
+        # Whoever stops a long measurement keeps the turns that were measured to their end.
+        if cells:
+            compared = ratios(cells, [VLLM] if preset else [])
+            _show(cells, compared, record(cells, settings, compared, samples=samples), json_file, html_file)
     _judge(cells)
 
 
@@ -134,14 +140,16 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def _measure(plan: Plan, watches: Mapping[str, Watch]) -> list[Cell]:
+async def _measure(plan: Plan, watches: Mapping[str, Watch], cells: list[Cell]) -> None:
+    """Adds the cells to `cells` as they are measured."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with AsyncExitStack() as stack:
         for target in plan.targets.values():
             if isinstance(target, CommandTarget):
                 stack.push_async_callback(target.close)
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            return [cell async for cell in run(plan, watches, _begins(progress))]
+            async for cell in run(plan, watches, _begins(progress)):
+                cells.append(cell)  # noqa: PERF401 - a comprehension that is stopped would keep none
 
 
 def _begins(progress: Progress) -> Callable[[str, int, int, int], Callable[[Sample], None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -76,6 +77,15 @@ async def test_only_the_chosen_doors() -> None:
     async with opened(comparison("--die", doors=["chat", "bare"]), lambda _: None) as doors:
         assert [target.partition("=")[0] for target in doors.targets] == ["bare", "chat"]
         assert [watch.partition("=")[0] for watch in doors.watches] == ["chat"]
+
+
+async def test_an_engine_that_cannot_be_configured() -> None:
+    """The last words of the program that was asked for its arguments are told."""
+    broken = (sys.executable, "-c", "import sys; sys.exit('no such dtype')")
+    with pytest.raises(CommandFailed, match="no such dtype"):
+        async with opened(replace(comparison(), bare_program=broken), lambda _: None):
+            pass
+    assert not children()
 
 
 async def test_a_server_that_does_not_start() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clients.cli.ollama_server import Answer, chunk, last
+from tests.clients.cli.ollama_server import Answer, Hang, chunk, last, ollama_server
 from vllama_clients.cli.main import run
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.clients.cli.ollama_server import OllamaServer
 
+PATIENCE_SECONDS = 60
 QUICK = ("--concurrency", "1,2", "--requests", "2", "--repeats", "2", "--warm-up", "1")
 
 
@@ -46,6 +50,27 @@ async def test_without_a_target_the_server_is_measured(ollama: OllamaServer, vll
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
     done = await vllama("bench", *QUICK)
     assert done.out.splitlines()[1].split()[:5] == ["server", "1", "4", "0", done.out.splitlines()[1].split()[4]]
+
+
+async def test_a_stopped_measurement_keeps_its_whole_turns(
+    ollama: OllamaServer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """SIGTERM in the middle of the second target's turn: the first target's is told and written."""
+    ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
+    async with ollama_server() as slow:
+        slow.answers["POST /api/chat"] = Answer([chunk("Hi"), Hang()])
+        targets = ("--target", f"a=ollama:{ollama.url}", "--target", f"b=ollama:{slow.url}")
+        flags = (*targets, *QUICK, "--warm-up", "0", "--json", str(tmp_path / "r.json"))
+        command = [sys.executable, "-m", "vllama_clients.cli", "bench", *flags]
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not slow.requests:
+                await asyncio.sleep(0.02)
+            process.terminate()
+            out, _ = await process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert out.decode().splitlines()[1].split()[:4] == ["a", "1", "2", "0"]
+    assert [line["target"] for line in json.loads((tmp_path / "r.json").read_text())["lines"]] == ["a"]
 
 
 async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callable) -> None:
