@@ -23,9 +23,11 @@ test: setup-dev   ## the whole suite, of the faults only the quick ones
 faults: setup-dev ## the whole fault matrix, as a table
 	@$(BIN)/python -m pytest tests/faults
 
-bench: setup       ## each door beside the engine, in turn, with the embedded model
-	@mkdir -p benchmarks
-	@$(BIN)/vllama bench compare --json benchmarks/cpu.json --html benchmarks/cpu.html
+bench: setup       ## each door beside the bare engine and vLLM's own server, in turn; BENCH="--repeats 5" for more
+	@$(BIN)/vllama bench compare --no-samples --json benchmarks/cpu.json --html benchmarks/cpu.html $(BENCH)
+	@$(BIN)/vllama bench compare --no-samples --concurrency 1 --max-tokens 8 --requests 30 \
+	  --json benchmarks/first-token.json --html benchmarks/first-token.html $(BENCH)
+	@$(BIN)/python -m vllama_clients.bench.readme README.md benchmarks/cpu.json benchmarks/first-token.json
 
 lint: setup-dev   ## ruff, mypy, whether the stubs fit the protos, and these the last release
 	@$(BIN)/ruff check .
