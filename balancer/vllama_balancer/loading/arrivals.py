@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ class Arrivals:
                 await self._make_memory(resident, place)
                 # Somebody waits: the cause now is worth more than a second try.
                 roster.occupy(resident, place, gives_up_soon=True)
-            case Wake():
+            case Wake(place):
+                await self._make_memory(resident, place, is_asleep=True)
                 if (berth := await roster.sleepers.wake(resident.key)) is not None:
                     resident.berths.append(berth)
             case Shrink(key, place):
@@ -94,19 +96,25 @@ class Arrivals:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(roster.changes.after(version), seconds)
 
-    async def _make_memory(self, resident: Resident, place: int) -> None:
-        """Sees to it that the worker finds its memory on the GPU. Raises NoWorker with the numbers when it will not."""
+    async def _make_memory(self, resident: Resident, place: int, *, is_asleep: bool = False) -> None:
+        """Sees to it that the worker finds its memory on the GPU.
+
+        Raises NoWorker with the numbers when it will not; one that sleeps there may try all the same.
+        """
         roster = self._roster
         slot, places = roster.berths.slot(place), roster.berths.neighbours(place)
         if not places:
             return  # no GPU
         patience_until = roster.clock() + roster.settings.gpu_patience_seconds
-        while (found := await asyncio.to_thread(self._gpus.obstacle, resident.model, slot)) is not None:
-            step = None if isinstance(found, TooLarge) else relief(roster.picture(), places)
+        look = functools.partial(self._gpus.obstacle, resident.model, slot, is_asleep=is_asleep)
+        while (found := await asyncio.to_thread(look)) is not None:
+            step = None if isinstance(found, TooLarge) else relief(roster.picture(), resident.key, places)
             if isinstance(step, EndSleeper):
                 await roster.sleepers.end(step.key)
             elif isinstance(step, Evict):
                 await self._departures.leave(roster.residents[step.key])
+            elif is_asleep:
+                return
             elif isinstance(found, TooLarge) or roster.clock() >= patience_until:
                 raise NoWorker(found.reason, reason=DOES_NOT_FIT)
             else:

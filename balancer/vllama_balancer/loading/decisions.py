@@ -154,9 +154,9 @@ def farewell(machine: MachineState, model: ModelState, rules: LoadingSettings) -
     return EndSleeper(min(machine.sleepers, key=lambda sleeper: sleeper.since).key)
 
 
-def relief(machine: MachineState, places: Collection[int]) -> EndSleeper | Evict | None:
-    """Decides who gives memory of a GPU back, given the GPU's places; None when nobody can be spared."""
-    if sleepers := [sleeper for sleeper in machine.sleepers if sleeper.place in places]:
+def relief(machine: MachineState, key: str, places: Collection[int]) -> EndSleeper | Evict | None:
+    """Decides who gives memory of a GPU back to a model, given the GPU's places; None when nobody can be spared."""
+    if sleepers := [sleeper for sleeper in machine.sleepers if sleeper.place in places and sleeper.key != key]:
         return EndSleeper(min(sleepers, key=lambda sleeper: sleeper.since).key)
     idle = [model for model in machine.models if model.is_idle and not model.is_pinned and {*model.places} & {*places}]
     return Evict(min(idle, key=_last_used).key) if idle else None

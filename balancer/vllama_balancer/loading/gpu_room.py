@@ -37,8 +37,11 @@ class Crowded:
 Obstacle = TooLarge | Crowded
 
 
-def obstacle(model: HostedModel, slot: Slot, gpu: Gpu, share: float) -> Obstacle | None:
-    """Compares what a worker takes, a share of the GPU's whole memory, with what the model needs and what is free."""
+def obstacle(model: HostedModel, slot: Slot, gpu: Gpu, share: float, kept_bytes: int = 0) -> Obstacle | None:
+    """Compares what a worker takes, a share of the GPU's whole memory, with what the model needs and what is free.
+
+    A sleeping worker has kept some of its share.
+    """
     granted = round(gpu.memory_bytes * share)
     needed = model.size_bytes + COMPUTING_BYTES
     device = f"GPU {gpu.selector} ({gpu.name}, {_gib(gpu.memory_bytes)})"
@@ -47,7 +50,7 @@ def obstacle(model: HostedModel, slot: Slot, gpu: Gpu, share: float) -> Obstacle
             f"{model.names[0]} needs {_gib(model.size_bytes)} for its weights and some {_gib(COMPUTING_BYTES)} to "
             f"compute, and a worker has {_gib(granted)} of {device}: {_way_out(needed, slot, gpu, share)}"
         )
-    if granted > gpu.free_bytes:
+    if granted - kept_bytes > gpu.free_bytes:
         return Crowded(
             f"a worker takes {_gib(granted)} of {device}, and {_gib(gpu.free_bytes)} of it are free: stop what else "
             "uses the GPU (nvidia-smi lists it), or lower --gpu-memory-utilization"
@@ -63,11 +66,15 @@ class GpuRoom:
         self._probe = probe
         self._share = utilization or DEFAULT_GPU_SHARE
 
-    def obstacle(self, model: HostedModel, slot: Slot) -> Obstacle | None:
-        """Tells what keeps a worker from starting there; None off GPUs, too. Asks the driver: call it in a thread."""
+    def obstacle(self, model: HostedModel, slot: Slot, *, is_asleep: bool = False) -> Obstacle | None:
+        """Tells what keeps a worker from starting or waking there; None off GPUs, too.
+
+        Asks the driver: call it in a thread.
+        """
+        kept_bytes = COMPUTING_BYTES if is_asleep else 0
         selector = selector_of(slot)
         gpu = next((gpu for gpu in self._probe.gpus() if gpu.selector == selector), None) if selector else None
-        return None if gpu is None else obstacle(model, slot, gpu, slot.gpu_share or self._share)
+        return None if gpu is None else obstacle(model, slot, gpu, slot.gpu_share or self._share, kept_bytes)
 
 
 def selector_of(slot: Slot) -> str:

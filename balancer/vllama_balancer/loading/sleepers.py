@@ -93,8 +93,10 @@ class Sleepers:
         logger.info("%s sleeps as %s; its weights are in the host's memory", name, berth.worker)
 
     async def wake(self, key: str) -> Berth | None:
-        """Takes the place, which is free, and wakes the model there; None when that failed, and it has ended then."""
-        sleeper = self._sleepers.pop(key)
+        """Takes the place, which is free, and wakes the model there; None when it has ended, now or meanwhile."""
+        sleeper = self._sleepers.pop(key, None)
+        if sleeper is None:
+            return None
         sleeper.watch.cancel()
         self._berths.return_to(sleeper.berth)
         logger.info("%s wakes as %s", sleeper.name, sleeper.berth.worker)

@@ -84,6 +84,18 @@ async def test_sleepers_make_room_on_the_gpu(loading_of) -> None:
     assert loading.machine.log == ["+a@0", "za@0", "+b@0b", "zb@0b", "-a@0", "+c@0"]
 
 
+async def test_other_sleepers_make_room_for_one_that_wakes(loading_of) -> None:
+    """It needs its memory back, but for what it has kept; the one that has slept longest ends."""
+    loading = loading_of(gpus=(gpu(free_gib=24),))
+    loading.machine.residue_bytes = GIB
+    loading.machine.sizes |= {"a": 10, "b": 10, "c": 10}
+    for model in ("a", "b", "c"):
+        await loading.touch(model)
+    loading.machine.gpu_list = (gpu(free_gib=23.5),)
+    await loading.touch("b")
+    assert loading.machine.log[-3:] == ["zc@0c", "-a@0", "wb@0b"]
+
+
 async def test_an_idle_neighbour_on_the_same_gpu_makes_room(loading_of) -> None:
     """Two places share a GPU that others have filled meanwhile."""
     loading = loading_of(places=2, gpus=(gpu(),))
