@@ -38,8 +38,10 @@ class Certificates:
         return [*ours, "--join-token-file", str(self.path / "join-token")]
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What a client shows and trusts."""
-        certificate, key = CertificateFolder(self.path).issue("client", ["client"])
+        """What a client shows and trusts at this moment."""
+        certificate, key = self.path / "client.pem", self.path / "client-key.pem"
+        if not key.exists():
+            CertificateFolder(self.path).issue("client", ["client"])
         authority = (self.path / "ca.pem").read_bytes()
         return grpc.ssl_channel_credentials(authority, key.read_bytes(), certificate.read_bytes())
 
@@ -55,19 +57,19 @@ def certificates(tmp_path: Path) -> Certificates:
 class JoinedBalancer(FleetProcess):
     """A balancer of workers that join, spoken to with certificates."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, credentials: grpc.ChannelCredentials) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, credentials: Callable[[], grpc.ChannelCredentials]) -> None:
         super().__init__(["--fleet", "none", *arguments], log)
         self._credentials = credentials
 
     def workers(self) -> list[fleet_pb2.WorkerStatus]:
         """Asks the balancer for its workers."""
-        with grpc.secure_channel(self.target, self._credentials, OPTIONS) as channel:
+        with grpc.secure_channel(self.target, self._credentials(), OPTIONS) as channel:
             listed = fleet_pb2_grpc.FleetStub(channel).ListWorkers(fleet_pb2.ListWorkersRequest(), timeout=5)
         return list(listed.workers)
 
     async def ask(self, count: int, tokens: int, first: int = 0) -> list[str]:
         """Sends so many requests at once and returns what was wrong with each; nothing when all went well."""
-        async with grpc.aio.secure_channel(self.target, self._credentials, OPTIONS) as channel:
+        async with grpc.aio.secure_channel(self.target, self._credentials(), OPTIONS) as channel:
             stub = generation_pb2_grpc.GenerationStub(channel)
             answers = await asyncio.gather(*(_answer(stub, first + index, tokens) for index in range(count)))
         return [answer for answer in answers if answer]
@@ -109,7 +111,7 @@ def balancer(tmp_path: Path, certificates: Certificates) -> Iterator[Callable[..
     def make(*hosts: str, listen: str = "127.0.0.1") -> JoinedBalancer:
         flags = certificates.flags(f"balancer{len(made)}", "127.0.0.1", *hosts)
         log = tmp_path / f"balancer{len(made)}.log"
-        made.append(JoinedBalancer(["--host", listen, *flags], log, certificates.credentials()))
+        made.append(JoinedBalancer(["--host", listen, *flags], log, certificates.credentials))
         made[-1].start()
         return made[-1]
 

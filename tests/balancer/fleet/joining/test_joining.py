@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from tests.balancer.fleet.joining.conftest import OPTIONS
+from vllama_balancer.certificates.folder import CertificateFolder
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc, membership_pb2, membership_pb2_grpc
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ async def test_renewed_certificates_serve_without_a_restart(
     balancer: Callable[..., JoinedBalancer], worker: Worker, certificates: Certificates
 ) -> None:
     """After a change of authority new connections are made with the new certificates, and old ones go on."""
-    from vllama_balancer.certificates.folder import CertificateFolder
-
     one = balancer()
     worker("gpu7", one.target)
     await one.until(ready(1))

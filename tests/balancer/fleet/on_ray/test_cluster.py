@@ -96,6 +96,7 @@ async def test_a_worker_with_two_gpus_has_a_placement_group(
     assert (await Load(running.target, requests=5).run()).clean
 
 
+@pytest.mark.faults
 async def test_a_killed_actor_is_restarted(cluster: RayCluster, balancer: Callable[..., FleetProcess]) -> None:
     """The actor's process dies under load, and its worker with it; Ray restarts it, and no request fails."""
     running = balancer(*SIMULATED, "--replicas", "2", ready=2)
@@ -121,7 +122,9 @@ async def test_models_are_unloaded_and_loaded_on_demand(
         async with session.post("/api/generate", json={"model": "smollm2:135m", "keep_alive": 0}) as reply:
             assert reply.status == 200
         await until(running, lambda workers: not workers)
-        assert cluster.actors() == []
+        async with asyncio.timeout(60):
+            while cluster.actors():
+                await asyncio.sleep(0.1)
         async with session.post("/api/generate", json=ask) as reply:
             answer = await reply.json()
     assert reply.status == 200 and answer["done"], answer
