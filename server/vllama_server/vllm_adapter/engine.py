@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pynvml
 
 from vllama_server.engine import StartPhase
-from vllama_server.errors import EngineDead, NotReady, StartFailed
+from vllama_server.errors import CapabilityMissing, EngineDead, NotReady, StartFailed
 from vllama_server.vllm_adapter import parent_watch
 from vllama_server.vllm_adapter.advice import failure_message
 from vllama_server.vllm_adapter.environment import allowed_cores, has_batch_invariance, prepare
@@ -145,12 +145,6 @@ class VllmEngine:
             texts, truncate=truncate, dimensions=dimensions, normalize=normalize, request_id=request_id
         )
 
-    async def failed(self) -> Exception:
-        """Waits for the engine's death or stall. Only after `start`."""
-        if self._failure is None:
-            raise NotReady("The engine has not been started.")
-        return await asyncio.shield(self._failure)
-
     async def sleep(self) -> None:
         """Moves the weights to the host's memory; an engine that fails in the middle is dead."""
         await self._moved(self._running().sleep())
@@ -162,11 +156,19 @@ class VllmEngine:
     async def _moved(self, move: Coroutine[Any, Any, None]) -> None:
         try:
             await move
+        except CapabilityMissing:
+            raise
         except Exception as error:
             dead = EngineDead(f"The weights could not be moved between the device and the host: {error}")
             if self._failure is not None and not self._failure.done():
                 self._failure.set_result(dead)
             raise dead from error
+
+    async def failed(self) -> Exception:
+        """Waits for the engine's death or stall. Only after `start`."""
+        if self._failure is None:
+            raise NotReady("The engine has not been started.")
+        return await asyncio.shield(self._failure)
 
     async def stop(self) -> None:
         """Ends the engine: a running one in order, a starting one by killing its processes."""
@@ -196,19 +198,14 @@ class VllmEngine:
             self._loaded = building.result()
 
     async def _watch(self, loaded: LoadedEngine) -> None:
-        """Waits for the death of a process, then ends the others so that no call stays without an answer."""
-        while not loaded.is_dead:  # noqa: ASYNC110  # vLLM has a flag and no event
-            await asyncio.sleep(DEATH_POLL_SECONDS)
+        """Waits for death or stall, then ends every process so that no call stays without an answer."""
+        reason = await Watchdog(loaded, self._profile.stall_seconds).wait()
         failures = self._inbox.failures() if self._inbox else []
         detail = next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
         logger.error("%s%s", reason, detail)
         kill_children()
         if self._failure is not None and not self._failure.done():
-            self._failure.set_result(EngineDead(reason))
-
-    def _kill_processes(self) -> None:
-        if self._processes is not None:
-            self._processes.kill()
+            self._failure.set_result(EngineDead(f"{reason}{detail}"))
 
     def _running(self) -> LoadedEngine:
         if self._loaded is None:
