@@ -1,6 +1,6 @@
 """Plain gRPC clients without the balancer: gRPC's own C core weighs workers by their load reports.
 
-Two worker processes, one of a quarter of the other's speed, are one target as a list of addresses: no
+Two worker processes, one of an eighth of the other's speed, are one target as a list of addresses: no
 name is looked up, and nothing of ours is in the channel but its service config.
 """
 
@@ -22,10 +22,10 @@ from vllama_clients import Client, Connection, GenerateRequest, Options, Samplin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SPEEDS = {"fast": 1.0, "slow": 0.25}
+SPEEDS = {"fast": 1.0, "slow": 0.125}
 USERS = 8
 READY_SECONDS = 90
-LEARNING_REQUESTS = 120
+LEARNING_REQUESTS = 80
 """More than the workers answer in the second during which gRPC does not trust their reports."""
 COUNTED_REQUESTS = 200
 
@@ -81,18 +81,18 @@ async def ready(target: str) -> None:
 
 
 async def test_shares_follow_speeds(target: str) -> None:
-    """The worker of a quarter of the speed gets well under a third of the requests, and yet some."""
+    """The worker of an eighth of the speed gets well under a third of the requests, and yet some."""
     await ready(target)
     async with Client(Connection(target, load_balancing="weighted_round_robin"), timeout_seconds=60) as client:
         await workers_of(client, LEARNING_REQUESTS)
         counted = await workers_of(client, COUNTED_REQUESTS)
-    # A speed of 1/4 means a share of 1/5; scheduling on a busy machine blurs latencies, so a third is the bound.
-    assert COUNTED_REQUESTS // 20 <= counted["slow"] < COUNTED_REQUESTS / 3
+    # A speed of 1/8 means a share of 1/9; a busy machine adds the same to both latencies, so a third is the bound.
+    assert COUNTED_REQUESTS // 40 <= counted["slow"] < COUNTED_REQUESTS / 3
 
 
 async def test_without_weights_shares_are_equal(target: str) -> None:
     """The control: plain round robin gives both the same."""
     await ready(target)
     async with Client(Connection(target), timeout_seconds=60) as client:
-        counted = await workers_of(client, COUNTED_REQUESTS)
-    assert abs(counted["slow"] - counted["fast"]) <= COUNTED_REQUESTS // 10
+        counted = await workers_of(client, LEARNING_REQUESTS)
+    assert abs(counted["slow"] - counted["fast"]) <= LEARNING_REQUESTS // 10
