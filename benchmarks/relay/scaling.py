@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from benchmarks.relay import throughput
+from benchmarks.relay.lean_client import drive
 from benchmarks.relay.processes import fleet
 
 if TYPE_CHECKING:
     import argparse
+
+    from benchmarks.relay.lean_client import Answer
 
 STREAMS = 50
 TOKENS = 100
@@ -23,7 +26,28 @@ def run(options: argparse.Namespace) -> None:
         for workers in (1, 2, 8):
             # As many replies of each stream as there are workers, so that all measurements take equally long.
             with fleet(workers, ENGINE) as running:
-                found = throughput.measure(running, STREAMS, TOKENS, workers, f"{workers} workers")
-            speeds[workers] = found.tokens_per_second
-            print(throughput.show(f"{workers} workers, {STREAMS} x {TOKENS}", found), flush=True)
+                answers = drive(running.http_port, STREAMS, TOKENS, workers, f"{workers} workers")
+            assert all(answer.check() for answer in answers)
+            speeds[workers] = steady_tokens_per_second(answers, workers)
+            print(f"{workers} workers, {STREAMS} streams: {speeds[workers]:,.0f} tokens/s", flush=True)
         print(f"two against one {speeds[2] / speeds[1]:.2f}, eight against one {speeds[8] / speeds[1]:.2f}", flush=True)
+
+
+def steady_tokens_per_second(answers: list[Answer], rounds: int) -> float:
+    """Measures while every stream runs: from the last one's first token to the first one's last reply.
+
+    A reply that reaches over an end of that time counts with its share.
+    """
+    begin = sorted(answer.first_at for answer in answers)[STREAMS - 1]
+    replies: Counter[str] = Counter()
+    end = begin
+    for answer in answers:
+        replies[answer.prompt.removesuffix(" again" * answer.prompt.count(" again"))] += 1
+        if max(replies.values()) == rounds:
+            end = answer.ended_at
+            break
+    tokens = 0.0
+    for answer in answers:
+        inside = min(answer.ended_at, end) - max(answer.first_at, begin)
+        tokens += TOKENS * max(0.0, inside) / (answer.ended_at - answer.first_at)
+    return tokens / (end - begin)
