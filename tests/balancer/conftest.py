@@ -36,6 +36,7 @@ QUICK_HEALTH = HealthSettings(
     answer_seconds=0.3,
     streaming_silence_seconds=0.2,
     streaming_answer_seconds=0.3,
+    local_answer_seconds=0.3,
     engine_stall_seconds=0.5,
     check_interval_seconds=0.02,
 )
@@ -116,7 +117,8 @@ class Fleet:
 
     async def all_available(self) -> None:
         """Waits until every worker may take requests."""
-        await eventually(lambda: all(not worker.unavailable for worker in self.pool.workers()))
+        # Some are processes, which take their time to start on a busy machine.
+        await eventually(lambda: all(not worker.unavailable for worker in self.pool.workers()), 60.0)
 
 
 def make_request(prompt: str = "hello", max_tokens: int = 8, **fields: object) -> generation_pb2.GenerateRequest:

@@ -194,5 +194,6 @@ async def test_the_belief_learns_what_the_worker_has_cached(processes):
     second = await fleet.generate(text + "and more of it " * 20)
     assert second.started[0].worker == first.started[0].worker
     assert second.started[0].cached_prompt_tokens > 200
-    assert fleet.value("vllama_cached_tokens_predicted_total") > 200
+    # Beliefs are of whole blocks, so the last part of the common beginning is not among them.
+    assert fleet.value("vllama_cached_tokens_predicted_total") > 150
     assert fleet.value("vllama_cached_tokens_delivered_total") > 200

@@ -104,12 +104,16 @@ async def _confirm_life(lease: Lease) -> None:
     lease.attach(call)
     try:
         await call
+        lease.worker.heard()
+        lease.is_wary = False
     except grpc.aio.AioRpcError as error:
         raise unreachable(lease.worker.name, error) from error
     except asyncio.CancelledError as error:
         if not _was_given_up(lease):
             raise
-        raise _given_up(lease) from error
+        # It was never sent, so the end of this worker is none of its doing and no try of its own.
+        kind = FailureKind.UNREACHABLE if lease.abandoned_as is FailureKind.LOST else lease.abandoned_as
+        raise AttemptFailed(kind, WorkerLost(lease.abandoned)) from error
     finally:
         call.cancel()
 

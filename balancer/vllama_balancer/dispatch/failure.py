@@ -84,7 +84,8 @@ def read_failure(error: grpc.aio.AioRpcError, worker: str) -> AttemptFailed:
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _exhausted(message, reason, retry_after)
-    if code in _LOSSES:
+    if code in _LOSSES or (code is grpc.StatusCode.INTERNAL and not reason):
+        # A worker gives a reason with its own INTERNAL; gRPC gives none when a write finds the connection broken.
         return AttemptFailed(_kind_of_loss(message, reason), WorkerLost(f"worker {worker} was lost: {message}"))
     return AttemptFailed(FailureKind.FAULT, EngineFault(f"worker {worker} failed: {message}", reason=reason))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from vllama_balancer.workers.channel import is_local
 from vllama_balancer.workers.health import Patience, engine_is_stalled
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 
@@ -88,13 +89,14 @@ class Caretaker:
         is_urgent = not is_last and any(lease.produced for lease in worker.life.leases)
         if not is_urgent and silent_seconds <= settings.silence_seconds:
             return False
-        patience = self._patience.seconds(is_urgent=is_urgent, shares_processors=worker.shares_processors)
+        patience = self._patience.seconds(is_urgent=is_urgent, least_seconds=worker.least_answer_seconds)
         return self._stands_still or not await self._shows_life(patience)
 
     @property
     def _stands_still(self) -> bool:
-        pid = self._worker.process.pid
-        return pid > 0 and self._is_stopped(pid)
+        worker = self._worker
+        # The number of a process on another machine means nothing to this one's kernel.
+        return worker.process.pid > 0 and is_local(worker.address) and self._is_stopped(worker.process.pid)
 
     async def _shows_life(self, patience_seconds: float) -> bool:
         """Waits for an answer or any other sign, as long as the worker's process may run at all."""

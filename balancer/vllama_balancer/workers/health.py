@@ -40,8 +40,10 @@ class HealthSettings:
     """The same silence while streams run there that others could take over: tokens come every few milliseconds."""
     streaming_answer_seconds: float = 0.5
     """The same answer; together they let a hung worker's streams go on elsewhere within a second."""
+    local_answer_seconds: float = 5.0
+    """The least that a worker of this machine is given: of a process that stands still the kernel tells at once."""
     shared_answer_seconds: float = 15.0
-    """The same for a worker that computes on the processors on which it also has to answer."""
+    """The least for a worker that computes on the processors on which it also has to answer."""
     slow_answer_factor: float = 5.0
     """A worker that has answered slowly of late, because its machine is busy, is given so many times as long."""
     engine_stall_seconds: float = 10.0
@@ -71,18 +73,12 @@ class Patience:
         """Notes how long an answer took."""
         self._answers.append(seconds)
 
-    def seconds(self, *, is_urgent: bool, shares_processors: bool) -> float:
-        """Tells how long the next answer may take; what was learnt counts up to `silence_seconds`.
-
-        On shared processors a healthy worker may be kept from answering for seconds, by a prompt of
-        its own or by a neighbour that starts, and a verdict would add its work to the others'.
-        """
+    def seconds(self, *, is_urgent: bool, least_seconds: float = 0.0) -> float:
+        """Tells how long the next answer may take; what was learnt counts up to `silence_seconds`."""
         settings = self._settings
-        if shares_processors:
-            return settings.shared_answer_seconds
         usual = settings.streaming_answer_seconds if is_urgent else settings.answer_seconds
         learnt = settings.slow_answer_factor * max(self._answers, default=0.0)
-        return max(usual, min(learnt, settings.silence_seconds))
+        return max(least_seconds, usual, min(learnt, settings.silence_seconds))
 
 
 class Breaker:

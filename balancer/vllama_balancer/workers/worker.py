@@ -16,6 +16,7 @@ from vllama_balancer.dispatch.blame import blamed
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.model_key import model_key
 from vllama_balancer.placement.prefix_belief import PrefixBelief
+from vllama_balancer.workers.channel import is_local
 from vllama_balancer.workers.first_tokens import FirstTokenTimes
 from vllama_balancer.workers.health import Breaker, HealthSettings
 from vllama_balancer.workers.lease import Lease
@@ -137,14 +138,21 @@ class Worker:
         return self.process.state is ProcessState.RUNNING and is_known_to_run and not self._is_reached
 
     @property
-    def shares_processors(self) -> bool:
-        """Whether its engine computes on the processors that its own process needs to answer."""
-        return self.description is not None and self.description.device.kind == "cpu"
+    def least_answer_seconds(self) -> float:
+        """How long it is given for an answer in any case.
+
+        On a machine that is short of processors a healthy worker may be kept from answering for
+        seconds, by a prompt of its own or by a neighbour that starts; a verdict would add its work
+        to the others', which may then meet the same verdict.
+        """
+        if self.description is not None and self.description.device.kind == "cpu":
+            return self._health.shared_answer_seconds
+        return self._health.local_answer_seconds if is_local(self.address) else 0.0
 
     @property
     def answer_seconds(self) -> float:
         """How long it may take to answer whether it lives."""
-        return self._health.shared_answer_seconds if self.shares_processors else self._health.answer_seconds
+        return max(self._health.answer_seconds, self.least_answer_seconds)
 
     @property
     def age_seconds(self) -> float:
@@ -267,10 +275,12 @@ class Worker:
 
     def deal_blame(self) -> None:
         """Marks the leases that may have killed the worker. The first call of a life decides."""
-        if self.life.is_over or not self.life.leases:
+        # One that is still waiting for a sign of life has not sent its request.
+        aboard = [lease for lease in self.life.leases if not lease.is_wary]
+        if self.life.is_over or not aboard:
             return
         self.life.is_over = True
-        for lease in blamed(tuple(self.life.leases)):
+        for lease in blamed(aboard):
             lease.is_blamed = True
 
     def lost(self, reason: str) -> None:

@@ -165,6 +165,33 @@ async def test_a_worker_lost_in_prefill_costs_the_client_nothing(make_fleet):
     assert all(len(reply.started) == 1 for reply in replies)
 
 
+async def test_a_request_that_was_never_sent_is_not_to_blame(make_fleet):
+    """It waits for a sign of life of one worker after the other, and they turn out to hang as well."""
+    fleet = await make_fleet(4)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=0)
+    task = asyncio.create_task(fleet.generate(max_tokens=6))
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+    hung = [next(worker for worker in fleet.workers if worker.running)]
+    others = [worker for worker in fleet.workers if worker is not hung[0]]
+    for worker in others:
+        worker.answers_describe = False
+    fleet.pool.find(hung[0].name).hang("for the test")
+    for _ in range(2):
+        await eventually(lambda: any(fleet.pool.find(worker.name).leases for worker in others))
+        worker = next(worker for worker in others if fleet.pool.find(worker.name).leases)
+        others.remove(worker)
+        fleet.pool.find(worker.name).hang("for the test")
+        hung.append(worker)
+    others[0].script, others[0].answers_describe = Script(), True
+    assert (await task).text == text_of(6)
+    asked = [request.request_id for worker in hung[1:] for request in worker.requests]
+    assert [name for name in asked if not name.startswith("probe-")] == []
+    for worker in hung:
+        worker.answers_describe = True
+        worker.go_on.set()
+
+
 async def test_a_survivor_on_busy_processors_may_take_its_time_to_answer(make_fleet):
     """It has more to do since its neighbour died, and is not given up as well."""
     fleet = await make_fleet(2)

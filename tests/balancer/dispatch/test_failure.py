@@ -47,6 +47,7 @@ def rich(error):
         (rich(WorkerLost("dead", reason="ENGINE_DEAD")), FailureKind.LOST),
         (rpc_error(Code.UNAVAILABLE, "Socket closed"), FailureKind.LOST),
         (rpc_error(Code.CANCELLED), FailureKind.LOST),
+        (rpc_error(Code.INTERNAL, "Internal error from Core"), FailureKind.LOST),
         (rpc_error(Code.UNAVAILABLE, "failed to connect to all addresses; …"), FailureKind.UNREACHABLE),
         (rpc_error(Code.RESOURCE_EXHAUSTED, "Received message larger than max"), FailureKind.REJECTED),
     ],
@@ -72,5 +73,5 @@ def test_a_busy_worker_says_when_it_has_room():
 def test_details_that_contradict_the_status_are_ignored():
     """A foreign peer must not break the reading."""
     status = rich_status(InvalidRequest("no"))
-    error = rpc_error(Code.INTERNAL, "other", status.trailing_metadata)
+    error = rpc_error(Code.UNKNOWN, "other", status.trailing_metadata)
     assert read_failure(error, "w0").kind is FailureKind.FAULT

@@ -136,16 +136,16 @@ def test_slow_steps_stretch_the_limit():
     assert engine_stall_limit_seconds(slow, HealthSettings()) == 20
 
 
-def seconds_of(patience, is_urgent=True, shares_processors=False):
+def seconds_of(patience, is_urgent=True):
     """How long an answer may take."""
-    return patience.seconds(is_urgent=is_urgent, shares_processors=shares_processors)
+    return patience.seconds(is_urgent=is_urgent)
 
 
 def test_a_worker_that_computes_where_it_answers_is_given_much_longer():
     """A long prompt on all processors is no hang."""
     patience = Patience(HealthSettings())
     patience.answered(0.001)
-    assert seconds_of(patience, shares_processors=True) == HealthSettings().shared_answer_seconds
+    assert patience.seconds(is_urgent=True, least_seconds=15.0) == 15.0
 
 
 def test_a_prompt_worker_is_given_the_usual_time():
