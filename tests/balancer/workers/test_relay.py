@@ -9,6 +9,7 @@ import pytest
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, fault, text_of
 from vllama_balancer.dispatch.failure import FailureKind, read_failure
 from vllama_balancer.workers.channel import LONGEST_RELAYED_BYTES, open_channel
+from vllama_balancer.workers.relay import Trunk
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 
@@ -114,29 +115,54 @@ async def test_a_cancel_reaches_the_worker(worker, channel):
     assert await read(calls[1]) == text_of(8)
 
 
-async def test_a_first_token_is_handed_over_before_the_others(worker, channel):
+class SilentCall:
+    """A stub whose only call says nothing until it is cancelled."""
+
+    def __init__(self) -> None:
+        self._is_over = asyncio.Event()
+
+    def Relay(self, orders):
+        """Begins the call."""
+        return self
+
+    def cancel(self) -> bool:
+        """Ends it."""
+        self._is_over.set()
+        return True
+
+    def __aiter__(self):
+        """Reads itself."""
+        return self
+
+    async def __anext__(self):
+        """Waits for the end."""
+        await self._is_over.wait()
+        raise StopAsyncIteration
+
+
+async def test_a_first_token_is_handed_over_before_the_others():
     """Whoever reads along can wait the moment that a new caller cannot."""
-    worker.script.pause_after_tokens = 4
-    old, new = (channel.generate(request(), None, can_relay=True) for _ in range(2))
-    trunk = channel._relay._trunk
+    trunk = Trunk(SilentCall())
     order = []
 
     async def note(name, call) -> None:
-        async for event in call:
-            told = (name, event.WhichOneof("event"))
-            order.append(told)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for event in call:
+                told = (name, event.WhichOneof("event"))
+                order.append(told)
 
     def news(stream: int, **event: object) -> worker_pb2.RelayEvent:
         return worker_pb2.RelayEvent(stream=stream, response=generation_pb2.GenerateResponse(**event))
 
     output, end = {"delta": generation_pb2.Delta(text="a")}, {"finished": generation_pb2.Finished()}
+    reading = [asyncio.create_task(note(name, trunk.begin(request(), None))) for name in ("old", "new")]
     trunk._hand_over([news(1, **output)])
-    reading = [asyncio.create_task(note("old", old)), asyncio.create_task(note("new", new))]
     await eventually(lambda: order == [("old", "delta")])
     trunk._hand_over([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
     await asyncio.gather(*reading)
     assert order[1][0] == "new"
     assert sorted(order[1:]) == sorted([("old", "delta"), ("old", "finished"), ("new", "delta"), ("new", "finished")])
+    await trunk.close()
 
 
 async def test_a_large_request_has_a_call_of_its_own(worker, channel):
