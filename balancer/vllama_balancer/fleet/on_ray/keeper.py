@@ -58,7 +58,6 @@ class Keeper:
         self._clock = clock
         self._restarts = 0
         self._running = False
-        self._was_placed = False
         self._asked = asyncio.Event()
         """Somebody wants a new life without waiting for the pause."""
         self._leaving = asyncio.Event()
@@ -118,15 +117,16 @@ class Keeper:
 
     def _began(self, placed: Placed) -> None:
         self._running = True
-        self._was_placed = True
         logger.info("%s runs on node %s at %s", self.spec.name, placed.node, placed.address)
         # A new life has a new address: it replaces the old one.
         self._tell(Added(self.spec.name, placed.address, self.spec.model.names, restarts=self._restarts, is_kept=True))
 
     async def _lost(self, reason: str) -> None:
-        self._restarts += self._was_placed
-        logger.warning("%s has lost its node and waits for %s: %s", self.spec.name, self._seat.needs, reason)
-        self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}; its last node is gone"))
+        # While no node has room, Ray fails the waiting call now and then: that is no news.
+        if self._running:
+            self._restarts += 1
+            logger.warning("%s has lost its node and waits for %s: %s", self.spec.name, self._seat.needs, reason)
+            self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}; its last node is gone"))
         await self._unless_leaving(asyncio.sleep(LOST_PAUSE_SECONDS))
 
     async def _died(self, status: int, lived_seconds: float, cause: str) -> None:

@@ -122,6 +122,16 @@ async def test_a_lost_node_is_nobodys_fault(kept: Kept) -> None:
     assert (await kept.placed()).restarts == 5
 
 
+async def test_waiting_for_room_counts_no_restarts(kept: Kept) -> None:
+    """However often the cluster gives up a call of a worker that has no place, it was lost once."""
+    kept.seat.room.set()
+    await kept.placed()
+    kept.seat.refusals = [SeatLost("the actor is unavailable")] * 3
+    kept.seat.ends.put_nowait(SeatLost("the node died"))
+    await kept.told(Changed, ProcessState.PLACING)
+    assert await kept.told(Added) == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_kept=True)
+
+
 async def test_a_worker_that_keeps_dying_is_given_up_with_its_cause(kept: Kept) -> None:
     """A crash loop ends as FAILED; a restart that is asked for begins anew."""
     kept.seat.room.set()
