@@ -33,12 +33,21 @@ def watch_parent(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
 
 
 def end_at_once() -> None:
-    """Kills every process below this one, then ends this one without cleaning up."""
+    """Kills every process below this one, then ends this one without cleaning up.
+
+    Python's resource trackers are left: each ends by itself right after those it serves, and only
+    then removes their shared memory from the machine.
+    """
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
-                child.kill()
+                if not _is_resource_tracker(child):
+                    child.kill()
     os._exit(EXIT_STATUS)
+
+
+def _is_resource_tracker(process: psutil.Process) -> bool:
+    return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
 
 
 def _wait(fd: int, on_gone: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -66,5 +67,34 @@ def test_children_and_grandchildren_end_too():
     process.stdout.close()
     deadline = time.monotonic() + 5
     while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_resource_trackers_outlive_their_processes():
+    """Only then do they remove shared memory that nobody else will."""
+    code = (
+        "import sys, time\n"
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "from vllama_server.parent_watch import end_at_once, watch_parent\n"
+        "print(SharedMemory(create=True, size=64).name, flush=True)\n"
+        "watch_parent(int(sys.argv[1]), end_at_once)\n"
+        "time.sleep(60)\n"
+    )
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(read)],
+        pass_fds=(read,),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # the tracker says what it removes
+    )
+    os.close(read)
+    memory = Path("/dev/shm") / process.stdout.readline().decode().strip()
+    assert memory.exists()
+    os.close(write)
+    assert process.wait(5) == 1
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while memory.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

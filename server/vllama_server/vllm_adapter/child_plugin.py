@@ -1,4 +1,4 @@
-"""What vLLM's own processes run of ours: a report of all that they log, so that causes reach the worker.
+"""What vLLM's own processes run of ours: they report all that they log, and keep their files in the engine's directory.
 
 vLLM calls `install` (entry point `vllm.general_plugins`) in each of its processes before it loads
 the model. Without the reports, the reason why a start failed is only in the log of a process that
@@ -13,27 +13,31 @@ import logging
 import multiprocessing
 import os
 import socket
+import tempfile
 import traceback
 
 from vllama_server.vllm_adapter import parent_watch
 
 OWNER_VARIABLE = "VLLAMA_ENGINE_OWNER"
 """Process id of the worker; the plug-in does nothing there."""
-REPORTS_VARIABLE = "VLLAMA_ENGINE_REPORTS"
-"""Path of the unix datagram socket that takes reports."""
+DIRECTORY_VARIABLE = "VLLAMA_ENGINE_DIRECTORY"
+"""Private directory of the engine."""
+REPORTS_SOCKET = "reports.sock"
+"""Name of the unix datagram socket in it that takes reports."""
 LONGEST_TEXT = 16_000
 """Characters of a message or a traceback that fit a datagram."""
 
 
 def install() -> None:
-    """Begins to report. Does nothing in the worker itself and in processes that no worker owns."""
+    """Settles a process in. Does nothing in the worker itself and in processes that no worker owns."""
     owner = os.environ.get(OWNER_VARIABLE)
     if owner is None or owner == str(os.getpid()):
         return
     parent_watch.watch(os.getppid())  # for a process that multiprocessing did not start
-    path = os.environ.get(REPORTS_VARIABLE)
-    if path:
-        _report_to(path)
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if directory:
+        tempfile.tempdir = directory  # what is left there is removed with the directory
+        _report_to(f"{directory}/{REPORTS_SOCKET}")
 
 
 def _report_to(path: str) -> None:

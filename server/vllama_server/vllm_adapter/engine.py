@@ -18,14 +18,14 @@ import pynvml
 
 from vllama_server.engine import StartPhase
 from vllama_server.errors import CapabilityMissing, EngineDead, NotReady, StartFailed
-from vllama_server.vllm_adapter import parent_watch
+from vllama_server.vllm_adapter import parent_watch, preload
 from vllama_server.vllm_adapter.advice import failure_message
 from vllama_server.vllm_adapter.environment import allowed_cores, has_batch_invariance, prepare
-from vllama_server.vllm_adapter.processes import kill_children
+from vllama_server.vllm_adapter.processes import EngineProcesses
 from vllama_server.vllm_adapter.profile import EngineProfile
 from vllama_server.vllm_adapter.progress import ProgressHandler, StartProgress
 from vllama_server.vllm_adapter.reports import ReportInbox
-from vllama_server.vllm_adapter.watchdog import Watchdog
+from vllama_server.vllm_adapter.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOP_POLL_SECONDS = 0.2
+DEATH_POLL_SECONDS = 0.25
+"""vLLM itself notices a dead process within a second, and says so only in a flag."""
 
 
 class VllmEngine:
@@ -55,7 +57,9 @@ class VllmEngine:
     def __init__(self, profile: EngineProfile) -> None:
         self._profile = profile
         self._loaded: LoadedEngine | None = None
+        self._workspace: Workspace | None = None
         self._inbox: ReportInbox | None = None
+        self._processes: EngineProcesses | None = None
         self._building: asyncio.Task[LoadedEngine] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._stopping = False
@@ -71,11 +75,13 @@ class VllmEngine:
         told = StartProgress(progress)
         told.reach(StartPhase.RESOLVE)
         self._failure = asyncio.get_running_loop().create_future()
-        self._inbox = ReportInbox(lambda report: told.read(report.message))
+        self._workspace = Workspace()
+        self._inbox = ReportInbox(self._workspace.path, lambda report: told.read(report.message))
+        self._processes = EngineProcesses()
         prepare(
             os.environ,
             self._profile,
-            self._inbox.path,
+            self._workspace.path,
             cores=allowed_cores(),
             batch_invariant=self._profile.device != "cpu" and has_batch_invariance(pynvml),
             process_id=os.getpid(),
@@ -84,7 +90,8 @@ class VllmEngine:
         handler = ProgressHandler(told)
         logging.getLogger("vllm").addHandler(handler)
         try:
-            self._building = asyncio.create_task(asyncio.to_thread(self._build, told), name="vllm-build")
+            preloaded = preload.begin(self._profile, os.environ)
+            self._building = asyncio.create_task(asyncio.to_thread(self._build, told, preloaded), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
             told.reach(StartPhase.WARM_UP)
             await self._loaded.warm_up()
@@ -94,16 +101,16 @@ class VllmEngine:
             raise StartFailed(message) from error
         finally:
             logging.getLogger("vllm").removeHandler(handler)
-        self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-watchdog")
+        self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-death-watch")
 
-    def _build(self, told: StartProgress) -> LoadedEngine:
+    def _build(self, told: StartProgress, preloaded: bool) -> LoadedEngine:
         """Imports vLLM, checks the model and loads it. Runs in a thread; gives up between steps when stopped."""
         loaded: Any = importlib.import_module("vllama_server.vllm_adapter.loaded")
         self._give_up_if_stopped()
         config = loaded.configure(self._profile)
         self._give_up_if_stopped()
         told.reach(StartPhase.LOAD)
-        engine: LoadedEngine = loaded.LoadedEngine(config, self._profile)
+        engine: LoadedEngine = loaded.LoadedEngine(config, self._profile, preloaded=preloaded)
         return engine
 
     def _give_up_if_stopped(self) -> None:
@@ -123,7 +130,7 @@ class VllmEngine:
     def load(self) -> EngineLoad:
         """Measures the load."""
         engine = self._running()
-        return engine.meter.load(engine.queued_prompt_tokens)
+        return engine.meter.load(engine.unfinished_requests, engine.queued_prompt_tokens)
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Generates one output."""
@@ -165,7 +172,7 @@ class VllmEngine:
             raise dead from error
 
     async def failed(self) -> Exception:
-        """Waits for the engine's death or stall. Only after `start`."""
+        """Waits for the engine's death. Only after `start`."""
         if self._failure is None:
             raise NotReady("The engine has not been started.")
         return await asyncio.shield(self._failure)
@@ -181,10 +188,15 @@ class VllmEngine:
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
             await asyncio.to_thread(loaded.shut_down)
+            # By now the sockets are closed: that was called back to this loop before the thread's end was.
+            await asyncio.to_thread(loaded.close)
             del loaded
             gc.collect()  # vLLM's objects refer to each other and complain when they live until the interpreter ends
+        await asyncio.to_thread(preload.end)
         if self._inbox is not None:
             await asyncio.to_thread(self._inbox.close)
+        if self._workspace is not None:
+            await asyncio.to_thread(self._workspace.close)
 
     async def _abandon_build(self) -> None:
         """Waits for the building thread, which ends as soon as the processes it waits for are gone."""
@@ -192,20 +204,26 @@ class VllmEngine:
         if building is None:
             return
         while not building.done():
-            kill_children()
+            self._kill_processes()
             await asyncio.wait({building}, timeout=STOP_POLL_SECONDS)
         if not building.cancelled() and building.exception() is None:
             self._loaded = building.result()
 
     async def _watch(self, loaded: LoadedEngine) -> None:
-        """Waits for death or stall, then ends every process so that no call stays without an answer."""
-        reason = await Watchdog(loaded, self._profile.stall_seconds).wait()
+        """Waits for the death of a process, then ends the others so that no call stays without an answer."""
+        while not loaded.is_dead:  # noqa: ASYNC110  # vLLM has a flag and no event
+            await asyncio.sleep(DEATH_POLL_SECONDS)
         failures = self._inbox.failures() if self._inbox else []
         detail = next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
-        logger.error("%s%s", reason, detail)
-        kill_children()
+        reason = f"A process of the engine has died{detail}."
+        logger.error("%s", reason)
+        self._kill_processes()
         if self._failure is not None and not self._failure.done():
-            self._failure.set_result(EngineDead(f"{reason}{detail}"))
+            self._failure.set_result(EngineDead(reason))
+
+    def _kill_processes(self) -> None:
+        if self._processes is not None:
+            self._processes.kill()
 
     def _running(self) -> LoadedEngine:
         if self._loaded is None:

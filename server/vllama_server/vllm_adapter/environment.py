@@ -8,13 +8,13 @@ elsewhere.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllama_server.vllm_adapter.child_plugin import OWNER_VARIABLE, REPORTS_VARIABLE
+from vllama_server.vllm_adapter.child_plugin import DIRECTORY_VARIABLE, OWNER_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-    from pathlib import Path
+    from collections.abc import Mapping, MutableMapping
 
     from vllama_server.vllm_adapter.profile import EngineProfile
 
@@ -27,7 +27,7 @@ PLUGIN = "vllama"
 def prepare(
     environ: MutableMapping[str, str],
     profile: EngineProfile,
-    reports: Path,
+    directory: Path,
     *,
     cores: set[int],
     batch_invariant: bool,
@@ -35,12 +35,14 @@ def prepare(
 ) -> None:
     """Sets what the engine's processes need; what the operator has set already stays.
 
-    `cores` are those that this process may use: without a binding of its own, vLLM would compute
-    on all but one of them. `batch_invariant` says that the
+    `directory` is private to the engine. `cores` are those that this process may use: without a
+    binding of its own, vLLM would compute on all but one of them. `batch_invariant` says that the
     device has kernels whose results do not depend on the batch.
     """
     environ[OWNER_VARIABLE] = str(process_id)
-    environ[REPORTS_VARIABLE] = str(reports)
+    environ[DIRECTORY_VARIABLE] = environ["VLLM_RPC_BASE_PATH"] = str(directory)
+    # Compiled kernels must outlive the directory: the next start finds them.
+    environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_root(environ) / "torchinductor"))
     # Forking a process that runs gRPC's threads can deadlock the child.
     environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -50,6 +52,12 @@ def prepare(
     if profile.deterministic:
         environ.setdefault("VLLM_BATCH_INVARIANT", "1" if batch_invariant else "0")
     _allow_plugin(environ)
+
+
+def _cache_root(environ: Mapping[str, str]) -> Path:
+    """Where vLLM itself keeps what later starts can use."""
+    cache = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(environ.get("VLLM_CACHE_ROOT") or Path(cache) / "vllm")
 
 
 def _allow_plugin(environ: MutableMapping[str, str]) -> None:

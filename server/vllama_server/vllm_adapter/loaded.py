@@ -10,15 +10,16 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
-import torch
 from vllm import AsyncEngineArgs
-from vllm.platforms import CpuArchEnum, current_platform
+from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from vllama_server.engine import Capability, GenerationRequest, Sampling, TokenizedText, TokenPrompt
 from vllama_server.errors import CapabilityMissing, EngineDead, InvalidRequest, StartFailed
+from vllama_server.vllm_adapter import computing
+from vllama_server.vllm_adapter.contexts import close_abandoned, close_context
 from vllama_server.vllm_adapter.description import capabilities_of, describe
 from vllama_server.vllm_adapter.embedding import Embedder
 from vllama_server.vllm_adapter.families import load_families, traits_of
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
 
+ORDERLY_SECONDS = 1.0
+"""How long the engine's processes may take to end by themselves: what they serve has ended before, and what they hold
+is freed with them; left alone, vLLM gives them five seconds, and they rarely make it."""
+
 _CONCESSIONS = (
     ("greater than the derived max_model_len", "max_model_len", None),
     ("is smaller than max_model_len", "max_num_batched_tokens", None),
@@ -57,6 +62,8 @@ def configure(profile: EngineProfile) -> Any:
     arguments = engine_arguments(profile, on_cpu=on_cpu, cpu_dtype=read_number_format())
     config = _create_config(arguments, profile.engine_args)
     use_group(config, os.environ)
+    if on_cpu and "distributed_executor_backend" not in profile.engine_args:
+        computing.share_process(config)
     cache = config.cache_config
     if on_cpu and cache.kv_cache_memory_bytes is None:
         cache.kv_cache_memory_bytes = cpu_cache_bytes(
@@ -67,13 +74,6 @@ def configure(profile: EngineProfile) -> Any:
             free_memory_bytes(),
         )
     return config
-
-
-def _has_fast_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16. Other families than x86 are taken to have them."""
-    if current_platform.get_cpu_architecture() is not CpuArchEnum.X86:
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _check_device(profile: EngineProfile, on_cpu: bool) -> None:
@@ -102,18 +102,23 @@ def _create_config(arguments: dict[str, Any], given: Mapping[str, str]) -> Any:
 class LoadedEngine:
     """A running engine. Its constructor blocks until the model is loaded; the rest runs on the event loop."""
 
-    def __init__(self, config: Any, profile: EngineProfile) -> None:
+    def __init__(self, config: Any, profile: EngineProfile, *, preloaded: bool = False) -> None:
+        """Takes whether a process waits that has imported vLLM."""
         self._config = config
         self._profile = profile
         self._meter = LoadMeter()
-        self._llm = AsyncLLM.from_vllm_config(
-            config,
-            usage_context=UsageContext.OPENAI_API_SERVER,
-            stat_loggers=[lambda _config, _index=0: MeterLogger(self._meter)],
-            disable_log_stats=True,  # vLLM's own lines every ten seconds; its Prometheus metrics stay
-        )
+        self._llm = _launch(config, self._meter, preloaded=preloaded)
         self._embedder: Embedder | None = None
         self._model: GenerationModel | None = None
+        try:
+            self._prepare()
+        except BaseException:
+            self.shut_down()
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        config, profile = self._config, self._profile
         if config.model_config.runner_type == "pooling":
             self._describe(_template(config, self._llm.renderer, profile))
             self._embedder = Embedder(self._llm)
@@ -232,10 +237,6 @@ class LoadedEngine:
             texts, truncate=truncate, dimensions=dimensions, normalize=normalize, request_id=request_id
         )
 
-    def shut_down(self) -> None:
-        """Ends the engine's processes; blocks for up to some seconds."""
-        self._llm.shutdown()
-
     async def sleep(self) -> None:
         """Moves the weights to the host's memory; see Engine.sleep."""
         if not self.description.can_sleep:
@@ -246,12 +247,35 @@ class LoadedEngine:
         """Moves the weights back; see Engine.wake."""
         await self._llm.wake_up()
 
+    def shut_down(self) -> None:
+        """Ends the engine's processes; blocks for some seconds at most."""
+        self._llm.shutdown(timeout=ORDERLY_SECONDS)
+
+    def close(self) -> None:
+        """Frees what is left in this process. Only after `shut_down`, once the event loop has run."""
+        close_context(self._llm)
+
     def _generation_model(self) -> GenerationModel:
         if self._model is None:
             raise CapabilityMissing("This model makes embeddings and generates no text.", Capability.COMPLETION.value)
         if self.is_dead:
             raise EngineDead("The engine has died; the worker ends and is started again.")
         return self._model
+
+
+def _launch(config: Any, meter: LoadMeter, *, preloaded: bool) -> AsyncLLM:
+    """Starts vLLM's processes and waits until the model is loaded."""
+    try:
+        with computing.bound_to_cores(config), computing.forked(preloaded):
+            return AsyncLLM.from_vllm_config(
+                config,
+                usage_context=UsageContext.OPENAI_API_SERVER,
+                stat_loggers=[lambda _config, _index=0: MeterLogger(meter)],
+                disable_log_stats=True,  # vLLM's own lines every ten seconds; its Prometheus metrics stay
+            )
+    except BaseException as error:
+        close_abandoned(error.__traceback__)
+        raise
 
 
 def _template(config: Any, renderer: Any, profile: EngineProfile) -> str:

@@ -10,22 +10,28 @@ Imports nothing heavy, because it runs in every process of the engine.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import select
 import signal
 import threading
+from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _THREAD_NAME = "vllama-parent-watch"
 _KEY = "vllama_parent_watch"
 
 
 class ParentWatch:
-    """Becomes a running watch in each process that it is pickled into."""
+    """Becomes a running watch, and the parent's environment, in each process that it is pickled into.
 
-    def __reduce__(self) -> tuple[object, tuple[int]]:
+    A forked process has the environment of the process that it was forked from, which may be older.
+    """
+
+    def __reduce__(self) -> tuple[object, tuple[int, dict[str, str]]]:
         """Takes the id of the process that pickles, which is the parent of the one that unpickles."""
-        return _watched, (os.getpid(),)
+        return _watched, (os.getpid(), dict(os.environ))
 
 
 def hand_down() -> None:
@@ -38,7 +44,10 @@ def hand_down() -> None:
 
 
 def watch(parent_id: int) -> None:
-    """Kills this process as soon as its parent has ended. A second call does nothing."""
+    """Kills this process as soon as its parent has ended. A second call does nothing.
+
+    The parent may also be the one behind a fork server.
+    """
     if any(thread.name == _THREAD_NAME for thread in threading.enumerate()):
         return
     try:
@@ -46,7 +55,7 @@ def watch(parent_id: int) -> None:
     except ProcessLookupError:
         _end()
         return
-    if os.getppid() != parent_id:
+    if parent_id not in (os.getppid(), _parent_of(os.getppid())):
         _end()
 
     def wait() -> None:
@@ -56,8 +65,26 @@ def watch(parent_id: int) -> None:
     threading.Thread(target=wait, name=_THREAD_NAME, daemon=True).start()
 
 
-def _watched(parent_id: int) -> ParentWatch:
+def end_with_parent(parent_id: int) -> None:
+    """Lets the kernel kill this process with the thread that started it: for one that forks and must have no thread."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_id:
+        _end()
+
+
+def _parent_of(process_id: int) -> int:
+    """Reads the id of a process's parent; 0 when it has gone."""
+    try:
+        stat = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _watched(parent_id: int, environ: dict[str, str]) -> ParentWatch:
     watch(parent_id)
+    # Only what differs: a process whose whole environment was replaced can no longer give itself a title.
+    os.environ.update({name: value for name, value in environ.items() if os.environ.get(name) != value})
     return ParentWatch()
 
 

@@ -50,8 +50,6 @@ class EngineProfile:
     """Share of a GPU's memory, above 0 up to 1."""
     deterministic: bool = False
     """Whether greedy and seeded output must not depend on the batch."""
-    stall_seconds: float = 60.0
-    """Longest time without a step while requests run; 0 turns the watchdog off."""
     engine_args: Mapping[str, str] = field(default_factory=dict)
     """Arguments as given, by key; checked when the engine starts."""
 
@@ -67,7 +65,6 @@ class EngineProfile:
             max_model_len=config.max_model_len,
             gpu_memory_utilization=config.gpu_memory_utilization,
             deterministic=config.deterministic,
-            stall_seconds=config.stall_seconds,
             engine_args=config.engine_args,
         )
 

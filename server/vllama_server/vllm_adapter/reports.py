@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import socket
-import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vllama_server.vllm_adapter.child_plugin import REPORTS_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LONGEST_REPORT_BYTES = 256 * 1024
 KEPT_FAILURES = 50
@@ -36,15 +36,14 @@ class Report:
 
 
 class ReportInbox:
-    """Receives the reports of all processes of one engine on a private socket.
+    """Receives the reports of all processes of one engine on a socket in its private directory.
 
     `on_report` is called from the inbox's own thread.
     """
 
-    def __init__(self, on_report: Callable[[Report], None]) -> None:
+    def __init__(self, directory: Path, on_report: Callable[[Report], None]) -> None:
         self._on_report = on_report
-        self._directory = Path(tempfile.mkdtemp(prefix="vllama-engine-"))
-        self.path = self._directory / "reports.sock"
+        self.path = directory / REPORTS_SOCKET
         """Where reports go to."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
@@ -65,7 +64,7 @@ class ReportInbox:
                 last.sendto(b"", str(self.path))
             self._thread.join()
         self._socket.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self.path.unlink(missing_ok=True)
 
     def _receive(self) -> None:
         while data := self._socket.recv(LONGEST_REPORT_BYTES):

@@ -60,17 +60,11 @@ class LoadMeter:
         self._clock = clock
         self._last_step: float | None = None
         self._running = 0
-        self._waiting = 0
         self._kv_use = 0.0
         self._step_seconds = 0.0
         self._prefill = Rate(clock)
         self._decode = Rate(clock)
         self._hits = Rate(clock)
-
-    @property
-    def last_step(self) -> float | None:
-        """When the engine last made a step, on the meter's clock; None before the first."""
-        return self._last_step
 
     def record(self, scheduler: Any, iteration: Any) -> None:
         """Takes one step's SchedulerStats and IterationStats, either of which may be missing."""
@@ -78,7 +72,6 @@ class LoadMeter:
         self._last_step = self._clock()
         if scheduler is not None:
             self._running = scheduler.num_running_reqs
-            self._waiting = scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs
             self._kv_use = scheduler.kv_cache_usage
             cache = scheduler.prefix_cache_stats
             if cache is not None and cache.queries:
@@ -86,12 +79,17 @@ class LoadMeter:
         if iteration is not None and elapsed > 0:
             self._record_speed(iteration, elapsed)
 
-    def load(self, queued_prompt_tokens: int) -> EngineLoad:
-        """Puts the load together as of now."""
+    def load(self, unfinished_requests: int, queued_prompt_tokens: int) -> EngineLoad:
+        """Puts the load together as of now.
+
+        What the last step said is corrected by what is known here: requests that came since wait,
+        and requests that ended since run no more, even if the engine makes no step to say so.
+        """
+        running = min(self._running, unfinished_requests)
         age = None if self._last_step is None else self._clock() - self._last_step
         return EngineLoad(
-            running=self._running,
-            waiting=self._waiting,
+            running=running,
+            waiting=unfinished_requests - running,
             kv_cache_use=min(max(self._kv_use, 0.0), 1.0),
             queued_prompt_tokens=queued_prompt_tokens,
             prefill_tokens_per_second=self._prefill.while_working(),

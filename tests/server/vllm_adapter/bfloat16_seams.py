@@ -24,7 +24,7 @@ ARGUMENTS = {"dtype": "bfloat16", "kv_cache_memory_bytes": str(128 * 1024 * 1024
 
 async def main(model: str) -> None:
     """Runs it."""
-    engine = VllmEngine(EngineProfile(model, device="cpu", engine_args=ARGUMENTS, stall_seconds=0))
+    engine = VllmEngine(EngineProfile(model, device="cpu", engine_args=ARGUMENTS))
     await engine.start(lambda _phase, _fraction: None)
     try:
         seams = await cut_everywhere(engine, CASES[:PROMPTS], CUTS, random.Random(2026))

@@ -1,6 +1,6 @@
 """A worker in a process of its own, made to lose its engine: says in one JSON line each what happens to it.
 
-python doomed.py MODEL STALL_SECONDS
+python doomed.py MODEL [KEY=VALUE…]
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ async def stream(engine: VllmEngine) -> None:
         say("raised", type=type(error).__name__, message=str(error))
 
 
-async def main(model: str, stall_seconds: float) -> None:
+async def main(model: str, *pairs: str) -> None:
     """Starts, streams, and waits for the end."""
-    arguments = {"kv_cache_memory_bytes": str(256 * 1024 * 1024)}
-    profile = EngineProfile(model, device="cpu", stall_seconds=stall_seconds, engine_args=arguments)
+    arguments = {"kv_cache_memory_bytes": str(256 * 1024 * 1024), **dict(pair.split("=", 1) for pair in pairs)}
+    profile = EngineProfile(model, device="cpu", engine_args=arguments)
     engine = VllmEngine(profile)
     await engine.start(lambda phase, fraction: say("phase", phase=phase.value, fraction=fraction))
     try:
@@ -53,4 +53,4 @@ async def main(model: str, stall_seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(main(*sys.argv[1:]))

@@ -61,6 +61,27 @@ def test_all_allowed_cores_compute_unless_bound_otherwise() -> None:
     assert prepared({"VLLM_CPU_OMP_THREADS_BIND": "1"})["VLLM_CPU_OMP_THREADS_BIND"] == "1"
 
 
+def test_sockets_lie_in_the_engines_directory() -> None:
+    """Whatever the operator says: what is not there is not removed."""
+    environ = prepared({"VLLM_RPC_BASE_PATH": "/tmp"})
+    assert environ["VLLM_RPC_BASE_PATH"] == environ["VLLAMA_ENGINE_DIRECTORY"] == "/r"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"TORCHINDUCTOR_CACHE_DIR": "/mine"}, "/mine"),
+        ({"VLLM_CACHE_ROOT": "/vllm"}, "/vllm/torchinductor"),
+        ({"XDG_CACHE_HOME": "/cache"}, "/cache/vllm/torchinductor"),
+        ({}, str(Path.home() / ".cache/vllm/torchinductor")),
+    ],
+    ids=["own", "vLLM's", "XDG", "home"],
+)
+def test_compiled_kernels_outlive_the_engine(given: dict[str, str], expected: str) -> None:
+    """The engine's own directory goes with it, so they must lie elsewhere."""
+    assert prepared(given)["TORCHINDUCTOR_CACHE_DIR"] == expected
+
+
 @pytest.mark.parametrize(
     ("given", "expected"), [("other", "other,vllama"), ("vllama", "vllama"), ("", "vllama"), (None, None)]
 )

@@ -15,6 +15,7 @@ from vllama_server.vllm_adapter.reports import KEPT_FAILURES, Report, ReportInbo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 WAIT_SECONDS = 10
 
@@ -22,17 +23,17 @@ WAIT_SECONDS = 10
 class Received:
     """An inbox whose reports a test waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         self.reports: queue.Queue[Report] = queue.Queue()
-        self.inbox = ReportInbox(self.reports.put)
+        self.inbox = ReportInbox(directory, self.reports.put)
         self.logger = logging.Logger("child")
         self.logger.addHandler(ReportHandler(str(self.inbox.path)))
 
 
 @pytest.fixture
-def received() -> Iterator[Received]:
+def received(tmp_path: Path) -> Iterator[Received]:
     """An inbox and a logger that reports to it."""
-    received = Received()
+    received = Received(tmp_path)
     yield received
     for handler in received.logger.handlers:
         handler.close()

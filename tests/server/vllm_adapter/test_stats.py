@@ -27,13 +27,10 @@ def clock() -> Clock:
     return Clock()
 
 
-def scheduler(running: int = 1, waiting: int = 0, kv: float = 0.1, queries: int = 0, hits: int = 0) -> Any:
+def scheduler(running: int = 1, kv: float = 0.1, queries: int = 0, hits: int = 0) -> Any:
     """One step's SchedulerStats, as far as they are read."""
     cache = SimpleNamespace(queries=queries, hits=hits)
-    return SimpleNamespace(
-        num_running_reqs=running, num_waiting_reqs=waiting, num_skipped_waiting_reqs=1, kv_cache_usage=kv,
-        prefix_cache_stats=cache,
-    )  # fmt: skip
+    return SimpleNamespace(num_running_reqs=running, kv_cache_usage=kv, prefix_cache_stats=cache)
 
 
 def iteration(computed: int = 0, generated: int = 0, first_tokens: tuple[float, ...] = ()) -> Any:
@@ -45,16 +42,30 @@ def iteration(computed: int = 0, generated: int = 0, first_tokens: tuple[float, 
 
 
 def test_counts_are_those_of_the_last_step(clock: Clock) -> None:
-    """Deferred requests wait as well."""
+    """Whatever is unfinished and does not run waits."""
     meter = LoadMeter(clock)
-    meter.record(scheduler(running=3, waiting=2, kv=0.5), None)
-    load = meter.load(queued_prompt_tokens=70)
+    meter.record(scheduler(running=3, kv=0.5), None)
+    load = meter.load(unfinished_requests=6, queued_prompt_tokens=70)
     assert (load.running, load.waiting, load.kv_cache_use, load.queued_prompt_tokens) == (3, 3, 0.5, 70)
+
+
+def test_a_request_without_any_step_waits(clock: Clock) -> None:
+    """An engine that hangs before its first step has work and says nothing of it."""
+    load = LoadMeter(clock).load(1, 0)
+    assert (load.running, load.waiting) == (0, 1)
+
+
+def test_what_has_ended_since_the_last_step_runs_no_more(clock: Clock) -> None:
+    """An idle engine makes no step to say that it is idle, and must not be taken for a hung one."""
+    meter = LoadMeter(clock)
+    meter.record(scheduler(running=2), None)
+    load = meter.load(0, 0)
+    assert (load.running, load.waiting) == (0, 0)
 
 
 def test_nothing_is_known_before_the_first_step(clock: Clock) -> None:
     """Zeros, and no age."""
-    load = LoadMeter(clock).load(0)
+    load = LoadMeter(clock).load(0, 0)
     assert load.last_step_age_seconds is None
     assert (load.step_seconds, load.prefill_tokens_per_second, load.decode_tokens_per_second) == (0, 0, 0)
 
@@ -66,7 +77,7 @@ def test_steps_and_decode_speed_are_measured_between_records(clock: Clock) -> No
     for _ in range(10):
         clock.now += 0.05
         meter.record(scheduler(running=4), iteration(generated=4))
-    load = meter.load(0)
+    load = meter.load(4, 0)
     assert load.step_seconds == pytest.approx(0.05)
     assert load.decode_tokens_per_second == pytest.approx(80.0)
 
@@ -77,10 +88,10 @@ def test_decode_speed_halves_with_idle_time(clock: Clock) -> None:
     meter.record(scheduler(), None)
     clock.now += 0.1
     meter.record(scheduler(), iteration(generated=1))
-    before = meter.load(0).decode_tokens_per_second
+    before = meter.load(1, 0).decode_tokens_per_second
     clock.now += HALF_LIFE_SECONDS
-    assert meter.load(0).decode_tokens_per_second == pytest.approx(before / 2)
-    assert meter.load(0).last_step_age_seconds == pytest.approx(HALF_LIFE_SECONDS)
+    assert meter.load(1, 0).decode_tokens_per_second == pytest.approx(before / 2)
+    assert meter.load(1, 0).last_step_age_seconds == pytest.approx(HALF_LIFE_SECONDS)
 
 
 def test_prefill_from_idle_takes_its_time_from_the_first_token(clock: Clock) -> None:
@@ -89,14 +100,14 @@ def test_prefill_from_idle_takes_its_time_from_the_first_token(clock: Clock) -> 
     meter.record(scheduler(running=0), None)
     clock.now += 60.0
     meter.record(scheduler(running=1), iteration(computed=500, generated=1, first_tokens=(0.25,)))
-    assert meter.load(0).prefill_tokens_per_second == pytest.approx(2000.0)
+    assert meter.load(1, 0).prefill_tokens_per_second == pytest.approx(2000.0)
 
 
 def test_a_few_prompt_tokens_say_nothing_of_prefill(clock: Clock) -> None:
     """Their step is all overhead."""
     meter = LoadMeter(clock)
     meter.record(scheduler(), iteration(computed=4, generated=1, first_tokens=(0.2,)))
-    assert meter.load(0).prefill_tokens_per_second == 0
+    assert meter.load(1, 0).prefill_tokens_per_second == 0
 
 
 def test_hit_rate_is_hits_per_token_asked_for(clock: Clock) -> None:
@@ -104,7 +115,7 @@ def test_hit_rate_is_hits_per_token_asked_for(clock: Clock) -> None:
     meter = LoadMeter(clock)
     meter.record(scheduler(queries=100, hits=50), None)
     meter.record(scheduler(queries=300, hits=50), None)
-    assert meter.load(0).prefix_hit_rate == pytest.approx(0.25)
+    assert meter.load(1, 0).prefix_hit_rate == pytest.approx(0.25)
 
 
 def test_a_rate_forgets(clock: Clock) -> None:

@@ -1,0 +1,128 @@
+"""A process that imports vLLM while the worker does, and from which the engine's process is forked.
+
+Importing vLLM takes most of a start, and left alone it happens twice, one after the other: in the
+worker, and then in the process that vLLM spawns once the worker has read the configuration. Here
+the second import begins together with the first, on another core.
+
+Forking is safe here and would not be in the worker: the process that forks runs one thread, has no
+gRPC and has touched no device. It is Python's own fork server, told what to import. On a GPU the
+engine's process is spawned as before: drivers dislike forks of what may have touched them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from importlib.util import find_spec
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllama_server.vllm_adapter.profile import EngineProfile
+
+PRELOADED = "vllama_server.vllm_adapter.preloaded"
+_OTHER_LAYOUTS = frozenset({"distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size"})
+"""Engine arguments with which more than one process computes."""
+_OPENMP = ("libgomp", "libiomp", "libomp")
+
+
+def begin(profile: EngineProfile, environ: Mapping[str, str]) -> bool:
+    """Starts the process that imports, where that helps; says whether it did. Call it on a thread that lives on.
+
+    `environ` is the environment that the engine is to have.
+    """
+    settings = computing_environment(profile, environ)
+    if settings is None:
+        return False
+    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
+    with _environment(settings):
+        forkserver.ensure_running()
+    return True
+
+
+def end() -> None:
+    """Ends the process, whatever it does, unless a process that was forked from it still runs.
+
+    Whoever waits for such a process hears of its end through this one.
+    """
+    server: Any = forkserver._forkserver  # its public side can only start it
+    if server._forkserver_pid is not None and not multiprocessing.active_children():
+        with suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
+
+
+def computing_environment(profile: EngineProfile, environ: Mapping[str, str]) -> dict[str, str] | None:
+    """What a process that computes must find in its environment; None where preloading does not apply.
+
+    OpenMP reads it when the process begins and torch when it is imported, each once; that is before
+    vLLM works it out, to the same values.
+    """
+    if not _is_for_cpu() or _OTHER_LAYOUTS & profile.engine_args.keys():
+        return None
+    cores = listed_cores(environ.get("VLLM_CPU_OMP_THREADS_BIND", ""))
+    preloads = environ.get("LD_PRELOAD", "")
+    library = _openmp_library()
+    if not cores or library is None or any(name in preloads for name in _OPENMP):
+        return None
+    return {
+        "LD_PRELOAD": f"{preloads}:{library}" if preloads else str(library),
+        "OMP_NUM_THREADS": str(len(cores)),
+        "GOMP_CPU_AFFINITY": " ".join(str(core) for core in cores),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+    }
+
+
+def listed_cores(binding: str) -> list[int]:
+    """Reads a list of cores, "0,2-3"; empty for vLLM's other forms of a binding."""
+    cores: list[int] = []
+    for part in binding.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            return []
+        cores.extend(range(int(first), int(last or first) + 1))
+    return cores
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _is_for_cpu() -> bool:
+    """Whether the installed vLLM is the one for CPUs; asked without importing it."""
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            return "cpu" in f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return False
+
+
+def _openmp_library() -> Path | None:
+    """The OpenMP library that torch brings along, which vLLM wants loaded before anything else."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    package = Path(torch.origin).parent
+    for directory in (package.parent / "torch.libs", package / "lib"):
+        for library in sorted(directory.glob("libgomp*.so*")):
+            return library
+    return None
