@@ -37,6 +37,13 @@ def test_every_language_of_the_compiler_is_on_the_page() -> None:
     assert sorted(language(command) for command in COMMANDS) == sorted(NAMES)
 
 
+def test_every_proto_is_on_the_page() -> None:
+    """Each is introduced with a link, and named where a generator wants names."""
+    names = sorted(path.stem for path in (ROOT / "protos").rglob("*.proto"))
+    assert [name for name in names if f"[{name}](vllama_protos/v1/{name}.proto)" not in PAGE] == []
+    assert sorted(re.findall(r'"(\w+)"', next(line for line in PAGE.splitlines() if "let protos" in line))) == names
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=language)
 def test_the_command_makes_stubs(command: str, tmp_path: Path) -> None:
     """The command as printed succeeds and writes the stubs of the generation service's messages."""
