@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.on_ray.wire import News
 
 EXIT_UNREACHABLE = 1
+ANSWER_SECONDS = 5.0
+"""How long the head of the cluster may take to accept a connection."""
 LONGEST_LINE_BYTES = 1 << 20
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ctrl-C goes to the whole group of a terminal: when to leave is the balancer's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        check_answers(arguments.address)
         ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         print(f"vllama: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
@@ -52,6 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         ray.shutdown()
     return 0
+
+
+def check_answers(address: str) -> None:
+    """Raises ConnectionError when nobody listens at "host:port": Ray itself would look for minutes, without a word."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address} ({error}); `ray start --head` starts one, --ray-address names it"
+        ) from None
 
 
 def demand_of(device: str, tensor_parallel: int, cluster_gpus: float) -> Demand:

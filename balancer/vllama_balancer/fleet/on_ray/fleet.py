@@ -49,6 +49,7 @@ class RayFleet:
         self._placed: dict[str, asyncio.Event] = {}
         self._driver: DriverProcess | None = None
         self._was_connected = False
+        self._is_connected = False
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -105,7 +106,8 @@ class RayFleet:
         if self._task is None:
             return
         with contextlib.suppress(TimeoutError):
-            if self._order(Close(seconds)):
+            # A driver that still looks for its cluster has started nothing.
+            if self._is_connected and self._order(Close(seconds)):
                 await asyncio.wait_for(asyncio.shield(self._task), seconds + CLOSE_GRACE_SECONDS)
         self.kill()
         self._task.cancel()
@@ -145,13 +147,13 @@ class RayFleet:
         """Runs one driver to its end; tells whether it had reached the cluster, and why it ended."""
         connected = False
         try:
-            self._driver = driver = await self._launch()
+            self._driver = driver = await self._launched()
         except OSError as error:
             return False, f"the driver could not be started: {error}"
         try:
             async for news in driver.news():
                 if isinstance(news, Connected):
-                    connected = self._was_connected = True
+                    connected = self._is_connected = self._was_connected = True
                     logger.info("connected to the Ray cluster at %s", news.cluster)
                     for _, order in self._wanted.values():
                         driver.tell(order)
@@ -160,9 +162,21 @@ class RayFleet:
             return connected, await driver.ended()
         finally:
             self._driver = None
+            self._is_connected = False
             driver.kill()
             await driver.ended()
             self._forget_the_retired()
+
+    async def _launched(self) -> DriverProcess:
+        """Starts a driver; one whose start nobody waits for any more is ended. Raises OSError."""
+        launching = asyncio.ensure_future(self._launch())
+        try:
+            return await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            driver = await launching
+            driver.kill()
+            await driver.ended()
+            raise
 
     def _take(self, event: FleetEvent) -> None:
         if isinstance(event, Removed):

@@ -140,6 +140,17 @@ async def test_closing_ends_the_driver(make_fleet: Callable[[str], RayFleet]) ->
     assert (await until(events, lambda event: isinstance(event, Removed))).name == "worker-0"
 
 
+async def test_closing_does_not_wait_for_a_driver_that_still_looks_for_its_cluster(
+    make_fleet: Callable[[str], RayFleet],
+) -> None:
+    """It has started nothing, so there is nothing to drain."""
+    fleet = make_fleet("import time; time.sleep(600)")
+    fleet.add(spec(0))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await fleet.close(300.0)
+
+
 async def test_a_name_is_used_once(make_fleet: Callable[[str], RayFleet]) -> None:
     """Adding a worker twice is a mistake of the caller."""
     fleet = make_fleet(OBEDIENT)
