@@ -131,6 +131,7 @@ async def test_models_are_unloaded_and_loaded_on_demand(
     assert len(running.workers()) == 1
 
 
+@pytest.mark.faults
 @pytest.mark.real
 async def test_real_vllm_on_a_cluster(cluster: RayCluster, balancer: Callable[..., FleetProcess]) -> None:
     """One real engine on a node's processor answers a chat."""
