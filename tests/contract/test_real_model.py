@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import anthropic
+import httpx
 import ollama
 import openai
 import pydantic
@@ -165,13 +166,17 @@ def test_similar_texts_have_near_vectors(native: ollama.Client, embedding_name: 
 def test_an_unfinished_answer_is_continued(
     native: ollama.Client, v1: openai.OpenAI, base_url: str, model_name: str
 ) -> None:
-    """The beginning that the client gave is not repeated, and the model goes on from its last character."""
+    """The rendered chat ends with the client's last character, and all dialects go on from there."""
     turns: Any = [
         {"role": "user", "content": "Count from one to ten in words."},
-        {"role": "assistant", "content": "One, two, three, four, fi"},
+        {"role": "assistant", "content": "One, two, three, four,"},
     ]
-    reply = native.chat(model_name, turns, options={**GREEDY, "num_predict": 8})
-    assert (reply.message.content or "").startswith("ve, six")
+    options = {**GREEDY, "num_predict": 8}
+    question = {"model": model_name, "messages": turns, "_debug_render_only": True}
+    rendered = httpx.post(f"{base_url}/api/chat", json=question).json()["_debug_info"]["rendered_template"]
+    assert rendered.endswith("One, two, three, four,")
+    reply = native.chat(model_name, turns, options=options)
+    assert reply.message.content == native.generate(model_name, rendered, raw=True, options=options).response
     completion = v1.chat.completions.create(model=model_name, messages=turns, max_tokens=8, temperature=0)
     with anthropic.Anthropic(base_url=base_url, api_key="any", max_retries=0) as client:
         message = client.messages.create(model=model_name, messages=turns, max_tokens=8, extra_body={"temperature": 0})
@@ -192,7 +197,7 @@ def test_an_alias_renders_with_its_own_template(native: ollama.Client, model_nam
         )
         assert own.prompt_eval_count == raw.prompt_eval_count
         assert own.message.content == raw.response
-        with pytest.raises(ollama.ResponseError, match="template") as caught:
+        with pytest.raises(ollama.ResponseError) as caught:
             native.generate(model_name, "hi", template="{% for %}")
         assert caught.value.status_code == 400
     finally:

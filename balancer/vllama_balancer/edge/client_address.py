@@ -56,4 +56,7 @@ def _is_within(address: str, networks: Sequence[Network]) -> bool:
         found = ipaddress.ip_address(address)
     except ValueError:
         return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        # How a socket for both families shows a client of the older one.
+        found = found.ipv4_mapped
     return any(found in network for network in networks)

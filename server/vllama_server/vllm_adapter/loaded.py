@@ -136,6 +136,8 @@ class LoadedEngine:
             request_logger=None,
             chat_template=self._profile.own_argument("chat_template") and template,
             chat_template_content_format="auto",
+            # The wire lets a chat bring its template; Jinja's sandbox renders it, as it does the model's own.
+            trust_request_chat_template=True,
             enable_auto_tools=bool(self._traits.tool_parser),
             tool_parser=self._traits.tool_parser or None,
             reasoning_parser=self._traits.reasoning_parser or None,
