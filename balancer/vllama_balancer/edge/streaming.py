@@ -3,8 +3,8 @@
 An error before the first chunk is raised and becomes a plain HTTP error; after it the status is
 out, so the error becomes one last chunk. Each chunk is written before the next one is asked for:
 what a slow client has not taken merges into fewer and larger deltas, so it gets each text once and
-memory holds no more than the rest of its answer. When the client goes away the handler is cancelled (see serving.py) and the chunks
-are closed, which ends the generation.
+memory holds no more than the rest of its answer. When the client goes away the handler is cancelled
+(see serving.py) and the chunks are closed, which ends the generation.
 """
 
 from __future__ import annotations
