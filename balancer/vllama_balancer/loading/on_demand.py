@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,12 +10,16 @@ from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.model_key import model_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.gateway import Call, Gateway, ModelEntry
     from vllama_balancer.loading.residents import Residents
     from vllama_protos.v1 import embedding_pb2, generation_pb2
+
+
+NOTICEABLE_SECONDS = 0.01
+"""A wait for the model that is shorter was none: it was loaded."""
 
 
 class Hosts(Protocol):
@@ -32,18 +37,25 @@ class Hosts(Protocol):
 class OnDemand:
     """A Gateway that keeps the model of each request loaded while it runs, and the edge's Residency."""
 
-    def __init__(self, gateway: Gateway, hosts: Hosts, residents: Residents) -> None:
+    def __init__(
+        self, gateway: Gateway, hosts: Hosts, residents: Residents, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._gateway = gateway
         self._hosts = hosts
         self._residents = residents
+        self._clock = clock
 
     async def generate(
         self, request: generation_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
-        """Loads the model, then yields what the dispatcher does."""
+        """Loads the model, then yields what the dispatcher does; at the end it is told how long the load took."""
         request.model = self._target(request.model)
+        asked_at = self._clock()
         async with self._used(request.model, call), aclosing(self._gateway.generate(request, call)) as events:
+            load_seconds = self._clock() - asked_at
             async for event in events:
+                if load_seconds >= NOTICEABLE_SECONDS and event.HasField("finished"):
+                    event.finished.timings.load.FromNanoseconds(int(load_seconds * 1e9))
                 yield event
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
