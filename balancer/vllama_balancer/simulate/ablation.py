@@ -69,8 +69,8 @@ def specialists(grid: Grid = SPECIAL_GRID, progress: Progress = silent) -> Table
     return Table(
         "What some terms are for",
         f"Geometric means over all fleets and loads of one workload, as multiples of {LEAST_REQUEST}. In cold-restart "
-        f"a worker's first six steps after its return take {COLD_STEP_SECONDS} s longer; in long-contexts one prompt "
-        "in four has 20000 to 60000 tokens, more than the caches hold.",
+        f"a worker's first six steps after its return take {COLD_STEP_SECONDS} s longer; in long-contexts 8 % of the "
+        "prompts have 40000 to 90000 tokens and long answers, and a few of them fill a cache.",
         ("workload", "policy", "p99 TTFT", "makespan"),
         tuple(
             (workload, name, *(f"{relative_mean(part, name, measure):.3f}" for measure in MEASURES))

@@ -181,6 +181,8 @@ def chart(history: History) -> str:
     """Draws who was where; pale while the model was being loaded."""
     scene, spans = history.scene, []
     for stay in history.stays:
+        if stay.began >= scene.seconds:
+            continue
         end = min(stay.ended or scene.seconds, scene.seconds)
         ready = min(stay.ready or end, end)
         kind = scene.models.index(stay.model)
