@@ -90,7 +90,6 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         except InvalidRequest as error:
             await context.abort(status_of(error), str(error))
 
-
     async def Sleep(self, request: pb.SleepRequest, context: Context) -> pb.SleepResponse:  # noqa: N802
         """Finishes what runs and gives the device's memory back."""
         await self._sleep.sleep()
