@@ -20,8 +20,8 @@ demo: setup       ## start the fleet, stream 20 chats at once, show who served t
 test: setup-dev   ## the whole suite, of the faults only the quick ones
 	@$(BIN)/python -m pytest -m "not faults or quick"
 
-faults: setup-dev ## the whole fault matrix, as a table
-	@$(BIN)/python -m pytest tests/faults
+faults: setup-dev ## the whole fault matrix, as a table, and the lost nodes of a Ray cluster
+	@$(BIN)/python -m pytest -m faults
 
 bench: setup       ## each door beside the bare engine and vLLM's own server, in turn; BENCH="--repeats 5" for more
 	@$(BIN)/vllama bench compare --no-samples --json benchmarks/cpu.json --html benchmarks/cpu.html $(BENCH)
