@@ -283,3 +283,11 @@ async def test_a_slow_reader_gets_larger_chunks(engine: VllmEngine) -> None:
     head = outcome_head[1]
     assert isinstance(head, Chunk)
     assert head.text + chunks[0].text == (await collect(engine.generate(request_for(STORY, GREEDY)))).text
+
+
+async def test_an_engine_without_sleep_mode_says_so_and_goes_on(engine: VllmEngine) -> None:
+    """A processor has nowhere to put its weights: the wish is refused, and harms nobody."""
+    assert not engine.describe().can_sleep
+    with pytest.raises(CapabilityMissing, match="GPU"):
+        await engine.sleep()
+    assert (await run(engine, CAPITAL)).text == "The capital of France is Paris."

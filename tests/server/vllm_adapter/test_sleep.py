@@ -1,0 +1,70 @@
+"""What the adapter asks of vLLM when a model is to sleep and to wake, and what a failure of it means."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllama_server.errors import CapabilityMissing, EngineDead
+from vllama_server.vllm_adapter.engine import VllmEngine
+from vllama_server.vllm_adapter.loaded import LoadedEngine
+
+if TYPE_CHECKING:
+    from vllama_server.vllm_adapter.profile import EngineProfile
+
+
+class RecordedLlm:
+    """Stands for vLLM's engine on a GPU: notes what it is asked."""
+
+    def __init__(self, complaint: str = "") -> None:
+        self.asked: list[str] = []
+        self._complaint = complaint
+
+    async def sleep(self, level: int = 1) -> None:
+        """Would move the weights to the host's memory at level 1, and drop them at level 2."""
+        if self._complaint:
+            raise RuntimeError(self._complaint)
+        self.asked.append(f"sleep {level}")
+
+    async def wake_up(self) -> bool:
+        """Would move them back."""
+        self.asked.append("wake")
+        return True
+
+
+def loaded_on(llm: RecordedLlm, *, can_sleep: bool) -> LoadedEngine:
+    """A loaded engine around the record, made without loading anything."""
+    loaded = LoadedEngine.__new__(LoadedEngine)
+    loaded._llm = llm
+    loaded.description = SimpleNamespace(can_sleep=can_sleep)
+    return loaded
+
+
+async def test_weights_go_to_the_hosts_memory_and_come_back() -> None:
+    """Level 1 keeps them: level 2 would have to read them from disk again."""
+    llm = RecordedLlm()
+    loaded = loaded_on(llm, can_sleep=True)
+    await loaded.sleep()
+    await loaded.wake()
+    assert llm.asked == ["sleep 1", "wake"]
+
+
+async def test_without_sleep_mode_nothing_is_asked_of_the_engine() -> None:
+    """On a processor vLLM would take the wish and ignore it."""
+    llm = RecordedLlm()
+    with pytest.raises(CapabilityMissing, match="enable_sleep_mode"):
+        await loaded_on(llm, can_sleep=False).sleep()
+    assert llm.asked == []
+
+
+async def test_weights_that_are_lost_on_the_way_end_the_engine(profile: EngineProfile) -> None:
+    """Half of them here and half there is no state to go on from; the cause is told."""
+    engine = VllmEngine(profile)
+    engine._loaded = loaded_on(RecordedLlm("CUDA error: out of memory"), can_sleep=True)
+    engine._failure = asyncio.get_running_loop().create_future()
+    with pytest.raises(EngineDead, match="out of memory"):
+        await engine.sleep()
+    assert "out of memory" in str(await engine.failed())
