@@ -41,9 +41,12 @@ def test_every_flag_has_an_environment_twin(setting) -> None:
         "policy": "random", "gpu-memory-utilization": "0.5", "deterministic": "1", "engine-arg": "a=1,0.b=2",
         "models": "/m", "log-format": "json", "log-level": "debug", "origin": "http://a,http://b",
         "trusted-proxy": "10.0.0.0/8",
-        "api-key-file": "/k", "tls-cert": "/c", "tls-key": "/t",
+        "api-key-file": "/k", "tls-cert": "/c", "tls-key": "/t", "fleet": "ray",
     }.get(setting.flag, "7")  # fmt: skip
-    others = {"tls-cert": ["--tls-key", "/t"], "tls-key": ["--tls-cert", "/c"]}.get(setting.flag, [])
+    others = {
+        "tls-cert": ["--tls-key", "/t"], "tls-key": ["--tls-cert", "/c"], "tls-ca": ["--tls-cert", "/c", "--tls-key", "/t"],
+        "replicas": ["--fleet", "ray"], "tensor-parallel": ["--fleet", "ray"],
+    }.get(setting.flag, [])  # fmt: skip
     flags = [f"--{setting.flag}"] if setting.switch else []
     for part in value.split(",") if setting.repeatable else [value]:
         flags += [] if setting.switch else [f"--{setting.flag}", part]
