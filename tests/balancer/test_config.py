@@ -44,7 +44,8 @@ def test_every_flag_has_an_environment_twin(setting) -> None:
         "api-key-file": "/k", "tls-cert": "/c", "tls-key": "/t", "fleet": "ray",
     }.get(setting.flag, "7")  # fmt: skip
     others = {
-        "tls-cert": ["--tls-key", "/t"], "tls-key": ["--tls-cert", "/c"], "tls-ca": ["--tls-cert", "/c", "--tls-key", "/t"],
+        "tls-cert": ["--tls-key", "/t"], "tls-key": ["--tls-cert", "/c"],
+        "tls-ca": ["--tls-cert", "/c", "--tls-key", "/t"],
         "replicas": ["--fleet", "ray"], "tensor-parallel": ["--fleet", "ray"],
     }.get(setting.flag, [])  # fmt: skip
     flags = [f"--{setting.flag}"] if setting.switch else []
