@@ -33,8 +33,19 @@ if TYPE_CHECKING:
 class Residents:
     """The loaded models. Close it before the fleet."""
 
-    def __init__(self, roster: Roster, gpus: GpuRoom, expires: Callable[[str, float | None], None]) -> None:
-        """Tells `expires` when a model will leave: seconds from now, None for never."""
+    def __init__(
+        self,
+        roster: Roster,
+        gpus: GpuRoom,
+        expires: Callable[[str, float | None], None],
+        *,
+        awaits_preload: bool = False,
+    ) -> None:
+        """Tells `expires` when a model will leave: seconds from now, None for never.
+
+        With `awaits_preload` nothing is loaded or unloaded before `preload` has been called: whoever asks earlier
+        waits, and takes no place from the models that the operator named.
+        """
         self._roster = roster
         self._residents = roster.residents
         self._settings = roster.settings
@@ -44,6 +55,9 @@ class Residents:
         self._wished: dict[str, float] = {}
         self._waiting = 0
         self._has_served = False
+        self._is_open = asyncio.Event()
+        if not awaits_preload:
+            self._is_open.set()
         roster.task(self._growth.run())
 
     # -- what it is asked ------------------------------------------------------------------
@@ -66,7 +80,7 @@ class Residents:
     # -- what it is told -------------------------------------------------------------------
 
     def preload(self, models: Sequence[tuple[str, HostedModel]], *, pinned: bool) -> None:
-        """Loads models onto all places, in turn. Call it once, before anything else."""
+        """Loads models onto all places, in turn. Call it once; requests that wait for it go on."""
         for key, model in models:
             self._residents[key] = Resident(key, model, is_pinned=pinned, awaits_first_use=not pinned, share=0)
         order = list(self._residents.values())
@@ -76,6 +90,7 @@ class Residents:
             self._roster.occupy(resident, self._roster.berths.free[0])
         for resident in order:
             self._begin(resident, self._arrivals.until_ready(resident))
+        self._is_open.set()
 
     @contextlib.asynccontextmanager
     async def used(self, key: str, model: HostedModel, deadline: float | None = None) -> AsyncIterator[None]:
@@ -87,6 +102,7 @@ class Residents:
         resident = self._present(key)
         if resident is None:
             async with self._patience(deadline):
+                await self._is_open.wait()
                 resident = await self._presented(key, model)
         resident.users += 1
         if resident.awaits_first_use:
@@ -120,6 +136,7 @@ class Residents:
 
     async def unload(self, key: str) -> None:
         """Lets a model go: now when it is idle or asleep, else as soon as it is idle."""
+        await self._is_open.wait()
         while (resident := self._residents.get(key)) is not None and resident.is_leaving:
             await resident.left.wait()
         await self._roster.sleepers.end(key)

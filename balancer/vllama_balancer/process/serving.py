@@ -133,7 +133,7 @@ class Balancer:
         berths = Berths(self._fleet, places, functools.partial(worker_spec, config))
         gpus = GpuRoom(MachineProbe(self._environment), config.gpu_memory_utilization)
         roster = Roster(berths, self._pool, RemoteSleep(self._pool), settings, spare_host_memory)
-        self._residents = Residents(roster, gpus, self._catalog.expires)
+        self._residents = Residents(roster, gpus, self._catalog.expires, awaits_preload=True)
         management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
         gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
         return LocalParts(gateway, management, self._fleet, self._residents)

@@ -176,7 +176,9 @@ async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
     """Makes residents on a machine of so many places."""
     made: list[Residents] = []
 
-    def make(places: int = 1, gpus: tuple[Gpu, ...] = (), **settings: float) -> Loading:
+    def make(
+        places: int = 1, gpus: tuple[Gpu, ...] = (), *, awaits_preload: bool = False, **settings: float
+    ) -> Loading:
         machine = Machine(gpu_list=gpus)
         expiries: dict[str, float | None] = {}
         slots = [
@@ -187,7 +189,7 @@ async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
         ]
         berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
         roster = Roster(berths, machine, machine, LoadingSettings(**settings), lambda: machine.host_memory_bytes)
-        residents = Residents(roster, GpuRoom(machine, None), expiries.__setitem__)
+        residents = Residents(roster, GpuRoom(machine, None), expiries.__setitem__, awaits_preload=awaits_preload)
         made.append(residents)
         return Loading(machine, residents, expiries)
 

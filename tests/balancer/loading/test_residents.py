@@ -225,6 +225,27 @@ async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(loading_o
         await loading.touch("b")
 
 
+async def test_requests_that_come_before_the_named_models_wait_for_them(loading_of) -> None:
+    """The doors open first: an early request is served by the places that the operator's models take."""
+    loading = loading_of(places=2, awaits_preload=True)
+    early = asyncio.create_task(loading.touch("a"))
+    unloading = asyncio.create_task(loading.residents.unload("b"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert loading.machine.log == [] and not early.done() and not unloading.done()
+    loading.preload("a", "b")
+    await asyncio.gather(early, unloading)
+    assert loading.machine.log == ["+a@0", "+b@1"]
+
+
+async def test_an_early_request_keeps_its_deadline(loading_of) -> None:
+    """It does not wait for models that are still being fetched."""
+    loading = loading_of(awaits_preload=True)
+    with pytest.raises(DeadlineExceeded):
+        async with loading.use("a", asyncio.get_running_loop().time() + 0.01):
+            pass
+
+
 async def test_a_preloaded_model_that_is_not_pinned_makes_room(loading_of) -> None:
     """What was loaded without being named is as good as any other idle model."""
     loading = loading_of()

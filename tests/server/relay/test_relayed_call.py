@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 
 import grpc
@@ -49,7 +49,8 @@ class Caller:
                 message = await self.call.read()
                 assert message is not grpc.aio.EOF
                 if self.asks:
-                    await self.call.write(READY)
+                    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call may just have ended
+                        await self.call.write(READY)
                 for event in message.events:
                     self.events[event.stream].append(event)
 
@@ -199,6 +200,7 @@ async def test_a_number_in_use_ends_the_call(start_worker):
     engine.may_end.clear()
     worker = await start_worker(engine)
     async with relay(worker) as caller:
+        caller.asks = False
         await caller.start(1)
         await caller.start(1)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
