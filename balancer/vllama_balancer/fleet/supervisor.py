@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
 from typing import TYPE_CHECKING
 
 from vllama_balancer.fleet.cause import cause_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.restarts import GiveUp, RestartJudge
+from vllama_balancer.fleet.revival import Revival
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetEvent
     from vllama_balancer.fleet.process import Launcher, WorkerProcess
     from vllama_balancer.fleet.restarts import RestartSettings
-
-logger = logging.getLogger(__name__)
 
 KILL_GRACE_SECONDS = 5.0
 """How much longer than its drain a worker may take to end."""
@@ -44,15 +40,11 @@ class Supervisor:
         self._address = f"unix:{socket}"
         self._outbox = outbox
         self._launcher = launcher
-        self._judge = RestartJudge(settings)
+        self._revival = Revival(spec.name, settings, self._change)
         self._clock = clock
         self._process: WorkerProcess | None = None
-        self._restarts = 0
         self._leaving = False
-        self._asked = asyncio.Event()
-        """Somebody wants a new life, or the end, without waiting for the pause."""
         self._alive = asyncio.Event()
-        self._drain_seconds = 0.0
 
     async def run(self) -> None:
         """Lives until `stop`. The worker is announced at once and removed at the end."""
@@ -69,9 +61,8 @@ class Supervisor:
 
     async def restart(self, drain_seconds: float) -> None:
         """Ends the present life and begins a new one; returns when the new process runs."""
-        self._judge.reset()
         self._alive.clear()
-        self._asked.set()
+        self._revival.ask_anew()
         if (process := self._process) is not None:
             await process.stop(drain_seconds + KILL_GRACE_SECONDS)
         await self._alive.wait()
@@ -79,20 +70,20 @@ class Supervisor:
     async def stop(self, drain_seconds: float) -> None:
         """Drains and ends the worker for good; returns when nothing of it is left."""
         self._leaving = True
-        self._asked.set()
+        self._revival.ask()
         if (process := self._process) is not None:
-            self._tell(self._news(ProcessState.STOPPED, "is being stopped"))
+            self._change(ProcessState.STOPPED, "is being stopped")
             await process.stop(drain_seconds + KILL_GRACE_SECONDS)
 
     def kill(self) -> None:
         """Ends the worker for good, at once."""
         self._leaving = True
-        self._asked.set()
+        self._revival.ask()
         if self._process is not None:
             self._process.kill()
 
     async def _live(self) -> None:
-        self._asked.clear()
+        self._revival.begin()
         self._socket.unlink(missing_ok=True)
         born = self._clock()
         try:
@@ -100,7 +91,7 @@ class Supervisor:
         except OSError as error:
             await self._died(1, 0.0, f"it could not be started: {error}")
             return
-        self._tell(self._news(ProcessState.RUNNING))
+        self._change(ProcessState.RUNNING)
         self._alive.set()
         if self._leaving:  # asked to stop while the process was being made
             self._process.kill()
@@ -109,29 +100,12 @@ class Supervisor:
         await self._died(status, self._clock() - born, cause_of(tail, status))
 
     async def _died(self, status: int, lived_seconds: float, cause: str) -> None:
-        if self._leaving:
-            return
-        self._restarts += 1
-        if self._asked.is_set():
-            self._tell(self._news(ProcessState.RESTARTING, "is being restarted"))
-            return
-        verdict = self._judge.after_death(status, lived_seconds)
-        if isinstance(verdict, GiveUp):
-            self._restarts -= 1
-            reason = f"{verdict.verdict}: {cause}"
-            logger.error("%s is given up: it %s", self.spec.name, reason)
-            self._tell(self._news(ProcessState.FAILED, reason))
-            await self._asked.wait()
-            return
-        delay = verdict.delay_seconds
-        logger.warning("%s died after %.1f s, starts again in %g s: %s", self.spec.name, lived_seconds, delay, cause)
-        self._tell(self._news(ProcessState.RESTARTING, cause, delay))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), delay)
+        if not self._leaving:
+            await self._revival.after_death(status, lived_seconds, cause)
 
-    def _news(self, state: ProcessState, reason: str = "", delay: float | None = None) -> Changed:
+    def _change(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
         pid = self._process.pid if self._process is not None else 0
-        return Changed(self.spec.name, state, reason, pid, self._restarts, delay)
+        self._tell(Changed(self.spec.name, state, reason, pid, self._revival.restarts, delay_seconds))
 
     def _tell(self, event: FleetEvent) -> None:
         self._outbox.put_nowait(event)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.fleet.on_ray.seat import SeatLost
-from vllama_balancer.fleet.restarts import EXIT_START_FAILED, GiveUp, RestartJudge
+from vllama_balancer.fleet.restarts import EXIT_START_FAILED
+from vllama_balancer.fleet.revival import Revival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,19 +54,16 @@ class Keeper:
     ) -> None:
         self.spec = spec
         self._seat = make_seat()
-        self._judge = RestartJudge(settings)
+        self._revival = Revival(spec.name, settings, self._change)
         self._tell = tell
         self._clock = clock
-        self._restarts = 0
         self._running = False
-        self._asked = asyncio.Event()
-        """Somebody wants a new life without waiting for the pause."""
         self._leaving = asyncio.Event()
 
     async def run(self) -> None:
         """Lives until `stop` or `kill`. The worker is announced at once, without an address until it has one."""
         self._tell(Added(self.spec.name, "", self.spec.model.names, is_kept=True))
-        self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}"))
+        self._change(ProcessState.PLACING, f"waits for {self._seat.needs}")
         try:
             with contextlib.suppress(Left):
                 while True:
@@ -76,14 +74,13 @@ class Keeper:
 
     async def restart(self, drain_seconds: float) -> None:
         """Ends the present life; the next one begins at once."""
-        self._judge.reset()
-        self._asked.set()
+        self._revival.ask_anew()
         await self._end_process(drain_seconds)
 
     async def stop(self, drain_seconds: float) -> None:
         """Drains the worker and ends `run`."""
-        self._tell(self._news(ProcessState.STOPPED, "is being stopped"))
-        self._asked.set()
+        self._change(ProcessState.STOPPED, "is being stopped")
+        self._revival.ask()
         await self._end_process(drain_seconds)
         self._leaving.set()
 
@@ -100,7 +97,7 @@ class Keeper:
             await asyncio.wait_for(self._seat.stop(patience), patience + STOP_GRACE_SECONDS)
 
     async def _live(self) -> None:
-        self._asked.clear()
+        self._revival.begin()
         try:
             placed = await self._unless_leaving(self._seat.start(asdict(self.spec)))
             born = self._clock()
@@ -119,34 +116,19 @@ class Keeper:
         self._running = True
         logger.info("%s runs on node %s at %s", self.spec.name, placed.node, placed.address)
         # A new life has a new address: it replaces the old one.
-        self._tell(Added(self.spec.name, placed.address, self.spec.model.names, restarts=self._restarts, is_kept=True))
+        restarts = self._revival.restarts
+        self._tell(Added(self.spec.name, placed.address, self.spec.model.names, restarts=restarts, is_kept=True))
 
     async def _lost(self, reason: str) -> None:
         # While no node has room, Ray fails the waiting call now and then: that is no news.
         if self._running:
-            self._restarts += 1
+            self._revival.restarts += 1
             logger.warning("%s has lost its node and waits for %s: %s", self.spec.name, self._seat.needs, reason)
-            self._tell(self._news(ProcessState.PLACING, f"waits for {self._seat.needs}; its last node is gone"))
+            self._change(ProcessState.PLACING, f"waits for {self._seat.needs}; its last node is gone")
         await self._unless_leaving(asyncio.sleep(LOST_PAUSE_SECONDS))
 
     async def _died(self, status: int, lived_seconds: float, cause: str) -> None:
-        self._restarts += 1
-        if self._asked.is_set():
-            self._tell(self._news(ProcessState.RESTARTING, "is being restarted"))
-            return
-        verdict = self._judge.after_death(status, lived_seconds)
-        if isinstance(verdict, GiveUp):
-            self._restarts -= 1
-            reason = f"{verdict.verdict}: {cause}"
-            logger.error("%s is given up: it %s", self.spec.name, reason)
-            self._tell(self._news(ProcessState.FAILED, reason))
-            await self._unless_leaving(self._asked.wait())
-            return
-        delay = verdict.delay_seconds
-        logger.warning("%s died after %.1f s, starts again in %g s: %s", self.spec.name, lived_seconds, delay, cause)
-        self._tell(self._news(ProcessState.RESTARTING, cause, delay))
-        with contextlib.suppress(TimeoutError):
-            await self._unless_leaving(asyncio.wait_for(self._asked.wait(), delay))
+        await self._unless_leaving(self._revival.after_death(status, lived_seconds, cause))
 
     async def _unless_leaving(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits the work. Raises Left, and cancels it, when the keeper is told to leave first."""
@@ -162,5 +144,5 @@ class Keeper:
                 waiting.cancel()
             await asyncio.wait({task, leaving})
 
-    def _news(self, state: ProcessState, reason: str = "", delay: float | None = None) -> Changed:
-        return Changed(self.spec.name, state, reason, 0, self._restarts, delay)
+    def _change(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
+        self._tell(Changed(self.spec.name, state, reason, 0, self._revival.restarts, delay_seconds))
