@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_balancer.dispatch.fair_queue import FairQueue
-from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
+from vllama_balancer.dispatch.patience import Patience
+from vllama_balancer.errors import DeadlineExceeded, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,6 @@ SHORTEST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 """Nobody knows the load later than that."""
 
-COME_BACK_SECONDS = 5.0
-"""When a fleet without any worker is worth another try."""
-
 
 class AdmissionSettings(NamedTuple):
     """Bounds of the queue."""
@@ -40,6 +38,8 @@ class AdmissionSettings(NamedTuple):
     """Requests that may wait; more are refused at once."""
     no_worker_patience_seconds: float = 30.0
     """How long a request without a deadline waits while no worker serves or starts."""
+    absence_patience_seconds: float = 600.0
+    """How long it waits while none serves but one may come back: longer than a model takes to load."""
 
 
 class ServiceRate:
@@ -167,13 +167,12 @@ class Admission:
         return waiter
 
     async def _wait(self, waiter: _Waiter, deadline: float | None) -> Lease:
-        hopeless_at: float | None = None
+        patience = Patience(self._pool, waiter.ticket.key, deadline, self._settings, self._clock)
         try:
             while not waiter.grant.done():
-                hopeless_at = self._hopeless_at(waiter.ticket, hopeless_at)
-                await asyncio.wait({waiter.grant}, timeout=self._next_look(hopeless_at, deadline))
+                await asyncio.wait({waiter.grant}, timeout=patience.seconds())
                 if not waiter.grant.done():
-                    self._look(waiter.ticket, hopeless_at, deadline)
+                    patience.look()
         except BaseException:
             if waiter.grant.done() and waiter.grant.exception() is None:
                 self.release(waiter.grant.result())
@@ -194,31 +193,6 @@ class Admission:
     def _left(self, waiter: _Waiter) -> None:
         if not waiter.ticket.is_returning:
             self._waiting_first -= 1
-
-    def _hopeless_at(self, ticket: Ticket, before: float | None) -> float | None:
-        """Tells since when the waiter has found that nobody could serve it."""
-        if not self._pool.is_hopeless(ticket.key):
-            return None
-        return self._clock() if before is None else before
-
-    def _next_look(self, hopeless_at: float | None, deadline: float | None) -> float:
-        """Time until the waiter's situation has to be looked at again, in seconds."""
-        now = self._clock()
-        if deadline is not None:
-            return max(deadline - now, 0.0)
-        return max((now if hopeless_at is None else hopeless_at) + self._settings.no_worker_patience_seconds - now, 0.0)
-
-    def _look(self, ticket: Ticket, hopeless_at: float | None, deadline: float | None) -> None:
-        """Raises when there is no more reason to wait."""
-        now = self._clock()
-        hopeless_at = self._hopeless_at(ticket, hopeless_at)
-        if deadline is None:
-            if hopeless_at is not None and now - hopeless_at >= self._settings.no_worker_patience_seconds:
-                raise _no_worker()
-        elif now >= deadline:
-            if hopeless_at is not None:
-                raise _no_worker()
-            raise DeadlineExceeded("the deadline passed while the request waited for a worker")
 
     def _grant_ahead(self, line: FairQueue[_Waiter]) -> None:
         """Tries every one ahead: they differ in whom they exclude and whether they need the budget."""
@@ -247,7 +221,3 @@ class Admission:
         line.take(waiter.ticket.client, waiter)
         self._left(waiter)
         return True
-
-
-def _no_worker() -> NoWorker:
-    return NoWorker("no worker serves the model now; try again later", retry_after_seconds=COME_BACK_SECONDS)

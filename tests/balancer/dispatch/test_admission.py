@@ -274,6 +274,49 @@ async def test_a_restarting_worker_is_worth_waiting_for():
     house.admission.release(await task)
 
 
+async def test_a_deadline_that_passes_while_nobody_serves_is_the_fleets_fault():
+    """The worker is expected back, but came too late: the caller did not ask for too much."""
+    loop = asyncio.get_running_loop()
+    house = House(1, clock=loop.time)
+    house.pool.apply(Changed("w0", ProcessState.RESTARTING, "it died"))
+    with pytest.raises(NoWorker) as caught:
+        await house.ask(deadline=loop.time() + 0.02)
+    assert caught.value.retry_after_seconds
+
+
+async def test_a_deadline_that_passes_in_the_queue_of_workers_that_serve_is_a_deadline():
+    """They were there, and busy."""
+    loop = asyncio.get_running_loop()
+    house = House(1, clock=loop.time)
+    lease = await house.ask()
+    with pytest.raises(DeadlineExceeded):
+        await house.ask(deadline=loop.time() + 0.02)
+    house.admission.release(lease)
+
+
+async def test_nobody_waits_for_ever_for_workers_that_only_may_come_back():
+    """A worker that starts again and again, or finds no machine, does not keep requests for ever."""
+    loop = asyncio.get_running_loop()
+    house = House(1, clock=loop.time, no_worker_patience_seconds=0.01, absence_patience_seconds=0.05)
+    house.pool.apply(Changed("w0", ProcessState.PLACING, "waits for a GPU"))
+    begun = loop.time()
+    with pytest.raises(NoWorker):
+        await house.ask()
+    assert loop.time() - begun >= 0.05
+
+
+async def test_a_queue_that_moves_has_no_bound_in_time():
+    """Its workers serve: whoever set no deadline is served in turn."""
+    loop = asyncio.get_running_loop()
+    house = House(1, clock=loop.time, no_worker_patience_seconds=0.01, absence_patience_seconds=0.01)
+    lease = await house.ask()
+    task = house.ask()
+    done, _ = await asyncio.wait({task}, timeout=0.1)
+    assert not done
+    house.admission.release(lease)
+    house.admission.release(await task)
+
+
 def test_the_service_rate_forgets_what_was_long_ago():
     """An hour of silence means nothing is served."""
     clock = Time()
