@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import ModelEntry
 from vllama_balancer.model_key import model_key
+from vllama_balancer.workers.changes import Changes
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Catalog:
         self._workers = workers
         self._now = now
         self._installed: dict[str, StoredModel] = {}
+        self._expected: frozenset[str] = frozenset()
+        self._arrivals = Changes()
         self._descriptions: dict[str, worker_pb2.DescribeResponse] = {}
         self._expiry: dict[str, datetime] = {}
         self._first_seen: dict[str, datetime] = {}
@@ -75,6 +78,16 @@ class Catalog:
         self._descriptions.pop(key, None)
         if description is not None:
             self._descriptions[key] = description
+        self._arrivals.tell()
+
+    def expect(self, names: Collection[str]) -> None:
+        """Lets those who search for one of these models wait until it is installed, or not among these any more."""
+        self._expected = frozenset(map(model_key, names))
+        self._arrivals.tell()
+
+    def expects(self, name: str) -> bool:
+        """Tells whether a model is not known yet and will be."""
+        return model_key(name) in self._expected and self.find(name) is None
 
     def remove(self, name: str) -> None:
         """Forgets a model; workers that host it keep it known."""
@@ -111,6 +124,12 @@ class Catalog:
     def find(self, name: str) -> ModelEntry | None:
         """Finds a model by any spelling of its name."""
         return self._entry(model_key(name))
+
+    async def search(self, name: str) -> ModelEntry | None:
+        """Finds a model as `find` does, once it is known when it is expected."""
+        while self.expects(name):
+            await self._arrivals.after(self._arrivals.version)
+        return self.find(name)
 
     def _shown(self, worker: HostingWorker) -> list[str]:
         """Only the first name of a worker is listed; the others just find it."""

@@ -110,6 +110,13 @@ class Gateway(Protocol):
         """Finds a model by any spelling of its name that names.py treats as the same."""
         ...
 
+    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+        """Finds a model as `find` does; one that is on its way, as in the first moments of a start, is waited for.
+
+        Raises DeadlineExceeded at the deadline (on the event loop's clock), QueueFull when too many wait already.
+        """
+        ...
+
 
 class Residency(Protocol):
     """Decides how long models stay loaded; told by clients through `keep_alive`.

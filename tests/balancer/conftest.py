@@ -58,6 +58,10 @@ class OneModel:
         full = name if ":" in name else f"{name}:latest"
         return next((entry for entry in self.models() if entry.name == full), None)
 
+    async def search(self, name: str) -> ModelEntry | None:
+        """Finds one; none is ever on its way."""
+        return self.find(name)
+
 
 @dataclass
 class Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -146,3 +147,28 @@ def test_files_describe_a_model_until_a_worker_does() -> None:
         known = catalog(*hosts)
         known.install(stored("m:a"), files)
         assert list(known.find("m:a").description.capabilities) == expected
+
+
+async def test_an_expected_model_is_waited_for() -> None:
+    """Whoever asks while it is being installed is not told that there is none."""
+    known = catalog()
+    known.expect(["Late:1"])
+    searching = asyncio.create_task(known.search("late:1"))
+    known.install(stored("other:1"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert known.expects("late:1") and not searching.done()
+    known.install(stored("late:1"))
+    assert (await searching).name == "late:1"
+    assert not known.expects("late:1")
+
+
+async def test_nobody_waits_for_a_model_that_is_not_expected() -> None:
+    """It is not there, or not any more expected to come."""
+    known = catalog()
+    known.expect(["late:1"])
+    assert await known.search("typo:1") is None
+    searching = asyncio.create_task(known.search("late:1"))
+    await asyncio.sleep(0)
+    known.expect(())
+    assert await searching is None

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from tests.balancer.models.hub import Hub, Repo
+from vllama_balancer.models.store import Store, StoredModel
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
@@ -261,6 +263,38 @@ async def test_models_are_pulled_loaded_swapped_and_removed(tmp_path: Path) -> N
                 assert names == {"mine:latest", "smollm2:135m"}
             served.process.terminate()
             assert await served.ended() == 0
+
+
+async def test_a_request_before_the_store_has_been_read_waits_for_it(tmp_path: Path) -> None:
+    """It is not told that an installed model is not found: a manifest that comes slowly is a pipe here."""
+    weights, store = tmp_path / "weights", Store(tmp_path / "store")
+    weights.mkdir()
+    store.register(StoredModel("mine:1b", weights, "a" * 64, 0, "a test", datetime.now(UTC)))
+    [manifest] = (store.directory / "manifests").glob("*.json")
+    content = manifest.read_bytes()
+    manifest.unlink()
+    os.mkfifo(manifest)
+    async with serving(tmp_path, "mine:1b", *FAKE[1:], "--models", str(store.directory)) as served:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{await _listening_port(served)}") as session:
+            asking = asyncio.create_task(_ask(session, "generate", model="mine:1b", prompt="hi", stream=False))
+            # Opening the pipe waits for its reader, so until then nothing of the store can have been read.
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.to_thread(manifest.write_bytes, content)
+            assert (await asking)["done"] is True
+        await served.ready()
+        served.process.terminate()
+        assert await served.ended() == 0
+
+
+async def _listening_port(served: Served) -> int:
+    """Waits until the process has bound its HTTP port, which comes before everything else."""
+    process = psutil.Process(served.process.pid)
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            bound = [one.laddr.port for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+            if bound:
+                return bound[0]
+            await asyncio.sleep(0.02)
 
 
 async def _ask(session: aiohttp.ClientSession, call: str, **body: object) -> dict:

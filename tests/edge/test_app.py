@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_protos.v1 import worker_pb2
+
 if TYPE_CHECKING:
     import aiohttp
+
+    from vllama_balancer.gateway import ModelEntry
 
 
 @pytest.mark.parametrize("path", ["/api/version", "/api/version/", "/api//version", "/api/version//"])
@@ -52,3 +58,49 @@ async def test_the_product_is_in_the_server_header(http: aiohttp.ClientSession) 
     async with http.get("/api/version") as reply:
         assert reply.headers["Server"].startswith("vllama/")
         assert reply.headers["Server"].removeprefix("vllama/") != (await reply.json())["version"]
+
+
+class Installing(FakeGateway):
+    """A gateway to which a model comes late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.installed = asyncio.Event(), asyncio.Event()
+
+    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+        """Waits until the model is there."""
+        self.asked.set()
+        await self.installed.wait()
+        return self.find(name)
+
+
+HI = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"messages": HI, "stream": False}),
+        ("/api/generate", {"prompt": "hi", "stream": False}),
+        ("/api/embed", {"input": "hi"}),
+        ("/api/embeddings", {"prompt": "hi"}),
+        ("/api/show", {}),
+        ("/v1/chat/completions", {"messages": HI}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/embeddings", {"input": "hi"}),
+        ("/v1/messages", {"messages": HI, "max_tokens": 5}),
+        ("/v1/messages/count_tokens", {"messages": HI}),
+    ],
+)
+async def test_a_model_that_is_on_its_way_is_waited_for(serve, path: str, body: dict) -> None:
+    """In the first moments of a start no dialect says of a model that it is not found."""
+    gateway = Installing()
+    async with serve(gateway) as http:
+        asking = asyncio.create_task(http.post(path, json={"model": "late:1b", **body}))
+        await gateway.asked.wait()
+        able = [worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT, worker_pb2.CAPABILITY_EMBEDDING]
+        gateway.entries.append(model("late:1b", capabilities=able))
+        gateway.installed.set()
+        async with await asking as reply:
+            assert reply.status == 200, await reply.text()

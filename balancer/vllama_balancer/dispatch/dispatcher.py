@@ -19,7 +19,7 @@ from vllama_balancer.dispatch.failure import AttemptFailed
 from vllama_balancer.dispatch.generations import Generations
 from vllama_balancer.dispatch.journey import Journey
 from vllama_balancer.dispatch.retry_budget import RetryBudget
-from vllama_balancer.errors import BalancerError, ModelNotFound
+from vllama_balancer.errors import BalancerError, DeadlineExceeded, ModelNotFound
 from vllama_balancer.model_key import model_key
 from vllama_balancer.placement.estimates import Estimates
 from vllama_balancer.placement.measure import NOTHING, measure_embedding, measure_generation
@@ -49,6 +49,10 @@ class Catalog(Protocol):
 
     def find(self, name: str) -> ModelEntry | None:
         """Finds one by any spelling of its name."""
+        ...
+
+    async def search(self, name: str) -> ModelEntry | None:
+        """Finds one as `find` does; one that is on its way is waited for."""
         ...
 
 
@@ -111,7 +115,7 @@ class Dispatcher:
         Raises before the first event when the request is refused, after it when the generation
         cannot be brought to its end.
         """
-        entry = self._find(request.model)
+        entry = await self._find(request.model, call)
         key = model_key(entry.name)
         size = measure_generation(request, self._estimates.of(key))
         ticket = Ticket(
@@ -130,7 +134,7 @@ class Dispatcher:
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
         """Embeds texts."""
-        entry = self._find(request.model)
+        entry = await self._find(request.model, call)
         key = model_key(entry.name)
         size = measure_embedding(request, self._estimates.of(key))
         ticket = Ticket(request.request_id or _new_id(), key, call.client, size)
@@ -139,13 +143,15 @@ class Dispatcher:
 
     async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
         """Renders and tokenizes, on any worker of the model, however busy it is."""
-        return await self._ask(request, self._visit(request.model), call, lambda channel: channel.generation.Tokenize)
+        ticket = await self._visit(request.model, call)
+        return await self._ask(request, ticket, call, lambda channel: channel.generation.Tokenize)
 
     async def detokenize(
         self, request: generation_pb2.DetokenizeRequest, call: Call
     ) -> generation_pb2.DetokenizeResponse:
         """Turns token ids into text, on any worker of the model, however busy it is."""
-        return await self._ask(request, self._visit(request.model), call, lambda channel: channel.generation.Detokenize)
+        ticket = await self._visit(request.model, call)
+        return await self._ask(request, ticket, call, lambda channel: channel.generation.Detokenize)
 
     def models(self) -> Sequence[ModelEntry]:
         """Lists the models that can be named, newest first. Cheap: no I/O."""
@@ -155,17 +161,25 @@ class Dispatcher:
         """Finds a model by any spelling of its name that names.py treats as the same."""
         return self._catalog.find(name)
 
+    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+        """Finds a model as `find` does; one that is on its way is waited for. Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._catalog.search(name)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the deadline passed before model {name!r} was known") from None
+
     # -- one request -----------------------------------------------------------------------
 
-    def _find(self, name: str) -> ModelEntry:
-        entry = self._catalog.find(name)
+    async def _find(self, name: str, call: Call) -> ModelEntry:
+        entry = self._catalog.find(name) or await self.search(name, call.deadline)
         if entry is None:
             raise ModelNotFound(f"model {name!r} not found", field="model")
         return entry
 
-    def _visit(self, model: str) -> Ticket:
+    async def _visit(self, model: str, call: Call) -> Ticket:
         """Makes the ticket of a call that computes nothing."""
-        return Ticket(_new_id(), model_key(self._find(model).name), "", NOTHING)
+        return Ticket(_new_id(), model_key((await self._find(model, call)).name), "", NOTHING)
 
     @contextlib.contextmanager
     def _counted(self, model: str) -> Iterator[None]:

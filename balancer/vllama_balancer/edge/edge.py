@@ -66,9 +66,9 @@ class Edge:
         """Reads and decodes the body. Raises InvalidRequest with the parser's message."""
         return await read_json(request, kind, self.config)
 
-    def find(self, request: web.Request, requested: str, **wording: str) -> RequestedModel:
+    async def find(self, request: web.Request, requested: str, **wording: str) -> RequestedModel:
         """Finds a model as `find_model` does, and notes it for the access log."""
-        model = find_model(self.gateway, requested, **wording)
+        model = await find_model(self.gateway, requested, **wording)
         request[TRACE].model = model.entry.name
         return model
 

@@ -65,14 +65,14 @@ class RequestedModel:
         return CapabilityMissing(text, field=capability)
 
 
-def find_model(gateway: Gateway, requested: str, *, not_found: str = "model '{}' not found") -> RequestedModel:
-    """Finds the model of a request.
+async def find_model(gateway: Gateway, requested: str, *, not_found: str = "model '{}' not found") -> RequestedModel:
+    """Finds the model of a request, once it is known when it is on its way.
 
     Raises InvalidRequest for a name that breaks the grammar, ModelNotFound when nobody has it;
     `not_found` is the sentence for that, with a place for the requested name.
     """
     name = parse_name(requested)
-    entry = None if name.is_cloud else gateway.find(name.display)
+    entry = None if name.is_cloud else gateway.find(name.display) or await gateway.search(name.display)
     if entry is None:
         raise ModelNotFound(not_found.format(requested), field="model")
     return RequestedModel(requested, name, entry)

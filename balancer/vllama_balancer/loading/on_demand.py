@@ -29,6 +29,10 @@ class Hosts(Protocol):
         """Finds a model by any spelling of its name."""
         ...
 
+    def expects(self, name: str) -> bool:
+        """Tells whether a model is not known yet and will be."""
+        ...
+
     def hosted(self, name: str) -> HostedModel | None:
         """Tells what a worker has to host for a model; None when that is not installed here."""
         ...
@@ -49,8 +53,8 @@ class OnDemand:
         self, request: generation_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
         """Loads the model, then yields what the dispatcher does; at the end it is told how long the load took."""
-        request.model = self._target(request.model)
         asked_at = self._clock()
+        request.model = await self._sought(request.model, call.deadline)
         async with self._used(request.model, call), aclosing(self._gateway.generate(request, call)) as events:
             load_seconds = self._clock() - asked_at
             async for event in events:
@@ -60,13 +64,13 @@ class OnDemand:
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
         """Loads the model, then embeds."""
-        request.model = self._target(request.model)
+        request.model = await self._sought(request.model, call.deadline)
         async with self._used(request.model, call):
             return await self._gateway.embed(request, call)
 
     async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
         """Loads the model, then tokenizes."""
-        request.model = self._target(request.model)
+        request.model = await self._sought(request.model, call.deadline)
         async with self._used(request.model, call):
             return await self._gateway.tokenize(request, call)
 
@@ -74,7 +78,7 @@ class OnDemand:
         self, request: generation_pb2.DetokenizeRequest, call: Call
     ) -> generation_pb2.DetokenizeResponse:
         """Loads the model, then turns ids into text."""
-        request.model = self._target(request.model)
+        request.model = await self._sought(request.model, call.deadline)
         async with self._used(request.model, call):
             return await self._gateway.detokenize(request, call)
 
@@ -86,9 +90,16 @@ class OnDemand:
         """Finds a model by any spelling of its name."""
         return self._gateway.find(name)
 
+    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+        """Finds a model; one that is being installed is waited for, as one that loads is."""
+        if not self._hosts.expects(name):
+            return await self._gateway.search(name, deadline)
+        async with self._residents.patience(deadline):
+            return await self._gateway.search(name)
+
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
         """Returns once the model can serve. Raises ModelNotFound, NoWorker."""
-        target = self._target(name)
+        target = await self._sought(name)
         if (hosted := self._hosts.hosted(target)) is None:
             raise ModelNotFound(f"model '{name}' not found", field="model")
         if keep_alive_seconds is not None:
@@ -103,6 +114,12 @@ class OnDemand:
     def keep(self, name: str, keep_alive_seconds: float) -> None:
         """Replaces how long the model stays after its last request."""
         self._residents.keep(model_key(self._target(name)), keep_alive_seconds)
+
+    async def _sought(self, name: str, deadline: float | None = None) -> str:
+        """Names the model whose workers serve a request, once that is known."""
+        if self._hosts.expects(name):
+            await self.search(name, deadline)
+        return self._target(name)
 
     def _target(self, name: str) -> str:
         """An alias is served by the workers of the model that it was made from."""

@@ -101,7 +101,7 @@ class Residents:
         """
         resident = self._present(key)
         if resident is None:
-            async with self._patience(deadline):
+            async with self.patience(deadline):
                 await self._is_open.wait()
                 resident = await self._presented(key, model)
         resident.users += 1
@@ -114,7 +114,7 @@ class Residents:
             if resident.is_loaded and not resident.berths:
                 self._begin(resident, self._arrivals.load(resident))
             if not resident.is_loaded:
-                async with self._patience(deadline):
+                async with self.patience(deadline):
                     assert resident.loading is not None
                     await asyncio.shield(resident.loading)
             yield
@@ -156,7 +156,7 @@ class Residents:
     # -- waiting ---------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _patience(self, deadline: float | None) -> AsyncIterator[None]:
+    async def patience(self, deadline: float | None) -> AsyncIterator[None]:
         """Bounds a wait: in time by the deadline, in number by the queue's length."""
         if self._waiting >= self._settings.most_waiting:
             raise QueueFull("too many requests wait for models to load", retry_after_seconds=5.0)

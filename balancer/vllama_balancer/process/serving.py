@@ -112,6 +112,8 @@ class Balancer:
             doors.bind()
             ending.push_async_callback(self._end_workers)
             await ending.enter_async_context(self._dispatcher)
+            if local is not None:
+                await self._read_store()
             await doors.open()
             ending.push_async_callback(doors.close)
             await self._serve(doors)
@@ -176,17 +178,23 @@ class Balancer:
         self._out.write(welcome(self._catalog.models(), ready, doors.http_url, doors.grpc_address, elapsed))
         self._out.flush()
 
-    async def _start_workers(self, residents: Residents) -> None:
-        config = self._config
+    async def _read_store(self) -> None:
+        """Makes known what is installed, before anybody can ask; who asks for a model that is yet to come will wait."""
         resolver = self._resolver()
         for stored in await asyncio.to_thread(self._store.models):
             self._catalog.install(stored, await asyncio.to_thread(resolver.describe, stored))
+        self._catalog.expect(self._config.models)
+
+    async def _start_workers(self, residents: Residents) -> None:
+        config = self._config
+        resolver = self._resolver()
         if config.engine == "fake":
             models = [self._catalog.installed(name) or simulated(name) for name in config.models]
         else:
             models = await installed(config.models, resolver, self._display)
         for model in models:
             self._catalog.install(model, await asyncio.to_thread(resolver.describe, model))
+        self._catalog.expect(())
         hosts = [self._catalog.hosted(model.name) for model in models]
         named = [hosted(host, name) for host, name in zip(hosts, config.models, strict=True) if host is not None]
         residents.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)

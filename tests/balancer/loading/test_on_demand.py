@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from vllama_balancer.errors import DeadlineExceeded, QueueFull
 from vllama_balancer.fake_gateway import FakeGateway, finished, model, started
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import Call
@@ -17,6 +20,10 @@ class OneModel:
     def find(self, name: str):
         """Finds it."""
         return model("a:latest") if name == "a" else None
+
+    def expects(self, name: str) -> bool:
+        """Another one is on its way for ever."""
+        return name == "late"
 
     def hosted(self, name: str) -> HostedModel | None:
         """Hosts it."""
@@ -55,3 +62,30 @@ async def test_the_time_of_a_load_is_told_and_no_other(loading_of) -> None:
     loading.machine.finish("a")
     assert await first == 4.5
     assert await told_load_seconds(gateway) == 0.002, "what the worker said stays"
+
+
+class NeverInstalled(FakeGateway):
+    """A gateway whose catalog waits for a model for ever."""
+
+    async def search(self, name: str, deadline: float | None = None):
+        """Waits."""
+        await asyncio.Event().wait()
+
+
+async def test_waiting_for_a_model_that_is_being_installed_ends_at_the_deadline(loading_of) -> None:
+    """It is as good as waiting for one that loads: in time by the deadline."""
+    gateway = OnDemand(NeverInstalled(), OneModel(), loading_of().residents)
+    request = generation_pb2.GenerateRequest(model="late", prompt="hi")
+    with pytest.raises(DeadlineExceeded):
+        await anext(gateway.generate(request, Call("me", asyncio.get_running_loop().time() + 0.01)))
+
+
+async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(loading_of) -> None:
+    """And in number by the queue's length."""
+    gateway = OnDemand(NeverInstalled(), OneModel(), loading_of(most_waiting=1).residents)
+    waiting = asyncio.create_task(gateway.search("late"))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await gateway.search("late")
+    waiting.cancel()
+    await asyncio.wait({waiting})

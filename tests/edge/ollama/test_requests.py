@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,13 +12,11 @@ from vllama_balancer.edge.encoding import decode_json
 from vllama_balancer.edge.ollama.chat_request import to_chat_request
 from vllama_balancer.edge.ollama.generate_request import to_generate_request
 from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody
-from vllama_balancer.edge.requested import find_model
+from vllama_balancer.edge.requested import RequestedModel
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_balancer.fake_gateway import model
+from vllama_balancer.names import parse_name
 from vllama_protos.v1 import generation_pb2, worker_pb2
-
-if TYPE_CHECKING:
-    from vllama_balancer.edge.requested import RequestedModel
 
 ABLE = [
     worker_pb2.CAPABILITY_COMPLETION,
@@ -34,7 +32,7 @@ PNG = b"\x89PNG"
 def requested(capabilities: list[worker_pb2.Capability] | None = None, **fields: Any) -> RequestedModel:
     """A model that can do everything, unless told otherwise."""
     entry = model("m:latest", capabilities=ABLE if capabilities is None else capabilities, **fields)
-    return find_model(FakeGateway(entry), "m")
+    return RequestedModel("m", parse_name("m"), entry)
 
 
 def generate(of: RequestedModel | None = None, **body: Any) -> generation_pb2.GenerateRequest:

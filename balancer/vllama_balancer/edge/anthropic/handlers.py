@@ -41,7 +41,7 @@ class Handlers:
         """POST /v1/messages."""
         body = await self._edge.read(request, MessagesRequest)
         generation = to_generation(body)
-        model = self._edge.find(request, body.model or "")
+        model = await self._edge.find(request, body.model or "")
         _fit(model, generation)
         events = self._edge.generate(request, model, generation)
         identity = Identity(f"msg_{secrets.token_hex(12)}", model.requested)
@@ -61,7 +61,7 @@ class Handlers:
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         generation = generation_pb2.GenerateRequest(chat=to_chat(body))
-        model = self._edge.find(request, body.model)
+        model = await self._edge.find(request, body.model)
         _fit(model, generation)
         wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
         tokenized = await self._edge.gateway.tokenize(wire, Call(request[TRACE].client))

@@ -44,7 +44,7 @@ class EmbeddingHandlers:
         inputs = inputs_of(body)
         if not body.model:
             raise HttpError(404, "model '' not found")
-        model = self._find_embedder(request, body.model, body.options, body.keep_alive)
+        model = await self._find_embedder(request, body.model, body.options, body.keep_alive)
         wire = to_embed_request(body, inputs)
         if not inputs:
             return json_reply(EmbedReply(model.requested, []))
@@ -56,17 +56,17 @@ class EmbeddingHandlers:
         body = await self._edge.read(request, EmbeddingsBody)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
-        model = self._find_embedder(request, body.model, body.options, body.keep_alive)
+        model = await self._find_embedder(request, body.model, body.options, body.keep_alive)
         if not body.prompt:
             return json_reply(EmbeddingsReply([]))
         wire = embedding_pb2.EmbedRequest(inputs=[body.prompt], truncate=True, normalize=False)
         vectors = await self._embedded(request, model, wire)
         return json_reply(EmbeddingsReply(list(vectors.vectors[0].values)))
 
-    def _find_embedder(
+    async def _find_embedder(
         self, request: web.Request, requested: str, options: dict[str, Any] | None, keep_alive: object
     ) -> RequestedModel:
-        model = self._edge.find(request, requested, not_found='model "{}" not found, try pulling it first')
+        model = await self._edge.find(request, requested, not_found='model "{}" not found, try pulling it first')
         model.require("embedding")
         check_options(options or {})
         keep_alive_seconds = parse_keep_alive(keep_alive)

@@ -63,7 +63,7 @@ class GenerationHandlers:
         if not body.model:
             # Not found rather than required: Ollama's own answer here.
             raise HttpError(404, "model '' not found")
-        model = self._edge.find(request, body.model)
+        model = await self._edge.find(request, body.model)
         tally = Tally(request[TRACE].elapsed_ns, keep_tokens=not body.raw)
         narration = GenerateNarration(model.requested, self._edge.now, tally, with_context=not body.raw)
         exchange = _Exchange(request, body, model, narration, "generate", parse_keep_alive(body.keep_alive))
@@ -77,7 +77,7 @@ class GenerationHandlers:
         check_top_logprobs(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
-        model = self._edge.find(request, body.model)
+        model = await self._edge.find(request, body.model)
         narration = ChatNarration(model.requested, self._edge.now, Tally(request[TRACE].elapsed_ns))
         exchange = _Exchange(request, body, model, narration, "chat", parse_keep_alive(body.keep_alive))
         if not body.messages:

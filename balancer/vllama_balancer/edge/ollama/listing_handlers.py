@@ -56,5 +56,5 @@ class ListingHandlers:
         if not requested:
             raise InvalidRequest("model is required", field="model")
         not_found = f"model '{parse_name(requested).display}' not found"
-        model = self._edge.find(request, requested, not_found=not_found)
+        model = await self._edge.find(request, requested, not_found=not_found)
         return json_reply(to_show_reply(body, model, request.headers.get("User-Agent", "")))

@@ -58,7 +58,7 @@ class Handlers:
         choices = to_choices(generation, body.n)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
-        model = self._edge.find(request, body.model)
+        model = await self._edge.find(request, body.model)
         streams = self._generate(request, model, choices, "chat")
         identity = self._identity("chatcmpl-", model)
         logprobs = body.logprobs is True
@@ -74,7 +74,7 @@ class Handlers:
         choices = to_choices(generation, body.n)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
-        model = self._edge.find(request, body.model)
+        model = await self._edge.find(request, body.model)
         streams = self._generate(request, model, choices, "generate")
         identity = self._identity("cmpl-", model)
         echo = completion_request.prompt_of(body) if body.echo else ""
@@ -93,7 +93,7 @@ class Handlers:
         generation = responses_request.to_generation(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
-        model = self._edge.find(request, body.model)
+        model = await self._edge.find(request, body.model)
         [stream] = self._generate(request, model, [generation], "chat")
         identity = self._identity("resp_", model)
         response = ResponseStream(identity, body, now=self._now)
@@ -109,7 +109,7 @@ class Handlers:
         wire = to_embed_request(body)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
-        model = self._edge.find(request, body.model, not_found='model "{}" not found, try pulling it first')
+        model = await self._edge.find(request, body.model, not_found='model "{}" not found, try pulling it first')
         model.require("embedding")
         vectors = (await self._edge.embed(request, model, wire)).vectors
         return reply(to_embedding_list(model.requested, vectors, as_base64=body.as_base64))
@@ -120,7 +120,7 @@ class Handlers:
 
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
-        found = self._edge.find(request, request.match_info["model"])
+        found = await self._edge.find(request, request.match_info["model"])
         return reply(to_model(found.entry, found.requested))
 
     def _generate(
