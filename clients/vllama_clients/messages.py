@@ -214,6 +214,11 @@ class ChatRequest:
     """Whether and how hard the model reasons first."""
     template_switches: Mapping[str, object] = field(default_factory=dict)
     """Extra variables for the chat template."""
+    continue_last: bool = False
+    """Whether the last turn, an assistant's with text, is the beginning of the answer: the generation goes on after
+    its last character."""
+    template: str = ""
+    """Jinja text that renders this chat in place of the model's own template, in a sandbox; empty: the model's own."""
     request_id: str = ""
     """Names the request in every log line of the servers; made by them when empty."""
 

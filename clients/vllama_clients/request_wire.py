@@ -123,6 +123,8 @@ def chat(request: ChatRequest) -> generation_pb2.Chat:
         tools=[_tool(tool) for tool in request.tools],
         tool_choice=_tool_choice(request.tool_choice),
         think=THINK_LEVELS[request.think],
+        continue_last=request.continue_last,
+        template=request.template,
     )
     json_format.ParseDict(dict(request.template_switches), message.template_switches)
     return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -111,6 +112,21 @@ def test_a_whole_conversation() -> None:
     assert (chat.tool_choice.mode, chat.tool_choice.name) == (generation_pb2.TOOL_CHOICE_MODE_NAMED, "f")
     assert chat.think == generation_pb2.THINK_LEVEL_HIGH
     assert json_format.MessageToDict(chat.template_switches) == {"enable": True, "depth": 2.0}
+
+
+def test_an_answer_that_has_begun_and_a_template_of_the_callers() -> None:
+    """Both are sent, and neither is unless it is asked for."""
+    begun = [*TEXT_TURN, Message("assistant", "The sky")]
+    chat = request_wire.chat(ChatRequest("m", begun, continue_last=True, template="{{ messages }}"))
+    assert (chat.continue_last, chat.template) == (True, "{{ messages }}")
+    plain = request_wire.chat(ChatRequest("m", TEXT_TURN))
+    assert (plain.continue_last, plain.template) == (False, "")
+
+
+def test_every_field_of_a_chat_is_covered() -> None:
+    """A new field of the wire is not forgotten here."""
+    fields = {field.name for field in generation_pb2.Chat.DESCRIPTOR.fields}
+    assert fields <= {field.name for field in dataclasses.fields(ChatRequest)}
 
 
 @pytest.mark.parametrize("mode", list(ToolMode))
