@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AsyncExitStack
-from enum import Enum
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import typer
 import uvloop
@@ -22,118 +21,130 @@ from vllama_clients.bench.page import page
 from vllama_clients.bench.plan import Plan, run
 from vllama_clients.bench.record import record
 from vllama_clients.bench.summary import lines, ratios
-from vllama_clients.bench.tables import comparison, rates, times
+from vllama_clients.bench.tables import comparison as ratio_table
+from vllama_clients.bench.tables import rates, times
 from vllama_clients.bench.workload import Workload, length, read_trace
+from vllama_clients.cli import bench_flags as flags  # noqa: TC001 - typer reads the annotations
 from vllama_clients.cli.address import http_address
 from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.stoppable import stoppable
 from vllama_clients.cli.tls import authority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from vllama_clients.bench.cell import Cell
     from vllama_clients.bench.sample import Sample
-    from vllama_clients.bench.summary import Ratio
     from vllama_clients.bench.watch import Watch
 
-
-class Preset(Enum):
-    """Ready-made sets of targets."""
-
-    COMPARE = "compare"
+ALL_DOORS = ",".join(DOORS)
 
 
 def command(
     context: typer.Context,
-    preset: Annotated[
-        Preset | None, typer.Argument(help="compare: start the model behind every door and measure them all.")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="name=ollama:URL, name=openai:URL, name=grpc:HOST:PORT (grpcs: with TLS) or name=command:LINE; "
-            "repeatable."
-        ),
-    ] = None,
-    model: Annotated[str, typer.Option(help="The model.")] = "smollm2:135m",
-    concurrency: Annotated[str, typer.Option(help="Streams at once, e.g. 1,5,10.")] = "1,5,10,20,50",
-    prompt_tokens: Annotated[str, typer.Option(help="Prompt length: 128, 64-256 or lognormal:128:0.8.")] = "64",
-    max_tokens: Annotated[str, typer.Option(help="Output length, likewise.")] = "128",
-    trace: Annotated[Path | None, typer.Option(help='Lines of {"prompt", "max_tokens"} to send instead.')] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests at each concurrency; default 3 each.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Times that the targets take turns.")] = 3,
-    warm_up: Annotated[int, typer.Option(min=0, help="Requests to each target before measuring.")] = 2,
-    timeout_seconds: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one request.")] = 600,
-    seed: Annotated[int, typer.Option(help="Seed of lengths and words.")] = 0,
-    watch: Annotated[list[str] | None, typer.Option(help="name=PID: tell that process's CPU per token.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every sample to this file.")] = None,
-    engine: Annotated[str, typer.Option(help="With compare: vllm, or fake for a simulation.")] = "vllm",
-    bare: Annotated[str, typer.Option(help="With compare: another program that is the bare engine.")] = "",
-    doors: Annotated[str, typer.Option(help="With compare: which doors.")] = ",".join(DOORS),
-    engine_arg: Annotated[list[str] | None, typer.Option(help="With compare: key=value for all engines.")] = None,
-    serve_arg: Annotated[list[str] | None, typer.Option(help="With compare: flag for the balancer.")] = None,
-    vllm_arg: Annotated[list[str] | None, typer.Option(help="With compare: flag for vLLM's own server.")] = None,
-    samples: Annotated[bool, typer.Option(help="Keep every request in the JSON file.")] = True,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with charts to this file.")] = None,
+    preset: flags.PresetArgument = None,
+    target: flags.Targets = None,
+    model: flags.Model = "smollm2:135m",
+    concurrency: flags.Concurrency = "1,5,10,20,50",
+    prompt_tokens: flags.PromptTokens = "64",
+    max_tokens: flags.MaxTokens = "128",
+    trace: flags.Trace = None,
+    requests: flags.Requests = None,
+    repeats: flags.Repeats = 3,
+    warm_up: flags.WarmUp = 2,
+    timeout_seconds: flags.TimeoutSeconds = 600,
+    seed: flags.Seed = 0,
+    watch: flags.Watches = None,
+    json_file: flags.JsonFile = None,
+    engine: flags.Engine = "vllm",
+    bare: flags.Bare = "",
+    doors: flags.Doors = ALL_DOORS,
+    engine_arg: flags.EngineArguments = None,
+    serve_arg: flags.ServeArguments = None,
+    vllm_arg: flags.VllmArguments = None,
+    samples: flags.Samples = True,
+    html_file: flags.HtmlFile = None,
 ) -> None:
     """Measures servers in turn: TTFT, time per token, throughput, errors.
 
     The first target is what the others are compared with. Example:
     vllama bench --target a=ollama:http://127.0.0.1:11434 --target b=grpc:127.0.0.1:50051
     """
-    texts, watched = target or [], watch or []
-    if not texts and preset is None:
-        texts = [f"server=ollama:{http_address(context.obj)}"]
+    chosen = target or ([] if preset else [f"server=ollama:{http_address(context.obj)}"])
+    access = Access(context.obj.get("VLLAMA_API_KEY", ""), authority(context.obj))
+    comparison = None
     try:
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())
         streams = specification.concurrencies(concurrency)
-        names = [*specification.targets(texts, model, Access()), *(DOORS if preset else ())]
-        specification.watches(watched, names)
-        _check_doors(doors)
+        targets = specification.targets(chosen, model, access)
+        plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
+        if preset:
+            chosen_doors = _doors(doors, targets)
+            comparison = Comparison(
+                model, engine, bare, engine_arg or [], chosen_doors, serve_arg or [], vllm_arg or []
+            )
+        specification.watches(watch or [], [*targets, *(comparison.doors if comparison else ())])
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
+    asked = Asked(plan, model, access, watch or [], comparison)
     settings = {
         "model": model,
-        "targets": texts,
+        "targets": chosen,
         "prompt_tokens": str(trace or prompt_tokens),
         "max_tokens": str(trace or max_tokens),
         "engine_args": engine_arg or [],
         "repeats": repeats,
         "seed": seed,
     }
-    comparison = None
-    if preset:
-        comparison = Comparison(
-            model, engine, bare, engine_arg or [], doors.split(","), serve_arg or [], vllm_arg or []
-        )
-
     cells: list[Cell] = []
-
-    async def measured() -> None:
-        async with AsyncExitStack() as stack:
-            if comparison is not None:
-                doors = await stack.enter_async_context(opened(comparison, _say))
-                texts[:0], watched[:0] = doors.targets, doors.watches
-            access = Access(context.obj.get("VLLAMA_API_KEY", ""), authority(context.obj))
-            targets = specification.targets(texts, model, access)
-            plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
-            await _measure(plan, specification.watches(watched, list(targets)), cells)
-
     try:
-        uvloop.run(stoppable(measured()))
+        uvloop.run(stoppable(_measured(asked, settings, cells)))
     finally:
         # Whoever stops a long measurement keeps the turns that were measured to their end.
         if cells:
-            compared = ratios(cells, [VLLM] if preset else [])
-            _show(cells, compared, record(cells, settings, compared, samples=samples), json_file, html_file)
+            _report(cells, settings, comparison, json_file, html_file, samples=samples)
     _judge(cells)
 
 
-def _check_doors(text: str) -> None:
-    unknown = [door for door in text.split(",") if door not in DOORS]
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} is no door: choose among {', '.join(DOORS)}")
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one command line asks for."""
+
+    plan: Plan
+    """How it is measured, with the targets that were given."""
+    model: str
+    """The model's name."""
+    access: Access
+    """How targets are reached."""
+    watches: Sequence[str]
+    """Processes to watch, as specification.py reads them."""
+    comparison: Comparison | None
+    """What is to be started, and measured before the targets that were given."""
+
+
+def _doors(text: str, targets: Collection[str]) -> list[str]:
+    """Reads the names of doors. ValueError for one that does not exist, or that a given target has taken."""
+    doors = text.split(",")
+    for door in doors:
+        if door not in DOORS:
+            raise ValueError(f"{door!r} is no door: choose among {', '.join(DOORS)}")
+        if door in targets:
+            raise ValueError(f"two targets are called {door!r}: give the other one than the door another name")
+    return doors
+
+
+async def _measured(asked: Asked, settings: dict[str, Any], cells: list[Cell]) -> None:
+    """Starts what has to be started and measures; adds the cells to `cells` as they are measured."""
+    async with AsyncExitStack() as stack:
+        plan, watches = asked.plan, list(asked.watches)
+        if asked.comparison is not None:
+            doors = await stack.enter_async_context(opened(asked.comparison, _say))
+            settings["targets"] = [*doors.targets, *settings["targets"]]
+            started = specification.targets(doors.targets, asked.model, asked.access)
+            plan = replace(plan, targets={**started, **plan.targets})
+            watches[:0] = doors.watches
+        await _measure(plan, specification.watches(watches, list(plan.targets)), cells)
 
 
 def _say(text: str) -> None:
@@ -141,36 +152,48 @@ def _say(text: str) -> None:
 
 
 async def _measure(plan: Plan, watches: Mapping[str, Watch], cells: list[Cell]) -> None:
-    """Adds the cells to `cells` as they are measured."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
     async with AsyncExitStack() as stack:
         for target in plan.targets.values():
             if isinstance(target, CommandTarget):
                 stack.push_async_callback(target.close)
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             async for cell in run(plan, watches, _begins(progress)):
-                cells.append(cell)  # noqa: PERF401 - a comprehension that is stopped would keep none
+                cells.append(cell)
+                if not console.is_terminal:
+                    # A log shows no bars: a line for each turn tells how far it is.
+                    _say(f"{_turn(cell.target, cell.concurrency, cell.repeat)}: {cell.tokens_per_second:,.1f} tokens/s")
 
 
 def _begins(progress: Progress) -> Callable[[str, int, int, int], Callable[[Sample], None]]:
     def begin(name: str, concurrency: int, repeat: int, number: int) -> Callable[[Sample], None]:
-        turn = "warm-up" if repeat < 0 else f"{concurrency} streams, turn {repeat + 1}"
-        task = progress.add_task(f"{name}: {turn}", total=number)
+        task = progress.add_task(_turn(name, concurrency, repeat), total=number)
         return lambda _: progress.advance(task)
 
     return begin
 
 
-def _show(
+def _turn(name: str, concurrency: int, repeat: int) -> str:
+    if repeat < 0:
+        return f"{name}: warm-up"
+    return f"{name}: {concurrency} stream{'s' if concurrency > 1 else ''}, turn {repeat + 1}"
+
+
+def _report(
     cells: Sequence[Cell],
-    compared: Sequence[Ratio],
-    written: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    comparison: Comparison | None,
     json_file: Path | None,
     html_file: Path | None,
+    *,
+    samples: bool,
 ) -> None:
-    summed = lines(cells)
-    sections = [rates(summed), times(summed), *([comparison(compared)] if compared else [])]
+    """Shows the result on the terminal and writes the files."""
+    summed, compared = lines(cells), ratios(cells, [VLLM] if comparison else [])
+    sections = [rates(summed), times(summed), *([ratio_table(compared)] if compared else [])]
     print("\n\n".join(sections))
+    written = record(cells, settings, compared, samples=samples)
     if json_file is not None:
         json_file.write_text(json.dumps(written, indent=1), encoding="utf-8")
     if html_file is not None:

@@ -36,6 +36,14 @@ async def test_measures_and_reports(ollama: OllamaServer, vllama: Callable, tmp_
     assert len(ollama.requests) == 2 * (1 + 2 * 2 * 2)
 
 
+async def test_a_log_tells_how_far_it_is(ollama: OllamaServer, vllama: Callable) -> None:
+    """Where standard error is no terminal, each turn that was measured is a line there."""
+    ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
+    told = [line.rpartition(": ")[0] for line in (await vllama("bench", *QUICK)).err.splitlines()]
+    turns = [f"server: {streams}, turn {turn}" for streams in ("1 stream", "2 streams") for turn in (1, 2)]
+    assert [line for line in told if line.startswith("server: ")] == turns
+
+
 async def test_requests_can_be_left_out_of_the_json(ollama: OllamaServer, vllama: Callable, tmp_path: Path) -> None:
     """Results that are kept for comparison need their sums alone."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
@@ -95,6 +103,7 @@ async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callab
         ("--watch", "a=1"),
         ("--watch", "server=x"),
         ("compare", "--doors", "bare,back"),
+        ("compare", "--target", "chat=ollama:http://127.0.0.1:1"),
     ],
 )
 def test_bad_flags_are_usage_errors(flags: tuple[str, ...]) -> None:

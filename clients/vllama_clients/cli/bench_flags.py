@@ -1,0 +1,52 @@
+"""The flags of `vllama bench`, a type for each: what it takes and how its help words it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Preset(Enum):
+    """Ready-made sets of targets."""
+
+    COMPARE = "compare"
+
+
+PresetArgument = Annotated[
+    Preset | None, typer.Argument(help="compare: start the model behind every door and measure them all.")
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="name=ollama:URL, name=openai:URL, name=grpc:HOST:PORT (grpcs: with TLS) or name=command:LINE; repeatable."
+    ),
+]
+Model = Annotated[str, typer.Option(help="The model.")]
+
+# What is sent, and how often.
+Concurrency = Annotated[str, typer.Option(help="Streams at once, e.g. 1,5,10.")]
+PromptTokens = Annotated[str, typer.Option(help="Prompt length: 128, 64-256 or lognormal:128:0.8.")]
+MaxTokens = Annotated[str, typer.Option(help="Output length, likewise.")]
+Trace = Annotated[Path | None, typer.Option(help='Lines of {"prompt", "max_tokens"} to send instead.')]
+Requests = Annotated[int | None, typer.Option(min=1, help="Requests at each concurrency; default 3 each.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Times that the targets take turns.")]
+WarmUp = Annotated[int, typer.Option(min=0, help="Requests to each target before measuring.")]
+TimeoutSeconds = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one request.")]
+Seed = Annotated[int, typer.Option(help="Seed of lengths and words.")]
+Watches = Annotated[list[str] | None, typer.Option(help="name=PID: tell that process's CPU per token.")]
+
+# What `compare` starts.
+Engine = Annotated[str, typer.Option(help="With compare: vllm, or fake for a simulation.")]
+Bare = Annotated[str, typer.Option(help="With compare: another program that is the bare engine.")]
+Doors = Annotated[str, typer.Option(help="With compare: which doors.")]
+EngineArguments = Annotated[list[str] | None, typer.Option(help="With compare: key=value for all engines.")]
+ServeArguments = Annotated[list[str] | None, typer.Option(help="With compare: flag for the balancer.")]
+VllmArguments = Annotated[list[str] | None, typer.Option(help="With compare: flag for vLLM's own server.")]
+
+# What is written.
+Samples = Annotated[bool, typer.Option(help="Keep every request in the JSON file.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write every sample to this file.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page with charts to this file.")]
