@@ -1,11 +1,26 @@
-"""The bare engine as a program: its protocol, with an engine that is scripted, and the flags for vLLM's own server."""
+"""The bare engine as a program: its protocol, the flags for vLLM's own server, and all of it on real vLLM."""
+
+from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.server.vllm_adapter.conftest import CACHE_BYTES
 from vllama_server.vllm_adapter.bare import serve, server_flags
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATIENCE_SECONDS = 220
+ORDERS = [
+    {"id": 0, "prompt": "Say hello.", "max_tokens": 6},
+    {"id": 1, "prompt": "Count from one to twenty, please.", "max_tokens": 9},
+]
 
 
 class Scripted:
@@ -52,3 +67,54 @@ async def test_requests_run_at_once_and_each_gets_a_line(capsys):
 def test_engine_arguments_become_flags(arguments, flags):
     """Switches are on or off, unset ones are left out, and model and name are the caller's."""
     assert server_flags(arguments) == flags
+
+
+async def bare(*arguments: str, said: bytes = b"", **environment: str) -> list[Any]:
+    """Runs the program in a process of its own and reads the lines that it wrote; it has to end by itself."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vllama_server.vllm_adapter.bare", *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"VLLM_PLUGINS": ""} | environment,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            out, log = await process.communicate(said)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, log.decode()[-2000:]
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.real
+@pytest.mark.timeout(240)
+async def test_real_answers_have_their_full_length_and_their_times(model_directory: Path, temporary: Path) -> None:
+    """Two requests at once are answered, each to the length that was asked for; the program ends and leaves no file."""
+    said = b"".join(json.dumps(order).encode() + b"\n" for order in ORDERS)
+    cache = f"kv_cache_memory_bytes={CACHE_BYTES}"
+    lines = await bare(str(model_directory), "--engine-arg", cache, said=said, TMPDIR=str(temporary))
+    assert await asyncio.to_thread(lambda: list(temporary.iterdir())) == []
+    assert lines[0] == {"ready": True}
+    answers = sorted(lines[1:], key=lambda answer: answer["id"])
+    assert [(answer["id"], answer["tokens"]) for answer in answers] == [(0, 6), (1, 9)]
+    for answer in answers:
+        assert "error" not in answer
+        assert 0 < answer["ttft_seconds"] <= answer["seconds"]
+    # The chat template adds the same to both; the second prompt is the longer one.
+    assert 10 < answers[0]["prompt_tokens"] < answers[1]["prompt_tokens"]
+
+
+@pytest.mark.real
+@pytest.mark.timeout(240)
+async def test_vllms_own_server_understands_the_flags(model_directory: Path) -> None:
+    """Its parser takes every flag, and the engine that they ask for has the worker's context, batch and cache."""
+    from vllm import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    (flags,) = await bare(str(model_directory), "--engine-arg", "max_num_seqs=8", "--server-flags")
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", str(model_directory), *flags])
+    asked = AsyncEngineArgs.from_cli_args(parsed)
+    assert (asked.max_num_seqs, asked.max_model_len, asked.enforce_eager) == (8, 4096, True)
+    assert asked.kv_cache_memory_bytes > 0
