@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from benchmarks.relay.lean_client import Connection, drive
 from benchmarks.relay.processes import fleet
 
-from vllama_server.engine import Chunk, GenerationRequest, Sampling, TextPrompt
+from vllama_server.engine.events import Chunk
+from vllama_server.engine.requests import GenerationRequest, Sampling, TextPrompt
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.profile import Profile
 

@@ -7,6 +7,7 @@ flags or the environment, so what a worker does follows from one printed value.
 from __future__ import annotations
 
 import argparse
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
 
 
 DEFAULT_LISTEN = "127.0.0.1:50061"
+EVERYDAY = (
+    "MODEL", "--listen", "--name", "--engine", "--device", "--max-streams", "--max-model-len",
+    "--gpu-memory-utilization", "--metrics", "--join", "--join-token-file",
+)  # fmt: skip
+"""Flags of the short help, which fits a screen; `--help-all` shows the others as well."""
+FLAGS_COLUMNS = 34
+"""Columns for a flag and its value; the longest of the everyday ones fits."""
+EXAMPLES = """\
+example:
+  vllama worker qwen2.5:7b --listen 0.0.0.0:50061, and elsewhere
+  vllama serve --worker 10.0.0.7:50061
+
+Every flag has a twin in the environment, which it beats: --max-streams is
+VLLAMA_MAX_STREAMS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +97,8 @@ class WorkerConfig:
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
     """Reads flags, then environment twins, then defaults.
 
-    Raises ConfigError with one sentence that names the flag (or its twin) and the fix. `--help`
-    prints the flags and raises SystemExit(0).
+    Raises ConfigError with one sentence that names the flag (or its twin) and the fix. `--help` and
+    `--help-all` print flags and raise SystemExit(0).
     """
     given = vars(_parser().parse_args(argv))
     found: dict[str, Any] = {}
@@ -164,23 +179,35 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message[0].upper()}{message[1:]}; `vllama worker --help` lists the flags.")
 
 
-def _parser() -> argparse.ArgumentParser:
+class _HelpAll(argparse.Action):
+    """Prints the help with all flags in it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        _parser(is_complete=True).print_help()
+        parser.exit()
+
+
+def _parser(*, is_complete: bool = False) -> argparse.ArgumentParser:
+    """Makes the parser; its help has every flag when it is to be complete, else those that people need."""
     parser = _Parser(
         prog="vllama worker",
+        usage="vllama worker MODEL [FLAGS]",
         description="Hosts one model behind gRPC.",
-        epilog="Every flag has an environment twin VLLAMA_<FLAG>; a flag beats its twin.",
+        epilog=EXAMPLES,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=FLAGS_COLUMNS),
         allow_abbrev=False,
     )
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, dest=argparse.SUPPRESS, help="show all flags")
     for flag in _FLAGS:
-        options: dict[str, Any] = {"default": None, "help": flag.help}
+        is_shown = is_complete or flag.name in EVERYDAY
+        options: dict[str, Any] = {"default": None, "help": flag.help if is_shown else argparse.SUPPRESS}
         if not flag.name.startswith("--"):
             parser.add_argument(flag.field, nargs="?", metavar=flag.name, **options)
         elif flag.read is values.boolean:
             parser.add_argument(flag.name, dest=flag.field, action="store_const", const="true", **options)
         else:
             action = "append" if flag.repeatable else "store"
-            metavar = flag.name.lstrip("-").upper().replace("-", "_")
-            parser.add_argument(flag.name, dest=flag.field, action=action, metavar=metavar, **options)
+            parser.add_argument(flag.name, dest=flag.field, action=action, metavar="VALUE", **options)
     return parser
 
 

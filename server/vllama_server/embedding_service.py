@@ -11,7 +11,7 @@ from vllama_server.errors import InvalidRequest
 if TYPE_CHECKING:
     import grpc
 
-    from vllama_server.engine import Engine
+    from vllama_server.engine.protocol import Engine
     from vllama_server.gate import Gate
     from vllama_server.identity import Identity
 

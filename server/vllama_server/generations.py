@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import Chunk, Completed
+from vllama_server.engine.events import Chunk, Completed
 from vllama_server.errors import EngineFault
 from vllama_server.occupancy import Occupancy
 from vllama_server.wire import requests
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from vllama_protos.v1 import generation_pb2 as pb
-    from vllama_server.engine import Engine, GenerationEvent
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import Engine
     from vllama_server.gate import Gate
     from vllama_server.identity import Identity
     from vllama_server.metrics import WorkerMetrics

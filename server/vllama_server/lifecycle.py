@@ -10,7 +10,7 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import StartPhase
+from vllama_server.engine.protocol import StartPhase
 from vllama_server.errors import Asleep, Draining, EngineDead, NotReady
 
 if TYPE_CHECKING:

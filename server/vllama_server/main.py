@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine import Engine
+    from vllama_server.engine.protocol import Engine
 
 logger = logging.getLogger(__name__)
 

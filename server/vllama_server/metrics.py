@@ -11,7 +11,8 @@ from vllama_server.lifecycle import State
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from vllama_server.engine import Completed, EngineLoad
+    from vllama_server.engine.events import Completed
+    from vllama_server.engine.protocol import EngineLoad
 
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 

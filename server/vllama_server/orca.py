@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllama_server.engine import EngineLoad
+    from vllama_server.engine.protocol import EngineLoad
     from vllama_server.occupancy import Occupancy
 
 TRAILER = "endpoint-load-metrics-bin"

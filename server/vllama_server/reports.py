@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import EngineLoad
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import WorkerError
 from vllama_server.lifecycle import State
 from vllama_server.wire.descriptions import report
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from vllama_protos.v1 import worker_pb2
-    from vllama_server.engine import Engine
+    from vllama_server.engine.protocol import Engine
     from vllama_server.identity import Identity
     from vllama_server.lifecycle import Lifecycle
     from vllama_server.metrics import WorkerMetrics

@@ -14,7 +14,8 @@ from vllama_server.wire import events, requests
 if TYPE_CHECKING:
     import grpc
 
-    from vllama_server.engine import Engine, GenerationEvent
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import Engine
     from vllama_server.gate import Gate
     from vllama_server.generations import Generations
     from vllama_server.identity import Identity

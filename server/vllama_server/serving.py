@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine import Engine, StartPhase
+    from vllama_server.engine.protocol import Engine, StartPhase
     from vllama_server.identity import Identity
     from vllama_server.metrics import WorkerMetrics
     from vllama_server.stopping import StopRequests

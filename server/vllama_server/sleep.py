@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from vllama_server.engine import Engine
+    from vllama_server.engine.protocol import Engine
     from vllama_server.gate import Gate
     from vllama_server.lifecycle import Lifecycle
 

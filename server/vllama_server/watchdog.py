@@ -15,7 +15,7 @@ from vllama_server.errors import EngineDead
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from vllama_server.engine import EngineLoad
+    from vllama_server.engine.protocol import EngineLoad
 
 MOST_POLL_SECONDS = 1.0
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from vllama_server.engine import Engine, EngineDescription
+    from vllama_server.engine.description import EngineDescription
+    from vllama_server.engine.protocol import Engine
     from vllama_server.gate import Gate
     from vllama_server.identity import Identity
     from vllama_server.lifecycle import Lifecycle

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tests.server.worker_process import WorkerProcess
 from vllama_protos.v1.embedding_pb2_grpc import EmbeddingStub
 from vllama_protos.v1.generation_pb2_grpc import GenerationStub
 from vllama_protos.v1.worker_pb2_grpc import WorkerStub
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from vllama_server.engine import Engine
+    from vllama_server.engine.protocol import Engine
 
 FLAT_OUT = Profile(step_seconds=0.0, step_seconds_per_stream=0.0, prefill_tokens_per_second=0.0)
 """A profile whose steps take no time."""
@@ -103,6 +105,31 @@ async def start_worker(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[
             worker = await _run(config, engine or FakeEngine(FLAT_OUT), stack)
             if ready:
                 await until_ready(worker)
+            return worker
+
+        yield start
+
+
+@pytest.fixture
+async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[WorkerProcess]]]:
+    """Starts workers in processes of their own, given a model and flags, that end with the test."""
+    async with AsyncExitStack() as stack:
+        count = itertools.count()
+
+        async def start(
+            *arguments: str,
+            model: str = "tiny",
+            engine: str = "fake",
+            ready: bool = True,
+            listen: str = "",
+            **options: Any,
+        ) -> WorkerProcess:
+            number = next(count)
+            address, log = listen or f"unix:{tmp_path}/{number}.sock", tmp_path / f"{number}.log"
+            worker = WorkerProcess(address, log, (model, "--engine", engine, *arguments), options)
+            stack.push_async_callback(worker.end)
+            if ready:
+                await worker.ready()
             return worker
 
         yield start

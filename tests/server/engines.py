@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import (
-    Accepted,
-    Chunk,
-    Completed,
-    EngineLoad,
-    FinishReason,
-)
+from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import EngineDead
 from vllama_server.fake_engine.engine import FakeEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from vllama_server.engine import GenerationEvent, GenerationRequest, StartPhase
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import StartPhase
+    from vllama_server.engine.requests import GenerationRequest
 
 
 class ScriptedEngine(FakeEngine):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllama_server.engine import StartPhase
+from vllama_server.engine.protocol import StartPhase
 from vllama_server.lifecycle import Lifecycle, State
 
 

@@ -15,7 +15,7 @@ from tests.server.statuses import all_of
 from tests.server.wiretap import wiretap
 from vllama_protos.v1 import generation_pb2
 from vllama_protos.v1.generation_pb2_grpc import GenerationStub
-from vllama_server.engine import EngineLoad
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import EngineFault
 from vllama_server.occupancy import Occupancy
 from vllama_server.orca import TRAILER, load_report

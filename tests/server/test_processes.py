@@ -3,103 +3,15 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import urllib.request
-from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
 
 from tests.server.statuses import all_of, error_of
+from tests.server.worker_process import rest_of
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_protos.v1.generation_pb2_grpc import GenerationStub
-from vllama_protos.v1.worker_pb2_grpc import WorkerStub
-
-PATIENCE_SECONDS = 30.0
-CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 100),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-"""A process that starts is found within a tenth of a second."""
-
-
-class Worker:
-    """A worker process and a channel to it."""
-
-    def __init__(self, process, address, log):
-        self.process = process
-        self.socket = Path(address.removeprefix("unix:"))
-        self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self.generation = GenerationStub(self.channel)
-        self.worker = WorkerStub(self.channel)
-        self._log = log
-
-    def log(self):
-        """Everything that it wrote."""
-        return self._log.read_text()
-
-    def signal(self, number):
-        """Sends a signal."""
-        self.process.send_signal(number)
-
-    async def status(self):
-        """Waits for its exit status."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (status := self.process.poll()) is None:
-                await asyncio.sleep(0.01)
-        return status
-
-    async def ready(self):
-        """Waits until it serves."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            watch = self.worker.Watch(worker_pb2.WatchRequest(), wait_for_ready=True)
-            while (await watch.read()).state != worker_pb2.WORKER_STATE_READY:
-                pass
-            watch.cancel()
-
-    async def begin(self, max_tokens):
-        """Starts a generation and waits for its first event."""
-        call = self.generation.Generate(
-            generation_pb2.GenerateRequest(prompt="x", sampling=generation_pb2.Sampling(max_tokens=max_tokens))
-        )
-        await call.read()
-        return call
-
-
-@pytest.fixture
-async def spawn(tmp_path):
-    """Starts worker processes, given further flags, that end with the test."""
-    workers = []
-
-    async def start(*arguments, ready=True, listen=None, **options):
-        address = listen or f"unix:{tmp_path}/{len(workers)}.sock"
-        log = tmp_path / f"{len(workers)}.log"
-        command = [sys.executable, "-m", "vllama_server", "tiny", "--engine", "fake", "--listen", address, *arguments]
-        with log.open("wb") as sink:
-            process = subprocess.Popen(command, stderr=sink, stdout=sink, start_new_session=True, **options)  # noqa: ASYNC220
-        workers.append(Worker(process, address, log))
-        if ready:
-            await workers[-1].ready()
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        await worker.channel.close()
-        with suppress(ProcessLookupError):
-            worker.process.kill()
-        worker.process.wait()
-
-
-async def rest_of(call):
-    """Reads what is left of a stream."""
-    events = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        events.append(event)
-    return events
 
 
 async def test_sigterm_drains(spawn):
@@ -117,9 +29,7 @@ async def test_a_second_signal_aborts(spawn):
     worker = await spawn("--drain-timeout", "600")
     call = await worker.begin(4000)
     worker.signal(signal.SIGTERM)
-    watch = worker.worker.Watch(worker_pb2.WatchRequest())
-    while (await watch.read()).state != worker_pb2.WORKER_STATE_DRAINING:
-        pass
+    await worker.reached(worker_pb2.WORKER_STATE_DRAINING)
     worker.signal(signal.SIGINT)
     assert (await error_of(rest_of(call))).code() == grpc.StatusCode.UNAVAILABLE
     assert await worker.status() == 0

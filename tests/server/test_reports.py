@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.server.engines import ScriptedEngine
 from vllama_protos.v1 import worker_pb2
-from vllama_server.engine import EngineLoad, StartPhase
+from vllama_server.engine.protocol import EngineLoad, StartPhase
 from vllama_server.identity import Identity
 from vllama_server.lifecycle import Lifecycle
 from vllama_server.metrics import WorkerMetrics

@@ -10,15 +10,8 @@ from tests.server.engines import completed, started
 from tests.server.statuses import all_of, details_of, error_of
 from vllama_protos.v1 import embedding_pb2
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import (
-    Accepted,
-    Chunk,
-    FinishReason,
-    PositionLogprobs,
-    TextPrompt,
-    TokenLogprob,
-    ToolCall,
-)
+from vllama_server.engine.events import Accepted, Chunk, FinishReason, PositionLogprobs, TokenLogprob
+from vllama_server.engine.requests import TextPrompt, ToolCall
 from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, EngineFault
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.profile import Profile

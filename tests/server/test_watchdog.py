@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from vllama_server.engine import EngineLoad
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.watchdog import Watchdog
 
 

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from tests.server.engines import ScriptedEngine, started
 from tests.server.statuses import all_of, details_of, error_of
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_server.engine import EngineLoad, StartPhase
+from vllama_server.engine.protocol import EngineLoad, StartPhase
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.profile import Profile
 

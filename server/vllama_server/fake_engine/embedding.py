@@ -6,7 +6,7 @@ import math
 import struct
 from hashlib import sha256
 
-from vllama_server.engine import EmbeddedText
+from vllama_server.engine.protocol import EmbeddedText
 from vllama_server.errors import ContextTooLong
 from vllama_server.fake_engine import tokens
 

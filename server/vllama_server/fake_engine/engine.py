@@ -7,15 +7,8 @@ import logging
 from random import Random
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import (
-    Capability,
-    Device,
-    EngineDescription,
-    EngineLoad,
-    ModelInfo,
-    StartPhase,
-    TokenizedText,
-)
+from vllama_server.engine.description import Capability, Device, EngineDescription, ModelInfo
+from vllama_server.engine.protocol import EngineLoad, StartPhase, TokenizedText
 from vllama_server.errors import CapabilityMissing, ConfigError, ContextTooLong, EngineDead, InvalidRequest
 from vllama_server.fake_engine import embedding, tokens
 from vllama_server.fake_engine.clock import LoopClock
@@ -32,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine import ChatPrompt, EmbeddedText, GenerationEvent, GenerationRequest, TextPrompt
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import EmbeddedText
+    from vllama_server.engine.requests import ChatPrompt, GenerationRequest, TextPrompt
     from vllama_server.fake_engine.clock import Clock
     from vllama_server.fake_engine.steps import Step
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import Accepted, Chunk, Completed
+from vllama_server.engine.events import Accepted, Chunk, Completed
 from vllama_server.fake_engine import tokens
 from vllama_server.fake_engine.steps import Stream
 

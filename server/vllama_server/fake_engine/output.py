@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import FinishReason, PositionLogprobs, TokenLogprob
+from vllama_server.engine.events import FinishReason, PositionLogprobs, TokenLogprob
 from vllama_server.fake_engine import tokens
 
 if TYPE_CHECKING:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import Capability, ChatPrompt, TextPrompt, ThinkLevel, TokenPrompt, ToolMode
+from vllama_server.engine.description import Capability
+from vllama_server.engine.requests import ChatPrompt, TextPrompt, ThinkLevel, TokenPrompt, ToolMode
 from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
 from vllama_server.fake_engine import tokens
 
 if TYPE_CHECKING:
-    from vllama_server.engine import Message, Prompt
+    from vllama_server.engine.requests import Message, Prompt
 
 
 def render(prompt: Prompt) -> bytes:

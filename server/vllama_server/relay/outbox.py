@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import worker_pb2 as pb
-from vllama_server.engine import Chunk
+from vllama_server.engine.events import Chunk
 from vllama_server.wire.events import fill_delta
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from vllama_protos.v1 import worker_pb2 as pb
-from vllama_server.engine import Chunk
+from vllama_server.engine.events import Chunk
 from vllama_server.errors import InvalidRequest, WorkerError
 from vllama_server.relay.credit import Credit
 from vllama_server.relay.outbox import Outbox
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vllama_protos.v1 import generation_pb2
     from vllama_server.call_record import CallRecord
-    from vllama_server.engine import GenerationEvent
+    from vllama_server.engine.events import GenerationEvent
     from vllama_server.generations import Generations
     from vllama_server.identity import Identity
 

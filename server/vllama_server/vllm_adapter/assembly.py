@@ -15,7 +15,7 @@ from vllama_server.vllm_adapter.tool_calls import ToolCallGatherer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_server.engine import ToolCall
+    from vllama_server.engine.requests import ToolCall
     from vllama_server.vllm_adapter.text import TokenText
 
 

@@ -23,6 +23,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +101,7 @@ async def run(profile: EngineProfile) -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from vllama_server.vllm_adapter.computing import bound_to_cores
+    from vllama_server.vllm_adapter.contexts import close_context
     from vllama_server.vllm_adapter.loaded import configure
 
     config = configure(profile)
@@ -116,6 +118,7 @@ async def run(profile: EngineProfile) -> None:
             transport.close()
     finally:
         engine.shutdown()
+        close_context(engine)
 
 
 def _flags(profile: EngineProfile) -> list[str]:
@@ -157,7 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     import uvloop  # as vLLM's own server and our worker do
 
-    uvloop.run(run(profile))
+    workspace = Workspace()
+    # There vLLM's processes put their sockets and temporary files, not all of which they remove.
+    os.environ["VLLM_RPC_BASE_PATH"] = os.environ["TMPDIR"] = str(workspace.path)
+    try:
+        uvloop.run(run(profile))
+    finally:
+        workspace.close()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers import TokenizeParams
 
-from vllama_server.engine import ThinkLevel, ToolMode
+from vllama_server.engine.requests import ThinkLevel, ToolMode
 from vllama_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_server.engine import ChatPrompt, Message, Tool
+    from vllama_server.engine.requests import ChatPrompt, Message, Tool
 
 _IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp", b"GIF8": "gif"}
 _EFFORTS = {ThinkLevel.LOW: "low", ThinkLevel.MEDIUM: "medium", ThinkLevel.HIGH: "high", ThinkLevel.MAX: "max"}

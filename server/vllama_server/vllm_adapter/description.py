@@ -13,7 +13,8 @@ import vllm
 from safetensors import safe_open
 from vllm.platforms import current_platform
 
-from vllama_server.engine import Capability, Device, EngineDescription, ModelInfo, Sampling
+from vllama_server.engine.description import Capability, Device, EngineDescription, ModelInfo
+from vllama_server.engine.requests import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from vllm.inputs import tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-from vllama_server.engine import EmbeddedText
+from vllama_server.engine.protocol import EmbeddedText
 from vllama_server.errors import ContextTooLong, InvalidRequest
 from vllama_server.vllm_adapter.faults import translate
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pynvml
 
-from vllama_server.engine import StartPhase
+from vllama_server.engine.protocol import StartPhase
 from vllama_server.errors import CapabilityMissing, EngineDead, NotReady, StartFailed
 from vllama_server.vllm_adapter import parent_watch, preload
 from vllama_server.vllm_adapter.advice import failure_message
@@ -31,16 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine import (
-        ChatPrompt,
-        EmbeddedText,
-        EngineDescription,
-        EngineLoad,
-        GenerationEvent,
-        GenerationRequest,
-        TextPrompt,
-        TokenizedText,
-    )
+    from vllama_server.engine.description import EngineDescription
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import EmbeddedText, EngineLoad, TokenizedText
+    from vllama_server.engine.requests import ChatPrompt, GenerationRequest, TextPrompt
     from vllama_server.vllm_adapter.loaded import LoadedEngine
     from vllama_server.vllm_adapter.reports import Report
 
@@ -91,7 +85,7 @@ class VllmEngine:
         logging.getLogger("vllm").addHandler(handler)
         try:
             preloaded = preload.begin(self._profile, os.environ)
-            self._building = asyncio.create_task(asyncio.to_thread(self._build, told, preloaded), name="vllm-build")
+            self._building = asyncio.create_task(self._build(told, preloaded), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
             told.reach(StartPhase.WARM_UP)
             await self._loaded.warm_up()
@@ -103,14 +97,16 @@ class VllmEngine:
             logging.getLogger("vllm").removeHandler(handler)
         self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-death-watch")
 
-    def _build(self, told: StartProgress, preloaded: bool) -> LoadedEngine:
-        """Imports vLLM, checks the model and loads it. Runs in a thread; gives up between steps when stopped."""
-        loaded: Any = importlib.import_module("vllama_server.vllm_adapter.loaded")
+    async def _build(self, told: StartProgress, preloaded: bool) -> LoadedEngine:
+        """Imports vLLM, checks the model and loads it, in threads; gives up between steps when stopped."""
+        # A thread of its own: a module that keeps an exception of its import keeps with it all that the thread's
+        # functions knew, and that must not be the engine.
+        loaded: Any = await asyncio.to_thread(importlib.import_module, "vllama_server.vllm_adapter.loaded")
         self._give_up_if_stopped()
-        config = loaded.configure(self._profile)
+        config = await asyncio.to_thread(loaded.configure, self._profile)
         self._give_up_if_stopped()
         told.reach(StartPhase.LOAD)
-        engine: LoadedEngine = loaded.LoadedEngine(config, self._profile, preloaded=preloaded)
+        engine: LoadedEngine = await asyncio.to_thread(loaded.LoadedEngine, config, self._profile, preloaded=preloaded)
         return engine
 
     def _give_up_if_stopped(self) -> None:
@@ -187,6 +183,7 @@ class VllmEngine:
         await self._abandon_build()
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
+            await loaded.detach()
             await asyncio.to_thread(loaded.shut_down)
             # By now the sockets are closed: that was called back to this loop before the thread's end was.
             await asyncio.to_thread(loaded.close)

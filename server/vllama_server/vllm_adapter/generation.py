@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllama_server.engine import Accepted, Chunk, Completed, FinishReason
+from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
 from vllama_server.errors import EngineFault
 from vllama_server.vllm_adapter.assembly import Assembler, Splitter
 from vllama_server.vllm_adapter.faults import translate
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from vllm import SamplingParams
 
-    from vllama_server.engine import GenerationEvent, GenerationRequest
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.requests import GenerationRequest
     from vllama_server.vllm_adapter.assembly import Output
     from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
     from vllama_server.vllm_adapter.vocabulary import Vocabulary

@@ -15,8 +15,11 @@ from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
-from vllama_server.engine import Capability, GenerationRequest, Sampling, TokenizedText, TokenPrompt
+from vllama_server.engine.description import Capability
+from vllama_server.engine.protocol import TokenizedText
+from vllama_server.engine.requests import GenerationRequest, Sampling, TokenPrompt
 from vllama_server.errors import CapabilityMissing, EngineDead, InvalidRequest, StartFailed
 from vllama_server.vllm_adapter import computing
 from vllama_server.vllm_adapter.contexts import close_abandoned, close_context
@@ -35,15 +38,18 @@ from vllama_server.vllm_adapter.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from vllama_server.engine import ChatPrompt, EmbeddedText, EngineDescription, GenerationEvent, TextPrompt
+    from vllama_server.engine.description import EngineDescription
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import EmbeddedText
+    from vllama_server.engine.requests import ChatPrompt, TextPrompt
     from vllama_server.vllm_adapter.profile import EngineProfile
 
 WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
 
-ORDERLY_SECONDS = 1.0
-"""How long the engine's processes may take to end by themselves: what they serve has ended before, and what they hold
-is freed with them; left alone, vLLM gives them five seconds, and they rarely make it."""
+ORDERLY_SECONDS = 3.0
+"""How long the engine's processes may take to end by themselves. What they serve has ended before; they free what they
+hold and collect their garbage, which takes a good second. One that is killed in the middle leaves semaphores behind."""
 
 _CONCESSIONS = (
     ("greater than the derived max_model_len", "max_model_len", None),
@@ -248,6 +254,17 @@ class LoadedEngine:
     async def wake(self) -> None:
         """Moves the weights back; see Engine.wake."""
         await self._llm.wake_up()
+
+    async def detach(self) -> None:
+        """Stops listening to the engine's processes, so that their end is not taken for their death.
+
+        A generation that still waits for them ends with EngineDead.
+        """
+        listening = self._llm.output_handler
+        if listening is not None:
+            listening.cancel()
+            await asyncio.wait({listening})
+        self._llm.output_processor.propagate_error(EngineDeadError())
 
     def shut_down(self) -> None:
         """Ends the engine's processes; blocks for some seconds at most."""

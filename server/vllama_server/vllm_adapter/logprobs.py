@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllama_server.engine import PositionLogprobs, TokenLogprob
+from vllama_server.engine.events import PositionLogprobs, TokenLogprob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

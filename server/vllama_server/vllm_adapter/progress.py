@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from vllama_server.engine import StartPhase
+from vllama_server.engine.protocol import StartPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable

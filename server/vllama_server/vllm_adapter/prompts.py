@@ -12,7 +12,8 @@ from vllm.inputs import tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-from vllama_server.engine import Capability, ChatPrompt, TextPrompt, ThinkLevel, TokenPrompt
+from vllama_server.engine.description import Capability
+from vllama_server.engine.requests import ChatPrompt, TextPrompt, ThinkLevel, TokenPrompt
 from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
 from vllama_server.vllm_adapter.chat import RenderRequest, render_request, shorter_versions
 from vllama_server.vllm_adapter.families import fill_in_the_middle
@@ -20,7 +21,7 @@ from vllama_server.vllm_adapter.families import fill_in_the_middle
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_server.engine import Message, Prompt
+    from vllama_server.engine.requests import Message, Prompt
     from vllama_server.vllm_adapter.families import Traits
     from vllama_server.vllm_adapter.vocabulary import Vocabulary
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from vllama_server.engine import FormatKind
+from vllama_server.engine.requests import FormatKind
 from vllama_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllama_server.engine import OutputFormat, Sampling
+    from vllama_server.engine.requests import OutputFormat, Sampling
 
 MAX_TEMPERATURE = 2.0
 MAX_PENALTY = 2.0

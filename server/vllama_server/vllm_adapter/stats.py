@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from vllama_server.engine import EngineLoad
+from vllama_server.engine.protocol import EngineLoad
 
 if TYPE_CHECKING:
     from collections.abc import Callable

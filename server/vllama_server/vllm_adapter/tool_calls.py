@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from vllama_server.engine import ToolCall
+from vllama_server.engine.requests import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

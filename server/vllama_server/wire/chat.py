@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import ChatPrompt, Message, ThinkLevel, Tool, ToolCall, ToolMode
+from vllama_server.engine.requests import ChatPrompt, Message, ThinkLevel, Tool, ToolCall, ToolMode
 from vllama_server.errors import InvalidRequest
 
 if TYPE_CHECKING:

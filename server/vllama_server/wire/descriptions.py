@@ -6,12 +6,15 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_server.engine import Capability, StartPhase
+from vllama_server.engine.description import Capability
+from vllama_server.engine.protocol import StartPhase
 from vllama_server.lifecycle import State
 from vllama_server.wire.events import set_duration
 
 if TYPE_CHECKING:
-    from vllama_server.engine import EngineDescription, EngineLoad, ModelInfo, Sampling
+    from vllama_server.engine.description import EngineDescription, ModelInfo
+    from vllama_server.engine.protocol import EngineLoad
+    from vllama_server.engine.requests import Sampling
     from vllama_server.identity import Identity
     from vllama_server.lifecycle import Lifecycle
 

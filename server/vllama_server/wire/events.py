@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import Accepted, Chunk, FinishReason
+from vllama_server.engine.events import Accepted, Chunk, FinishReason
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
-    from vllama_server.engine import Completed, GenerationEvent, PositionLogprobs, TokenLogprob
+    from vllama_server.engine.events import Completed, GenerationEvent, PositionLogprobs, TokenLogprob
     from vllama_server.identity import Identity
 
 FINISH_REASONS = {

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import (
+from vllama_server.engine.requests import (
     ChatPrompt,
     FormatKind,
     GenerationRequest,
@@ -24,7 +24,7 @@ from vllama_server.errors import InvalidRequest
 from vllama_server.wire.chat import chat_prompt
 
 if TYPE_CHECKING:
-    from vllama_server.engine import Prompt
+    from vllama_server.engine.requests import Prompt
 
 REQUEST_ID_CHARACTERS = 128
 MOST_LOGPROBS = 20

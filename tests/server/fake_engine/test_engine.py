@@ -10,19 +10,16 @@ from hypothesis import strategies as st
 
 from tests.server.conftest import FLAT_OUT, VirtualClock
 from vllama_server.config import WorkerConfig
-from vllama_server.engine import (
-    Accepted,
-    Capability,
+from vllama_server.engine.description import Capability
+from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
+from vllama_server.engine.protocol import StartPhase
+from vllama_server.engine.requests import (
     ChatPrompt,
-    Chunk,
-    Completed,
-    FinishReason,
     FormatKind,
     GenerationRequest,
     Message,
     OutputFormat,
     Sampling,
-    StartPhase,
     TextPrompt,
     ThinkLevel,
     TokenPrompt,

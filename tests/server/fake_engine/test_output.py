@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_server.engine import FinishReason
+from vllama_server.engine.events import FinishReason
 from vllama_server.fake_engine.output import Output
 
 

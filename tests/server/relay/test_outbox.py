@@ -3,7 +3,7 @@
 import asyncio
 
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_server.engine import Chunk
+from vllama_server.engine.events import Chunk
 from vllama_server.relay import outbox as module
 from vllama_server.relay.outbox import Outbox
 

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tests.server.conftest import PATIENCE_SECONDS
 from tests.server.engines import completed, started
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_server.engine import Accepted, Chunk
+from vllama_server.engine.events import Accepted, Chunk
 from vllama_server.errors import CapabilityMissing
 from vllama_server.serving import ExitStatus
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ with warnings.catch_warnings():
     import vllm.v1.engine.async_llm  # noqa: F401
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 HERE = Path(__file__).parent
 
@@ -45,6 +46,13 @@ def model_directory() -> Path:
     command = [sys.executable, "-m", "vllama_balancer.models", "resolve", "smollm2:135m"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A temporary directory whose path is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

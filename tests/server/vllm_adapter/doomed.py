@@ -12,7 +12,8 @@ import time
 
 import psutil
 
-from vllama_server.engine import Chunk, GenerationRequest, Sampling, TextPrompt
+from vllama_server.engine.events import Chunk
+from vllama_server.engine.requests import GenerationRequest, Sampling, TextPrompt
 from vllama_server.vllm_adapter.engine import VllmEngine
 from vllama_server.vllm_adapter.profile import EngineProfile
 

@@ -6,12 +6,15 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vllama_server.engine import Accepted, Chunk, Completed, GenerationRequest, Sampling
+from vllama_server.engine.events import Accepted, Chunk, Completed
+from vllama_server.engine.requests import GenerationRequest, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from vllama_server.engine import Engine, GenerationEvent, Prompt, ToolCall
+    from vllama_server.engine.events import GenerationEvent
+    from vllama_server.engine.protocol import Engine
+    from vllama_server.engine.requests import Prompt, ToolCall
 
 _numbers = itertools.count()
 

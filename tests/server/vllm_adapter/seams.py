@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tests.server.vllm_adapter.driving import run
-from vllama_server.engine import ChatPrompt, Message, Sampling, TextPrompt
+from vllama_server.engine.requests import ChatPrompt, Message, Sampling, TextPrompt
 
 if TYPE_CHECKING:
     import random
 
     from tests.server.vllm_adapter.driving import Outcome
-    from vllama_server.engine import Engine, Prompt
+    from vllama_server.engine.protocol import Engine
+    from vllama_server.engine.requests import Prompt
 
 GREEDY = Sampling(temperature=0.0, max_tokens=28)
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 from vllm.parser import ParserManager
 
-from vllama_server.engine import ChatPrompt, Message, Tool, ToolMode
+from vllama_server.engine.requests import ChatPrompt, Message, Tool, ToolMode
 from vllama_server.vllm_adapter.assembly import Assembler, Output, Splitter
 from vllama_server.vllm_adapter.chat import render_request
 from vllama_server.vllm_adapter.text import DecodeOptions, TokenText

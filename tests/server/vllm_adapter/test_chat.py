@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from vllm.multimodal.media import MediaConnector
 
-from vllama_server.engine import ChatPrompt, Message, ThinkLevel, Tool, ToolCall, ToolMode
+from vllama_server.engine.requests import ChatPrompt, Message, ThinkLevel, Tool, ToolCall, ToolMode
 from vllama_server.errors import InvalidRequest
 from vllama_server.vllm_adapter.chat import render_request, shorter_versions
 

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from tests.server.vllm_adapter.driving import run
-from vllama_server.engine import Capability, TextPrompt
+from vllama_server.engine.description import Capability
+from vllama_server.engine.requests import TextPrompt
 from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
 from vllama_server.vllm_adapter.engine import VllmEngine
 from vllama_server.vllm_adapter.profile import EngineProfile

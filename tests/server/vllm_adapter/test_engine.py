@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.server.vllm_adapter.driving import GREEDY, collect, request_for, run
-from vllama_server.engine import (
-    Capability,
+from vllama_server.engine.description import Capability
+from vllama_server.engine.events import Chunk, FinishReason
+from vllama_server.engine.requests import (
     ChatPrompt,
-    Chunk,
-    FinishReason,
     FormatKind,
     Message,
     OutputFormat,

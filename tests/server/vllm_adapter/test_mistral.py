@@ -14,7 +14,7 @@ import pytest
 from vllm.parser import ParserManager
 from vllm.tokenizers.mistral import MistralTokenizer
 
-from vllama_server.engine import ChatPrompt, Message, Tool
+from vllama_server.engine.requests import ChatPrompt, Message, Tool
 from vllama_server.vllm_adapter.assembly import Assembler, Splitter
 from vllama_server.vllm_adapter.chat import render_request
 from vllama_server.vllm_adapter.text import DecodeOptions, TokenText

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from vllama_server.vllm_adapter.workspace import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -71,13 +70,6 @@ async def all_gone(processes: list[psutil.Process], seconds: float) -> list[psut
     """Waits for processes to end; returns those that did not."""
     _, alive = await asyncio.to_thread(psutil.wait_procs, processes, seconds)
     return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A temporary directory whose path is short enough for sockets in it."""
-    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as directory:
-        yield Path(directory)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_server.engine import StartPhase
+from vllama_server.engine.protocol import StartPhase
 from vllama_server.vllm_adapter.child_plugin import LONGEST_TEXT, ReportHandler
 from vllama_server.vllm_adapter.progress import StartProgress
 from vllama_server.vllm_adapter.reports import KEPT_FAILURES, Report, ReportInbox

@@ -13,7 +13,8 @@ import pytest
 
 from tests.server.vllm_adapter.driving import run
 from tests.server.vllm_adapter.seams import all_cases, cut_everywhere
-from vllama_server.engine import FinishReason, FormatKind, OutputFormat, Sampling, TextPrompt
+from vllama_server.engine.events import FinishReason
+from vllama_server.engine.requests import FormatKind, OutputFormat, Sampling, TextPrompt
 from vllama_server.errors import EngineFault
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_server.engine import FormatKind, OutputFormat, Sampling
+from vllama_server.engine.requests import FormatKind, OutputFormat, Sampling
 from vllama_server.errors import InvalidRequest
 from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
 

@@ -1,7 +1,9 @@
 """What a worker says of itself, on the wire."""
 
 from vllama_protos.v1 import worker_pb2 as pb
-from vllama_server.engine import Capability, Device, EngineDescription, ModelInfo, Sampling, StartPhase
+from vllama_server.engine.description import Capability, Device, EngineDescription, ModelInfo
+from vllama_server.engine.protocol import StartPhase
+from vllama_server.engine.requests import Sampling
 from vllama_server.identity import Identity
 from vllama_server.lifecycle import State
 from vllama_server.wire import descriptions

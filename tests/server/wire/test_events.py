@@ -4,15 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import (
-    Accepted,
-    Chunk,
-    Completed,
-    FinishReason,
-    PositionLogprobs,
-    TokenLogprob,
-    ToolCall,
-)
+from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason, PositionLogprobs, TokenLogprob
+from vllama_server.engine.requests import ToolCall
 from vllama_server.identity import Identity
 from vllama_server.wire import events
 

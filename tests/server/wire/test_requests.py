@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine import (
+from vllama_server.engine.requests import (
     ChatPrompt,
     FormatKind,
     Message,
