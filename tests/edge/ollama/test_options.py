@@ -68,6 +68,7 @@ def test_defaults_yield_to_generation_config_to_presets_to_the_request() -> None
         ({"frequency_penalty": -5}, "frequency_penalty", -2.0),
         ({"stop": "x"}, "stop", ["x"]),
         ({"stop": ["", "a", "b"]}, "stop", ["a", "b"]),
+        ({"ignore_eos": True}, "ignore_eos", True),
         ({"temperature": None}, "temperature", 0.8),
         ({"mirostat": "?", "num_gqa": [], "wholly_unknown": {}}, "temperature", 0.8),
     ],

@@ -27,7 +27,10 @@ _MIN_CONTEXT_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All options that are known, with Ollama's defaults; those after `num_ctx` have no effect."""
+    """All options that are known, with Ollama's defaults; those after `num_ctx` have no effect.
+
+    `ignore_eos` is not Ollama's: who measures wants answers of the length that was asked for.
+    """
 
     temperature: float = 0.8
     top_k: int = 40
@@ -40,6 +43,7 @@ class Options:
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    ignore_eos: bool = False
     num_ctx: int = 0
     num_keep: int = 4
     typical_p: float = 1.0
@@ -99,6 +103,8 @@ def to_sampling(options: Options) -> generation_pb2.Sampling:
         sampling.seed = min(options.seed, INT64_MAX)
     if options.num_predict >= 0:
         sampling.max_tokens = min(options.num_predict, INT32_MAX)
+    if options.ignore_eos:
+        sampling.ignore_eos = True
     return sampling
 
 
