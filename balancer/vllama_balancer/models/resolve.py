@@ -22,7 +22,7 @@ from vllama_balancer.models.job import run_job
 from vllama_balancer.models.progress import Progress
 from vllama_balancer.models.sources import GgufFile, HubRepository, Source
 from vllama_balancer.models.store import Store, StoredModel, directory_size
-from vllama_balancer.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, parse_name
+from vllama_balancer.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -43,7 +43,9 @@ class Resolver:
         self._environment = environment
 
     def locate(self, name: str, *, paths: bool = True) -> StoredModel | Source:
-        """Finds what a name stands for, without installing anything; with `paths`, on this machine's disk as well.
+        """Finds what a name stands for, without fetching anything; with `paths`, on this machine's disk as well.
+
+        What is installed under another name of the same model gets this one, too.
 
         Raises ModelUnknown when nothing does, SourceUnavailable when a package is missing.
         """
@@ -56,7 +58,10 @@ class Resolver:
         if stored := self._store.find(name):
             return stored
         if known := self._table.find(name):
-            return _from_table(known)
+            # "qwen2.5" means "qwen2.5:7b", and is a name of its own: what has been pulled is found by that name.
+            if stored := self._store.find(known.name):
+                return self._store.copy(stored, name, parent=stored.parent or stored.name)
+            return _from_table(known, _spelled(known.name, parsed))
         if parsed.host.lower() in HUB_HOSTS:
             quantization = "" if parsed.tag.lower() == DEFAULT_TAG else parsed.tag
             return HubRepository(parsed.display, f"{parsed.namespace}/{parsed.model}", quantization)
@@ -147,13 +152,18 @@ class Resolver:
 _WAYS = "give a known name such as qwen2.5:7b, a Hugging Face id (org/repo), a directory or a .gguf file"
 
 
-def _from_table(known: KnownModel) -> Source:
+def _spelled(known: str, asked: ModelName) -> str:
+    """The table's own spelling, unless another name was asked for."""
+    return known if parse_name(known).key == asked.key else asked.display
+
+
+def _from_table(known: KnownModel, name: str) -> Source:
     if known.refusal:
         raise ModelUnknown(f"{known.name} is not served: {known.refusal}")
     if known.package:
         packaged = find_packaged(known.package)
-        return GgufFile(known.name, packaged.path, packaged.source, packaged.license, known.options)
-    return HubRepository(known.name, known.repository, license=known.license, parameters=known.options)
+        return GgufFile(name, packaged.path, packaged.source, packaged.license, known.options)
+    return HubRepository(name, known.repository, license=known.license, parameters=known.options)
 
 
 def _path_meant(name: str) -> Path | None:

@@ -81,6 +81,16 @@ async def test_a_pulled_model_can_be_named_at_once(store: Store, tmp_path: Path)
         assert await setup.pulled("org/repo") == ["already installed"]
 
 
+async def test_a_model_that_was_pulled_by_its_bare_name_is_found_by_it(store: Store, tmp_path: Path) -> None:
+    """As `ollama pull smollm2` and `ollama run smollm2` go together."""
+    async with Hub() as hub:
+        hub.repos["HuggingFaceTB/SmolLM2-1.7B-Instruct"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
+        setup = Setup(store, {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"})
+        await setup.pulled("smollm2")
+        assert setup.catalog.find("smollm2").name == "smollm2:latest"
+        assert (await setup.pulled("smollm2"))[-1] == "already installed"
+
+
 async def test_an_unknown_model_cannot_be_pulled(setup: Setup) -> None:
     """The error is the resolver's own sentence."""
     with pytest.raises(ModelUnknown, match="there is no model nosuchmodel"):

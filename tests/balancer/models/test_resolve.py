@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,7 +47,17 @@ def test_a_known_name_is_a_repository(resolver: Resolver) -> None:
     """The table says where it is, under the tag that a bare name means."""
     options = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repeat_penalty": 1.05}
     expected = HubRepository("qwen2.5:7b", "Qwen/Qwen2.5-7B-Instruct", license="apache-2.0", parameters=options)
-    assert resolver.locate("qwen2.5:7b") == resolver.locate("qwen2.5") == expected
+    assert resolver.locate("qwen2.5:7b") == resolver.locate("Qwen2.5:7B") == expected
+    assert resolver.locate("qwen2.5") == replace(expected, name="qwen2.5:latest")
+
+
+def test_a_bare_name_is_another_name_of_the_tag_that_is_installed(resolver: Resolver, store: Store, installed) -> None:
+    """Who pulls "qwen2.5" can run "qwen2.5", and both names share weights and workers."""
+    tagged = installed("qwen2.5:7b")
+    bare = resolver.locate("qwen2.5")
+    assert isinstance(bare, StoredModel)
+    assert (bare.name, bare.weights, bare.parent) == ("qwen2.5:latest", tagged.weights, "qwen2.5:7b")
+    assert store.find("qwen2.5") == bare == resolver.locate("qwen2.5:latest")
 
 
 def test_the_embedded_model_is_a_file_of_its_package(resolver: Resolver) -> None:
