@@ -6,13 +6,12 @@ value only warns, as Ollama does.
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer import values
+from vllama_balancer import command_line, values
 from vllama_balancer.errors import ConfigError
 from vllama_balancer.settings import SETTINGS, WITHOUT_EFFECT
 
@@ -105,14 +104,15 @@ class BalancerConfig:
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str], *, home: Path) -> BalancerConfig:
-    """Reads flags and environment. Raises ConfigError with one sentence; SystemExit(0) for --help."""
-    arguments = vars(_parser().parse_args(list(argv)))
+    """Reads flags and environment. Raises ConfigError with one sentence; SystemExit(0) for --help and --help-all."""
+    arguments = command_line.read(argv, EMBEDDED_MODEL)
     found: dict[str, Any] = {"models_directory": _default_store(environment, home)}
     warnings: list[str] = []
     for setting in SETTINGS:
         value = _value_of(setting, arguments.get(setting.target), environment, warnings)
         if value is not None:
             found[setting.target] = value
+    found |= _host_and_port(found, arguments, environment)
     models = tuple(arguments["names"]) or _comma_list(environment.get("VLLAMA_MODEL", ""))
     found["is_pinned"] = bool(models)
     has_own_workers = not found.get("worker_addresses") and found.get("fleet") != "none"
@@ -125,32 +125,6 @@ def parse(argv: Sequence[str], environment: Mapping[str, str], *, home: Path) ->
 
 
 _BEFORE_A_KEY = re.compile(r",(?=\s*[\w.-]+=)")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of ending the process, so that every refusal reads the same."""
-
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="vllama serve",
-        description="Serves models to Ollama, OpenAI and gRPC clients over a balanced fleet of workers.",
-        epilog="Example: vllama serve qwen2.5:7b --workers 4. Every flag has a twin in the environment: --max-queue is "
-        "VLLAMA_MAX_QUEUE.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"models to serve (default {EMBEDDED_MODEL})")
-    for setting in SETTINGS:
-        options: dict[str, Any] = {"dest": setting.target, "help": setting.help, "default": None}
-        if setting.switch:
-            parser.add_argument(f"--{setting.flag}", action="store_const", const="1", **options)
-        else:
-            action = "append" if setting.repeatable else "store"
-            parser.add_argument(f"--{setting.flag}", action=action, metavar=setting.metavar, **options)
-    return parser
 
 
 def _value_of(setting: Setting, given: Any, environment: Mapping[str, str], warnings: list[str]) -> Any:
@@ -173,6 +147,20 @@ def _parsed(setting: Setting, given: Any, origin: str) -> Any:
     except ValueError as error:
         shown = ",".join(given) if setting.repeatable else given
         raise ConfigError(f"{origin} must be {error}, not {shown!r}", field=setting.target) from None
+
+
+def _host_and_port(
+    found: Mapping[str, Any], arguments: Mapping[str, Any], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Takes an address apart; a port in it is beaten by --port, and one in OLLAMA_HOST by VLLAMA_PORT as well."""
+    address = found.get("host")
+    if address is None:
+        return {}
+    is_ollamas = arguments["host"] is None and not values.clean(environment.get("VLLAMA_HOST", ""))
+    is_beaten = arguments["port"] is not None or (is_ollamas and "port" in found)
+    if address.port is None or is_beaten:
+        return {"host": address.host}
+    return {"host": address.host, "port": address.port}
 
 
 def _listed(setting: Setting, text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ keys are random and long: there is nothing to guess, so nothing to slow down. Ma
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import hmac
 import re
@@ -87,11 +88,22 @@ def make_key() -> tuple[str, str]:
 
 def main() -> None:
     """Prints a new key, and the line for the key file, for the name given as argument."""
-    name = sys.argv[1] if len(sys.argv) == 2 else ""
-    if name.startswith("-") or not _LINE.fullmatch(f"{name}:{'0' * 64}"):
-        sys.exit(f"usage: python -m {__spec__.name} NAME   (a name without blanks and colons)")
+    parser = argparse.ArgumentParser(
+        prog="vllama key",
+        description="Makes an API key and the line for the server's key file.",
+        epilog="Example: vllama key alice, then vllama serve --api-key-file FILE with that line in FILE",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", type=_name, metavar="NAME", help="whose key it is; without blanks and colons")
+    name = parser.parse_args().name
     key, digest = make_key()
     sys.stdout.write(f"key for the client:    {key}\nline for the key file: {name}:{digest}\n")
+
+
+def _name(text: str) -> str:
+    if not _LINE.fullmatch(f"{text}:{'0' * 64}"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a name without blanks and colons")
+    return text
 
 
 if __name__ == "__main__":

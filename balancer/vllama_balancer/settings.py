@@ -53,10 +53,9 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 SETTINGS = (
-    Setting("host", "host", values.host, "address to listen on (default 127.0.0.1)", "ADDRESS", "OLLAMA_HOST",
-            lambda text: values.ollama_host(text)[0]),
-    Setting("port", "port", values.port, "HTTP port for Ollama and OpenAI clients (default 11434)", "PORT",
-            "OLLAMA_HOST", lambda text: values.ollama_host(text)[1]),
+    Setting("host", "host", values.address, "address to listen on, with or without a port (default 127.0.0.1)",
+            "ADDRESS", "OLLAMA_HOST", values.ollama_address),
+    Setting("port", "port", values.port, "HTTP port for Ollama and OpenAI clients (default 11434)", "PORT"),
     Setting("grpc_port", "grpc-port", values.port, "gRPC port (default 50051)", "PORT"),
     Setting("workers", "workers", values.positive, "local workers (default one per GPU, 1 without)", "N"),
     Setting("fleet", "fleet", _one_of("local", "ray", "none"),

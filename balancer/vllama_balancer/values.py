@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_PORT = 11434
+_SCHEME_PORTS = {"http": 80, "https": 443}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})
@@ -48,12 +50,25 @@ def port(text: str) -> int:
     return int(text)
 
 
-def host(text: str) -> str:
-    """Reads a bare host name or address, without a port."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not bare or "/" in bare or " " in bare or bare.count(":") == 1:
-        raise ValueError("an address or host name without a port (--port is the port)")
-    return bare
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    """Name or IP address, without brackets."""
+    port: int | None
+    """TCP port; None: not said."""
+
+
+def address(text: str) -> Address:
+    """Reads host, host:port, :port, [v6]:port or http://host as OLLAMA_HOST has them; a scheme brings its port."""
+    scheme, separator, rest = text.partition("://")
+    name, number = _split_port((rest if separator else text).partition("/")[0])
+    is_port = not number or (number.isascii() and number.isdigit() and int(number) <= 65535)
+    if (separator and scheme not in _SCHEME_PORTS) or not is_port or any(mark in name for mark in " []"):
+        raise ValueError("an address such as 0.0.0.0, 0.0.0.0:8080 or http://0.0.0.0:8080")
+    default_port = _SCHEME_PORTS[scheme] if separator else None
+    return Address(name or "127.0.0.1", int(number) if number else default_port)
 
 
 def share(text: str) -> float:
@@ -131,16 +146,16 @@ def ollama_debug(text: str) -> str:
     return "info" if text.lower() in _FALSE else "debug"
 
 
-def ollama_host(text: str) -> tuple[str, int]:
-    """Reads OLLAMA_HOST: ip, :port, host:port, [v6]:port, http://host; a bad port becomes 11434."""
+def ollama_address(text: str) -> Address:
+    """Reads OLLAMA_HOST: as an address, but another scheme means nothing, and a bad port becomes 11434."""
     scheme, separator, rest = text.partition("://")
-    default_port = {"http": 80, "https": 443}.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
-    authority = (rest if separator else text).partition("/")[0]
-    name, number = _split_port(authority)
-    if not number:
-        return name or "127.0.0.1", default_port
-    valid = number.isascii() and number.isdigit() and int(number) <= 65535
-    return name or "127.0.0.1", int(number) if valid else DEFAULT_PORT
+    if separator and scheme not in _SCHEME_PORTS:
+        text = rest
+    try:
+        return address(text)
+    except ValueError:
+        name, _ = _split_port((rest if separator else text).partition("/")[0])
+        return Address(name or "127.0.0.1", DEFAULT_PORT)
 
 
 def _split_port(authority: str) -> tuple[str, str]:

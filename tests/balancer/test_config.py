@@ -65,7 +65,8 @@ def test_every_flag_has_an_environment_twin(setting) -> None:
         (["--policy", "best"], ["--policy", "least-load"]),
         (["--engine-arg", "speed"], ["--engine-arg", "KEY=VALUE"]),
         (["--drain-timeout", "soon"], ["--drain-timeout", "duration"]),
-        (["--host", "127.0.0.1:80"], ["--host", "--port"]),
+        (["--host", "127.0.0.1:http"], ["--host", "0.0.0.0:8080"]),
+        (["--host", "ftp://127.0.0.1"], ["--host", "http://0.0.0.0:8080"]),
         (["--wrokers", "1"], ["--wrokers", "--help"]),
         (["a", "--worker", "h:1"], ["--worker", "leave one out"]),
         (["--workers", "1", "--worker", "h:1"], ["--workers", "leave one out"]),
@@ -110,13 +111,41 @@ def test_wrong_ollama_value_only_warns() -> None:
         ("[::1]:99", ("::1", 99)),
         ("http://example.org", ("example.org", 80)),
         ("https://example.org/", ("example.org", 443)),
-        ("1.2.3.4:notaport", ("1.2.3.4", 11434)),
-        (' "1.2.3.4:70000" ', ("1.2.3.4", 11434)),
+        ("http://example.org:8080", ("example.org", 8080)),
+        ("::1", ("::1", 11434)),
     ],
 )
-def test_ollama_host_forms(text: str, address: tuple[str, int]) -> None:
-    """OLLAMA_HOST is read in all the forms that Ollama knows."""
+def test_forms_of_the_address(text: str, address: tuple[str, int]) -> None:
+    """Flag and both variables are read in all the forms that Ollama knows."""
+    for config in (parsed("--host", text), parsed(VLLAMA_HOST=text), parsed(OLLAMA_HOST=text)):
+        assert (config.host, config.port) == address
+
+
+@pytest.mark.parametrize("text", ["1.2.3.4:notaport", ' "1.2.3.4:70000" ', "ftp://1.2.3.4", "1.2.3.4:x/"])
+def test_a_wrong_ollama_host_keeps_its_host(text: str) -> None:
+    """Ollama takes its own port then, and so does this."""
     config = parsed(OLLAMA_HOST=text)
+    assert (config.host, config.port) == ("1.2.3.4", 11434)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "address"),
+    [
+        (["--host", "a:1", "--port", "2"], {}, ("a", 2)),
+        (["--host", "a:1"], {"VLLAMA_PORT": "2", "VLLAMA_HOST": "b:3"}, ("a", 1)),
+        (["--host", "a"], {"VLLAMA_HOST": "b:3"}, ("a", 11434)),
+        ([], {"VLLAMA_HOST": "b:3", "VLLAMA_PORT": "2"}, ("b", 3)),
+        ([], {"VLLAMA_HOST": "b", "VLLAMA_PORT": "2"}, ("b", 2)),
+        ([], {"VLLAMA_HOST": "b", "OLLAMA_HOST": "c:4"}, ("b", 11434)),
+        ([], {"OLLAMA_HOST": "c:4", "VLLAMA_PORT": "2"}, ("c", 2)),
+        (["--port", "5"], {"OLLAMA_HOST": "c:4"}, ("c", 5)),
+    ],
+)
+def test_the_nearest_word_about_the_port_counts(
+    argv: list[str], environment: dict[str, str], address: tuple[str, int]
+) -> None:
+    """An address is taken with its port, except where --port, or VLLAMA_PORT beside OLLAMA_HOST, says another."""
+    config = parsed(*argv, **environment)
     assert (config.host, config.port) == address
 
 

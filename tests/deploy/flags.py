@@ -15,7 +15,7 @@ PROCESS_OF = {"serve": "vllama_balancer", "worker": "vllama_server"}
 def flags_of(module: str) -> frozenset[str]:
     """Asks a module for its flags."""
     done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, "-m", module, "--help-all"], capture_output=True, text=True, timeout=100, check=True
     )
     return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.stdout))
 

@@ -51,7 +51,12 @@ def _rotate(arguments: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vllama certs", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="vllama certs",
+        description=__doc__,
+        epilog="Example: vllama certs issue certs gpu7 --host 10.0.0.7",
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(required=True, metavar="init | issue | rotate")
     init = commands.add_parser("init", help="make an authority and a token for joining")
     issue = commands.add_parser("issue", help="make a certificate for one machine")

@@ -1,7 +1,8 @@
 """Where the commands find the server: VLLAMA_HOST, or else OLLAMA_HOST, read as Ollama reads it.
 
-The same variables tell the server where to listen, so an address that only makes sense for
-listening ("0.0.0.0") is turned into one that can be called.
+The same variables tell the server where to listen, by the same rules, so an address that only makes
+sense for listening ("0.0.0.0") is turned into one that can be called. An address is taken with its
+port; VLLAMA_PORT is for one that has none, and beats that of OLLAMA_HOST.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ def http_address(environment: Mapping[str, str]) -> HttpAddress:
         scheme, rest = "http", text
     elif scheme not in SCHEME_PORTS:
         raise CommandFailed(f"{name} is {text!r}; its scheme must be http or https.")
-    default_port = SCHEME_PORTS[scheme] if separator else _port(environment, "VLLAMA_PORT", DEFAULT_PORT)
     try:
         parts = urlsplit(f"//{_with_brackets(rest)}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise CommandFailed(f"{name} is {text!r}; write host, host:port or http://host:port.") from None
-    return HttpAddress(scheme, CALLABLE.get(host, host), default_port if port is None else port, parts.path.rstrip("/"))
+    in_address = SCHEME_PORTS[scheme] if separator and port is None else port
+    beside_it = _port(environment, "VLLAMA_PORT")
+    told = (beside_it, in_address) if name == "OLLAMA_HOST" else (in_address, beside_it)
+    port = next((port for port in told if port is not None), DEFAULT_PORT)
+    return HttpAddress(scheme, CALLABLE.get(host, host), port, parts.path.rstrip("/"))
 
 
 def grpc_target(environment: Mapping[str, str]) -> str:
@@ -60,7 +64,8 @@ def grpc_target(environment: Mapping[str, str]) -> str:
     target = environment.get("VLLAMA_GRPC", "").strip()
     if target:
         return target
-    return f"{bracketed(http_address(environment).host)}:{_port(environment, 'VLLAMA_GRPC_PORT', DEFAULT_GRPC_PORT)}"
+    port = _port(environment, "VLLAMA_GRPC_PORT")
+    return f"{bracketed(http_address(environment).host)}:{DEFAULT_GRPC_PORT if port is None else port}"
 
 
 def bracketed(host: str) -> str:
@@ -82,10 +87,10 @@ def _with_brackets(rest: str) -> str:
     return f"[{host}]{slash}{path}" if host.count(":") > 1 and not host.startswith("[") else rest
 
 
-def _port(environment: Mapping[str, str], name: str, default: int) -> int:
+def _port(environment: Mapping[str, str], name: str) -> int | None:
     text = environment.get(name, "").strip()
     if not text:
-        return default
+        return None
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise CommandFailed(f"{name} is {text!r}; a port is a number from 1 to 65535.")
     return int(text)

@@ -27,6 +27,7 @@ from vllama_clients.bench.workload import Workload, length, read_trace
 from vllama_clients.cli import bench_flags as flags  # noqa: TC001 - typer reads the annotations
 from vllama_clients.cli.address import http_address
 from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.long_help import HelpAll  # noqa: TC001 - typer reads the annotations
 from vllama_clients.cli.stoppable import stoppable
 from vllama_clients.cli.tls import authority
 
@@ -65,6 +66,7 @@ def command(
     vllm_arg: flags.VllmArguments = None,
     samples: flags.Samples = True,
     html_file: flags.HtmlFile = None,
+    help_all: HelpAll = False,
 ) -> None:
     """Measures servers in turn: TTFT, time per token, throughput, errors.
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vllama_clients.cli.long_help import SELDOM
+
 
 class Preset(Enum):
     """Ready-made sets of targets."""
@@ -30,23 +32,37 @@ Model = Annotated[str, typer.Option(help="The model.")]
 Concurrency = Annotated[str, typer.Option(help="Streams at once, e.g. 1,5,10.")]
 PromptTokens = Annotated[str, typer.Option(help="Prompt length: 128, 64-256 or lognormal:128:0.8.")]
 MaxTokens = Annotated[str, typer.Option(help="Output length, likewise.")]
-Trace = Annotated[Path | None, typer.Option(help='Lines of {"prompt", "max_tokens"} to send instead.')]
+Trace = Annotated[
+    Path | None, typer.Option(help='Lines of {"prompt", "max_tokens"} to send instead.', rich_help_panel=SELDOM)
+]
 Requests = Annotated[int | None, typer.Option(min=1, help="Requests at each concurrency; default 3 each.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Times that the targets take turns.")]
-WarmUp = Annotated[int, typer.Option(min=0, help="Requests to each target before measuring.")]
-TimeoutSeconds = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one request.")]
-Seed = Annotated[int, typer.Option(help="Seed of lengths and words.")]
-Watches = Annotated[list[str] | None, typer.Option(help="name=PID: tell that process's CPU per token.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Times that the targets take turns.", rich_help_panel=SELDOM)]
+WarmUp = Annotated[int, typer.Option(min=0, help="Requests to each target before measuring.", rich_help_panel=SELDOM)]
+TimeoutSeconds = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds for one request.", rich_help_panel=SELDOM)
+]
+Seed = Annotated[int, typer.Option(help="Seed of lengths and words.", rich_help_panel=SELDOM)]
+Watches = Annotated[
+    list[str] | None, typer.Option(help="name=PID: tell that process's CPU per token.", rich_help_panel=SELDOM)
+]
 
 # What `compare` starts.
-Engine = Annotated[str, typer.Option(help="With compare: vllm, or fake for a simulation.")]
-Bare = Annotated[str, typer.Option(help="With compare: another program that is the bare engine.")]
-Doors = Annotated[str, typer.Option(help="With compare: which doors.")]
-EngineArguments = Annotated[list[str] | None, typer.Option(help="With compare: key=value for all engines.")]
-ServeArguments = Annotated[list[str] | None, typer.Option(help="With compare: flag for the balancer.")]
-VllmArguments = Annotated[list[str] | None, typer.Option(help="With compare: flag for vLLM's own server.")]
+Engine = Annotated[str, typer.Option(help="With compare: vllm, or fake for a simulation.", rich_help_panel=SELDOM)]
+Bare = Annotated[
+    str, typer.Option(help="With compare: another program that is the bare engine.", rich_help_panel=SELDOM)
+]
+Doors = Annotated[str, typer.Option(help="With compare: which doors.", rich_help_panel=SELDOM)]
+EngineArguments = Annotated[
+    list[str] | None, typer.Option(help="With compare: key=value for all engines.", rich_help_panel=SELDOM)
+]
+ServeArguments = Annotated[
+    list[str] | None, typer.Option(help="With compare: flag for the balancer.", rich_help_panel=SELDOM)
+]
+VllmArguments = Annotated[
+    list[str] | None, typer.Option(help="With compare: flag for vLLM's own server.", rich_help_panel=SELDOM)
+]
 
 # What is written.
-Samples = Annotated[bool, typer.Option(help="Keep every request in the JSON file.")]
+Samples = Annotated[bool, typer.Option(help="Keep every request in the JSON file.", rich_help_panel=SELDOM)]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write every sample to this file.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page with charts to this file.")]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.long_help import TwoLengths
+from vllama_clients.cli.passed_through import passed_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +46,17 @@ COMMANDS = {
 }
 """Every command with the first line of its help, so that the list needs no command's module."""
 
-PASSED_THROUGH = ("serve", "worker", "simulate", "key", "certs")
-"""Commands whose flags are another program's."""
+PASSED_THROUGH = {
+    "serve": ("vllama_balancer", "--help-all"),
+    "worker": ("vllama_server", "--help-all"),
+    "simulate": ("vllama_balancer.simulate", "--help"),
+    "key": ("vllama_balancer.keys", "--help"),
+    "certs": ("vllama_balancer.certificates", "--help"),
+}
+"""Commands whose flags are another program's: its module, and how it is made to print them all."""
 
+TYPER_WORDS = "_TYPER_COMPLETE_ARGS"
+"""Where the scripts of zsh and fish put the command line; that of bash uses COMP_WORDS."""
 EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'
 
 
@@ -79,21 +89,21 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def app(arguments: Sequence[str], environment: Mapping[str, str]) -> typer.Typer:
     """Builds the command line with the called command in full and the others by name.
 
-    A shell that asks for completions gets all of them in full.
+    A shell that asks for completions names the command in its own way.
     """
-    called = {argument for argument in arguments if not argument.startswith("-")}
-    completing = "_VLLAMA_COMPLETE" in environment
+    line = [*arguments, *environment.get("COMP_WORDS", "").split(), *environment.get(TYPER_WORDS, "").split()]
+    called = {word for word in line if not word.startswith("-")}
     built = typer.Typer(
         help="Serves language models from every GPU of a machine, to tools that speak Ollama, OpenAI or gRPC.",
         epilog=EPILOG,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=completing,
+        add_completion="_VLLAMA_COMPLETE" in environment,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     built.callback()(_options)
     for name, summary in COMMANDS.items():
-        _add(built, name, _load(name) if completing or name in called else _only_named, summary)
+        _add(built, name, _load(name) if name in called else _only_named, summary)
     return built
 
 
@@ -102,9 +112,10 @@ def _add(built: typer.Typer, name: str, function: Callable[..., None], summary: 
         built.command(name, help=summary)(function)
     elif name in PASSED_THROUGH:
         settings = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
-        built.command(name, context_settings=settings, add_help_option=False)(function)
+        kind = passed_through(*PASSED_THROUGH[name])
+        built.command(name, cls=kind, context_settings=settings, add_help_option=False)(function)
     else:
-        built.command(name)(function)
+        built.command(name, cls=TwoLengths)(function)
 
 
 def _load(name: str) -> Callable[..., None]:

@@ -19,7 +19,7 @@ from vllama_clients.cli.replace import replace
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-SWITCHES = ("--deterministic", "--no-deterministic", "--help", "-h", "--version")
+SWITCHES = ("--deterministic", "--no-deterministic", "--help", "-h", "--help-all")
 """Flags of the worker that take no value; every other one takes the next argument, or has it after "="."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from vllama_balancer.config import parse
 from vllama_clients.cli.address import grpc_target, http_address
 from vllama_clients.cli.failure import CommandFailed
 
@@ -25,11 +28,25 @@ from vllama_clients.cli.failure import CommandFailed
         ({"OLLAMA_HOST": "other", "VLLAMA_HOST": "box"}, "http://box:11434"),
         ({"VLLAMA_HOST": "box", "VLLAMA_PORT": "99"}, "http://box:99"),
         ({"VLLAMA_HOST": "box:1", "VLLAMA_PORT": "99"}, "http://box:1"),
+        ({"OLLAMA_HOST": "box:1", "VLLAMA_PORT": "99"}, "http://box:99"),
+        ({"VLLAMA_HOST": "http://box", "VLLAMA_PORT": "99"}, "http://box:80"),
     ],
 )
 def test_http_address(environment: dict[str, str], url: str) -> None:
     """The variables are read as the server reads them, and turned into something that can be called."""
     assert str(http_address(environment)) == url
+
+
+@pytest.mark.parametrize(
+    "host", ["", "box", "box:1", ":1", "[::1]:1", "::1", "http://box", "https://box:8443", ' "box" ']
+)
+@pytest.mark.parametrize("variable", ["VLLAMA_HOST", "OLLAMA_HOST"])
+@pytest.mark.parametrize("port", ["", "99"])
+def test_the_server_listens_where_the_commands_call(host: str, variable: str, port: str) -> None:
+    """One environment serves both: whatever it says, the address is the same."""
+    environment = {variable: host, "VLLAMA_PORT": port}
+    listening, called = parse([], environment, home=Path("/home/me")), http_address(environment)
+    assert (listening.host, listening.port) == (called.host, called.port)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_clients.cli.main import COMMANDS, PASSED_THROUGH, run
+from vllama_clients.cli.main import COMMANDS, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ async def test_help_lists_every_command(vllama_process: Callable) -> None:
 
 async def test_help_fits_a_screen(vllama_process: Callable) -> None:
     """`vllama --help` has at most 40 lines and an example."""
-    done = await vllama_process("--help")
+    done = await vllama_process("--help", COLUMNS="80")
     assert len(done.out.splitlines()) <= 40
     assert 'vllama run smollm2:135m "Why is the sky blue?"' in done.out
 
@@ -38,13 +39,26 @@ def test_the_listed_help_is_the_commands_own(name: str) -> None:
     assert docstring.splitlines()[0].rstrip(".").startswith(COMMANDS[name].rstrip(".").split(",")[0])
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in PASSED_THROUGH])
-def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command's --help works, says what it does, and has an example; the others' is another program's."""
-    assert run([name, "--help"], {}) == 0
-    text = capsys.readouterr().out
-    assert f"vllama {name}" in text
-    assert "xample: " in text or "e.g." in text
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_the_help_of_every_command_fits_a_screen(name: str, vllama_process: Callable) -> None:
+    """On 80 columns each --help has at most 40 lines, says how the command is called, and has an example."""
+    done = await vllama_process(name, "--help", COLUMNS="80")
+    lines = done.out.splitlines()
+    assert done.status == 0 and f"vllama {name}" in done.out
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert re.search(r"[Ee]xamples?:|e\.g\.", done.out)
+
+
+@pytest.mark.parametrize(
+    ("name", "seldom"),
+    [("serve", "--trusted-proxy"), ("worker", "--parent-fd"), ("bench", "--watch")],
+)
+async def test_the_long_help_has_every_flag(name: str, seldom: str, vllama_process: Callable) -> None:
+    """What the short help leaves out for want of room is found by --help-all, which the short one names."""
+    short, long = [await vllama_process(name, option, COLUMNS="80") for option in ("--help", "--help-all")]
+    assert seldom not in short.out and "--help-all" in short.out
+    assert seldom in long.out and long.status == 0
+    assert set(re.findall(r"--[a-z][a-z-]+", short.out)) < set(re.findall(r"--[a-z][a-z-]+", long.out))
 
 
 def test_a_misspelt_command_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +120,25 @@ async def test_bash_completes_commands(vllama_process: Callable) -> None:
     assert {"serve", "show", "stop"} <= set(done.out.split())
 
 
-async def test_bash_completes_flags(vllama_process: Callable) -> None:
-    """The flags of a command are completed as well."""
-    done = await vllama_process(_VLLAMA_COMPLETE="complete_bash", COMP_WORDS="vllama run --sys", COMP_CWORD="2")
-    assert done.out.split() == ["--system"]
+COMPLETIONS = {
+    "bash": lambda line: {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))},
+    "zsh": lambda line: {"_TYPER_COMPLETE_ARGS": line},
+    "fish": lambda line: {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+}
+"""How the script of each shell calls back."""
+
+
+@pytest.mark.parametrize("shell", COMPLETIONS)
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("vllama run --sys", "--system"),
+        ("vllama bench --watc", "--watch"),
+        ("vllama serve qwen2.5:7b --trus", "--trusted-proxy"),
+        ("vllama worker --paren", "--parent-fd"),
+    ],
+)
+async def test_shells_complete_flags(shell: str, line: str, flag: str, vllama_process: Callable) -> None:
+    """All flags of a command are completed, those of the programs behind it as well."""
+    done = await vllama_process(_VLLAMA_COMPLETE=f"complete_{shell}", **COMPLETIONS[shell](line))
+    assert done.status == 0 and set(re.findall(r"--[a-z][a-z-]+", done.out)) == {flag}
