@@ -35,6 +35,8 @@ class Guardian:
     def release(self) -> None:
         """Has it end what is left, and returns when it has."""
         assert self._process.stdin is not None
+        # A word, not the pipe's end alone: a process that was forked from this one may hold the pipe open.
+        self._process.stdin.write(b".")
         self._process.stdin.close()
         self._process.wait()
 
@@ -70,7 +72,7 @@ def main(mark: str) -> None:
     """Waits for the end of the run, then ends what it has left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    sys.stdin.buffer.read(1)
     end_all(mark)
 
 
