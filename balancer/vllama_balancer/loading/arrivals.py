@@ -81,11 +81,13 @@ class Arrivals:
                 roster.occupy(resident, place, gives_up_soon=True)
             case Wake(place):
                 await self._make_memory(resident, place, is_asleep=True)
+                resident.placed_at = roster.clock()
                 if (berth := await roster.sleepers.wake(resident.key)) is not None:
                     resident.berths.append(berth)
             case Shrink(key, place):
                 await self._growth.give_up(roster.residents[key], place)
             case Evict(key):
+                roster.comebacks.sent_away(key, roster.clock(), roster.residents[key].load_seconds)
                 await self._departures.leave(roster.residents[key], may_sleep=True)
             case Yield(key):
                 logger.info("%s has had its turn and makes way for %s", roster.residents[key].name, resident.name)

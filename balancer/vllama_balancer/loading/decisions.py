@@ -2,9 +2,10 @@
 
 A model that is asked for wakes where it sleeps, else takes a free place, else one of a model that has several, else
 that of the idle model that was used longest ago. When everybody is busy, a model that has had its turn takes no new
-requests until another one has had its own; running requests are never cut. Three rules keep models from pushing each
-other to and fro: growth takes free places only; a turn lasts `turn_seconds` at least; and who loses a place soon after
-he got it does not ask for another for a while.
+requests until another one has had its own; running requests are never cut. Four rules keep models from pushing each
+other to and fro: growth takes free places only; a turn lasts `turn_seconds` at least; who loses a place soon after
+he got it does not ask for another for a while; and who is wanted back sooner than a load after he had to leave stays
+for `stay_loads` loads, though he is idle. A first switch is never held up, and no wait for a switch exceeds a turn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from vllama_balancer.loading.settings import LoadingSettings
     from vllama_balancer.loading.state import MachineState, ModelState
@@ -108,7 +109,7 @@ def next_step(machine: MachineState, key: str, rules: LoadingSettings) -> Step:
     if not 0 < rules.most_loaded <= len(holders) and (step := _within_bounds(machine, key)) is not None:
         return step
     if idle := [model for model in holders if model.is_idle and not model.is_pinned]:
-        return Evict(min(idle, key=_last_used).key)
+        return _evict_or_wait(idle, machine.now, rules)
     if all(model.is_pinned for model in holders):
         return Refuse(
             "every worker is kept for the models that the server was started with; start it with more "
@@ -188,6 +189,19 @@ def _homecoming(machine: MachineState, key: str) -> Step | None:
     if occupant is not None and occupant.is_idle and not occupant.is_pinned:
         return Evict(occupant.key)
     return None
+
+
+def _evict_or_wait(idle: Sequence[ModelState], now: float, rules: LoadingSettings) -> Step:
+    """The idle model that was used longest ago goes; one that has just come back serves for a while first."""
+    remaining = {model.key: model.ready_at + _stay_seconds(model, rules) - now for model in idle}
+    if spared := [model for model in idle if remaining[model.key] <= 0]:
+        return Evict(min(spared, key=_last_used).key)
+    return Wait(min(remaining.values()))
+
+
+def _stay_seconds(model: ModelState, rules: LoadingSettings) -> float:
+    """How long a model serves at least, though it is idle: nobody waits longer for that than for a busy one."""
+    return min(rules.stay_loads * model.load_seconds, rules.turn_seconds) if model.is_back else 0.0
 
 
 def _turn_or_wait(machine: MachineState, rules: LoadingSettings) -> Step:

@@ -29,6 +29,8 @@ def state_of(resident: Resident, pool: WatchedPool) -> ModelState:
         size_bytes=said_bytes or resident.model.size_bytes,
         share=resident.share,
         ready_at=resident.ready_at,
+        load_seconds=resident.load_seconds,
+        is_back=resident.is_back,
         last_used=resident.last_used,
         full_since=resident.full_since,
         stays_small_until=resident.stays_small_until,

@@ -32,6 +32,10 @@ class Resident:
     """How many places it is given back when others leave."""
     users: int = 0
     """Requests that use it or wait for it."""
+    is_back: bool = False
+    """Whether it was wanted back sooner than a load after it had to leave for another one."""
+    placed_at: float = 0.0
+    """When it got its first place, on the loader's clock."""
     ready_at: float = 0.0
     """When it began to serve, on the loader's clock."""
     last_used: float = 0.0
@@ -64,6 +68,11 @@ class Resident:
     def workers(self) -> list[str]:
         """Names of its workers."""
         return [berth.worker for berth in self.berths]
+
+    @property
+    def load_seconds(self) -> float:
+        """How long it took from its place to its first token."""
+        return max(self.ready_at - self.placed_at, 0.0)
 
     @property
     def is_loaded(self) -> bool:

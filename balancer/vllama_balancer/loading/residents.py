@@ -67,6 +67,11 @@ class Residents:
         resident = self._residents.get(key)
         return resident is not None and resident.is_pinned
 
+    def is_loaded(self, key: str) -> bool:
+        """Tells whether requests for a model go straight to its workers."""
+        resident = self._present(key)
+        return resident is not None and resident.is_loaded
+
     @property
     def loads_on_demand(self) -> bool:
         """Whether a request for a model that is not loaded waits while it is being loaded, once one has served."""
@@ -187,7 +192,8 @@ class Residents:
             else:
                 return resident
         wished = self._wished.pop(key, self._settings.keep_alive_seconds)
-        resident = Resident(key, model, keep_alive_seconds=_forever_if_negative(wished))
+        is_back = self._roster.comebacks.is_back(key, self._roster.clock())
+        resident = Resident(key, model, keep_alive_seconds=_forever_if_negative(wished), is_back=is_back)
         self._residents[key] = resident
         self._begin(resident, self._arrivals.load(resident))
         return resident

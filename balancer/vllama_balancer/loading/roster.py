@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import NoWorker
+from vllama_balancer.loading.comebacks import Comebacks
 from vllama_balancer.loading.picture import state_of
 from vllama_balancer.loading.sleepers import Sleepers
 from vllama_balancer.loading.state import MachineState
@@ -50,6 +51,8 @@ class Roster:
         """The time in seconds."""
         self.sleepers = Sleepers(berths, pool, sleep, settings.sleep_seconds, self.changes.tell)
         """Models that are asleep."""
+        self.comebacks = Comebacks()
+        """Models that had to leave for others."""
         self.taking_room = asyncio.Lock()
         """Held by the one model that is looking for its first place."""
         self._host_memory_bytes = host_memory_bytes
@@ -69,6 +72,8 @@ class Roster:
         """Starts a worker of a model at a free place."""
         berth = self.berths.start(place, resident.model, gives_up_soon=gives_up_soon)
         logger.info("loading %s as %s", resident.name, berth.worker)
+        if not resident.berths:
+            resident.placed_at = self.clock()
         resident.berths.append(berth)
 
     def task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

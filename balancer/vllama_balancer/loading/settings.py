@@ -43,6 +43,8 @@ class LoadingSettings:
     """A model that loses a place within this time after it got it asks for no other one for as long."""
     turn_seconds: float = 30.0
     """A busy model serves for so long at least before it makes way for one that waits."""
+    stay_loads: float = 2.0
+    """A model that is wanted back at once serves for so many times its load, idle or not; a turn at most."""
     gpu_patience_seconds: float = 5.0
     """How long memory of a GPU is waited for that nobody here can give back."""
     sleep_seconds: float = 1800.0

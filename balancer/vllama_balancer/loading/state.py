@@ -36,6 +36,10 @@ class ModelState:
     """Places that it is given back when others leave."""
     ready_at: float = 0.0
     """When it began to serve."""
+    load_seconds: float = 0.0
+    """How long it took from its place to its first token."""
+    is_back: bool = False
+    """Whether it was wanted back sooner than a load after it had to leave for another one."""
     last_used: float = 0.0
     """When its last request ended."""
     full_since: float | None = None

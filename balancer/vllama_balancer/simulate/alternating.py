@@ -98,7 +98,11 @@ def _turns(places: int, seconds: float, clients: int = 6) -> tuple[Habit, ...]:
 SCENES = (
     Scene("one place, turns of two minutes", 1, _turns(1, 120.0)),
     Scene("one place, both models all the time", 1, (Habit(6), Habit(6))),
+    Scene("one place, turns of a minute", 1, _turns(1, 60.0)),
+    Scene("one place, turns of twenty seconds", 1, _turns(1, 20.0)),
     Scene("one place, turns of five seconds", 1, _turns(1, 5.0)),
+    Scene("one place, one client each, turns of twenty seconds", 1, _turns(1, 20.0, clients=1)),
+    Scene("one place, one client each, turns of five seconds", 1, _turns(1, 5.0, clients=1)),
     Scene("two places, turns of five seconds", 2, _turns(2, 5.0)),
     Scene("three places, turns of a minute", 3, _turns(3, 60.0)),
     Scene("four places, both models all the time", 4, (Habit(12), Habit(12))),

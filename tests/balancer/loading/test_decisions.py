@@ -70,6 +70,22 @@ def test_the_idle_model_that_was_used_longest_ago_leaves() -> None:
     assert next_step(state, "wanted", RULES) == Evict("old")
 
 
+def test_a_model_that_is_back_serves_for_some_loads_though_it_is_idle() -> None:
+    """Two loads of 8 s after it began to serve; any other idle model goes before it."""
+    back = serving("back", 0, ready_at=90, load_seconds=8, is_back=True)
+    rules = replace(RULES, stay_loads=2)
+    assert next_step(machine(back), "wanted", rules) == Wait(6)
+    assert next_step(machine(back, serving("idle", 1, last_used=99)), "wanted", rules) == Evict("idle")
+    assert next_step(machine(back, now=106), "wanted", rules) == Evict("back")
+    assert next_step(machine(replace(back, is_back=False)), "wanted", rules) == Evict("back")
+
+
+def test_nobody_waits_longer_for_an_idle_model_than_for_a_busy_one() -> None:
+    """A turn is the most, however long the load was."""
+    back = serving("back", 0, ready_at=100, load_seconds=300, is_back=True)
+    assert next_step(machine(back), "wanted", RULES) == Wait(RULES.turn_seconds)
+
+
 def test_a_busy_model_has_its_turn_first() -> None:
     """Until its turn is over the one that waits is told how long to wait at most."""
     state = machine(serving("busy", 0, users=1, ready_at=80))

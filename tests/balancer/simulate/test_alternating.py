@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import chain
+from statistics import fmean
 from xml.etree import ElementTree
 
 import pytest
@@ -45,6 +47,23 @@ def test_one_place_changes_hands_once_a_turn(histories: dict[str, History]) -> N
     assert history.shortest_stay_seconds > 60
 
 
+@pytest.mark.parametrize("clients", [1, 6])
+def test_models_that_alternate_faster_than_they_load_move_less_often(clients: int) -> None:
+    """Who is wanted back at once stays for two loads: a third fewer moves, more answers, and a shorter mean wait."""
+    scene = Scene("alternating", 1, tuple(Habit(clients, 10.0, 5.0, offset) for offset in (0.0, 5.0)))
+    eager, calm = play(scene, LoadingSettings(stay_loads=0.0)), play(scene)
+    assert loads(calm).total() <= loads(eager).total() * 2 / 3
+    eager_waits, calm_waits = ([*chain(*history.waits_seconds.values())] for history in (eager, calm))
+    assert len(calm_waits) > 1.2 * len(eager_waits)
+    assert fmean(calm_waits) < 0.8 * fmean(eager_waits)
+
+
+def test_a_switch_that_lasts_is_not_held_up() -> None:
+    """With turns longer than two loads everything is as it would be without the rule."""
+    scene = Scene("turns", 1, tuple(Habit(6, 120.0, 60.0, offset) for offset in (0.0, 60.0)))
+    assert play(scene).stays == play(scene, LoadingSettings(stay_loads=0.0)).stays
+
+
 def test_two_busy_models_share_one_place_by_turns() -> None:
     """A model keeps the place for its turn before it makes way, so most of the time goes into answers.
 
@@ -63,8 +82,8 @@ def test_nobody_starves(histories: dict[str, History], scene: Scene) -> None:
     longest_turn = max(
         LoadingSettings().turn_seconds, *(h.busy_seconds for h in scene.habits if h.busy_seconds < 1e9), 0
     )
-    for waits in history.waits_seconds.values():
-        assert len(waits) > 50
+    for waits, habit in zip(history.waits_seconds.values(), scene.habits, strict=True):
+        assert len(waits) > 8 * habit.clients
         assert max(waits) < len(scene.habits) * (longest_turn + 2 * LOAD_SECONDS)
 
 
