@@ -116,6 +116,7 @@ class Generations:
         now = self._clock()
         journey.finish(response, now)
         lease.worker.breaker.success()
+        lease.answered(journey.spoken())
         usage = response.finished.usage
         self._estimates.of(journey.ticket.key).finished(usage.completion_tokens)
         self._metrics.finished(journey.model, usage, now - (journey.first_token_at or now))

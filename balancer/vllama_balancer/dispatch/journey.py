@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vllama_balancer.dispatch.failure import AttemptFailed, FailureKind
 from vllama_balancer.dispatch.replay import Delivered, Diverged, Replay, is_guided, needs_replay
 from vllama_balancer.errors import WorkerLost
+from vllama_balancer.placement.replies import with_reply
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.gateway import Call
     from vllama_balancer.placement.placer import Ticket
+    from vllama_balancer.placement.prefix_belief import Prefix
 
 SEED_BITS = 31
 """Seeds that every engine takes."""
@@ -63,7 +65,7 @@ class Journey:
         self._size = ticket.size
         self._replays = needs_replay(request)
         self._replay: Replay | None = None
-        self.delivered = Delivered(keeps_text=self._replays)
+        self.delivered = Delivered()
         """What the client has."""
         if is_guided(request) and not request.sampling.HasField("seed"):
             # Without a seed, a guided generation could not be told to come out the same again.
@@ -112,6 +114,10 @@ class Journey:
             self.is_started = True
             return response
         return response
+
+    def spoken(self) -> Prefix:
+        """Names the blocks of the prompt and of everything that was generated after it."""
+        return with_reply(self._request, self._size, self.delivered.message(), self.delivered.token_ids)
 
     def finish(self, response: generation_pb2.GenerateResponse, now: float) -> None:
         """Completes a worker's `finished` by what only the balancer knows."""

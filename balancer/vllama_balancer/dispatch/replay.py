@@ -50,8 +50,6 @@ def _is_greedy(sampling: generation_pb2.Sampling) -> bool:
 class Delivered:
     """What a client has been given of one generation."""
 
-    keeps_text: bool
-    """Whether text is kept besides tokens; only a replay needs it."""
     token_ids: list[int] = field(default_factory=list)
     """Every token, in order."""
     texts: list[str] = field(default_factory=list)
@@ -64,10 +62,21 @@ class Delivered:
     def add(self, delta: generation_pb2.Delta) -> None:
         """Notes one more delta."""
         self.token_ids.extend(delta.token_ids)
-        if self.keeps_text:
-            self.texts.append(delta.text)
-            self.thoughts.append(delta.thinking)
+        if text := delta.text:
+            self.texts.append(text)
+        if thinking := delta.thinking:
+            self.thoughts.append(thinking)
+        if delta.tool_calls:
             self.tool_calls.extend(delta.tool_calls)
+
+    def message(self) -> generation_pb2.Message:
+        """Puts it together as the client will send it back in its next turn."""
+        return generation_pb2.Message(
+            role="assistant",
+            content="".join(self.texts),
+            thinking="".join(self.thoughts),
+            tool_calls=self.tool_calls,
+        )
 
 
 class Replay:

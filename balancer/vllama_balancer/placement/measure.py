@@ -28,6 +28,8 @@ class Size(NamedTuple):
     """Expected tokens of the output."""
     prefix: Prefix
     """The input's blocks."""
+    tail: bytes = b""
+    """What comes after the last whole block."""
 
 
 NOTHING = Size(0, 1, 0, Prefix((), 1.0))
@@ -43,17 +45,15 @@ def measure_generation(request: generation_pb2.GenerateRequest, estimates: Model
     # Token ids as four bytes each give the same block size as text.
     data = array("I", ids).tobytes() + text if ids else text
     keys = block_keys(data)
-    return Size(len(text), max(tokens, 1), _output_tokens(request, estimates), _prefix(keys, tokens, len(data)))
+    prefix = Prefix(keys, tokens * BLOCK_BYTES / len(data) if data else 1.0)
+    tail = data[len(keys) * BLOCK_BYTES :]
+    return Size(len(text), max(tokens, 1), _output_tokens(request, estimates), prefix, tail)
 
 
 def measure_embedding(request: embedding_pb2.EmbedRequest, estimates: ModelEstimates) -> Size:
     """Sizes up an embedding, which generates nothing and shares no prefix."""
     size = sum(len(text.encode()) for text in request.inputs)
     return Size(size, max(int(size / estimates.bytes_per_token), 1), 0, Prefix((), 1.0))
-
-
-def _prefix(keys: list[int], tokens: int, data_bytes: int) -> Prefix:
-    return Prefix(keys, tokens * BLOCK_BYTES / data_bytes if keys else 1.0)
 
 
 def _output_tokens(request: generation_pb2.GenerateRequest, estimates: ModelEstimates) -> int:
@@ -75,13 +75,18 @@ def _chat_parts(chat: generation_pb2.Chat) -> Iterable[str]:
         yield tool.description
         yield tool.parameters_json
     for message in chat.messages:
-        yield f"{message.role}: "
-        yield message.thinking
-        yield message.content
-        for image in message.images:
-            # A picture that differs makes all that follows differ.
-            yield f"[{hash(image.data):x}]"
-        for call in message.tool_calls:
-            yield call.name
-            yield call.arguments_json
-        yield "\n"
+        yield from message_parts(message)
+
+
+def message_parts(message: generation_pb2.Message) -> Iterable[str]:
+    """Takes a message apart in the order in which a template would show it."""
+    yield f"{message.role}: "
+    yield message.thinking
+    yield message.content
+    for image in message.images:
+        # A picture that differs makes all that follows differ.
+        yield f"[{hash(image.data):x}]"
+    for call in message.tool_calls:
+        yield call.name
+        yield call.arguments_json
+    yield "\n"

@@ -2,8 +2,13 @@
 
 A request's input is cut into fixed blocks; a block's key hashes its bytes and its predecessor's
 key, as the engines do with their own blocks, so equal keys mean equal prefixes. What was sent to
-a worker is believed to be cached there, least recently used out first, within the worker's own
-capacity. `started.cached_prompt_tokens` corrects the belief; a new life of the worker ends it.
+a worker is believed to be cached there, and so is what it has generated after it (`replies.py`);
+least recently used out first, within the worker's own capacity. `started.cached_prompt_tokens`
+corrects the belief; a new life of the worker ends it.
+
+Replies are believed for the sake of long ones: where they have some 600 tokens, the next turns find
+their worker, and the tail is shorter (`vllama_balancer.simulate`, workload `long-answers`). Replies
+of 100 tokens and less, as of agents, make no difference.
 
 Keys come from Python's own keyed hash: they never leave the process, and nobody outside can
 construct two inputs that collide.
@@ -36,12 +41,12 @@ class Prefix(NamedTuple):
         return int(blocks * self.tokens_per_block)
 
 
-def block_keys(data: bytes, block_bytes: int = BLOCK_BYTES) -> list[int]:
-    """Cuts bytes into blocks and chains their hashes; a last partial block is left out."""
+def block_keys(data: bytes, after: int = 0) -> list[int]:
+    """Cuts bytes into blocks and chains their hashes, to that of a block before; a last partial block is left out."""
     keys = []
-    key = 0
-    for start in range(0, len(data) - block_bytes + 1, block_bytes):
-        key = hash((key, data[start : start + block_bytes]))
+    key = after
+    for start in range(0, len(data) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        key = hash((key, data[start : start + BLOCK_BYTES]))
         keys.append(key)
     return keys
 

@@ -69,7 +69,9 @@ def index_of(name: str) -> int:
 class Balanced:
     """A policy of the balancer at work."""
 
-    def __init__(self, surroundings: Surroundings, policy: Policy) -> None:
+    def __init__(self, surroundings: Surroundings, policy: Policy, *, believes_replies: bool = True) -> None:
+        """Believes what workers have generated to be cached there, as the balancer does, unless told otherwise."""
+        self._believes_replies = believes_replies
         self._now = LONG_AGO_SECONDS
         self._engines = surroundings.engines
         self._roster = Roster(lambda: self._now)
@@ -105,7 +107,10 @@ class Balanced:
         """Gives the lease back and learns how long answers are."""
         self._now = now
         self._estimates.finished(request.delivered_tokens + output_tokens)
-        self._placer.release(self._leases.pop(request))
+        lease = self._leases.pop(request)
+        if self._believes_replies:
+            lease.answered(Prefix(request.turn.answered_blocks, BLOCK_TOKENS))
+        self._placer.release(lease)
 
     def lost(self, now: float, request: Request) -> None:
         """Gives the lease back."""

@@ -182,4 +182,4 @@ class EngineModel:
 
 def _identities(turn: Turn) -> Sequence[bytes]:
     """Hands block names over as the step model's identities: it only ever compares them."""
-    return cast("Sequence[bytes]", turn.blocks)
+    return cast("Sequence[bytes]", turn.answered_blocks)

@@ -50,6 +50,8 @@ class Turn:
     """How many tokens the model answers; only the engine and the oracle know it beforehand."""
     max_tokens: int | None = None
     """What the client allows; None when it sets no limit."""
+    answer: Segment | None = None
+    """The answer's text, where a later prompt contains it."""
 
     @cached_property
     def prompt_tokens(self) -> int:
@@ -60,6 +62,11 @@ class Turn:
     def blocks(self) -> tuple[int, ...]:
         """Identities of the prompt's full blocks."""
         return block_ids(self.segments)
+
+    @cached_property
+    def answered_blocks(self) -> tuple[int, ...]:
+        """Identities of the full blocks of prompt and answer; the prompt's alone where nobody asks for the answer."""
+        return self.blocks if self.answer is None else block_ids((*self.segments, self.answer))
 
 
 @dataclass(frozen=True, slots=True)

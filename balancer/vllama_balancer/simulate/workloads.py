@@ -22,6 +22,9 @@ CHAT_LIMIT = 1024
 LONGEST_ANSWER = 512
 """Keeps the end of a run from being one straggler's decoding, which no placement could help."""
 
+LONG_ANSWER = 2000
+"""The longest answer where answers are long."""
+
 
 class Author:
     """Writes prompts from one random source; texts that it does not share are never equal."""
@@ -70,19 +73,32 @@ def lognormal_outputs(author: Author) -> Workload:
 
 def chats(author: Author) -> Workload:
     """Writes conversations that start with one of six system prompts and send their history again."""
+    sessions = _conversations(author, lambda: author.rng.randrange(3, 9), author.answer_tokens)
+    return Workload("chats", sessions)
+
+
+def long_answers(author: Author) -> Workload:
+    """Writes shorter conversations whose answers are long: most of a prompt is what was answered before."""
+    sessions = _conversations(
+        author, lambda: author.rng.randrange(2, 6), lambda: author.lognormal(600, 0.5, 150, LONG_ANSWER)
+    )
+    return Workload("long answers", sessions)
+
+
+def _conversations(author: Author, turns: Callable[[], int], answer_tokens: Callable[[], int]) -> tuple[Session, ...]:
     systems = [author.text(author.rng.randrange(300, 1200)) for _ in range(6)]
 
     def session(number: int) -> Session:
         history = [author.rng.choice(systems)]
-        turns = []
-        for _ in range(author.rng.randrange(3, 9)):
+        asked = []
+        for _ in range(turns()):
             history.append(author.text(author.lognormal(60, 0.8, 8, 600)))
-            answer = author.answer_tokens()
-            turns.append(Turn(tuple(history), answer, CHAT_LIMIT))
-            history.append(author.text(answer))
-        return Session(f"chat-{number}", tuple(turns))
+            answer = author.text(answer_tokens())
+            asked.append(Turn(tuple(history), answer.tokens, 2 * LONG_ANSWER, answer))
+            history.append(answer)
+        return Session(f"chat-{number}", tuple(asked))
 
-    return Workload("chats", tuple(session(number) for number in range(10 + 2 * author.concurrency)))
+    return tuple(session(number) for number in range(10 + 2 * author.concurrency))
 
 
 def hot_prefix(author: Author) -> Workload:
@@ -103,9 +119,9 @@ def agents(author: Author) -> Workload:
         history = [instructions, author.text(author.rng.randrange(100, 2000))]
         turns = []
         for _ in range(author.rng.randrange(6, 14)):
-            answer = author.lognormal(50, 0.7, 8, 400)
-            turns.append(Turn(tuple(history), answer, CHAT_LIMIT))
-            history += [author.text(answer), author.text(author.lognormal(500, 1.0, 40, 4000))]
+            answer = author.text(author.lognormal(50, 0.7, 8, 400))
+            turns.append(Turn(tuple(history), answer.tokens, CHAT_LIMIT, answer))
+            history += [answer, author.text(author.lognormal(500, 1.0, 40, 4000))]
         return Session(f"agent-{number}", tuple(turns))
 
     return Workload("agents", tuple(session(number) for number in range(6 + author.concurrency)))
@@ -184,6 +200,7 @@ WORKLOADS: Mapping[str, Callable[[Author], Workload]] = {
     "restart": restart,
     "cold-restart": cold_restart,
     "long-contexts": long_contexts,
+    "long-answers": long_answers,
 }
 """Every workload by the name that the command line takes."""
 

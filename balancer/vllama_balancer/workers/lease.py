@@ -8,6 +8,7 @@ from vllama_balancer.dispatch.failure import FailureKind
 from vllama_balancer.workers.load import Promise
 
 if TYPE_CHECKING:
+    from vllama_balancer.placement.prefix_belief import Prefix
     from vllama_balancer.policies.policy import Choice
     from vllama_balancer.workers.worker import Life, Worker
 
@@ -114,6 +115,10 @@ class Lease:
             self.worker.first_token_after(self.taken_at)
         self.produced = True
         self._take_prompt_off()
+
+    def answered(self, prefix: Prefix) -> None:
+        """Believes from now on that the worker's cache holds the prompt and the reply."""
+        self.life.belief.hold(prefix)
 
     def abandon(self, reason: str, kind: FailureKind = FailureKind.LOST) -> None:
         """Gives the attempt up: its call ends, and whoever reads it finds `abandoned` set."""

@@ -44,7 +44,10 @@ class Stream:
         self.prompt_tokens = prompt_tokens
         """Tokens to compute before the first output token, resumed ones included."""
         self.blocks = blocks
-        """Identities of the full blocks that others may share, from the start of the prompt."""
+        """Identities of the full blocks that others may share, from the start of the prompt.
+
+        Whoever knows what will be generated may go on with those of prompt and output together.
+        """
         self.output_tokens = output_tokens
         """Tokens to generate; 0 computes the prompt only."""
         self.priority = priority
@@ -222,10 +225,7 @@ class StepModel:
         """Computes a chunk of a prompt and shares its full blocks; True when the prompt is done."""
         block = self._profile.block_tokens
         first, stream.computed_tokens = stream.computed_tokens // block, stream.computed_tokens + tokens
-        for id_ in stream.blocks[first : stream.computed_tokens // block]:
-            if self._cache.keep(id_):
-                stream.pinned.append(id_)
-                stream.promised_blocks -= 1
+        self._keep(stream, stream.blocks[first : stream.computed_tokens // block])
         if stream.computed_tokens < stream.prompt_tokens:
             return False
         self._prefilling.remove(stream)
@@ -238,4 +238,18 @@ class StepModel:
     def _end(self, stream: Stream) -> None:
         stream.finished = True
         if stream.admitted:
+            self._share_output(stream)
             self._cache.release(stream.pinned, stream.promised_blocks)
+
+    def _share_output(self, stream: Stream) -> None:
+        """Shares the blocks that generated tokens have filled, as engines do; the last one was never computed."""
+        if stream.produced_tokens:
+            block = self._profile.block_tokens
+            filled = (stream.prompt_tokens + stream.produced_tokens - 1) // block
+            self._keep(stream, stream.blocks[stream.prompt_tokens // block : filled])
+
+    def _keep(self, stream: Stream, ids: Sequence[BlockId]) -> None:
+        for id_ in ids:
+            if self._cache.keep(id_):
+                stream.pinned.append(id_)
+                stream.promised_blocks -= 1

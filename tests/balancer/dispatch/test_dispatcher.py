@@ -31,6 +31,17 @@ async def test_a_generation_is_relayed_as_the_worker_sends_it(make_fleet):
     assert reply.finished.migrations == 0
 
 
+async def test_the_reply_is_believed_to_be_cached_where_it_was_generated(make_fleet):
+    """A client that sends prompt and reply again is expected there, and both are expected to be cached."""
+    fleet = await make_fleet(4, policy="expected-completion")
+    prompt = "a beginning " * 30
+    first = await fleet.generate(prompt, max_tokens=400)
+    second = await fleet.generate(prompt + first.text + " and now?")
+    assert second.started[0].worker == first.started[0].worker
+    believed_tokens = fleet.value("vllama_cached_tokens_predicted_total")
+    assert believed_tokens > 0.8 * len(prompt + first.text) / 4
+
+
 async def test_the_call_tells_where_it_went_and_why(make_fleet):
     """The placement is filled in."""
     fleet = await make_fleet(1)

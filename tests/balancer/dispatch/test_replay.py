@@ -67,7 +67,7 @@ tokens_and_cuts = st.tuples(
 def test_a_replay_continues_exactly_where_the_stream_broke(case):
     """However the two runs were cut into deltas."""
     tokens, cuts, other_cuts, broke_at = case
-    delivered = Delivered(keeps_text=True)
+    delivered = Delivered()
     for delta in deltas(tokens, cuts)[:broke_at]:
         delivered.add(delta)
     text = "".join(delivered.texts)
@@ -84,7 +84,7 @@ def test_a_replay_continues_exactly_where_the_stream_broke(case):
 
 def test_another_token_is_a_divergence():
     """Even where the text agrees."""
-    delivered = Delivered(keeps_text=True)
+    delivered = Delivered()
     delivered.add(pb.Delta(text=" a b", token_ids=[1, 2]))
     with pytest.raises(Diverged):
         Replay(delivered).remainder(pb.Delta(text=" a", token_ids=[9]))
@@ -92,7 +92,7 @@ def test_another_token_is_a_divergence():
 
 def test_another_text_is_a_divergence():
     """Even where the tokens agree."""
-    delivered = Delivered(keeps_text=True)
+    delivered = Delivered()
     delivered.add(pb.Delta(text=" a b", token_ids=[1, 2]))
     with pytest.raises(Diverged):
         Replay(delivered).remainder(pb.Delta(text=" x", token_ids=[1]))
@@ -101,7 +101,7 @@ def test_another_text_is_a_divergence():
 def test_thinking_and_tool_calls_are_swallowed_too():
     """Calls are compared by what they say: their ids are random."""
     call = pb.ToolCall(id="call-1", name="add", arguments_json="{}")
-    delivered = Delivered(keeps_text=True)
+    delivered = Delivered()
     delivered.add(pb.Delta(thinking="hm", token_ids=[1]))
     delivered.add(pb.Delta(tool_calls=[call], token_ids=[2]))
     again = pb.ToolCall(id="call-9", name="add", arguments_json="{}")
@@ -114,16 +114,17 @@ def test_thinking_and_tool_calls_are_swallowed_too():
 
 def test_logprobs_are_cut_with_their_tokens():
     """One entry for each token that remains."""
-    delivered = Delivered(keeps_text=True)
+    delivered = Delivered()
     delivered.add(pb.Delta(token_ids=[1]))
     logprobs = [pb.TokenLogprobs(token=pb.TokenLogprob(id=i)) for i in (1, 2)]
     rest = Replay(delivered).remainder(pb.Delta(token_ids=[1, 2], logprobs=logprobs))
     assert [entry.token.id for entry in rest.logprobs] == [2]
 
 
-def test_text_is_kept_only_where_a_replay_needs_it():
-    """Resuming needs the tokens alone."""
-    delivered = Delivered(keeps_text=False)
-    delivered.add(pb.Delta(text="a", token_ids=[1]))
-    assert delivered.token_ids == [1]
-    assert delivered.texts == []
+def test_what_was_delivered_comes_back_as_one_message():
+    """The client sends it with its next turn, whatever the deltas were."""
+    call = pb.ToolCall(id="call-1", name="add", arguments_json="{}")
+    delivered = Delivered()
+    for delta in (pb.Delta(thinking="hm"), pb.Delta(text="it "), pb.Delta(text="is"), pb.Delta(tool_calls=[call])):
+        delivered.add(delta)
+    assert delivered.message() == pb.Message(role="assistant", thinking="hm", content="it is", tool_calls=[call])

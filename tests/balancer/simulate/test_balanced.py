@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,6 +9,7 @@ from vllama_balancer.policies import POLICIES, make_policy
 from vllama_balancer.simulate.balanced import Balanced
 from vllama_balancer.simulate.engine_model import LoadReport
 from vllama_balancer.simulate.simulation import Simulation
+from vllama_balancer.simulate.workload import Segment
 from vllama_balancer.simulate.workloads import write
 
 if TYPE_CHECKING:
@@ -32,6 +34,20 @@ def test_every_policy_of_the_balancer_can_be_simulated(policy: str) -> None:
     workload = write("restart", 0, 8)
     outcome = Simulation(workload, 4, 8, lambda around: Balanced(around, make_policy(policy)), 0).run()
     assert len(outcome.ttft_seconds) == len(workload.sessions)
+
+
+@pytest.mark.parametrize("believes_replies", [True, False])
+def test_a_reply_is_believed_where_it_was_generated(ask: Ask, fleet: Fleet, believes_replies: bool) -> None:
+    """The next turn's lease expects it, unless replies are left out of the beliefs."""
+    placement = Balanced(fleet(1), make_policy("expected-completion"), believes_replies=believes_replies)
+    placement.report(0.0, 0, IDLE_REPORT)
+    first = ask((1, 1600), output_tokens=800)
+    first.turn = replace(first.turn, answer=Segment(2, 800))
+    placement.place(0.0, first, [0])
+    placement.ended(1.0, first, 800)
+    second = ask((1, 1600), (2, 800), (3, 160))
+    placement.place(2.0, second, [0])
+    assert placement._leases[second].believed_tokens == (2400 if believes_replies else 1600)
 
 
 def test_a_conversation_returns_to_its_cache(ask: Ask, fleet: Fleet) -> None:

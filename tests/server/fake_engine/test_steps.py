@@ -111,6 +111,18 @@ def test_a_known_prefix_needs_no_prefill():
     assert second.cached_tokens == 64
 
 
+def test_generated_tokens_are_shared_where_they_are_known():
+    """All but the last, which is never computed: 320 + 159 tokens fill 29 blocks of 16."""
+    model = StepModel(Profile())
+    ids = block_ids(b"abcd" * (320 + 160 + 32), 64)
+    model.submit(Stream(320, ids, 160))
+    run(model)
+    follower = Stream(512, ids, 1)
+    model.submit(follower)
+    run(model)
+    assert follower.cached_tokens == 29 * 16
+
+
 def test_the_last_block_is_always_computed():
     """A prompt that is known altogether still computes its last block, from which the first token comes."""
     model = StepModel(Profile())
