@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.policies import POLICIES, make_policy
 from vllama_balancer.simulate.archive import Archive
-from vllama_balancer.simulate.beside import sections
+from vllama_balancer.simulate.beside import Beside
 from vllama_balancer.simulate.contenders import CONTENDERS, LEAST_REQUEST, SUBJECT
 from vllama_balancer.simulate.decision_time import FLEETS, measure
 from vllama_balancer.simulate.grid import FULL, QUICK, Grid, run
@@ -42,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     names = [SUBJECT, LEAST_REQUEST, *arguments.policies] if arguments.policies else list(CONTENDERS)
     archive = Archive(arguments.report / "kept") if arguments.report else None
-    results = run(_grid(arguments), dict.fromkeys(names), progress, arguments.jobs, archive)
+    grid = _grid(arguments)
+    results = run(grid, dict.fromkeys(names), progress, arguments.jobs, archive)
     print(markdown([summary(results), by_workload(results), *goals(results, SUBJECT)]), end="")
     if archive is not None:
-        beside = [] if _is_partial(arguments) else sections(archive, progress, is_quick=arguments.quick)
-        write(arguments.report, results, SUBJECT, beside)
+        beside = Beside(results, grid, archive, progress, arguments.jobs, arguments.quick)
+        write(arguments.report, results, SUBJECT, [] if _is_partial(arguments) else beside.sections())
         progress(f"wrote {arguments.report / 'report.html'} and {arguments.report / 'report.md'}")
     return 0
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vllama simulate",
         description="Compares placement policies on simulated fleets, in made-up time.",
+        epilog="Example: vllama simulate --quick --workloads chats --report DIR",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="a part of the grid: seconds instead of minutes")

@@ -35,6 +35,10 @@ class Archive:
         self._directory = directory
         self._fingerprint = fingerprint or fingerprint_of_sources()
 
+    def within(self, folder: str) -> Archive:
+        """Makes an archive of the same sources in a folder of this one."""
+        return Archive(self._directory / folder, self._fingerprint)
+
     def get(self, name: str, asked: list[Any], compute: Callable[[], Any]) -> Any:
         """Returns what is kept under the name for the same question, or computes and keeps it.
 

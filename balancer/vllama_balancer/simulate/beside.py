@@ -1,35 +1,70 @@
-"""What the report shows beside the comparison: single terms, several balancers, alternating load."""
+"""What the report shows beside the comparison: missed goals again, single terms, several balancers, loading."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.simulate import ablation, alternating, several
+from vllama_balancer.simulate import ablation, alternating, second_look, several
+from vllama_balancer.simulate.contenders import BASELINES, SUBJECT
 from vllama_balancer.simulate.report import Section
 from vllama_balancer.simulate.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vllama_balancer.simulate.archive import Archive
-    from vllama_balancer.simulate.grid import Grid, Progress
+    from vllama_balancer.simulate.grid import Grid, Progress, Results
+
+QUICK_SEEDS = second_look.SEEDS[:3]
+"""Runs of a cell that is looked at again in a hurry."""
 
 
-def sections(archive: Archive, progress: Progress, *, is_quick: bool) -> list[Section]:
-    """Computes them all, or takes from the archive what has been computed."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Computes what is beside a comparison, or takes from the archive what has been computed."""
 
-    def studied(study: Callable[[Grid, Progress], Table], grid: Grid) -> Section:
-        if is_quick:
-            grid = replace(grid, workers=(4,), seeds=(0,))
-        kept = archive.get(study.__name__, [is_quick], lambda: asdict(study(grid, progress)))
-        progress(f"beside the comparison: {kept['title']}")
-        return Section(Table(kept["title"], kept["note"], tuple(kept["header"]), tuple(map(tuple, kept["rows"]))))
+    results: Results
+    """The comparison."""
+    grid: Grid
+    """Where it was made."""
+    archive: Archive
+    """Where tables are kept."""
+    progress: Progress
+    """Hears what has been done."""
+    jobs: int = 1
+    """Processes that share the work."""
+    is_quick: bool = False
+    """Whether a part of each will do."""
 
-    histories = [alternating.play(scene) for scene in alternating.SCENES]
-    return [
-        studied(ablation.weighed, ablation.GRID),
-        studied(ablation.specialists, ablation.SPECIAL_GRID),
-        studied(several.shared, several.GRID),
-        Section(alternating.table(histories), tuple(alternating.chart(history) for history in histories)),
-    ]
+    def sections(self) -> list[Section]:
+        """Computes them all."""
+        histories = [alternating.play(scene) for scene in alternating.SCENES]
+        return [
+            *self._kept("looked-again", self._looked_again),
+            *self._kept("terms", self._terms),
+            *self._kept("special-terms", lambda: [ablation.specialists(self._part(ablation.SPECIAL_GRID))]),
+            *self._kept("several-balancers", lambda: [several.shared(self._part(several.GRID))]),
+            Section(alternating.table(histories), tuple(map(alternating.chart, histories)), "alternating"),
+        ]
+
+    def _looked_again(self) -> Sequence[Table]:
+        seeds = QUICK_SEEDS if self.is_quick else second_look.SEEDS
+        return second_look.look(self.results, SUBJECT, tuple(BASELINES), seeds, self.progress, self.jobs)
+
+    def _terms(self) -> Sequence[Table]:
+        grid = self.grid if self.is_quick else ablation.GRID
+        return [ablation.weighed(self.results, grid, self.progress, self.jobs, self.archive.within("terms"))]
+
+    def _part(self, grid: Grid) -> Grid:
+        return replace(grid, workers=(4,), seeds=(0,)) if self.is_quick else grid
+
+    def _kept(self, name: str, study: Callable[[], Sequence[Table]]) -> list[Section]:
+        kept: list[dict[str, Any]] = self.archive.get(
+            name, [self.is_quick], lambda: [asdict(table) for table in study()]
+        )
+        self.progress(f"beside the comparison: {name}")
+        return [
+            Section(Table(one["title"], one["note"], tuple(one["header"]), tuple(map(tuple, one["rows"]))))
+            for one in kept
+        ]

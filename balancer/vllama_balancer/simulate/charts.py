@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ROW = 22
 LABEL = 170
 WIDTH = 760
+GAP = 12
 SUBJECT_COLOR = "#1f6feb"
 OTHER_COLOR = "#9aa4b2"
 ORACLE_COLOR = "#c9a227"
@@ -82,6 +83,15 @@ def timeline(title: str, rows: Sequence[str], kinds: Sequence[str], spans: Seque
     marks = range(0, int(end) + 1, 60)
     parts += [_text(LABEL + mark * scale, bottom + 12, f"{mark} s", anchor="middle", size=10) for mark in marks]
     return _svg(WIDTH, bottom + 20, parts)
+
+
+def stack(charts: Sequence[str]) -> str:
+    """Puts charts below each other into one."""
+    parts, bottom = [], 0
+    for chart in charts:
+        parts.append(chart.replace("<svg ", f'<svg y="{bottom}" ', 1))
+        bottom += int(chart.split('height="', 1)[1].split('"', 1)[0]) + GAP
+    return _svg(WIDTH, bottom, parts)
 
 
 def _square(x: float, y: float, width: float, ratio: float) -> str:

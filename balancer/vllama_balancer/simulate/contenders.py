@@ -16,6 +16,7 @@ from vllama_balancer.simulate.baselines import (
     RoundRobin,
 )
 from vllama_balancer.simulate.oracle import Oracle
+from vllama_balancer.simulate.variants import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,5 +64,5 @@ CONTENDERS: Mapping[str, PlacementFactory] = {SUBJECT: balanced(SUBJECT), **BASE
 
 
 def contender(name: str) -> PlacementFactory:
-    """Finds a contender, or one of the balancer's other policies. Raises KeyError for any other name."""
-    return CONTENDERS[name] if name in CONTENDERS else {policy: balanced(policy) for policy in POLICIES}[name]
+    """Finds a contender, another policy of the balancer, or a variant. Raises KeyError for any other name."""
+    return {**{policy: balanced(policy) for policy in POLICIES}, **VARIANTS, **CONTENDERS}[name]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from vllama_balancer.simulate.charts import bars, heat_map
+from vllama_balancer.simulate.charts import bars, heat_map, stack
 from vllama_balancer.simulate.contenders import LEAST_REQUEST, ORACLE
 from vllama_balancer.simulate.tables import SHORT, baselines_of, contenders_of, markdown, tables
 from vllama_balancer.simulate.verdict import MEASURES, geometric_mean, relative_mean
@@ -34,14 +34,26 @@ class Section:
     table: Table
     charts: tuple[str, ...] = ()
     """SVG."""
+    name: str = ""
+    """Of the file that has the charts below each other."""
 
 
 def write(directory: Path, results: Results, subject: str, beside: Sequence[Section]) -> None:
-    """Writes report.html and report.md into a directory."""
+    """Writes report.html, report.md and the charts that are worth a file of their own into a directory."""
     *comparison, details = tables(results, subject)
     text = markdown([*comparison, *(section.table for section in beside), details])
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(page(results, subject, beside), encoding="utf-8")
+    (directory / "comparison.svg").write_text(picture(results, subject), encoding="utf-8")
+    for section in beside:
+        if section.charts:
+            (directory / f"{section.name}.svg").write_text(stack(section.charts), encoding="utf-8")
+
+
+def picture(results: Results, subject: str) -> str:
+    """Draws the comparison as a whole: means over all cells, then each cell against its best baseline."""
+    charts = [draw(results, subject, measure) for draw in (_means, _versus_best) for measure in MEASURES]
+    return stack([chart for chart in charts if chart])
 
 
 def page(results: Results, subject: str, beside: Sequence[Section] = ()) -> str:

@@ -11,7 +11,10 @@ import pytest
 from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
 from vllama_balancer.policies.expected_completion import ExpectedCompletion
 from vllama_balancer.simulate import ablation, several
+from vllama_balancer.simulate.contenders import CONTENDERS, SUBJECT
 from vllama_balancer.simulate.engine_model import COLD_STEP_SECONDS, EngineModel
+from vllama_balancer.simulate.grid import Grid, run
+from vllama_balancer.simulate.variants import SHIPPED, VARIANTS, WITHOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +25,15 @@ if TYPE_CHECKING:
 def test_every_term_is_weighed_once() -> None:
     """One row each, the policy as shipped first."""
     grid = replace(ablation.GRID, workloads=("chats",), concurrencies=(8,), workers=(2,), seeds=(0,))
-    table = ablation.weighed(grid)
-    assert [row[0] for row in table.rows] == list(ablation.WITHOUT)
-    assert table.rows[0][0] == ablation.SHIPPED
+    table = ablation.weighed(run(grid, CONTENDERS), grid)
+    assert [row[0] for row in table.rows] == list(VARIANTS)
+    assert table.rows[0][0] == SHIPPED
+
+
+def test_as_shipped_is_what_the_comparison_runs() -> None:
+    """The weights that are written down are those that are used."""
+    (scores,) = run(Grid(("chats",), (8,), (4,), (0,)), [SUBJECT, SHIPPED]).values()
+    assert scores[SUBJECT] == scores[SHIPPED]
 
 
 def test_every_change_changes_something() -> None:
@@ -43,8 +52,8 @@ def test_every_change_changes_something() -> None:
     calm = Candidate("b", 2, 64, 300, 0.02, stream_seconds=0.0002, **common)
     snapshot, demand = Snapshot(now, (crowded, calm)), Demand(2000, 128, {"a": 900})
     shipped = ExpectedCompletion().explain(snapshot, demand)
-    for name, weights in ablation.WITHOUT.items():
-        if name != ablation.SHIPPED and not name.endswith(("band", "stream", "ties")):
+    for name, weights in WITHOUT.items():
+        if name != SHIPPED and not name.endswith(("band", "stream", "ties")):
             assert ExpectedCompletion(weights).explain(snapshot, demand) != shipped, name
 
 
@@ -52,7 +61,7 @@ def test_slow_start_is_for_a_worker_that_comes_back_cold() -> None:
     """Its first steps hold up everybody who is there."""
     grid = replace(ablation.SPECIAL_GRID, workloads=("cold-restart",), concurrencies=(32,), workers=(4,), seeds=(0, 1))
     ttft = {row[1]: float(row[2]) for row in ablation.specialists(grid).rows}
-    assert ttft[ablation.SHIPPED] < 0.8 * ttft["without slow start"]
+    assert ttft[SHIPPED] < 0.8 * ttft["without slow start"]
 
 
 def test_two_balancers_share_workers_as_evenly_as_one() -> None:
@@ -80,7 +89,7 @@ def test_a_tie_of_two_is_broken_by_the_first_that_tells_them_apart() -> None:
     """In the order of the weights."""
     a, b = Candidate("a", 1, 64, 50), Candidate("b", 2, 64, 0)
     picks = {
-        ties: ExpectedCompletion(ablation.WITHOUT["as shipped"]._replace(ties=ties)).pick(
+        ties: ExpectedCompletion(WITHOUT["as shipped"]._replace(ties=ties)).pick(
             Snapshot(0.0, (a, b)), Demand(10, 10, {}), Random(1)
         )
         for ties in (("prompts",), ("streams",))
