@@ -37,6 +37,8 @@ class Cell:
     """CPU time that the watched process and its children used; None when none is watched."""
     resident_bytes: int | None = None
     """Memory of the watched process alone at the end."""
+    is_interleaved: bool = False
+    """Whether its requests alternated with those of the other targets, one by one; `seconds` are then its own only."""
 
     @property
     def errors(self) -> int:
@@ -99,7 +101,7 @@ async def measure(
 
     async def user(session: Session) -> None:
         for _ in left:
-            sample = await _run(session, next(requests), timeout_seconds)
+            sample = await run_within(session, next(requests), timeout_seconds)
             samples.append(sample)
             done(sample)
 
@@ -112,7 +114,8 @@ async def measure(
         return samples, clock() - begun
 
 
-async def _run(session: Session, request: Request, timeout_seconds: float) -> Sample:
+async def run_within(session: Session, request: Request, timeout_seconds: float) -> Sample:
+    """Runs a request; one that has not ended in time is a broken sample."""
     try:
         async with asyncio.timeout(timeout_seconds):
             return await session.run(request)

@@ -49,7 +49,8 @@ class Ratio:
     throughput: Sequence[float]
     """Tokens per second of the target by those of the base, repeat by repeat."""
     ttft: Sequence[float]
-    """Median time to the first token of the target less that of the base, in seconds, repeat by repeat."""
+    """Time to the first token of the target less that of the base, in seconds, repeat by repeat: the difference of
+    the medians, or the median of the requests' own differences where these alternated one by one."""
 
     @property
     def median_throughput(self) -> float | None:
@@ -111,13 +112,25 @@ def _ratio(cells: Sequence[Cell], base: str, name: str, concurrency: int) -> Rat
         base=base,
         concurrency=concurrency,
         throughput=[a.tokens_per_second / b.tokens_per_second for a, b in pairs if b.tokens_per_second],
-        ttft=[
-            a_ttft - b_ttft
-            for a, b in pairs
-            if (a_ttft := percentile(a.values("ttft_seconds"), 50)) is not None
-            and (b_ttft := percentile(b.values("ttft_seconds"), 50)) is not None
-        ],
+        ttft=[later for a, b in pairs if (later := _later(a, b)) is not None],
     )
+
+
+def _later(cell: Cell, base: Cell) -> float | None:
+    """By how much a cell's first tokens come later than the base's; None when one of them has none."""
+    if cell.is_interleaved and base.is_interleaved:
+        return percentile(
+            [
+                ours.ttft_seconds - theirs.ttft_seconds
+                for ours, theirs in zip(cell.samples, base.samples, strict=False)
+                if not (ours.error or theirs.error)
+                and ours.ttft_seconds is not None
+                and theirs.ttft_seconds is not None
+            ],
+            50,
+        )
+    ours, theirs = (percentile(one.values("ttft_seconds"), 50) for one in (cell, base))
+    return None if ours is None or theirs is None else ours - theirs
 
 
 def _mean(values: Sequence[int]) -> float:

@@ -52,6 +52,8 @@ def command(
     max_tokens: flags.MaxTokens = "128",
     trace: flags.Trace = None,
     requests: flags.Requests = None,
+    each: flags.Each = 3,
+    interleave: flags.Interleaved = False,
     repeats: flags.Repeats = 3,
     warm_up: flags.WarmUp = 2,
     timeout_seconds: flags.TimeoutSeconds = 600,
@@ -80,7 +82,20 @@ def command(
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())
         streams = specification.concurrencies(concurrency)
         targets = specification.targets(chosen, model, access)
-        plan = Plan(targets, workload, streams, requests, repeats, warm_up, timeout_seconds, seed)
+        if interleave and streams != [1]:
+            raise ValueError("--interleave takes turns with every request: give --concurrency 1")
+        plan = Plan(
+            targets,
+            workload,
+            streams,
+            requests,
+            repeats,
+            warm_up,
+            timeout_seconds,
+            seed,
+            each,
+            is_interleaved=interleave,
+        )
         if preset:
             chosen_doors = _doors(doors, targets)
             comparison = Comparison(
@@ -98,6 +113,7 @@ def command(
         "engine_args": engine_arg or [],
         "repeats": repeats,
         "seed": seed,
+        "interleaved": interleave,
     }
     cells: list[Cell] = []
     try:

@@ -62,6 +62,9 @@ EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'
 
 def main() -> None:
     """Runs the command line of this process and ends it with its status."""
+    # Programs are started by exec, so gRPC need not prepare for a fork nor complain about each. It asks once, when it
+    # is imported.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     sys.exit(run(sys.argv[1:], os.environ))
 
 

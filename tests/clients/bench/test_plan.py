@@ -100,6 +100,35 @@ async def test_targets_get_the_same_lengths() -> None:
     assert not {r.prompt for r in first.requests} & {r.prompt for r in second.requests}
 
 
+async def test_targets_take_turns_with_every_request() -> None:
+    """Each round asks every target once, another one first each time, and the cells keep the order of the rounds."""
+    asked: list[str] = []
+
+    class Noting(FakeTarget):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        async def run(self, request: Request) -> Sample:
+            asked.append(self.name)
+            return await super().run(request)
+
+    plan = Plan(
+        {name: Noting(name) for name in "abc"},
+        Workload(Fixed(1), Fixed(1)),
+        (1,),
+        requests=4,
+        repeats=1,
+        warm_up=0,
+        is_interleaved=True,
+    )
+    watches = {"b": Watch(os.getpid())}
+    cells = [cell async for cell in run(plan, watches, begins([]))]
+    assert "".join(asked) == "abcbcacababc"
+    assert [(cell.target, len(cell.samples), cell.seconds) for cell in cells] == [("a", 4, 4), ("b", 4, 4), ("c", 4, 4)]
+    assert [cell.cpu_seconds is not None for cell in cells] == [False, True, False]
+
+
 async def test_a_watched_process_is_charged() -> None:
     """The CPU time that a cell took is told per token."""
     target = FakeTarget()
@@ -117,9 +146,11 @@ def test_a_process_that_is_not_there() -> None:
 
 
 def test_requests_follow_the_concurrency() -> None:
-    """Unless told otherwise every stream has three requests, ten in all at least."""
-    plan = Plan({}, Workload(Fixed(1), Fixed(1)))
-    assert [plan.requests_at(streams) for streams in (1, 5, 50)] == [10, 15, 150]
+    """Every stream has so many requests, a single one those of two, unless their number is given."""
+    workload = Workload(Fixed(1), Fixed(1))
+    assert [Plan({}, workload).requests_at(streams) for streams in (1, 5, 50)] == [6, 15, 150]
+    assert [Plan({}, workload, requests_each=1).requests_at(streams) for streams in (1, 50)] == [2, 50]
+    assert [Plan({}, workload, requests=7).requests_at(streams) for streams in (1, 50)] == [7, 7]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(0, 1.0), (50, 2.5), (90, 3.7), (100, 4.0)])
@@ -167,6 +198,16 @@ def test_ratios_pair_the_turns() -> None:
     assert list(ratio.throughput) == [0.5, 1.0]
     assert list(ratio.ttft) == pytest.approx([0.2, 0.0])
     assert ratio.median_throughput == 0.75
+
+
+def test_alternating_requests_are_compared_one_by_one() -> None:
+    """The median of the differences is told, not the difference of the medians; a broken request has none."""
+    ours = [Sample(1.0, first, 10) for first in (0.3, 0.5, 0.9, 9.0)]
+    theirs = [Sample(1.0, first, 10, error=error) for first, error in ((0.2, ""), (0.3, ""), (0.1, ""), (0.1, "busy"))]
+    (ratio,) = ratios(
+        [Cell("a", 1, 0, 4.0, theirs, is_interleaved=True), Cell("b", 1, 0, 4.0, ours, is_interleaved=True)]
+    )
+    assert list(ratio.ttft) == pytest.approx([0.2])
 
 
 def test_a_target_that_only_failed_has_no_ratio() -> None:

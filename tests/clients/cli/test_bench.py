@@ -102,6 +102,7 @@ async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callab
         ("--trace", "/no/such/file"),
         ("--watch", "a=1"),
         ("--watch", "server=x"),
+        ("--interleave", "--concurrency", "1,2"),
         ("compare", "--doors", "bare,back"),
         ("compare", "--target", "chat=ollama:http://127.0.0.1:1"),
     ],
