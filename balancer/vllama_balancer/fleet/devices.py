@@ -48,6 +48,7 @@ class MachineProbe:
         """Takes the module that speaks to NVIDIA's driver."""
         self._nvml = nvml
         self._visible = environment.get("CUDA_VISIBLE_DEVICES")
+        self._bound = environment.get("VLLM_CPU_OMP_THREADS_BIND", "")
 
     def gpus(self) -> Sequence[Gpu]:
         """Lists the GPUs that CUDA_VISIBLE_DEVICES allows, in its order."""
@@ -61,8 +62,13 @@ class MachineProbe:
             self._nvml.nvmlShutdown()
 
     def cores(self) -> Sequence[int]:
-        """Lists the processors of this process's affinity mask."""
-        return sorted(os.sched_getaffinity(0))
+        """Lists the processors of this process's affinity mask, or those of them that VLLM_CPU_OMP_THREADS_BIND lists.
+
+        vLLM's other forms of that variable say nothing that could be shared out.
+        """
+        allowed = sorted(os.sched_getaffinity(0))
+        chosen = _listed(self._bound)
+        return [core for core in allowed if core in chosen] or allowed
 
     def _selectors(self) -> Sequence[str]:
         if self._visible is None:
@@ -78,6 +84,17 @@ class MachineProbe:
         handle = find(int(selector) if selector.isdigit() else selector)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         return Gpu(selector, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free))
+
+
+def _listed(binding: str) -> set[int]:
+    """Reads a list of cores such as "0,2-3"; empty for anything else."""
+    cores: set[int] = set()
+    for part in binding.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            return set()
+        cores.update(range(int(first), int(last or first) + 1))
+    return cores
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,27 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 
+import pytest
+
 from vllama_balancer.fleet.devices import Gpu, MachineProbe
 
 
 def test_the_cores_are_those_of_the_affinity_mask() -> None:
     """Cores that this process may not use are not given away."""
     assert MachineProbe({}).cores() == sorted(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("binding", ["{core}", "{core}-{core}", " {core} , 99999"])
+def test_an_operator_may_keep_cores_for_something_else(binding: str) -> None:
+    """A list in vLLM's own variable is what the workers share; cores that are not there do not count."""
+    core = max(os.sched_getaffinity(0))
+    assert MachineProbe({"VLLM_CPU_OMP_THREADS_BIND": binding.format(core=core)}).cores() == [core]
+
+
+@pytest.mark.parametrize("binding", ["", "auto", "nobind", "0-1|2-3", "0-", "99999"])
+def test_what_lists_no_core_of_ours_chooses_none(binding: str) -> None:
+    """VLLM's other words for a binding leave the choice to us."""
+    assert MachineProbe({"VLLM_CPU_OMP_THREADS_BIND": binding}).cores() == sorted(os.sched_getaffinity(0))
 
 
 def test_hidden_gpus_are_not_used() -> None:
