@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from vllama_balancer.edge.health_metrics import register_health_metric
 from vllama_balancer.edge.metrics import EdgeMetrics
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.process.process_metrics import register_process_metrics
@@ -36,6 +37,7 @@ def metrics_of_the_balancer() -> CollectorRegistry:
     EdgeMetrics(registry)
     registry.register(PoolCollector(Pool(), lambda: 0))
     register_process_metrics(registry)
+    register_health_metric(registry, lambda: True)
     return registry
 
 

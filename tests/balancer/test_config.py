@@ -154,7 +154,7 @@ def test_ollama_variables_of_an_operator() -> None:
     config = parsed(
         OLLAMA_KEEP_ALIVE="-1", OLLAMA_NUM_PARALLEL="0", OLLAMA_CONTEXT_LENGTH="8192", OLLAMA_MODELS="~/m",
         OLLAMA_ORIGINS="http://a.example, app://x", OLLAMA_DEBUG="1", OLLAMA_KV_CACHE_TYPE="q8_0", OLLAMA_NOPRUNE="1",
-        OLLAMA_LOAD_TIMEOUT="-5",
+        OLLAMA_LOAD_TIMEOUT="-5", OLLAMA_MAX_LOADED_MODELS="2",
     )  # fmt: skip
     assert config.keep_alive_seconds == -1
     assert config.max_streams is None
@@ -164,6 +164,7 @@ def test_ollama_variables_of_an_operator() -> None:
     assert config.log_level == "debug"
     assert config.engine_args == (("kv_cache_dtype", "fp8"),)
     assert config.load_timeout_seconds == 0
+    assert config.max_loaded_models == 2
     assert config.warnings == ("OLLAMA_NOPRUNE has no effect here",)
 
 

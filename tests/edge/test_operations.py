@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from vllama_balancer.fake_gateway import FakeGateway, model
@@ -104,6 +105,13 @@ async def test_workers_that_load_or_sleep_are_not_out_of_order(serve: Serve) -> 
     """With a model that answers, the fleet is in order."""
     async with serve(FakeGateway(), fleet=Moving()) as http, http.get("/health") as reply:
         assert (await reply.json())["status"] == "ok"
+
+
+@pytest.mark.parametrize(("fleet", "value"), [(Moving(), "1.0"), (None, "0.0")], ids=["idle", "nothing"])
+async def test_the_metric_for_alerts_is_what_health_says(serve: Serve, fleet: Moving | None, value: str) -> None:
+    """Nobody is woken because models sleep, or come only when they are asked for."""
+    async with serve(FakeGateway(model(replicas=0)), fleet=fleet) as http, http.get("/metrics") as reply:
+        assert f"\nvllama_can_serve {value}\n" in await reply.text()
 
 
 async def test_the_fleet_as_json(serve: Serve) -> None:

@@ -79,6 +79,11 @@ class HealthJson(msgspec.Struct, frozen=True):
     asleep: list[str]
     """Models that wake within seconds when they are asked for."""
 
+    @property
+    def can_serve(self) -> bool:
+        """Whether a request would be answered, if only after its model has been loaded."""
+        return self.status in ("ok", "degraded", "idle")
+
 
 def fleet_json(
     fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEntry], ttft_seconds: Sequence[float]

@@ -11,7 +11,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vllama_balancer.edge.encoding import encode_json
-from vllama_balancer.edge.fleet_json import fleet_json, health_json
+from vllama_balancer.edge.fleet_json import HealthJson, fleet_json, health_json
+from vllama_balancer.edge.health_metrics import register_health_metric
 from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Operations:
         self._fleet = fleet
         self._metrics = metrics
         self._page = Page()
+        register_health_metric(metrics.registry, lambda: self._health().can_serve)
 
     def routes(self) -> list[web.RouteDef]:
         """The paths."""
@@ -79,8 +81,8 @@ class Operations:
 
     async def health(self, request: web.Request) -> web.Response:
         """GET /health: 200 while a model can answer or would be loaded, 503 while none can or the end is near."""
-        health = health_json(self._fleet.fleet(), self._edge.gateway.models(), draining=self._edge.draining)
-        status = 200 if health.status in ("ok", "degraded", "idle") else 503
+        health = self._health()
+        status = 200 if health.can_serve else 503
         return web.Response(status=status, body=encode_json(health), content_type="application/json")
 
     async def live(self, request: web.Request) -> web.Response:
@@ -96,3 +98,6 @@ class Operations:
         """GET /fleet: what the page shows."""
         fleet = fleet_json(self._fleet.fleet(), self._edge.gateway.models(), self._metrics.recent_ttft_seconds)
         return web.Response(body=encode_json(fleet), content_type="application/json")
+
+    def _health(self) -> HealthJson:
+        return health_json(self._fleet.fleet(), self._edge.gateway.models(), draining=self._edge.draining)

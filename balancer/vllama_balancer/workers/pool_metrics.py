@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from vllama_protos.v1 import worker_pb2
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from prometheus_client import Metric
 
     from vllama_balancer.workers.pool import Pool
+    from vllama_balancer.workers.worker import Worker
 
 
 class PoolCollector(Collector):
@@ -30,6 +33,11 @@ class PoolCollector(Collector):
         available = GaugeMetricFamily(
             "vllama_worker_available", "Whether new requests may go to a worker: 1 or 0.", labels=["worker"]
         )
+        asleep = GaugeMetricFamily(
+            "vllama_worker_asleep",
+            "Whether a worker's model sleeps until a request wakes it: 1 or 0.",
+            labels=["worker"],
+        )
         streams = GaugeMetricFamily(
             "vllama_worker_streams", "Streams that this balancer has on a worker.", labels=["worker"]
         )
@@ -46,8 +54,14 @@ class PoolCollector(Collector):
         )
         for worker in workers:
             available.add_metric([worker.name], 0.0 if worker.unavailable else 1.0)
+            asleep.add_metric([worker.name], float(_is_asleep(worker)))
             streams.add_metric([worker.name], worker.leases)
             prompts.add_metric([worker.name], worker.life.load.prompt_tokens)
             ejections.add_metric([worker.name], worker.breaker.ejections_total)
             restarts.add_metric([worker.name], worker.process.restarts)
-        yield from (available, streams, prompts, ejections, restarts)
+        yield from (available, asleep, streams, prompts, ejections, restarts)
+
+
+def _is_asleep(worker: Worker) -> bool:
+    is_told = worker.report is not None and worker.report.state == worker_pb2.WORKER_STATE_SLEEPING
+    return is_told and worker.is_connected

@@ -6,6 +6,7 @@ from tests.balancer.conftest import DRAINING, READY, STARTING
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, text_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.model_key import model_key
+from vllama_protos.v1 import worker_pb2
 
 KEY = model_key("m")
 
@@ -138,6 +139,18 @@ async def test_the_pools_state_is_read_at_every_scrape(make_fleet):
     assert fleet.value("vllama_worker_ejections_total", worker="w0") == 1
     assert fleet.value("vllama_worker_restarts_total", worker="w1") == 4
     assert fleet.value("vllama_queue_length") == 0
+
+
+async def test_who_sleeps_is_not_counted_as_out(make_fleet):
+    """Alerts are for workers that should serve; one that has died in its sleep is gone like any other."""
+    fleet = await make_fleet(1)
+    worker = fleet.pool.find("w0")
+    assert fleet.value("vllama_worker_asleep", worker="w0") == 0
+    worker.take_report(worker_pb2.WorkerReport(boot_id=worker.life.boot_id, state=worker_pb2.WORKER_STATE_SLEEPING))
+    assert fleet.value("vllama_worker_available", worker="w0") == 0
+    assert fleet.value("vllama_worker_asleep", worker="w0") == 1
+    worker.disconnected("for the test")
+    assert fleet.value("vllama_worker_asleep", worker="w0") == 0
 
 
 async def test_looking_after_a_worker_goes_on_after_an_unforeseen_error(make_fleet, caplog):
