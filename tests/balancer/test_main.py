@@ -387,6 +387,38 @@ async def test_idle_models_sleep_and_wake_as_the_same_processes(tmp_path: Path) 
             assert await served.ended() == 0
 
 
+async def test_a_sleeping_worker_is_restarted_and_drained_like_any_other(tmp_path: Path) -> None:
+    """A restart leaves the awake model serving, a drain ends the sleeper, and both models go on being served."""
+    async with Hub() as hub:
+        hub.repos["org/one"] = Repo({"config.json": b"{}", "model.safetensors": b"1" * 50})
+        flags = ("--engine", "fake", "--engine-arg", "can_sleep=1", "--port", "0", "--grpc-port", "0")
+        store = ("--models", str(tmp_path / "store"))
+        async with serving(tmp_path, *flags, *store, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)) as served:
+            await served.ready(workers=1)
+            address = re.search(r"gRPC\s+(\S+)", served.out)[1]
+            async with aiohttp.ClientSession(served.url) as session, grpc.aio.insecure_channel(address) as channel:
+                fleet = fleet_pb2_grpc.FleetStub(channel)
+                await _ask(session, "pull", model="org/one", stream=False)
+                await _ask(session, "generate", model="org/one", prompt="hello", stream=False)
+                assert await _asleep(session) == ["smollm2:135m"]
+                async with asyncio.timeout(START_SECONDS):
+                    async for _ in fleet.RestartWorkers(fleet_pb2.RestartWorkersRequest()):
+                        pass
+                for model in ("org/one:latest", "smollm2:135m"):
+                    answer = await _ask(session, "generate", model=model, prompt="hello", stream=False)
+                    assert answer["done"] is True and await _loaded(session) == [model]
+                assert await _asleep(session) == ["org/one:latest"]
+                listed = await fleet.ListWorkers(fleet_pb2.ListWorkersRequest())
+                [sleeper] = [worker.name for worker in listed.workers if not worker.available]
+                drained = await fleet.DrainWorker(fleet_pb2.DrainWorkerRequest(worker=sleeper), timeout=START_SECONDS)
+                assert drained.remaining_streams == 0 and await _asleep(session) == []
+                await _ask(session, "generate", model="org/one", prompt="hello", stream=False)
+                assert await _loaded(session) == ["org/one:latest"]
+            served.workers = psutil.Process(served.process.pid).children()
+            served.process.terminate()
+            assert await served.ended() == 0
+
+
 async def _asleep(session: aiohttp.ClientSession) -> list[str]:
     async with session.get("/health") as reply:
         return (await reply.json())["asleep"]
