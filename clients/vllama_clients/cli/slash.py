@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllama_clients.cli.chat import option_value
 from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.show import page
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vllama_clients.cli.api import Api
     from vllama_clients.cli.chat import Chat
 
 HELP = '''Commands:
-  /set parameter NAME VALUE   a sampling option: temperature, top_k, top_p, seed, num_predict, num_ctx, stop, ...
+  /set parameter NAME VALUE   temperature, top_k, top_p, seed, num_predict, ...
   /set system TEXT            the system text
-  /set think [LEVEL]          reason first (low, medium, high, max);  /set nothink
+  /set think [LEVEL]          reason first: low, medium, high;  /set nothink
   /set format json            answer in JSON;  /set noformat
   /set verbose                counts and rates after each answer;  /set quiet
   /set nohistory              send no earlier turns;  /set history
-  /show info                  the model;  also license, modelfile, parameters, system, template
+  /show info                  the model;  parameters, system, template, license
   /clear                      forget what was said
   /load MODEL                 go on with another model, from the start
   /save NAME                  keep model, system text and parameters under a name
@@ -70,11 +72,13 @@ def obey(line: str, settings: Settings, api: Api) -> str:
 def _set(rest: str, settings: Settings) -> str:
     name, _, value = rest.partition(" ")
     value, chat = value.strip().strip('"'), settings.chat
+    said = f"Set {rest}."
     match name:
         case "parameter":
             return _set_parameter(value, chat)
         case "system":
             chat.system = value
+            said = "Set the system text." if value else "The system text is the model's own again."
         case "think":
             chat.think = value or True
         case "nothink":
@@ -89,7 +93,7 @@ def _set(rest: str, settings: Settings) -> str:
             chat.history = name == "history"
         case _:
             raise CommandFailed(f"Cannot set {rest!r}; /? lists what can be set.")
-    return f"Set {rest}."
+    return said
 
 
 def _set_parameter(assignment: str, chat: Chat) -> str:
@@ -108,7 +112,16 @@ def _show(what: str, settings: Settings, api: Api) -> str:
         raise CommandFailed(f"Cannot show {what!r}; there are info, {', '.join(SHOWN)}.")
     if what == "system" and settings.chat.system:
         return settings.chat.system
+    if what == "parameters" and settings.chat.options:
+        return _parameters(settings.chat.options, str(reply.get(what) or ""))
     return str(reply.get(what) or f"No {what}.")
+
+
+def _parameters(chosen: Mapping[str, Any], of_the_model: str) -> str:
+    """Writes what was set here before what the model presets."""
+    lines = [f"{name:<30} {value}" for name, value in chosen.items()]
+    sections = ["Set here:", *lines, *(["", "Set by the model:", of_the_model] if of_the_model else [])]
+    return "\n".join(sections)
 
 
 def _load(model: str, settings: Settings, api: Api) -> str:

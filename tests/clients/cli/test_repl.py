@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -219,6 +220,25 @@ def test_show(talk: Callable[..., str]) -> None:
     """/show tells about the model, as a whole or a part."""
     assert "134.52M" in talk("/show")
     assert "{% for message in messages %}" in talk("/show template")
+
+
+def test_show_parameters_has_what_was_set(talk: Callable[..., str]) -> None:
+    """The conversation's own options come first, then those of the model, each by its name."""
+    said = talk("/set parameter seed 7", "/show parameters")
+    assert re.search(r"Set here:\nseed +7\n\nSet by the model:\n\S", said)
+
+
+def test_the_system_text_can_be_set_and_given_back(api: FakeApi, talk: Callable[..., str]) -> None:
+    """What is said ends with one period, whatever the text ends with."""
+    said = talk("/set system You are brief.", "/set system", "Hi")
+    assert "Set the system text.\n" in said and "the model's own again" in said
+    assert api.chats[-1]["messages"][0]["role"] == "user"
+
+
+def test_the_help_fits_a_screen(talk: Callable[..., str]) -> None:
+    """80 columns, and no more lines than fit above the prompt."""
+    lines = talk("/?").splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("line", ["/nonsense", "/set nonsense", "/show nonsense", "/set parameter", "/load", "/save"])
