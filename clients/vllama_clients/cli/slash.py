@@ -25,7 +25,7 @@ HELP = '''Commands:
   /show info                  the model;  parameters, system, template, license
   /clear                      forget what was said
   /load MODEL                 go on with another model, from the start
-  /save NAME                  keep model, system text and parameters under a name
+  /save NAME                  keep model, system text and parameters as NAME
   /bye                        leave;  also Ctrl-D
 
   """ begins and ends a message of several lines.  Ctrl-C stops an answer.'''
