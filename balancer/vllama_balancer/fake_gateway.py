@@ -17,6 +17,8 @@ from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
+    from vllama_balancer.errors import QueueFull
+
 Step = generation_pb2.GenerateResponse | Exception | asyncio.Event
 """An event to yield, an error to raise, or something to wait for."""
 
@@ -116,6 +118,8 @@ class FakeGateway:
         self.all_closed.set()
         self.waiting = asyncio.Event()
         """Set once a generation waits at an Event of its script."""
+        self.full: QueueFull | None = None
+        """Raised to whoever expects room; None: there is room."""
         self._scripts: list[Sequence[Step]] = []
 
     def play(self, *steps: Step) -> None:
@@ -178,6 +182,11 @@ class FakeGateway:
         """Finds an entry as a catalog does."""
         key = parse_name(name).key
         return next((entry for entry in self.entries if parse_name(entry.name).key == key), None)
+
+    def expect_room(self, name: str) -> None:
+        """Raises what a test has put into `full`."""
+        if self.full is not None:
+            raise self.full
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Finds an entry; none is ever on its way."""

@@ -110,6 +110,13 @@ class Gateway(Protocol):
         """Finds a model by any spelling of its name that names.py treats as the same."""
         ...
 
+    def expect_room(self, name: str) -> None:
+        """Raises QueueFull when a generation or embedding by this model would be refused now, as far as is known.
+
+        Cheap: front doors ask before they make anything of a request, so that a burst costs little.
+        """
+        ...
+
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Finds a model as `find` does; one that is on its way, as in the first moments of a start, is waited for.
 

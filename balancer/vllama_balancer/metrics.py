@@ -123,7 +123,13 @@ class _Failover:
         )
         self.reroute = Histogram(
             "vllama_reroute_seconds",
-            "Time from the last sign of a worker that failed a request to the request's start on the next one.",
+            "Time from the last sign of a worker that failed a request until the next one was given it.",
+            registry=registry,
+            buckets=_REROUTE_BUCKETS,
+        )
+        self.resume = Histogram(
+            "vllama_resume_seconds",
+            "The same until the next one had computed its prompt, with what had been generated.",
             registry=registry,
             buckets=_REROUTE_BUCKETS,
         )
@@ -151,6 +157,10 @@ class Metrics:
         self._requests.in_flight.dec()
         self._requests.ended.labels(model, outcome).inc()
 
+    def refused(self, outcome: str) -> None:
+        """Counts a request that was turned away before its model was looked for."""
+        self._requests.ended.labels("", outcome).inc()
+
     def waited(self, seconds: float) -> None:
         """Notes how long a request waited for a place."""
         self._placement.queue_wait.observe(seconds)
@@ -177,8 +187,12 @@ class Metrics:
         (self._failover.migrations if had_output else self._failover.retries).inc()
 
     def rerouted(self, seconds: float) -> None:
-        """Notes how long a request stood still because its worker failed it."""
+        """Notes how long a request belonged to no worker because its own had failed it."""
         self._failover.reroute.observe(seconds)
+
+    def resumed(self, seconds: float) -> None:
+        """Notes how long a request stood still because its worker had failed it."""
+        self._failover.resume.observe(seconds)
 
     def quarantined(self) -> None:
         """Counts a request that is given up for killing workers."""

@@ -100,6 +100,15 @@ class Admission:
         """Requests that wait for a place, returning ones included."""
         return sum(len(line) for line in self._lines.values())
 
+    def expect_room(self, key: str) -> None:
+        """Raises QueueFull when a new request for a model would meet it now."""
+        if self._waiting_first < self._settings.max_queue:
+            return
+        line = self._lines.get(key)
+        if self._pool.has_room(key) and (line is None or line.next_turn() is None):
+            return
+        raise self._full()
+
     async def admit(self, ticket: Ticket, deadline: float | None) -> Lease:
         """Waits for a place; the caller must `release` it.
 
@@ -152,11 +161,7 @@ class Admission:
 
     def _join(self, ticket: Ticket) -> _Waiter:
         if not ticket.is_returning and self._waiting_first >= self._settings.max_queue:
-            self._metrics.queue_full()
-            raise QueueFull(
-                f"the queue is full: {self._waiting_first} requests wait already",
-                retry_after_seconds=self.retry_after_seconds(),
-            )
+            raise self._full()
         waiter = _Waiter(ticket)
         line = self._lines.setdefault(ticket.key, FairQueue())
         if ticket.is_returning:
@@ -165,6 +170,13 @@ class Admission:
             line.push(ticket.client, waiter, ticket.priority)
             self._waiting_first += 1
         return waiter
+
+    def _full(self) -> QueueFull:
+        self._metrics.queue_full()
+        return QueueFull(
+            f"the queue is full: {self._waiting_first} requests wait already",
+            retry_after_seconds=self.retry_after_seconds(),
+        )
 
     async def _wait(self, waiter: _Waiter, deadline: float | None) -> Lease:
         patience = Patience(self._pool, waiter.ticket.key, deadline, self._settings, self._clock)

@@ -19,7 +19,7 @@ from vllama_balancer.dispatch.failure import AttemptFailed
 from vllama_balancer.dispatch.generations import Generations
 from vllama_balancer.dispatch.journey import Journey
 from vllama_balancer.dispatch.retry_budget import RetryBudget
-from vllama_balancer.errors import BalancerError, DeadlineExceeded, ModelNotFound
+from vllama_balancer.errors import BalancerError, DeadlineExceeded, ModelNotFound, QueueFull
 from vllama_balancer.model_key import model_key
 from vllama_balancer.placement.estimates import Estimates
 from vllama_balancer.placement.measure import NOTHING, measure_embedding, measure_generation
@@ -160,6 +160,15 @@ class Dispatcher:
     def find(self, name: str) -> ModelEntry | None:
         """Finds a model by any spelling of its name that names.py treats as the same."""
         return self._catalog.find(name)
+
+    def expect_room(self, name: str) -> None:
+        """Raises QueueFull when a request for this model would be refused now."""
+        try:
+            self._admission.expect_room(model_key(name))
+        except QueueFull as error:
+            # Who asks before anything is known of the request has not looked for its model either.
+            self._metrics.refused(error.reason)
+            raise
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Finds a model as `find` does; one that is on its way is waited for. Raises DeadlineExceeded."""

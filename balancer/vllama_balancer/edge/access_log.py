@@ -1,4 +1,7 @@
-"""Writes one line per request: who, what, which worker, how many tokens, how fast; never any text."""
+"""Writes one line per request: who, what, which worker, how many tokens, how fast; never any text.
+
+Whom a full queue has turned away is summed up in `refusal_log.py`, and has a line at debug level only.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from vllama_balancer.edge.client_address import client_address
+from vllama_balancer.edge.refusal_log import RefusalLog
 from vllama_balancer.edge.trace import TRACE, Trace, request_id_of
 
 if TYPE_CHECKING:
@@ -30,6 +34,11 @@ class AccessLog:
         """`proxies` are those whose word about the client's address counts."""
         self._metrics = metrics
         self._proxies = proxies
+        self._refusals = RefusalLog(_log)
+
+    async def close(self, _: web.Application) -> None:
+        """Writes what is left to write."""
+        self._refusals.close()
 
     @web.middleware
     async def middleware(
@@ -56,13 +65,17 @@ class AccessLog:
         route = request.match_info.route.resource
         elapsed_seconds = trace.elapsed_ns() / 1e9
         self._metrics.record(route.canonical if route else "", status, elapsed_seconds, trace.ttft_seconds)
-        if not _log.isEnabledFor(logging.INFO):
+        if trace.is_refused:
+            self._refusals.add(trace.client)
+        level = logging.DEBUG if trace.is_refused else logging.INFO
+        if not _log.isEnabledFor(level):
             return
         facts = _facts(trace, elapsed_seconds)
         rendered = " ".join(f"{name}={'-' if value in (None, '') else value}" for name, value in facts.items())
         # The path as it came, still encoded: a decoded one could break the line and forge another.
         path = request.rel_url.raw_path
-        _log.info("%s %s %d %s", request.method, path, status, rendered, extra={"facts": {**facts, "status": status}})
+        extra = {"facts": {**facts, "status": status}}
+        _log.log(level, "%s %s %d %s", request.method, path, status, rendered, extra=extra)
 
 
 def _facts(trace: Trace, elapsed_seconds: float) -> dict[str, object]:

@@ -65,10 +65,11 @@ def build_app(
     edge = Edge(gateway, config or EdgeConfig(), residency=residency, management=management, now=now)
     metrics = EdgeMetrics(registry or CollectorRegistry())
     guard = Guard(Origins(edge.config.origins), Hosts(machine or this_machine()) if edge.config.loopback_only else None)
+    access_log = AccessLog(metrics, edge.config.trusted_proxies)
     app = web.Application(
         # From the outside in: what is refused is logged, and every refusal has its dialect's shape.
         middlewares=[
-            AccessLog(metrics, edge.config.trusted_proxies).middleware,
+            access_log.middleware,
             Faults(dialects).middleware,
             guard.middleware,
             Authentication(keys).middleware,
@@ -81,6 +82,7 @@ def build_app(
         app.router.add_routes(dialect.routes(edge))
     add_tidy_paths(app.router)
     app.on_response_prepare.append(_add_headers)
+    app.on_cleanup.append(access_log.close)
     return app
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.config import EdgeConfig
 
 T = TypeVar("T")
+B = TypeVar("B", bytes, bytearray)
 
 
 async def read_json(request: web.Request, kind: type[T], config: EdgeConfig) -> T:
@@ -29,6 +30,9 @@ async def read_body(request: web.Request, config: EdgeConfig) -> bytes:
     """Reads a whole body. Raises HttpError 413 when it is too large, 408 when it stalls or crawls."""
     if (request.content_length or 0) > config.max_body_bytes:
         raise _too_large(config.max_body_bytes)
+    if request.content.is_eof():
+        # All of it came with the head, as small ones do: nothing to wait for, and no timer to start.
+        return _within(request.content.read_nowait(), config.max_body_bytes)
     body = bytearray()
     now = asyncio.get_running_loop().time
     begun = now()
@@ -40,10 +44,16 @@ async def read_body(request: web.Request, config: EdgeConfig) -> bytes:
             if not chunk:
                 return bytes(body)
             body += chunk
-            if len(body) > config.max_body_bytes:
-                raise _too_large(config.max_body_bytes)
+            _within(body, config.max_body_bytes)
     except TimeoutError:
         raise HttpError(408, "the request body did not arrive in time") from None
+
+
+def _within(body: B, limit_bytes: int) -> B:
+    """Passes a body on. Raises HttpError 413 when it is too large."""
+    if len(body) > limit_bytes:
+        raise _too_large(limit_bytes)
+    return body
 
 
 def _too_large(limit_bytes: int) -> HttpError:

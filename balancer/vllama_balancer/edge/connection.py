@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+SMALL_BYTES = 16 * 1024
+"""Replies below it fit into an empty write buffer without filling it."""
+
 
 class Connection(web.RequestHandler):
     """Reads the requests of one connection."""
@@ -78,8 +81,12 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Sends a reply; a client that does not take it in time is cut off. Streams have their own limit."""
         transport = self.transport
+        length = resp.content_length or 0
+        if length < SMALL_BYTES and transport is not None and not transport.get_write_buffer_size():
+            # The usual case: it fits into an empty buffer, so this cannot block.
+            return await super().finish_response(request, resp, start_time)
         try:
-            async with asyncio.timeout(self._allowed_seconds(resp.content_length or 0)):
+            async with asyncio.timeout(self._allowed_seconds(length)):
                 return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if transport is not None:

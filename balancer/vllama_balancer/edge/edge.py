@@ -7,6 +7,7 @@ done here once.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,7 @@ from vllama_balancer.edge import streaming
 from vllama_balancer.edge.bodies import read_json
 from vllama_balancer.edge.fixed_models import FixedModels, Pinned
 from vllama_balancer.edge.limits import StreamLimit
+from vllama_balancer.edge.preferences import wait_seconds
 from vllama_balancer.edge.requested import RequestedModel, find_model
 from vllama_balancer.edge.trace import TRACE, Trace
 from vllama_balancer.errors import CapabilityMissing
@@ -72,6 +74,18 @@ class Edge:
         request[TRACE].model = model.entry.name
         return model
 
+    def expect_room(self, requested: str | None) -> None:
+        """Raises QueueFull when a request for this model would be refused: ask before anything is made of it."""
+        self.gateway.expect_room(requested or "")
+
+    def call(self, request: web.Request) -> Call:
+        """Tells the gateway who asks, and until when. Raises InvalidRequest for a wait that is no number."""
+        trace, seconds = request[TRACE], wait_seconds(request.headers)
+        if seconds is None:
+            return Call(trace.client)
+        remaining = seconds - trace.elapsed_ns() / 1e9
+        return Call(trace.client, asyncio.get_running_loop().time() + remaining)
+
     async def generate(
         self, request: web.Request, model: RequestedModel, wire: generation_pb2.GenerateRequest, *, verb: str = "chat"
     ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
@@ -81,7 +95,7 @@ class Edge:
         capabilities phrased for clients, and HttpError 429 or 503 for limits and shutdown.
         """
         trace = request[TRACE]
-        call = Call(trace.client)
+        call = self.call(request)
         wire.model = model.entry.name
         wire.request_id = trace.next_generation_id()
         with self._limit.hold(trace.client, draining=self.draining):
@@ -102,7 +116,7 @@ class Edge:
         wire.request_id = trace.next_generation_id()
         with self._limit.hold(trace.client, draining=self.draining):
             try:
-                reply = await self.gateway.embed(wire, Call(trace.client))
+                reply = await self.gateway.embed(wire, self.call(request))
             except CapabilityMissing as error:
                 raise model.missing(error.field or "embedding") from error
         trace.prompt_tokens += sum(vector.prompt_tokens for vector in reply.vectors)

@@ -17,7 +17,7 @@ from vllama_balancer.edge.encoding import encode_json
 from vllama_balancer.edge.paths import tidy_path
 from vllama_balancer.edge.statuses import HttpError
 from vllama_balancer.edge.trace import TRACE
-from vllama_balancer.errors import BalancerError
+from vllama_balancer.errors import BalancerError, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +40,9 @@ class Faults:
         """Turns what a handler raises into an answer."""
         try:
             return await handler(request)
+        except QueueFull as error:
+            request[TRACE].is_refused = True
+            return self.answer(request, error)
         except BalancerError as error:
             return self.answer(request, error)
         except web.HTTPException as error:

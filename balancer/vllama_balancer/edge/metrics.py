@@ -44,13 +44,29 @@ class EdgeMetrics:
             registry=registry,
         )
 
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
         self.recent_ttft_seconds: deque[float] = deque(maxlen=_RECENT)
         """Times to first token of the latest requests, oldest first; for the page."""
 
     def record(self, path: str, status: int, duration_seconds: float, ttft_seconds: float | None) -> None:
         """Counts one finished request; `path` is a route's pattern, so that labels stay few."""
-        self.requests.labels(path, str(status)).inc()
-        self.duration.labels(path).observe(duration_seconds)
+        self._counter(path, status).inc()
+        self._histogram(path).observe(duration_seconds)
         if ttft_seconds is not None:
             self.ttft.labels(path).observe(ttft_seconds)
             self.recent_ttft_seconds.append(ttft_seconds)
+
+    # Looking a child up by its labels takes longer than counting with it, and is done for every request.
+
+    def _counter(self, path: str, status: int) -> Counter:
+        counter = self._counters.get((path, status))
+        if counter is None:
+            self._counters[path, status] = counter = self.requests.labels(path, str(status))
+        return counter
+
+    def _histogram(self, path: str) -> Histogram:
+        histogram = self._histograms.get(path)
+        if histogram is None:
+            self._histograms[path] = histogram = self.duration.labels(path)
+        return histogram

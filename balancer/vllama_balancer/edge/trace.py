@@ -38,6 +38,8 @@ class Trace:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     migrations: int = 0
+    is_refused: bool = False
+    """Whether a full queue has turned it away."""
     first_output_ns: int = 0
     """When the first output came; 0 before."""
 

@@ -22,9 +22,9 @@ OPEN_METHODS = ("/grpc.health.v1.Health/", "/vllama.v1.Membership/")
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets calls in that carry one of the keys as metadata, as HTTP callers do in headers; all, without keys."""
+    """Lets calls in that carry one of the keys as metadata, as HTTP callers do in headers."""
 
-    def __init__(self, keys: ApiKeys | None) -> None:
+    def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
 
     async def intercept_service(
@@ -34,16 +34,15 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Lets the call through, or answers it with UNAUTHENTICATED."""
         handler = await continuation(handler_call_details)
-        if self._keys is None or handler is None or self._may_pass(self._keys, handler_call_details):
+        if handler is None or self._may_pass(handler_call_details):
             return handler
         return _refusal(handler)
 
-    @staticmethod
-    def _may_pass(keys: ApiKeys, details: grpc.HandlerCallDetails) -> bool:
+    def _may_pass(self, details: grpc.HandlerCallDetails) -> bool:
         if details.method.startswith(OPEN_METHODS):
             return True
         try:
-            keys.owner_of({str(name): str(value) for name, value in details.invocation_metadata or ()})
+            self._keys.owner_of({str(name): str(value) for name, value in details.invocation_metadata or ()})
         except Unauthenticated:
             return False
         return True

@@ -106,6 +106,7 @@ class GenerationFront(generation_pb2_grpc.GenerationServicer):
         return await _answer(context, self._gateway.detokenize(request, _call_of(context)))
 
     async def _relay(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
+        self._gateway.expect_room(request.model)
         request.request_id = _request_id(request.request_id, context)
         _check_generation(request)
         call = _call_of(context)
@@ -127,6 +128,7 @@ class EmbeddingFront(embedding_pb2_grpc.EmbeddingServicer):
         return await _answer(context, self._embed(request, context))
 
     async def _embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
+        self._gateway.expect_room(request.model)
         request.request_id = _request_id(request.request_id, context)
         return await self._gateway.embed(request, _call_of(context))
 
@@ -144,7 +146,9 @@ class Front:
         joined: JoinedFleet | None = None,
     ) -> None:
         """Demands one of the keys with every call when there are any."""
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[KeyInterceptor(keys)])
+        # Even an interceptor that lets everybody in costs every call some time.
+        interceptors = [KeyInterceptor(keys)] if keys is not None else []
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
         self._health = HealthFront(pool, fleet, SERVICES)
         generation_pb2_grpc.add_GenerationServicer_to_server(GenerationFront(gateway), self._server)
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingFront(gateway), self._server)

@@ -90,6 +90,11 @@ class OnDemand:
         """Finds a model by any spelling of its name."""
         return self._gateway.find(name)
 
+    def expect_room(self, name: str) -> None:
+        """Asks for a model that is loaded; one that is not has a queue of its own, which is asked in its time."""
+        if self._residents.is_loaded(model_key(name)):
+            self._gateway.expect_room(name)
+
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Finds a model; one that is being installed is waited for, as one that loads is."""
         if not self._hosts.expects(name):

@@ -80,6 +80,10 @@ class Pool:
             self._available[key] = [worker for worker in self.serving(key) if not worker.unavailable]
         return self._available[key]
 
+    def has_room(self, key: str) -> bool:
+        """Tells whether a worker of the model has a stream to spare."""
+        return any(worker.candidate() is not None for worker in self.available(key))
+
     def snapshot(self, key: str, excluded: Container[str] = ()) -> Snapshot:
         """Pictures the workers that may take a request for the model now.
 

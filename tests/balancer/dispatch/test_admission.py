@@ -42,11 +42,11 @@ class Time:
 class Roster(Pool):
     """A pool of workers without connections."""
 
-    def join(self, name, max_streams=2):
+    def join(self, name, max_streams=2, models=("m",)):
         """Adds a ready worker."""
-        worker = Worker(Added(name, "unused", ("m",)), None, HealthSettings(), self.changes, self._clock)
+        worker = Worker(Added(name, "unused", models), None, HealthSettings(), self.changes, self._clock)
         self._workers[name] = worker
-        worker.describe(worker_pb2.DescribeResponse(boot_id=f"{name}-1", models=["m"], max_streams=max_streams))
+        worker.describe(worker_pb2.DescribeResponse(boot_id=f"{name}-1", models=models, max_streams=max_streams))
         worker.take_report(worker_pb2.WorkerReport(boot_id=f"{name}-1", state=worker_pb2.WORKER_STATE_READY))
         return worker
 
@@ -138,6 +138,39 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     house.admission.release(lease)
     await settle()
     assert (house.admission.waiting, house.streams) == (0, 0)
+
+
+async def test_whoever_asks_early_is_refused_as_later():
+    """Before anything is made of a request, with the same words; never while it could still be let in."""
+    house = House(1, max_queue=2)
+    house.admission.expect_room(KEY)
+    lease = await house.ask()
+    first = house.ask()
+    await settle()
+    house.admission.expect_room(KEY)
+    second = house.ask()
+    await settle()
+    with pytest.raises(QueueFull, match="2 requests wait already") as caught:
+        house.admission.expect_room(KEY)
+    assert caught.value.retry_after_seconds == 1
+    house.admission.release(lease)
+    house.admission.expect_room(KEY)
+    for task in (first, second):
+        house.admission.release(await task)
+
+
+async def test_a_full_queue_for_one_model_leaves_room_on_the_workers_of_another():
+    """They stand idle, and a request for them would not wait."""
+    house = House(1, max_queue=1)
+    house.pool.join("other", models=("n",))
+    lease = await house.ask()
+    waiting = house.ask()
+    await settle()
+    house.admission.expect_room(model_key("n"))
+    with pytest.raises(QueueFull):
+        house.admission.expect_room(KEY)
+    house.admission.release(lease)
+    house.admission.release(await waiting)
 
 
 async def test_retry_after_follows_the_service_rate():

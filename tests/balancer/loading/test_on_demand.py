@@ -11,6 +11,7 @@ from vllama_balancer.fake_gateway import FakeGateway, finished, model, started
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import Call
 from vllama_balancer.loading.on_demand import OnDemand
+from vllama_balancer.model_key import model_key
 from vllama_protos.v1 import generation_pb2
 
 
@@ -89,3 +90,15 @@ async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(lo
         await gateway.search("late")
     waiting.cancel()
     await asyncio.wait({waiting})
+
+
+async def test_room_is_expected_of_models_that_are_loaded_only(loading_of) -> None:
+    """The others are loaded first, and their requests wait for that in a queue of their own."""
+    loading = loading_of()
+    inner = FakeGateway(model("a:latest"))
+    inner.full = QueueFull("nobody fits in")
+    gateway = OnDemand(inner, OneModel(), loading.residents)
+    gateway.expect_room("a")
+    async with loading.residents.used(model_key("a"), HostedModel("a", ("a:latest",))):
+        with pytest.raises(QueueFull):
+            gateway.expect_room("a")

@@ -19,7 +19,6 @@ from vllama_balancer.edge.wire.collected import collect
 from vllama_balancer.edge.wire.demands import drop_thinking, meet_demands
 from vllama_balancer.edge.wire.presets import apply_presets
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.gateway import Call
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class Handlers:
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/messages."""
         body = await self._edge.read(request, MessagesRequest)
+        self._edge.expect_room(body.model)
         generation = to_generation(body)
         model = await self._edge.find(request, body.model or "")
         _fit(model, generation)
@@ -64,7 +64,7 @@ class Handlers:
         model = await self._edge.find(request, body.model)
         _fit(model, generation)
         wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
-        tokenized = await self._edge.gateway.tokenize(wire, Call(request[TRACE].client))
+        tokenized = await self._edge.gateway.tokenize(wire, self._edge.call(request))
         return _reply({"input_tokens": len(tokenized.token_ids)})
 
 

@@ -41,6 +41,7 @@ class EmbeddingHandlers:
     async def embed(self, request: web.Request) -> web.Response:
         """POST /api/embed: one vector per text."""
         body = await self._edge.read(request, EmbedBody)
+        self._edge.expect_room(body.model)
         inputs = inputs_of(body)
         if not body.model:
             raise HttpError(404, "model '' not found")
@@ -54,6 +55,7 @@ class EmbeddingHandlers:
     async def embeddings(self, request: web.Request) -> web.Response:
         """POST /api/embeddings: one vector, as the model made it."""
         body = await self._edge.read(request, EmbeddingsBody)
+        self._edge.expect_room(body.model)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         model = await self._find_embedder(request, body.model, body.options, body.keep_alive)

@@ -21,7 +21,6 @@ from vllama_balancer.edge.statuses import HttpError
 from vllama_balancer.edge.streaming import NDJSON
 from vllama_balancer.edge.trace import TRACE
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.gateway import Call
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -59,6 +58,8 @@ class GenerationHandlers:
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """POST /api/generate."""
         body = await self._edge.read(request, GenerateBody)
+        if body.prompt:
+            self._edge.expect_room(body.model)
         check_top_logprobs(body)
         if not body.model:
             # Not found rather than required: Ollama's own answer here.
@@ -74,6 +75,8 @@ class GenerationHandlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /api/chat."""
         body = await self._edge.read(request, ChatBody)
+        if body.messages:
+            self._edge.expect_room(body.model)
         check_top_logprobs(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
@@ -115,7 +118,7 @@ class GenerationHandlers:
         if not wire.context_token_ids or wire.WhichOneof("input") != "prompt" or wire.suffix:
             return wire
         question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=wire.prompt)
-        answer = await self._edge.gateway.tokenize(question, Call(exchange.request[TRACE].client))
+        answer = await self._edge.gateway.tokenize(question, self._edge.call(exchange.request))
         wire.token_ids.ids.extend([*wire.context_token_ids, *answer.token_ids])
         del wire.context_token_ids[:]
         return wire
@@ -127,7 +130,7 @@ class GenerationHandlers:
             question.chat.CopyFrom(wire.chat)
         else:
             question.prompt = wire.prompt
-        answer = await self._edge.gateway.tokenize(question, Call(exchange.request[TRACE].client))
+        answer = await self._edge.gateway.tokenize(question, self._edge.call(exchange.request))
         images = sum(len(turn.images) for turn in wire.chat.messages)
         return DebugReply(exchange.model.requested, self._edge.now(), DebugInfo(answer.text, images))
 

@@ -54,6 +54,7 @@ class Handlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
         body = await self._edge.read(request, ChatRequest)
+        self._edge.expect_room(body.model)
         generation = chat_request.to_generation(body)
         choices = to_choices(generation, body.n)
         if not body.model:
@@ -70,6 +71,7 @@ class Handlers:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         body = await self._edge.read(request, CompletionRequest)
+        self._edge.expect_room(body.model)
         generation = completion_request.to_generation(body)
         choices = to_choices(generation, body.n)
         if not body.model:
@@ -90,6 +92,7 @@ class Handlers:
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/responses."""
         body = await self._edge.read(request, ResponsesRequest)
+        self._edge.expect_room(body.model)
         generation = responses_request.to_generation(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
@@ -106,6 +109,7 @@ class Handlers:
     async def embed(self, request: web.Request) -> web.Response:
         """POST /v1/embeddings."""
         body = await self._edge.read(request, EmbeddingsRequest)
+        self._edge.expect_room(body.model)
         wire = to_embed_request(body)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
