@@ -49,8 +49,6 @@ async def stream_generation(
     Raises AttemptFailed when the stream breaks, is given up, or ends without `finished`.
     """
     worker = lease.worker
-    if lease.is_wary:
-        await _confirm_life(lease)
     can_relay = worker.description is not None and worker.description.can_relay
     call = worker.channel.generate(request, timeout_seconds, can_relay=can_relay)
     lease.attach(call)
@@ -93,7 +91,7 @@ async def ask(lease: Lease, call: UnaryCall[T]) -> T:
     return response
 
 
-async def _confirm_life(lease: Lease) -> None:
+async def confirm_life(lease: Lease) -> None:
     """Asks the worker for a sign of life, so that a request is not blamed for the death of a worker it never reached.
 
     When a whole machine goes down, the balancer learns of each worker's death a moment too late;

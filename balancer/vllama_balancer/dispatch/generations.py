@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from vllama_balancer.dispatch.attempt import stream_generation
+from vllama_balancer.dispatch.attempt import confirm_life, stream_generation
 from vllama_balancer.dispatch.failure import AttemptFailed, FailureKind
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class Generations:
 
     async def _try(self, journey: Journey, lease: Lease) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
         """Relays one try's events, as far as the client has not had them."""
+        if lease.is_wary:
+            await confirm_life(lease)
+        if journey.failed_since is not None:
+            self._metrics.rerouted(self._clock() - journey.failed_since)
+            journey.failed_since = None
         request = journey.next_request(lease.worker.name_of(journey.ticket.key))
         timeout = journey.call.remaining_seconds(self._clock())
         async with contextlib.aclosing(stream_generation(lease, request, timeout)) as events:
@@ -97,7 +102,7 @@ class Generations:
         self._metrics.cache_answered(lease.believed_tokens, started.cached_prompt_tokens)
         lease.started(started.prompt_tokens, started.cached_prompt_tokens)
         if journey.silent_since is not None:
-            self._metrics.rerouted(self._clock() - journey.silent_since)
+            self._metrics.resumed(self._clock() - journey.silent_since)
             journey.silent_since = None
         if not journey.is_started:
             size, key = journey.ticket.size, journey.ticket.key
@@ -131,9 +136,10 @@ class Generations:
             failure.kind.value,
             failure,
         )
+        # The worker may have been heard once more since it was given up.
+        journey.failed_since = min(lease.worker.heard_at, self._clock())
         if journey.silent_since is None:
-            # The worker may have been heard once more since it was given up.
-            journey.silent_since = min(lease.worker.heard_at, self._clock())
+            journey.silent_since = journey.failed_since
         self._failover.judge_worker(lease, failure)
         journey.failures = self._failover.next_try(journey.ticket, lease, failure, journey.failures)
         self._metrics.moved(had_output=journey.has_output)

@@ -58,7 +58,9 @@ class Journey:
         self.first_token_at: float | None = None
         """When its first token came, on the balancer's clock."""
         self.silent_since: float | None = None
-        """When the worker that failed it last gave a sign; None while it runs."""
+        """When the first of the workers that failed it gave its last sign; None while it runs."""
+        self.failed_since: float | None = None
+        """When the latest of them did; None once the next one has the request."""
         self._request = generation_pb2.GenerateRequest()
         self._request.CopyFrom(request)
         self._request.request_id = ticket.request_id

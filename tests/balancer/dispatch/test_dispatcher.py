@@ -491,6 +491,38 @@ async def test_a_burst_is_queued_and_the_rest_refused_at_once(make_fleet):
     assert sum(not isinstance(result, Exception) for result in results) == 6
 
 
+async def test_whoever_asks_early_is_counted_as_refused(make_fleet):
+    """The metrics tell of all that were turned away, however soon."""
+    fleet = await make_fleet(1, max_streams=1, max_queue=0)
+    fleet.dispatcher.expect_room("m")
+    fleet.workers[0].script = Script(pause_after_tokens=1)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.leases == 1)
+    with pytest.raises(QueueFull):
+        fleet.dispatcher.expect_room("m:latest")
+    assert fleet.value("vllama_queue_full_total") == 1
+    assert fleet.value("vllama_requests_total", model="", outcome="QUEUE_FULL") == 1
+    fleet.workers[0].go_on.set()
+    await task
+
+
+async def test_the_time_without_a_worker_is_told_apart_from_the_work_to_go_on(make_fleet):
+    """Rerouting ends when the next worker has the request, resuming when it has computed the prompt again."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=2)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: any(worker.running for worker in fleet.workers))
+    victim = next(worker for worker in fleet.workers if worker.running)
+    await victim.die()
+    await eventually(lambda: fleet.value("vllama_reroute_seconds_count") == 1)
+    for worker in fleet.workers:
+        worker.go_on.set()
+    await task
+    assert fleet.value("vllama_resume_seconds_count") == 1
+    assert fleet.value("vllama_reroute_seconds_sum") <= fleet.value("vllama_resume_seconds_sum")
+
+
 async def test_a_draining_worker_takes_nothing_new(make_fleet):
     """Its report is enough."""
     fleet = await make_fleet(2)
