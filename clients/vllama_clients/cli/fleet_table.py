@@ -41,10 +41,12 @@ def fleet_text(fleet: fleet_pb2.ListWorkersResponse, width: int | None) -> str:
 def summary(fleet: fleet_pb2.ListWorkersResponse) -> str:
     """Sums the fleet up in one line."""
     serving = sum(worker.available for worker in fleet.workers)
+    asleep = sum(worker.report.state == worker_pb2.WORKER_STATE_SLEEPING for worker in fleet.workers)
+    sleepers = f", {asleep} asleep" if asleep else ""
     streams = sum(worker.leases for worker in fleet.workers)
     speed = sum(worker.report.decode_tokens_per_second for worker in fleet.workers)
     return (
-        f"{serving} of {len(fleet.workers)} workers serve   {streams} streams   "
+        f"{serving} of {len(fleet.workers)} workers serve{sleepers}   {streams} streams   "
         f"{fleet.queued_requests} queued   {speed:.0f} tokens/s"
     )
 

@@ -134,6 +134,8 @@ def test_a_narrow_terminal_loses_columns_and_no_names(width: int) -> None:
 def test_summary() -> None:
     """The fleet's sums stand in one line."""
     assert summary(FLEET) == "1 of 3 workers serve   12 streams   7 queued   512 tokens/s"
+    with_sleeper = fleet_pb2.ListWorkersResponse(workers=[READY, ASLEEP])
+    assert summary(with_sleeper).startswith("1 of 2 workers serve, 1 asleep   12 streams")
 
 
 async def test_top_off_a_terminal_prints_once(server: Server, top: Callable) -> None:

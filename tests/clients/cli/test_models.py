@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from tests.clients.cli.ollama_server import Answer
+from vllama_clients.cli.pulling import Bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +34,19 @@ async def test_pull_prints_plain_lines(ollama: OllamaServer, vllama: Callable) -
     assert done.err.splitlines()[-2:] == ["pulling abababababab: 1.0 KB of 1.0 KB (100%)", "success"]
     assert len(done.err.splitlines()) == 13
     assert (done.out, done.status) == ("", 0)
+
+
+def test_the_bars_of_a_pull_stand_where_they_belong() -> None:
+    """On a terminal what is told after a file stands below its bar, and a file has one bar."""
+    screen = io.StringIO()
+    with Bars(Console(file=screen, force_terminal=True, width=100)) as bars:
+        for line in ({"status": "pulling manifest"}, progress(10), {"status": "pulling config.json"}, progress(1000)):
+            bars.show(line)
+        for line in ({"status": "writing manifest"}, progress(1000), {"status": "success"}):
+            bars.show(line)
+    lines = [line for line in re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue()).split("\n") if line.strip()]
+    assert lines[0] == "pulling manifest" and "1.0/1.0 kB" in lines[-3]
+    assert lines[-2:] == ["writing manifest", "success"]
 
 
 async def test_pull_as_json(ollama: OllamaServer, vllama: Callable) -> None:
