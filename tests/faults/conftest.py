@@ -1,8 +1,8 @@
 """Four simulated workers behind the real balancer, and the table of what each fault did.
 
 Columns: requests answered whole and right, failed, truncated, wrong, and moved to another worker in the middle; the
-longest time that any stream went without an event; a bound of the time from a worker's last sign to its requests'
-start elsewhere; and the length of the run.
+longest time that any stream went without an event; bounds of the time from a worker's last sign until another one had
+its requests, and until that one had computed their prompts; and the length of the run.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ class Matrix:
     def add(self, fault: str, outcome: Outcome, remark: str = "") -> None:
         """Adds a row."""
         failed = sum(outcome.failed.values())
-        reroute = f"<= {outcome.reroute_seconds:g}" if outcome.rerouted else "-"
+        moved = outcome.recovery if outcome.recovery is not None and outcome.recovery.rerouted else None
+        reroute = f"<= {moved.reroute_seconds:g}" if moved is not None else "-"
+        resume = f"<= {moved.resume_seconds:g}" if moved is not None else "-"
         self.rows.append(
             f"{fault:<44} {outcome.complete:>6} {failed:>6} {outcome.truncated:>5} {outcome.wrong:>5} "
-            f"{outcome.migrated:>5} {outcome.slowest_gap_seconds:>7.2f} {reroute:>9} {outcome.seconds:>7.1f}  {remark}"
+            f"{outcome.migrated:>5} {outcome.slowest_gap_seconds:>7.2f} {reroute:>9} {resume:>8} "
+            f"{outcome.seconds:>7.1f}  {remark}"
         )
 
 
@@ -58,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("fault matrix")
         terminalreporter.line(
             f"{'fault':<44} {'whole':>6} {'failed':>6} {'trunc':>5} {'wrong':>5} {'moved':>5} {'gap s':>7} "
-            f"{'reroute s':>9} {'run s':>7}"
+            f"{'reroute s':>9} {'resume s':>8} {'run s':>7}"
         )
         for row in sorted(rows, key=_number):
             terminalreporter.line(row)

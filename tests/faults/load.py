@@ -13,18 +13,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import aiohttp
 import grpc
-from prometheus_client.parser import text_string_to_metric_families
 
 from vllama_protos.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tests.faults.recovery import Recovery
+
 MODEL = "demo:1b"
 REROUTE_SECONDS = 1.0
-"""Within this time a request of a failed worker has to go on elsewhere."""
+"""Within this time another worker has to have the request of one that failed."""
 
 
 def prompt_of(number: int, tokens: int = 32) -> str:
@@ -61,24 +61,13 @@ class Outcome:
     seconds: float = 0.0
     slowest_gap_seconds: float = 0.0
     """Longest time that any stream went without an event."""
-    rerouted: int = 0
-    """Requests that were started again elsewhere, told by `note_reroutes`."""
-    reroute_seconds: float = 0.0
-    """A bound of the time that this took for the slowest of them."""
+    recovery: Recovery | None = None
+    """How soon requests of failed workers went on, where that was asked."""
 
     @property
     def clean(self) -> bool:
         """Whether every request was answered whole and right."""
         return not (self.truncated or self.wrong or self.failed)
-
-    async def note_reroutes(self, url: str) -> None:
-        """Reads from the balancer's metrics how soon requests of failed workers began elsewhere."""
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
-            text = await response.text()
-        (family,) = [one for one in text_string_to_metric_families(text) if one.name == "vllama_reroute_seconds"]
-        counts = {sample.labels["le"]: sample.value for sample in family.samples if sample.name.endswith("_bucket")}
-        self.rerouted = int(counts["+Inf"])
-        self.reroute_seconds = min(float(bound) for bound, count in counts.items() if count == self.rerouted)
 
 
 @dataclass

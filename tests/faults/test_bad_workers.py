@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from tests.faults.load import Load, request_of
+from tests.faults.recovery import read_recovery
 from vllama_protos.v1 import generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -56,13 +57,13 @@ async def test_half_of_the_workers_fail_half_of_their_requests(
     """13: retries hide the failures and stay within their budget."""
     running = fleet("--engine-arg", "0.error_rate=0.5", "--engine-arg", "1.error_rate=0.5")
     outcome = await Load(running.target).run()
-    await outcome.note_reroutes(running.url)
-    matrix.add("13 half of the workers fail half of the time", outcome, f"retries {outcome.rerouted} of 800")
+    outcome.recovery = await read_recovery(running.url)
+    matrix.add("13 half of the workers fail half of the time", outcome, f"retries {outcome.recovery.rerouted} of 800")
     assert outcome.complete >= 0.97 * 800, outcome
     assert not outcome.wrong
     assert not outcome.truncated
     # Without ejection a quarter of all tries would fail, and so would a quarter of their retries.
-    assert outcome.rerouted <= 800 / 3
+    assert outcome.recovery.rerouted <= 800 / 3
 
 
 def shares(outcome: Outcome, running: FleetProcess) -> tuple[int, list[int]]:

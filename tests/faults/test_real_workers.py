@@ -15,7 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.fleet_process import FleetProcess
-from tests.faults.load import Outcome
+from tests.faults.load import REROUTE_SECONDS, Outcome
+from tests.faults.recovery import read_recovery
 from vllama_protos.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ async def test_text_equals_the_undisturbed_run(
 ) -> None:
     """Eight greedy streams, one fault: the same eight texts."""
     await asyncio.to_thread(two_real_workers.wait_ready, 2, 180)
+    before = await read_recovery(two_real_workers.url)
     run = Run(two_real_workers.target)
 
     async def during() -> None:
@@ -174,11 +176,12 @@ async def test_text_equals_the_undisturbed_run(
         await fault(await victim_of(two_real_workers), run)
 
     texts = await run.all(during)
+    run.outcome.recovery = (await read_recovery(two_real_workers.url)).since(before)
     run.outcome.complete = sum(texts[number] == undisturbed[number] for number in undisturbed)
     run.outcome.wrong = STREAMS - run.outcome.complete
-    await run.outcome.note_reroutes(two_real_workers.url)
     matrix.add(name, run.outcome)
     assert texts == undisturbed
+    assert run.outcome.recovery.reroute_seconds <= REROUTE_SECONDS
 
 
 async def test_cancelled_streams_leave_the_engine(two_real_workers: FleetProcess, matrix: Matrix) -> None:

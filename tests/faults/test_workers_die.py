@@ -6,15 +6,17 @@ import asyncio
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import pytest
 
-from tests.faults.load import MODEL, REROUTE_SECONDS, Load
+from tests.faults.load import MODEL, REROUTE_SECONDS, Load, Outcome
+from tests.faults.recovery import read_recovery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.end_to_end.fleet_process import FleetProcess
     from tests.faults.conftest import Matrix
@@ -50,10 +52,10 @@ async def test_kill_during_prefill(fleet: Callable[..., FleetProcess], matrix: M
         os.kill(victim.pid, signal.SIGKILL)
 
     outcome = await load.run(kill)
-    await outcome.note_reroutes(running.url)
+    outcome.recovery = await read_recovery(running.url)
     matrix.add("1 SIGKILL during prefill", outcome)
     assert outcome.clean, outcome
-    assert outcome.reroute_seconds <= REROUTE_SECONDS
+    assert outcome.recovery.reroute_seconds <= REROUTE_SECONDS
     await recovered(running, 4)
 
 
@@ -69,10 +71,10 @@ async def test_kill_during_decode(fleet: Callable[..., FleetProcess], matrix: Ma
             os.kill((await busiest(running)).pid, signal.SIGKILL)
 
     outcome = await load.run(kill)
-    await outcome.note_reroutes(running.url)
+    outcome.recovery = await read_recovery(running.url)
     matrix.add("2 SIGKILL during decode, twice", outcome)
     assert outcome.clean, outcome
-    assert outcome.reroute_seconds <= REROUTE_SECONDS
+    assert outcome.recovery.reroute_seconds <= REROUTE_SECONDS
     assert outcome.migrated > 0
     await recovered(running, 4)
 
@@ -82,10 +84,10 @@ async def test_worker_crashes_by_itself(fleet: Callable[..., FleetProcess], matr
     running = fleet("--engine-arg", "0.crash_after_tokens=3000")
     load = Load(running.target)
     outcome = await load.run()
-    await outcome.note_reroutes(running.url)
+    outcome.recovery = await read_recovery(running.url)
     matrix.add("3 engine of one worker dies every 3000 tokens", outcome)
     assert outcome.clean, outcome
-    assert outcome.reroute_seconds <= REROUTE_SECONDS
+    assert outcome.recovery.reroute_seconds <= REROUTE_SECONDS
 
 
 @pytest.mark.quick
@@ -99,10 +101,10 @@ async def test_terminated_worker(fleet: Callable[..., FleetProcess], matrix: Mat
         os.kill((await busiest(running)).pid, signal.SIGTERM)
 
     outcome = await load.run(terminate)
-    await outcome.note_reroutes(running.url)
+    outcome.recovery = await read_recovery(running.url)
     matrix.add("5 SIGTERM of a worker", outcome)
     assert outcome.clean, outcome
-    assert outcome.reroute_seconds <= REROUTE_SECONDS
+    assert outcome.recovery.reroute_seconds <= REROUTE_SECONDS
 
 
 async def test_stopped_and_continued_worker(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
@@ -120,10 +122,10 @@ async def test_stopped_and_continued_worker(fleet: Callable[..., FleetProcess], 
             os.kill(victim.pid, signal.SIGCONT)
 
     outcome = await load.run(freeze)
-    await outcome.note_reroutes(running.url)
+    outcome.recovery = await read_recovery(running.url)
     matrix.add("6 SIGSTOP, then SIGCONT", outcome)
     assert outcome.clean, outcome
-    assert outcome.reroute_seconds <= REROUTE_SECONDS
+    assert outcome.recovery.reroute_seconds <= REROUTE_SECONDS
 
 
 async def test_worker_comes_back_at_its_address(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
@@ -138,10 +140,10 @@ async def test_worker_comes_back_at_its_address(fleet: Callable[..., FleetProces
         os.kill(victims[0].pid, signal.SIGKILL)
 
     outcome = await load.run(kill)
-    await outcome.note_reroutes(running.url)
+    outcome.recovery = await read_recovery(running.url)
     matrix.add("15 worker restarted at the same address", outcome)
     assert outcome.clean, outcome
-    assert outcome.reroute_seconds <= REROUTE_SECONDS
+    assert outcome.recovery.reroute_seconds <= REROUTE_SECONDS
     await recovered(running, 4)
     (again,) = [worker for worker in running.workers() if worker.name == victims[0].name]
     assert again.address == victims[0].address
@@ -160,21 +162,51 @@ async def test_all_workers_gone(fleet: Callable[..., FleetProcess], matrix: Matr
         os.kill(worker.pid, signal.SIGKILL)
     hurried = Load(running.target, requests=1, timeout_seconds=2)
     patient = Load(running.target, requests=1, first=100)
-    refused, served, status = await asyncio.gather(hurried.run(), patient.run(), ask_by_http(running.url))
+    refused, served, hurried_by_http, patient_by_http = await asyncio.gather(
+        hurried.run(), patient.run(), all_by_http(running.url, wait_seconds=2), all_by_http(running.url)
+    )
     gone = time.monotonic() - begun
     matrix.add("7 all workers gone, deadline 2 s", refused)
-    matrix.add("7 all workers gone, deadline 60 s", served, f"and one without a deadline by HTTP: {status}")
+    matrix.add("7 all workers gone, HTTP, deadline 2 s", *told(hurried_by_http))
+    matrix.add("7 all workers gone, deadline 60 s", served)
+    matrix.add("7 all workers gone, HTTP, no deadline", *told(patient_by_http))
     assert gone >= 10
     assert set(refused.failed) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     assert sum(refused.failed.values()) == 8
     assert refused.seconds < 5
+    assert [(reply.status, bool(reply.retry_after)) for reply in hurried_by_http] == [(503, True)] * 8
+    assert all(2 <= reply.seconds < 5 for reply in hurried_by_http)
     assert served.clean, served
-    assert status == 200
+    assert [reply.status for reply in patient_by_http] == [200] * 8
 
 
-async def ask_by_http(url: str) -> int:
-    """Asks for a completion and returns the status of the answer."""
+class HttpReply(NamedTuple):
+    """What came of a request by HTTP."""
+
+    status: int
+    retry_after: str
+    seconds: float
+
+
+async def all_by_http(url: str, wait_seconds: int | None = None) -> list[HttpReply]:
+    """Asks for eight completions at once, each to wait for so long."""
+    headers = {} if wait_seconds is None else {"Prefer": f"wait={wait_seconds}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        return await asyncio.gather(*(by_http(session, url) for _ in range(8)))
+
+
+async def by_http(session: aiohttp.ClientSession, url: str) -> HttpReply:
+    """Asks for a completion."""
     body = {"model": MODEL, "prompt": "hello", "stream": False, "options": {"num_predict": 3}}
-    async with aiohttp.ClientSession() as session, session.post(f"{url}/api/generate", json=body) as response:
+    begun = time.monotonic()
+    async with session.post(f"{url}/api/generate", json=body) as response:
         await response.read()
-        return response.status
+        return HttpReply(response.status, response.headers.get("Retry-After", ""), time.monotonic() - begun)
+
+
+def told(replies: Sequence[HttpReply]) -> tuple[Outcome, str]:
+    """Makes a row of replies, and a remark of their statuses."""
+    statuses = Counter(reply.status for reply in replies)
+    outcome = Outcome(complete=statuses[200], seconds=max(reply.seconds for reply in replies))
+    outcome.failed.update(str(reply.status) for reply in replies if reply.status != 200)
+    return outcome, ", ".join(f"{count} answered {status}" for status, count in statuses.items())
