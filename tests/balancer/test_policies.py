@@ -148,8 +148,8 @@ def test_among_equals_the_longest_prefix_wins():
 
 def test_among_equals_the_least_recently_burdened_wins():
     """Tokens assigned lately break the tie, and fade."""
-    recent = candidate("recent", assigned_tokens=500.0, assigned_at=NOW - 1)
-    faded = candidate("faded", assigned_tokens=500.0, assigned_at=NOW - 60)
+    recent = candidate("recent", assigned_until=NOW + 15)
+    faded = candidate("faded", assigned_until=NOW - 45)
     assert spread(ExpectedCompletion(), [recent, faded], 20) == {"faded": 20}
 
 

@@ -37,10 +37,8 @@ class Candidate(NamedTuple):
     """Share of the KV cache that is promised to leases: prompts and expected outputs."""
     kv_per_token: float = 0.0
     """Share of the KV cache that a token takes; 0: unknown."""
-    assigned_tokens: float = 0.0
-    """Uncached tokens assigned lately, decaying; as of `assigned_at`."""
-    assigned_at: float = -math.inf
-    """When `assigned_tokens` was current."""
+    assigned_until: float = -math.inf
+    """When the uncached tokens assigned to it will have decayed to one: at any time, the later the more they are."""
     other_streams: int = 0
     """Streams that others have put there: what the last report shows beyond this balancer's own."""
     other_prompt_tokens: int = 0

@@ -34,24 +34,19 @@ fade (see `speeds.py`).
 
 from __future__ import annotations
 
-import math
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from vllama_balancer.placement.snapshot import (
-    ASSIGNED_HALF_LIFE_SECONDS,
-    REPORT_LIFETIME_SECONDS,
-    STREAMS_PER_STEP,
-    column,
-)
+from vllama_balancer.placement.snapshot import REPORT_LIFETIME_SECONDS, STREAMS_PER_STEP, Candidate
 from vllama_balancer.policies.policy import Choice, Score
 from vllama_balancer.policies.speeds import LATELY_SECONDS, average, faded, fastest
-from vllama_balancer.policies.weights import ASSIGNED, HELD, PROMPTS, Weights
+from vllama_balancer.policies.weights import ASSIGNED, HELD, PROMPTS, STREAMS, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from random import Random
 
-    from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
+    from vllama_balancer.placement.snapshot import Demand, Snapshot
     from vllama_balancer.policies.speeds import Speeds
 
 NOTICEABLY_SLOW = 1.15
@@ -63,8 +58,8 @@ FULL_PENALTY = FULL / (1.0 - FULL)
 FRESH_SPEED = 0.25
 """Share of its speed that a worker is trusted with at the very beginning."""
 
-_PROMPT_TOKENS = column("prompt_tokens")
-_STREAMS = column("streams")
+_BURDENS = {PROMPTS: "prompt_tokens", STREAMS: "streams", ASSIGNED: "assigned_until"}
+"""Fields of a candidate that break ties: less is better."""
 
 
 class ExpectedCompletion:
@@ -75,6 +70,10 @@ class ExpectedCompletion:
     def __init__(self, weights: Weights | None = None) -> None:
         """Weighs the terms as shipped, unless told otherwise."""
         self._weights = weights or Weights()
+        self._prefers_prefix = HELD in self._weights.ties
+        columns = [Candidate._fields.index(_BURDENS[tie]) for tie in self._weights.ties if tie != HELD]
+        # One tuple for each candidate, which compares as the ties do, one after the other.
+        self._burden = itemgetter(*columns)
 
     def pick(self, snapshot: Snapshot, demand: Demand, rng: Random) -> Choice | None:
         """Picks one of the snapshot's candidates; None only when there is none."""
@@ -90,7 +89,7 @@ class ExpectedCompletion:
         equal = [candidate for candidate, cost in zip(candidates, costs, strict=True) if cost <= limit]
         if len(equal) == 1:
             return Choice(equal[0].name, "least-cost")
-        return _among_equals(equal, demand, snapshot.now, rng, self._weights.ties)
+        return self._among_equals(equal, demand.cached_tokens, rng)
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
         """Computes every candidate's cost once more, term by term."""
@@ -100,6 +99,21 @@ class ExpectedCompletion:
             Score(candidate.name, *parts, demand.cached_tokens.get(candidate.name, 0))
             for candidate, parts in zip(snapshot.candidates, terms, strict=True)
         ]
+
+    def _among_equals(self, equal: Sequence[Candidate], held: Mapping[str, int], rng: Random) -> Choice:
+        """Picks the longest cached prefix, then the least burden, then by lot."""
+        reason = "equal-cost"
+        if held and self._prefers_prefix:
+            prefixes = [held.get(candidate.name, 0) for candidate in equal]
+            longest = max(prefixes)
+            holders = [one for one, prefix in zip(equal, prefixes, strict=True) if prefix == longest]
+            if len(holders) < len(equal):
+                equal, reason = holders, "cached-prefix"
+        burdens = list(map(self._burden, equal))
+        least = min(burdens)
+        lightest = [one for one, burden in zip(equal, burdens, strict=True) if burden == least]
+        lot = int(rng.random() * len(lightest)) if len(lightest) > 1 else 0
+        return Choice(lightest[lot].name, reason)
 
     def _costs(
         self, snapshot: Snapshot, demand: Demand, best: Speeds, terms: list[tuple[float, float, float]] | None = None
@@ -114,13 +128,14 @@ class ExpectedCompletion:
         _, _, _, recomputing, slowness, memory_seconds, slow_start, others, _ = self._weights
         whole, longest = length + output, max(held.values()) if held else 0
         slow_stream, slow_rate = NOTICEABLY_SLOW * best.stream_seconds, best.prefill_tokens_per_second / NOTICEABLY_SLOW
+        oldest_report, warm_before = now - REPORT_LIFETIME_SECONDS, now - slow_start
         means: Speeds | None = None
         costs = []
         streams: float
         tokens: float
         for candidate in candidates:
             (
-                name, streams, _, tokens, kv_promised, kv_per_token, _, _, other_streams,
+                name, streams, _, tokens, kv_promised, kv_per_token, _, other_streams,
                 other_tokens, kv_use, reported_at, rate, stream_seconds, measured_at, ready_at,
             ) = candidate  # fmt: skip
             extra_steps = 0.0
@@ -130,7 +145,7 @@ class ExpectedCompletion:
                     stream_seconds, rate = faded(candidate, means, now)
                 if stream_seconds > slow_stream:
                     extra_steps = slowness * STREAMS_PER_STEP * (stream_seconds - best.stream_seconds)
-            if now - reported_at > REPORT_LIFETIME_SECONDS:
+            if reported_at < oldest_report:
                 kv_use = 0.0
             elif other_streams:
                 streams += others * other_streams
@@ -143,7 +158,7 @@ class ExpectedCompletion:
             decode = output * (streams * stream_seconds + extra_steps)
             use = (kv_promised if kv_promised > kv_use else kv_use) + whole * kv_per_token
             memory = memory_seconds * (use / (1.0 - use) if use < FULL else FULL_PENALTY)
-            if now - ready_at < slow_start:
+            if ready_at > warm_before:
                 cold = _coldness((now - ready_at) / slow_start)
                 prefill, decode, memory = prefill * cold, decode * cold, memory * cold
             costs.append(prefill + decode + memory)
@@ -155,31 +170,3 @@ class ExpectedCompletion:
 def _coldness(share: float) -> float:
     """By how much a fresh worker is taken to be slower: falls to 1 at the end of the slow start."""
     return 1.0 / (FRESH_SPEED + (1.0 - FRESH_SPEED) * max(share, 0.0))
-
-
-def _among_equals(equal: Sequence[Candidate], demand: Demand, now: float, rng: Random, ties: Sequence[str]) -> Choice:
-    held = demand.cached_tokens
-    reason = "equal-cost"
-    for tie in ties:
-        if tie == HELD:
-            burdens: list[float] = [-held.get(candidate.name, 0) for candidate in equal] if held else [0]
-        elif tie == ASSIGNED:
-            burdens = [_assigned(candidate, now) for candidate in equal]
-        else:
-            burdens = list(map(_PROMPT_TOKENS if tie == PROMPTS else _STREAMS, equal))
-        least = min(burdens)
-        same = burdens.count(least)
-        if same == len(burdens):
-            continue
-        if tie == HELD:
-            reason = "cached-prefix"
-        if same == 1:
-            return Choice(equal[burdens.index(least)].name, reason)
-        equal = [candidate for candidate, burden in zip(equal, burdens, strict=True) if burden == least]
-    return Choice(equal[int(rng.random() * len(equal))].name, reason)
-
-
-def _assigned(candidate: Candidate, now: float) -> float:
-    if not candidate.assigned_tokens:
-        return 0.0
-    return candidate.assigned_tokens * math.exp2((candidate.assigned_at - now) / ASSIGNED_HALF_LIFE_SECONDS)

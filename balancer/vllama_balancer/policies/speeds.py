@@ -42,8 +42,9 @@ DEFAULT = Speeds(0.0002, 20_000.0)
 
 def fastest(candidates: Sequence[Candidate]) -> Speeds:
     """Finds the best that any of the candidates has measured."""
+    least = min(map(_STREAM_SECONDS, candidates), default=0.0)
     return Speeds(
-        min(filter(None, map(_STREAM_SECONDS, candidates)), default=DEFAULT.stream_seconds),
+        least or min(filter(None, map(_STREAM_SECONDS, candidates)), default=DEFAULT.stream_seconds),
         max(map(_PREFILL_RATE, candidates), default=0.0) or DEFAULT.prefill_tokens_per_second,
     )
 

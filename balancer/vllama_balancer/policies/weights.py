@@ -33,4 +33,4 @@ class Weights(NamedTuple):
     others: float = 1.0
     """The share of what other balancers have put on a worker, by its own report, that counts."""
     ties: tuple[str, ...] = (HELD, PROMPTS, STREAMS, ASSIGNED)
-    """What decides among equals, one after the other; chance comes last."""
+    """What decides among equals, the cached prefix before anything else, then one after the other; at last chance."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS, STREAMS_PER_STEP, Candidate
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from vllama_protos.v1 import worker_pb2
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(NamedTuple):
     """What one lease will cost its worker."""
 
     prompt_tokens: int
@@ -54,19 +53,19 @@ class Load:
     """KV cache tokens promised to leases."""
     ready_at: float = -math.inf
     """When this life became ready."""
-    _assigned_tokens: float = 0.0
-    _assigned_at: float = -math.inf
+    _assigned_until: float = -math.inf
     _stream_seconds: float = 0.0
     _reported_kv_use: float = 0.0
     _reported_at: float = -math.inf
     _other_streams: int = 0
     _other_prompt_tokens: int = 0
     _measured_at: float = -math.inf
-    _frozen: Candidate | None = None
+    _shown: Candidate | None = None
+    _is_stale: bool = True
 
     def reserve(self, promise: Promise, now: float) -> None:
         """Counts a new lease."""
-        self._frozen = None
+        self._is_stale = True
         self.streams += 1
         self.prompt_tokens += promise.prompt_tokens
         self.kv_tokens += promise.kv_tokens
@@ -74,24 +73,24 @@ class Load:
 
     def correct(self, promised: Promise, actual: Promise) -> None:
         """Replaces an estimate by what the worker found, while the prompt is still being computed."""
-        self._frozen = None
+        self._is_stale = True
         self.prompt_tokens += actual.prompt_tokens - promised.prompt_tokens
         self.kv_tokens += actual.kv_tokens - promised.kv_tokens
 
     def computed(self, promise: Promise) -> None:
         """Takes a prompt off the count: its first token has come, or it will never be computed."""
-        self._frozen = None
+        self._is_stale = True
         self.prompt_tokens -= promise.prompt_tokens
 
     def release(self, promise: Promise) -> None:
         """Takes a lease off the count. Its prompt must have been taken off by `computed` before."""
-        self._frozen = None
+        self._is_stale = True
         self.streams -= 1
         self.kv_tokens -= promise.kv_tokens
 
     def report(self, report: worker_pb2.WorkerReport, now: float) -> None:
         """Takes in what the worker says of itself."""
-        self._frozen = None
+        self._is_stale = True
         streams = report.running + report.waiting
         self._reported_kv_use = report.kv_cache_use
         self._reported_at = now
@@ -110,43 +109,43 @@ class Load:
 
     def ready(self, capacity: Capacity, now: float) -> None:
         """Begins the life's service: from now on it counts as fresh for a while."""
-        self._frozen = None
+        self._is_stale = True
         self.capacity = capacity
         self._stream_seconds = 0.0
         self.ready_at = now
 
     def candidate(self, name: str) -> Candidate | None:
         """Freezes the counts for a policy, cached until they change; None when there is no stream to spare."""
-        if self.streams >= self.capacity.max_streams:
-            return None
-        if self._frozen is None:
-            self._frozen = self._freeze(name)
-        return self._frozen
+        if self._is_stale:
+            self._is_stale = False
+            self._shown = self._freeze(name)
+        return self._shown
 
-    def _freeze(self, name: str) -> Candidate:
-        kv_per_token = 1.0 / self.capacity.kv_cache_tokens if self.capacity.kv_cache_tokens else 0.0
+    def _freeze(self, name: str) -> Candidate | None:
+        capacity = self.capacity
+        if self.streams >= capacity.max_streams:
+            return None
+        kv_per_token = 1.0 / capacity.kv_cache_tokens if capacity.kv_cache_tokens else 0.0
         # In the order of the fields: naming all of them takes longer than all the rest.
         return Candidate(
             name,
             self.streams,
-            self.capacity.max_streams,
+            capacity.max_streams,
             self.prompt_tokens,
             self.kv_tokens * kv_per_token,
             kv_per_token,
-            self._assigned_tokens,
-            self._assigned_at,
+            self._assigned_until,
             self._other_streams,
             self._other_prompt_tokens,
             self._reported_kv_use,
             self._reported_at,
-            self.capacity.prefill_tokens_per_second,
+            capacity.prefill_tokens_per_second,
             self._stream_seconds,
             self._measured_at,
             self.ready_at,
         )
 
     def _assign(self, tokens: int, now: float) -> None:
-        if self._assigned_tokens:
-            self._assigned_tokens *= math.exp2((self._assigned_at - now) / ASSIGNED_HALF_LIFE_SECONDS)
-        self._assigned_tokens += tokens
-        self._assigned_at = now
+        total = tokens + math.exp2((self._assigned_until - now) / ASSIGNED_HALF_LIFE_SECONDS)
+        if total:
+            self._assigned_until = now + ASSIGNED_HALF_LIFE_SECONDS * math.log2(total)

@@ -95,8 +95,7 @@ class Pool:
             available = [worker for worker in available if worker.life.boot_id not in excluded] or available
         # Past `Worker.candidate`: this is done for every worker in every decision.
         shown = [worker.life.load.candidate(worker.name) for worker in available]
-        candidates = [candidate for candidate in shown if candidate is not None]
-        return Snapshot(self._clock(), tuple(candidates))
+        return Snapshot(self._clock(), tuple(filter(None, shown)))
 
     def is_hopeless(self, key: str) -> bool:
         """Tells whether no worker of the model serves or is about to.

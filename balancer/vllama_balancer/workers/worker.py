@@ -177,10 +177,11 @@ class Worker:
 
     def lease(self, choice: Choice, promise: Promise, request_id: str) -> Lease:
         """Takes a place, counted at once."""
-        lease = Lease(self, self.life, choice, promise, request_id)
-        lease.taken_at = self._clock()
-        self.life.load.reserve(promise, self._clock())
-        self.life.leases[lease] = None
+        life, now = self.life, self._clock()
+        lease = Lease(self, life, choice, promise, request_id)
+        lease.taken_at = now
+        life.load.reserve(promise, now)
+        life.leases[lease] = None
         return lease
 
     def heard(self) -> None:

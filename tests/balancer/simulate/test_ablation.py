@@ -46,7 +46,7 @@ def test_every_change_changes_something() -> None:
         "reported_at": now,
     }
     crowded = Candidate(
-        "a", 3, 64, 100, 0.6, assigned_tokens=500.0, assigned_at=now, stream_seconds=0.0003,
+        "a", 3, 64, 100, 0.6, assigned_until=now + 15, stream_seconds=0.0003,
         ready_at=now - 2, **common,
     )  # fmt: skip
     calm = Candidate("b", 2, 64, 300, 0.02, stream_seconds=0.0002, **common)

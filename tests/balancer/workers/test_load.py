@@ -1,5 +1,6 @@
 """Exact counts of one worker's load, through the leases that change them."""
 
+import math
 import time
 
 import pytest
@@ -145,7 +146,8 @@ def test_recent_assignments_fade(worker):
     load.capacity.max_streams = 3
     load.reserve(Promise(100, 0), now=10.0)
     load.reserve(Promise(0, 0), now=12.0)
-    assert load.candidate("w0").assigned_tokens == pytest.approx(50.0)
+    # 100 tokens have become 50 after two seconds; from then on, one half-life for each halving down to one.
+    assert load.candidate("w0").assigned_until == pytest.approx(12.0 + 2.0 * math.log2(50.0))
 
 
 def test_abandoning_ends_the_call_once(worker):
@@ -206,5 +208,5 @@ def test_a_candidate_has_every_count_in_its_own_field(worker):
     assert (shown.kv_promised, shown.kv_per_token) == pytest.approx((0.2, 0.001))
     assert (shown.other_streams, shown.other_prompt_tokens, shown.reported_kv_use) == (3, 600, pytest.approx(0.3))
     assert (shown.prefill_tokens_per_second, shown.stream_seconds) == (9.0, pytest.approx(0.001))
-    assert shown.assigned_tokens == 100
-    assert shown.ready_at <= shown.assigned_at <= shown.measured_at == shown.reported_at
+    assert shown.ready_at <= shown.measured_at == shown.reported_at
+    assert shown.assigned_until == pytest.approx(shown.reported_at + 2.0 * math.log2(100), abs=1.0)
