@@ -32,6 +32,13 @@ def test_every_entry_is_complete(model) -> None:
     assert model.context >= 512 and model.license and model.capabilities and model.family
 
 
+def test_who_calls_tools_or_reasons_has_a_parser_for_it() -> None:
+    """Without one the calls and the thoughts of a model would be part of its text."""
+    for model in ModelTable.load():
+        assert bool(model.parser) == ("tools" in model.capabilities), model.name
+        assert bool(model.reasoning) == ("thinking" in model.capabilities), model.name
+
+
 @pytest.mark.parametrize("name", ["qwen2.5", "smollm2", "llama3.2", "mistral", "gpt-oss", "bge-m3"])
 def test_a_family_without_a_tag_is_its_latest(name: str) -> None:
     """A bare name means what the family calls its latest."""

@@ -6,6 +6,7 @@ import pytest
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
+from vllama_balancer.models.table import KnownModel, ModelTable
 from vllama_server.vllm_adapter.families import Traits, fill_in_the_middle, load_families, traits_of
 
 QWEN_TEMPLATE = "{%- if tools %}<tool_call>\n{...}</tool_call>{% endif %}"
@@ -51,6 +52,26 @@ def test_every_parser_in_the_table_exists() -> None:
     reasoning = {family.traits.reasoning_parser for family in families} - {""}
     assert tools <= set(ToolParserManager.list_registered())
     assert reasoning <= set(ReasoningParserManager.list_registered())
+
+
+def test_the_table_of_known_models_names_parsers_that_exist() -> None:
+    """What people can pull by name is read by a parser of the installed vLLM."""
+    models = list(ModelTable.load())
+    assert {model.parser for model in models} - {""} <= set(ToolParserManager.list_registered())
+    assert {model.reasoning for model in models} - {""} <= set(ReasoningParserManager.list_registered())
+
+
+TEMPLATES = {"hermes": QWEN_TEMPLATE, "llama3_json": LLAMA_TEMPLATE, "mistral": "[TOOL_CALLS]"}
+"""What a template says that teaches the calls which a parser reads."""
+GENERATING = [model for model in ModelTable.load() if "completion" in model.capabilities]
+
+
+@pytest.mark.parametrize("model", GENERATING, ids=lambda model: model.name)
+def test_known_models_get_the_parsers_that_the_table_names(model: KnownModel) -> None:
+    """The worker chooses by itself, from the model's type, name and template; both must mean the same."""
+    template = TEMPLATES.get(model.parser, "")
+    traits = traits_of(load_families(), model.family, [model.repository, model.name], template, {})
+    assert (traits.tool_parser, traits.reasoning_parser) == (model.parser, model.reasoning)
 
 
 @pytest.mark.parametrize(
