@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,15 +45,17 @@ def model_directory() -> str:
 @pytest.fixture(scope="session")
 def bare_answers(model_directory: str) -> list[dict[str, object]]:
     """What vLLM answers to CHATS without vllama; its own process, gone before the fleet starts."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("bare_engine.py"), model_directory, str(MAX_TOKENS)],
-        input=json.dumps(CHATS),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env=os.environ | {"VLLM_PLUGINS": ""},
-    )
+    # vLLM leaves its sockets behind; the directory's path is short enough for them.
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as directory:
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("bare_engine.py"), model_directory, str(MAX_TOKENS)],
+            input=json.dumps(CHATS),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=os.environ | {"VLLM_PLUGINS": "", "TMPDIR": directory, "VLLM_RPC_BASE_PATH": directory},
+        )
     assert done.returncode == 0, done.stderr[-2000:]
     return list(json.loads(done.stdout.splitlines()[-1]))
 

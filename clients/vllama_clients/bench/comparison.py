@@ -15,6 +15,7 @@ import shlex
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -112,9 +113,12 @@ async def _vllm_server(comparison: Comparison, weights: str, bare: Sequence[str]
     same_engine = await _server_flags(bare)
     flags = ("--model", weights, "--served-model-name", comparison.model, "--host", "127.0.0.1", "--port", str(port))
     program = (*comparison.vllm_server, *flags, *same_engine, *comparison.vllm_flags)
-    async with started("vLLM's own server", program, _environment()) as process:
-        await process.until(_answers(f"{url}/health"), comparison.start_timeout_seconds)
-        yield url
+    # It leaves its sockets behind.
+    with TemporaryDirectory(prefix="vllama-bench-", ignore_cleanup_errors=True) as directory:
+        environment = _environment() | {"TMPDIR": directory, "VLLM_RPC_BASE_PATH": directory}
+        async with started("vLLM's own server", program, environment) as process:
+            await process.until(_answers(f"{url}/health"), comparison.start_timeout_seconds)
+            yield url
 
 
 async def _answers(url: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -56,6 +58,17 @@ async def test_vllms_server_gets_weights_name_and_flags() -> None:
     assert line[line.index("--model") + 1] == "/weights/ready"
     assert line[line.index("--served-model-name") + 1] == "ready"
     assert line[-6:] == ["--same", "/weights/ready", "--engine-arg", "a=1", "--server-flags", "--enforce-eager"]
+
+
+async def test_what_vllms_server_leaves_behind_is_removed() -> None:
+    """Its sockets and temporary files lie in a directory of their own, which goes when it has ended."""
+    async with opened(comparison(), lambda _: None):
+        (server,) = [child for child in children() if "--model" in child.cmdline()]
+        environment = server.environ()
+        directory = Path(environment["VLLM_RPC_BASE_PATH"])
+        assert environment["TMPDIR"] == str(directory)
+        (directory / "left-behind").touch()
+    assert not await asyncio.to_thread(directory.exists)
 
 
 async def test_the_bare_engine_is_given_or_our_own() -> None:
