@@ -120,7 +120,8 @@ class Gateway(Protocol):
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Finds a model as `find` does; one that is on its way, as in the first moments of a start, is waited for.
 
-        Raises DeadlineExceeded at the deadline (on the event loop's clock), QueueFull when too many wait already.
+        Raises DeadlineExceeded at the deadline (on the event loop's clock), NoWorker when it passes before the
+        workers have told what they serve, QueueFull when too many wait already.
         """
         ...
 

@@ -24,6 +24,7 @@ from vllama_balancer.model_key import model_key
 from vllama_balancer.placement.estimates import Estimates
 from vllama_balancer.placement.measure import NOTHING, measure_embedding, measure_generation
 from vllama_balancer.placement.placer import Placer, Ticket
+from vllama_balancer.workers.newcomers import Newcomers
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ class Dispatcher:
         admission: AdmissionSettings | None = None,
         rng: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        newcomers: Newcomers | None = None,
     ) -> None:
         """Takes its collaborators; `clock` must agree with the deadlines of calls (the event loop's)."""
+        self._newcomers = newcomers or Newcomers(pool, clock=clock)
         self._pool = pool
         self._catalog = catalog
         self._metrics = metrics
@@ -171,12 +174,13 @@ class Dispatcher:
             raise
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
-        """Finds a model as `find` does; one that is on its way is waited for. Raises DeadlineExceeded."""
+        """Finds a model as `find` does; one that is on its way is waited for. Raises DeadlineExceeded, NoWorker."""
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._catalog.search(name)
+                entry = await self._catalog.search(name)
         except TimeoutError:
             raise DeadlineExceeded(f"the deadline passed before model {name!r} was known") from None
+        return entry or await self._newcomers.bring(name, self._catalog.find, deadline)
 
     # -- one request -----------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class Edge:
 
     async def find(self, request: web.Request, requested: str, **wording: str) -> RequestedModel:
         """Finds a model as `find_model` does, and notes it for the access log."""
-        model = await find_model(self.gateway, requested, **wording)
+        model = await find_model(self.gateway, requested, self.call(request).deadline, **wording)
         request[TRACE].model = model.entry.name
         return model
 

@@ -65,14 +65,17 @@ class RequestedModel:
         return CapabilityMissing(text, field=capability)
 
 
-async def find_model(gateway: Gateway, requested: str, *, not_found: str = "model '{}' not found") -> RequestedModel:
+async def find_model(
+    gateway: Gateway, requested: str, deadline: float | None = None, *, not_found: str = "model '{}' not found"
+) -> RequestedModel:
     """Finds the model of a request, once it is known when it is on its way.
 
-    Raises InvalidRequest for a name that breaks the grammar, ModelNotFound when nobody has it;
-    `not_found` is the sentence for that, with a place for the requested name.
+    Raises InvalidRequest for a name that breaks the grammar, ModelNotFound when nobody has it, and what
+    `Gateway.search` raises when that is not known before the deadline. `not_found` is the sentence for a
+    missing model, with a place for the requested name.
     """
     name = parse_name(requested)
-    entry = None if name.is_cloud else gateway.find(name.display) or await gateway.search(name.display)
+    entry = None if name.is_cloud else gateway.find(name.display) or await gateway.search(name.display, deadline)
     if entry is None:
         raise ModelNotFound(not_found.format(requested), field="model")
     return RequestedModel(requested, name, entry)

@@ -46,6 +46,7 @@ from vllama_balancer.process.process_metrics import register_process_metrics
 from vllama_balancer.process.readiness import first_readiness
 from vllama_balancer.process.tls import channel_opener
 from vllama_balancer.process.welcome import welcome
+from vllama_balancer.workers.newcomers import Newcomers
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.pool_metrics import PoolCollector
 
@@ -85,6 +86,7 @@ class Balancer:
         self._pool = Pool(open_channel=channel_opener(config))
         token_file = config.join_token_file
         self._joined = JoinedFleet(read_token(token_file)) if token_file is not None else None
+        self._has_own = config.fleet != "none" and not config.worker_addresses
         self._catalog = Catalog(self._pool)
         self._dispatcher = Dispatcher(
             self._pool,
@@ -92,6 +94,11 @@ class Balancer:
             make_policy(config.policy),
             Metrics(self._registry),
             AdmissionSettings(max_queue=config.max_queue),
+            newcomers=Newcomers(
+                self._pool,
+                joining_seconds=self._joined.lease_seconds if self._joined is not None else 0.0,
+                only_from_elsewhere=not self._has_own,
+            ),
         )
         self._registry.register(PoolCollector(self._pool, lambda: self._dispatcher.waiting))
         register_process_metrics(self._registry)
@@ -105,8 +112,7 @@ class Balancer:
         Raises BalancerError when it cannot start: a port in use, an unknown model, no worker that lives.
         """
         async with AsyncExitStack() as ending:
-            has_own = self._config.fleet != "none" and not self._config.worker_addresses
-            local = self._local_parts(ending) if has_own else None
+            local = self._local_parts(ending) if self._has_own else None
             doors = Doors(self._config, self._dispatcher, self._pool, self._registry, local, self._joined)
             ending.callback(doors.release)
             doors.bind()

@@ -241,7 +241,7 @@ async def test_a_worker_lost_in_decode_is_continued_without_a_seam(make_fleet):
         list(request.resume_token_ids) == [1000 + i for i in range(len(request.resume_token_ids))]
         for request in resumed
     )
-    assert fleet.value("vllama_migrations_total") == len(moved)
+    assert fleet.value("vllama_migrations_total") == len(resumed)
 
 
 async def test_a_stream_that_breaks_with_a_fault_is_continued(make_fleet):

@@ -62,6 +62,19 @@ async def test_a_restarted_balancer_has_its_workers_back_at_once(
     assert await one.ask(10, 20) == []
 
 
+async def test_requests_right_after_a_restart_wait_for_the_workers_to_come_back(
+    balancer: Callable[..., JoinedBalancer], worker: Worker
+) -> None:
+    """Sent as soon as the balancer answers, when it knows no worker and no model yet."""
+    one = balancer()
+    worker("gpu7", one.target)
+    await one.until(ready(1))
+    one.kill()
+    one.start()
+    await one.until(lambda workers: True)
+    assert await one.ask(10, 20) == []
+
+
 async def test_a_worker_that_ends_leaves(balancer: Callable[..., JoinedBalancer], worker: Worker) -> None:
     """After SIGTERM its requests go elsewhere, and it is off the list when its lease has lapsed."""
     one = balancer()
