@@ -5,11 +5,13 @@ that of the idle model that was used longest ago. When everybody is busy, a mode
 requests until another one has had its own; running requests are never cut. Four rules keep models from pushing each
 other to and fro: growth takes free places only; a turn lasts `turn_seconds` at least; who loses a place soon after
 he got it does not ask for another for a while; and who is wanted back sooner than a load after he had to leave stays
-for `stay_loads` loads, though he is idle. A first switch is never held up, and no wait for a switch exceeds a turn.
+for `stay_loads` loads, though he is idle. A first switch is never held up, no wait for a switch exceeds a turn,
+and none lasts so long that a deadline of those who wait could not be met any more.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,7 +111,7 @@ def next_step(machine: MachineState, key: str, rules: LoadingSettings) -> Step:
     if not 0 < rules.most_loaded <= len(holders) and (step := _within_bounds(machine, key)) is not None:
         return step
     if idle := [model for model in holders if model.is_idle and not model.is_pinned]:
-        return _evict_or_wait(idle, machine.now, rules)
+        return _evict_or_wait(idle, machine, key, rules)
     if all(model.is_pinned for model in holders):
         return Refuse(
             "every worker is kept for the models that the server was started with; start it with more "
@@ -191,9 +193,13 @@ def _homecoming(machine: MachineState, key: str) -> Step | None:
     return None
 
 
-def _evict_or_wait(idle: Sequence[ModelState], now: float, rules: LoadingSettings) -> Step:
+def _evict_or_wait(idle: Sequence[ModelState], machine: MachineState, key: str, rules: LoadingSettings) -> Step:
     """The idle model that was used longest ago goes; one that has just come back serves for a while first."""
-    remaining = {model.key: model.ready_at + _stay_seconds(model, rules) - now for model in idle}
+    now, deadlines = machine.now, machine.deadlines(key)
+    remaining = {
+        model.key: min(model.ready_at + _stay_seconds(model, rules), _latest_start(model, deadlines, now)) - now
+        for model in idle
+    }
     if spared := [model for model in idle if remaining[model.key] <= 0]:
         return Evict(min(spared, key=_last_used).key)
     return Wait(min(remaining.values()))
@@ -202,6 +208,13 @@ def _evict_or_wait(idle: Sequence[ModelState], now: float, rules: LoadingSetting
 def _stay_seconds(model: ModelState, rules: LoadingSettings) -> float:
     """How long a model serves at least, though it is idle: nobody waits longer for that than for a busy one."""
     return min(rules.stay_loads * model.load_seconds, rules.turn_seconds) if model.is_back else 0.0
+
+
+def _latest_start(model: ModelState, deadlines: Sequence[float], now: float) -> float:
+    """Until when a model may stay so that a load like its own is done before the first deadline that can be met."""
+    seconds = model.load_seconds
+    # Loads differ; with less than half of one left it is too late anyway.
+    return min((deadline - seconds for deadline in deadlines if deadline - now > seconds / 2), default=math.inf)
 
 
 def _turn_or_wait(machine: MachineState, rules: LoadingSettings) -> Step:

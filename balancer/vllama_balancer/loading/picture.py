@@ -29,6 +29,7 @@ def state_of(resident: Resident, pool: WatchedPool) -> ModelState:
         size_bytes=said_bytes or resident.model.size_bytes,
         share=resident.share,
         ready_at=resident.ready_at,
+        deadlines=tuple(resident.deadlines),
         load_seconds=resident.load_seconds,
         is_back=resident.is_back,
         last_used=resident.last_used,

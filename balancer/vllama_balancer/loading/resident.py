@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.loading.berths import Berth
 
@@ -32,6 +35,8 @@ class Resident:
     """How many places it is given back when others leave."""
     users: int = 0
     """Requests that use it or wait for it."""
+    deadlines: list[float] = field(default_factory=list)
+    """When those that wait for its load give up, as far as they do."""
     is_back: bool = False
     """Whether it was wanted back sooner than a load after it had to leave for another one."""
     placed_at: float = 0.0
@@ -68,6 +73,18 @@ class Resident:
     def workers(self) -> list[str]:
         """Names of its workers."""
         return [berth.worker for berth in self.berths]
+
+    @contextlib.contextmanager
+    def awaited(self, deadline: float | None) -> Iterator[None]:
+        """Lets decisions know inside the block that somebody waits for its load, and until when."""
+        if deadline is None:
+            yield
+            return
+        self.deadlines.append(deadline)
+        try:
+            yield
+        finally:
+            self.deadlines.remove(deadline)
 
     @property
     def load_seconds(self) -> float:

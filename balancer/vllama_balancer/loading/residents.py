@@ -119,9 +119,11 @@ class Residents:
             if resident.is_loaded and not resident.berths:
                 self._begin(resident, self._arrivals.load(resident))
             if not resident.is_loaded:
-                async with self.patience(deadline):
-                    assert resident.loading is not None
-                    await asyncio.shield(resident.loading)
+                with resident.awaited(deadline):
+                    self._roster.changes.tell()
+                    async with self.patience(deadline):
+                        assert resident.loading is not None
+                        await asyncio.shield(resident.loading)
             yield
         finally:
             resident.users -= 1

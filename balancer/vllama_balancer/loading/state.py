@@ -36,6 +36,8 @@ class ModelState:
     """Places that it is given back when others leave."""
     ready_at: float = 0.0
     """When it began to serve."""
+    deadlines: tuple[float, ...] = ()
+    """When those that wait for its load give up, as far as they do."""
     load_seconds: float = 0.0
     """How long it took from its place to its first token."""
     is_back: bool = False
@@ -90,6 +92,10 @@ class MachineState:
     def sleeper(self, key: str) -> SleeperState | None:
         """Finds a sleeping model."""
         return next((sleeper for sleeper in self.sleepers if sleeper.key == key), None)
+
+    def deadlines(self, key: str) -> tuple[float, ...]:
+        """Tells when those give up that wait for a model's load."""
+        return next((model.deadlines for model in self.models if model.key == key), ())
 
     def holder(self, place: int) -> ModelState | None:
         """Finds who is awake at a place."""

@@ -86,6 +86,19 @@ def test_nobody_waits_longer_for_an_idle_model_than_for_a_busy_one() -> None:
     assert next_step(machine(back), "wanted", RULES) == Wait(RULES.turn_seconds)
 
 
+@pytest.mark.parametrize(
+    ("deadline", "step"),
+    [(130, Wait(10)), (111, Wait(3)), (107, Evict("back")), (103, Wait(10))],
+    ids=["far", "near", "just in time", "too late anyway"],
+)
+def test_who_came_back_goes_in_time_for_those_who_wait(deadline: float, step: object) -> None:
+    """A load of 8 s has to be over by the deadline, if it can be."""
+    back = serving("back", 0, ready_at=94, load_seconds=8, is_back=True)
+    state = machine(back)
+    state = replace(state, models=(back, replace(WANTED, deadlines=(deadline, 500.0))))
+    assert next_step(state, "wanted", replace(RULES, stay_loads=2)) == step
+
+
 def test_a_busy_model_has_its_turn_first() -> None:
     """Until its turn is over the one that waits is told how long to wait at most."""
     state = machine(serving("busy", 0, users=1, ready_at=80))

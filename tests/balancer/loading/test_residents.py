@@ -183,6 +183,16 @@ async def test_a_deadline_ends_the_wait_and_not_the_load(loading_of) -> None:
     assert loading.machine.log == ["+a@0"]
 
 
+async def test_a_model_that_is_back_makes_way_in_time_for_a_deadline(loading_of) -> None:
+    """Though its stay is longer: a load like its own is over before whoever waits gives up."""
+    loading = loading_of(stay_loads=10.0, turn_seconds=3600.0)
+    await loading.touch("a")
+    resident = loading.residents._residents["a"]
+    resident.is_back, resident.placed_at = True, resident.ready_at - 100.0
+    async with loading.use("b", asyncio.get_running_loop().time() + 100.05):
+        assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+
+
 async def test_too_many_waiters_are_refused(loading_of) -> None:
     """The wait for a load is bounded as every queue is."""
     loading = loading_of(most_waiting=2)
