@@ -28,6 +28,7 @@ class _Requests:
             ("model", "outcome"),
             registry=registry,
         )
+        self._counters: dict[tuple[str, str], Counter] = {}
         self.in_flight = Gauge(
             "vllama_requests_in_flight", "Requests inside the balancer, waiting or running.", registry=registry
         )
@@ -45,6 +46,13 @@ class _Requests:
             registry=registry,
             buckets=_TOKEN_LATENCY_BUCKETS,
         )
+
+    def of(self, model: str, outcome: str) -> Counter:
+        """Finds the counter of such requests; kept, as finding it takes longer than counting."""
+        counter = self._counters.get((model, outcome))
+        if counter is None:
+            self._counters[model, outcome] = counter = self.ended.labels(model, outcome)
+        return counter
 
 
 class _Tokens:
@@ -155,11 +163,11 @@ class Metrics:
     def ended(self, model: str, outcome: str) -> None:
         """Counts a request out: "ok", "cancelled", or the reason of its error."""
         self._requests.in_flight.dec()
-        self._requests.ended.labels(model, outcome).inc()
+        self._requests.of(model, outcome).inc()
 
     def refused(self, outcome: str) -> None:
         """Counts a request that was turned away before its model was looked for."""
-        self._requests.ended.labels("", outcome).inc()
+        self._requests.of("", outcome).inc()
 
     def waited(self, seconds: float) -> None:
         """Notes how long a request waited for a place."""

@@ -64,9 +64,7 @@ class Faults:
         response = web.Response(
             status=status,
             body=b"" if request.method == "HEAD" else encode_json(body),
-            content_type="application/json",
-            charset="utf-8",
-            headers=statuses.headers(error),
+            headers={"Content-Type": "application/json; charset=utf-8", **statuses.headers(error)},
         )
         if not request.content.at_eof():
             # The rest of an unread body would be taken for the next request.

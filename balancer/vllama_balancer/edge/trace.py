@@ -6,8 +6,8 @@ Numbers and names only: no text of a prompt or an answer ever comes here.
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,4 +81,4 @@ def request_id_of(given: str | None) -> str:
     """Takes a client's id when it is printable ASCII without blanks, 128 at most; else makes one."""
     if given is not None and _GOOD_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
