@@ -7,6 +7,7 @@ value only warns, as Ollama does.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,3 +236,8 @@ def _refuse_work_for_no_workers(config: BalancerConfig) -> None:
         raise ConfigError("--fleet none starts no workers; leave the models and --workers out, or --fleet none")
     if config.join_token_file is None and not config.worker_addresses:
         raise ConfigError("--fleet none needs workers from elsewhere: give --join-token-file or --worker")
+
+
+if __name__ == "__main__":
+    # `python -m vllama_balancer.config --help-all`: shells ask for the flags, and a server takes a second to import.
+    parse(sys.argv[1:], {}, home=Path.home())

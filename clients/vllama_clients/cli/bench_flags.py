@@ -35,10 +35,17 @@ MaxTokens = Annotated[str, typer.Option(help="Output length, likewise.")]
 Trace = Annotated[
     Path | None, typer.Option(help='Lines of {"prompt", "max_tokens"} to send instead.', rich_help_panel=SELDOM)
 ]
-Requests = Annotated[int | None, typer.Option(min=1, help="Requests at each concurrency, instead of --each.")]
+Requests = Annotated[
+    int | None, typer.Option(min=1, help="Requests at each concurrency, instead of --each.", rich_help_panel=SELDOM)
+]
 Each = Annotated[int, typer.Option(min=1, help="Requests of each stream; a single one sends those of two.")]
 Interleaved = Annotated[
-    bool, typer.Option("--interleave", help="Take turns with every request, not every repeat; needs --concurrency 1.")
+    bool,
+    typer.Option(
+        "--interleave",
+        help="Take turns with every request, not every repeat; needs --concurrency 1.",
+        rich_help_panel=SELDOM,
+    ),
 ]
 Repeats = Annotated[int, typer.Option(min=1, help="Times that the targets take turns.", rich_help_panel=SELDOM)]
 WarmUp = Annotated[int, typer.Option(min=0, help="Requests to each target before measuring.", rich_help_panel=SELDOM)]

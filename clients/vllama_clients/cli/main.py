@@ -17,6 +17,7 @@ import typer
 from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.long_help import TwoLengths
 from vllama_clients.cli.passed_through import passed_through
+from vllama_clients.cli.spellings import as_spelled_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,13 +48,13 @@ COMMANDS = {
 """Every command with the first line of its help, so that the list needs no command's module."""
 
 PASSED_THROUGH = {
-    "serve": ("vllama_balancer", "--help-all"),
+    "serve": ("vllama_balancer.config", "--help-all"),
     "worker": ("vllama_server", "--help-all"),
     "simulate": ("vllama_balancer.simulate", "--help"),
     "key": ("vllama_balancer.keys", "--help"),
     "certs": ("vllama_balancer.certificates", "--help"),
 }
-"""Commands whose flags are another program's: its module, and how it is made to print them all."""
+"""Commands whose flags are another program's: a module of it, and the word that makes that print them all."""
 
 TYPER_WORDS = "_TYPER_COMPLETE_ARGS"
 """Where the scripts of zsh and fish put the command line; that of bash uses COMP_WORDS."""
@@ -74,7 +75,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     The commands read the environment from their context and nowhere else.
     """
     try:
-        app(arguments, environment)(list(arguments), prog_name="vllama", obj=environment)
+        app(arguments, environment)(as_spelled_here(arguments), prog_name="vllama", obj=environment)
     except CommandFailed as failure:
         print(f"Error: {failure}", file=sys.stderr)
         return failure.status

@@ -1,7 +1,7 @@
 """A command whose flags are another program's: that program prints its help, and names them to a shell.
 
 The commands import neither the balancer nor the worker, so what their flags are is asked of them when
-somebody presses the tabulator, which takes a second.
+somebody presses the tabulator.
 """
 
 from __future__ import annotations
