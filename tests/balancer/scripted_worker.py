@@ -70,10 +70,11 @@ class _Aborted(Exception):
 class _Lane:
     """One generation's share of a Relay call, in place of a context of its own."""
 
-    def __init__(self, stream: int, context: Any, writing: asyncio.Lock) -> None:
+    def __init__(self, stream: int, context: Any, writing: asyncio.Lock, *, needs_no_ready: bool) -> None:
         self._stream = stream
         self._context = context
         self._writing = writing
+        self._needs_no_ready = needs_no_ready
 
     async def write(self, response: generation_pb2.GenerateResponse) -> None:
         """Sends an event."""
@@ -83,7 +84,8 @@ class _Lane:
         """Sends an event or the last status; one message at a time."""
         event = worker_pb2.RelayEvent(stream=self._stream, **event)
         async with self._writing:
-            await self._context.write(worker_pb2.RelayResponse(events=[event]))
+            message = worker_pb2.RelayResponse(events=[event], needs_no_ready=self._needs_no_ready)
+            await self._context.write(message)
 
     async def abort_with_status(self, status: grpc.Status) -> None:
         """Ends the generation."""
@@ -112,6 +114,8 @@ class ScriptedWorker(
         self.answers_describe = True
         self.describes = 0
         self.can_relay = False
+        self.needs_no_ready = False
+        self.ready_orders = 0
         self._server: grpc.aio.Server | None = None
         self._death: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
@@ -229,10 +233,12 @@ class ScriptedWorker(
         try:
             async for order in orders:
                 if order.HasField("start"):
-                    lane = _Lane(order.stream, context, writing)
+                    lane = _Lane(order.stream, context, writing, needs_no_ready=self.needs_no_ready)
                     running[order.stream] = asyncio.create_task(self._relayed(order.start.request, lane))
                 elif order.HasField("cancel"):
                     running[order.stream].cancel()
+                else:
+                    self.ready_orders += 1
         finally:
             for task in running.values():
                 task.cancel()

@@ -100,7 +100,8 @@ class Trunk:
         try:
             async for message in self._call:
                 self._hand_over(message.events)
-                self._order(_READY)
+                if not message.needs_no_ready:
+                    self._order(_READY)
         except grpc.aio.AioRpcError as broken:
             error = _loss(broken)
         except asyncio.CancelledError:

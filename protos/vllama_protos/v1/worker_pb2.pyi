@@ -242,10 +242,12 @@ class RelayReady(_message.Message):
     def __init__(self) -> None: ...
 
 class RelayResponse(_message.Message):
-    __slots__ = ("events",)
+    __slots__ = ("events", "needs_no_ready")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_NO_READY_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[RelayEvent]
-    def __init__(self, events: _Optional[_Iterable[_Union[RelayEvent, _Mapping]]] = ...) -> None: ...
+    needs_no_ready: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[RelayEvent, _Mapping]]] = ..., needs_no_ready: _Optional[bool] = ...) -> None: ...
 
 class RelayEvent(_message.Message):
     __slots__ = ("stream", "response", "status")

@@ -1,19 +1,26 @@
-"""How many messages may be under way to a caller.
+"""How much may be under way to a caller.
 
 A connection would take megabytes before it held anybody up, and what is in it cannot merge any
-more: a caller that is behind would get each token by itself, later and later.
+more: a caller that is behind would get each token by itself, later and later. So a caller asks for
+messages. An answer to each would cost both sides as much as a small message itself does; those are
+counted by their bytes, and only every few of them has to be answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+UNANSWERED_BYTES = 2048
+"""So many bytes need one answer: tokens of fifty streams once, or of six streams ten times."""
+
 
 class Credit:
     """Counts messages that may be sent."""
 
-    def __init__(self, messages: int) -> None:
+    def __init__(self, messages: int, unanswered_bytes: int = UNANSWERED_BYTES) -> None:
         self._messages = messages
+        self._unanswered_bytes = unanswered_bytes
+        self._sent_bytes = 0
         self._has_some = asyncio.Event()
         self._is_lifted = False
 
@@ -27,9 +34,17 @@ class Credit:
         self._is_lifted = True
         self._has_some.set()
 
-    async def spend(self) -> None:
-        """Waits until a message may be sent, and counts it."""
+    async def some(self) -> None:
+        """Waits until a message may be sent."""
         while not self._messages and not self._is_lifted:
             self._has_some.clear()
             await self._has_some.wait()
+
+    def spend(self, size_bytes: int) -> bool:
+        """Counts a message; tells whether the caller has to answer it before its place is free again."""
+        self._sent_bytes += size_bytes
+        if self._sent_bytes < self._unanswered_bytes:
+            return False
+        self._sent_bytes = 0
         self._messages -= 1
+        return True

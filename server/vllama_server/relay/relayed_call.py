@@ -80,10 +80,11 @@ class RelayedCall:
 
     async def _send(self, context: Context) -> None:
         while True:
-            await self._credit.spend()
+            await self._credit.some()
             news = await self._outbox.take()
             if news is None:
                 return
+            news.needs_no_ready = not self._credit.spend(news.ByteSize())
             await context.write(news)
 
     def _start(self, stream: int, start: pb.RelayStart) -> None:

@@ -64,6 +64,15 @@ async def test_many_generations_share_a_call(worker, channel):
     assert await asyncio.gather(*map(read, calls)) == [text_of(count) for count in range(1, 30)]
 
 
+async def test_a_message_is_answered_unless_the_worker_goes_on_without(worker, channel):
+    """Started, eight tokens and the end are ten messages."""
+    for needs_no_ready in (False, True, False):
+        worker.needs_no_ready = needs_no_ready
+        assert await read(channel.generate(request(tokens=8), None, can_relay=True)) == text_of(8)
+    await eventually(lambda: worker.ready_orders >= 20)
+    assert worker.ready_orders == 20
+
+
 async def test_an_error_is_read_as_from_a_call_of_its_own(worker, channel):
     """Code, reason and message are there; the others go on."""
     worker.script.errors = [fault("the engine stumbled")]
