@@ -63,13 +63,19 @@ async def stream(
         return await writer.end()
 
 
+class _Reply(web.StreamResponse):
+    """A reply whose head leaves together with its first chunk: that is there already, and saves a packet."""
+
+    _send_headers_immediately = False
+
+
 class _Writer:
     """One streamed reply."""
 
     def __init__(self, request: web.Request, content_type: str, timeout_seconds: float) -> None:
         self._request = request
         self._timeout_seconds = timeout_seconds
-        self._response = web.StreamResponse(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._response = _Reply(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._response.content_type = content_type
         if request.version < (1, 1):
             # HTTP/1.0 has no chunked coding: only the end of the connection ends such a reply.
