@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.relay import fairness, front, latency, memory, scaling, throughput
+from benchmarks.relay import fairness, front, latency, memory, real_fairness, scaling, throughput
 from benchmarks.relay.processes import NO_PACE, fleet
 
 STREAMS = 50
@@ -44,6 +44,7 @@ PARTS = {
     "front": front.run,
     "latency": latency.run,
     "fairness": fairness.run,
+    "real-fairness": real_fairness.run,
     "scaling": scaling.run,
     "memory": memory.run,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from operator import sub
 from typing import TYPE_CHECKING
 
 from benchmarks.relay.lean_client import drive
@@ -26,10 +28,17 @@ def run(options: argparse.Namespace) -> None:
         for workers in (1, 2, 8):
             # As many replies of each stream as there are workers, so that all measurements take equally long.
             with fleet(workers, ENGINE) as running:
+                before, client = running.cpu_seconds(), time.process_time()
                 answers = drive(running.http_port, STREAMS, TOKENS, workers, f"{workers} workers")
+                costs = [*map(sub, running.cpu_seconds(), before), time.process_time() - client]
             assert all(answer.check() for answer in answers)
             speeds[workers] = steady_tokens_per_second(answers, workers)
-            print(f"{workers} workers, {STREAMS} streams: {speeds[workers]:,.0f} tokens/s", flush=True)
+            balancer, all_workers, own = (1e6 * cost / (STREAMS * TOKENS * workers) for cost in costs)
+            print(
+                f"{workers} workers, {STREAMS} streams: {speeds[workers]:,.0f} tokens/s;"
+                f" us/token: balancer {balancer:.0f}, workers {all_workers:.0f}, client {own:.0f}",
+                flush=True,
+            )
         print(f"two against one {speeds[2] / speeds[1]:.2f}, eight against one {speeds[8] / speeds[1]:.2f}", flush=True)
 
 
