@@ -28,7 +28,7 @@ from vllama_server.gate import Gate
 from vllama_server.generations import Generations
 from vllama_server.health import HealthServicer
 from vllama_server.interceptors import CallInterceptor
-from vllama_server.lifecycle import Lifecycle
+from vllama_server.lifecycle import Lifecycle, State
 from vllama_server.relay.relayed_call import RelayedCall
 from vllama_server.reports import Reporter
 from vllama_server.service import GenerationServicer
@@ -118,7 +118,7 @@ class WorkerServer:
             self._lifecycle.close()
             await self._server.stop(FAREWELL_SECONDS)
             await self._sleep.close()
-            await self._engine.stop()
+            await self._engine.stop(at_once=self._lifecycle.state is State.FAILED)
             binding.release(self.address)
             await _ended(reports)
 

@@ -42,6 +42,8 @@ class ScriptedEngine(FakeEngine):
         """What `load` says."""
         self.stopped = False
         """Whether `stop` was called."""
+        self.stopped_at_once = False
+        """Whether it was called for an engine that may not answer."""
         self.progress: Callable[[StartPhase, float], None] = lambda *_: None
         """What `start` was given."""
 
@@ -77,9 +79,9 @@ class ScriptedEngine(FakeEngine):
         """Dies now."""
         self.death.set_result(EngineDead(cause))
 
-    async def stop(self) -> None:
+    async def stop(self, *, at_once: bool = False) -> None:
         """Takes note."""
-        self.stopped = True
+        self.stopped, self.stopped_at_once = True, at_once
 
 
 def started(*events: GenerationEvent | Exception) -> ScriptedEngine:

@@ -88,6 +88,7 @@ async def test_stopping_while_the_engine_starts_ends_the_start(start_worker):
     worker.stops.request()
     assert await worker.exit_status() is ExitStatus.STOPPED
     assert engine.stopped
+    assert not engine.stopped_at_once
 
 
 @pytest.mark.parametrize("error", [StartFailed("no memory; lower --max-model-len"), RuntimeError("odd")])
@@ -109,7 +110,7 @@ async def test_a_failed_start_tells_its_cause(start_worker, error):
 
 
 async def test_a_dead_engine_ends_the_worker(start_worker):
-    """In-flight calls end UNAVAILABLE with the cause, the last report is FAILED, the exit status says why."""
+    """In-flight calls end UNAVAILABLE with the cause, the last report is FAILED, nothing waits for the engine."""
     engine = started()
     engine.may_end.clear()
     worker = await start_worker(engine)
@@ -125,6 +126,7 @@ async def test_a_dead_engine_ends_the_worker(start_worker):
     report = (await watch)[-1]
     assert (report.state, report.failure) == (worker_pb2.WORKER_STATE_FAILED, "the GPU has fallen off the bus")
     assert await worker.exit_status() is ExitStatus.ENGINE_DIED
+    assert engine.stopped_at_once, "whoever hangs leaves in no order"
     assert time.monotonic() - began < 3
 
 

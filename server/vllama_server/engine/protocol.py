@@ -121,6 +121,9 @@ class Engine(Protocol):
         """Returns, whenever it happens, the reason why the engine can serve no more."""
         ...
 
-    async def stop(self) -> None:
-        """Ends the engine and its processes. May be called in any state, more than once."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Ends the engine and its processes. May be called in any state, more than once.
+
+        `at_once` asks no process to leave in order: for an engine that has failed and may not answer.
+        """
         ...

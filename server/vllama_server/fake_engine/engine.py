@@ -183,8 +183,8 @@ class FakeEngine:
         await self._broken.wait()
         return EngineDead("the simulated engine's step loop has failed; see the log.")
 
-    async def stop(self) -> None:
-        """Ends the step loop and every generation."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Ends the step loop and every generation; it has no process that could be left behind."""
         task, self._loop_task = self._loop_task, None
         if task is not None:
             task.cancel()

@@ -18,9 +18,11 @@ import pynvml
 
 from vllama_server.engine.protocol import StartPhase
 from vllama_server.errors import CapabilityMissing, EngineDead, NotReady, StartFailed
-from vllama_server.vllm_adapter import parent_watch, preload
+from vllama_server.vllm_adapter import parent_watch
 from vllama_server.vllm_adapter.advice import failure_message
 from vllama_server.vllm_adapter.environment import allowed_cores, has_batch_invariance, prepare
+from vllama_server.vllm_adapter.imports import uncollected
+from vllama_server.vllm_adapter.preload import Preloading
 from vllama_server.vllm_adapter.processes import EngineProcesses
 from vllama_server.vllm_adapter.profile import EngineProfile
 from vllama_server.vllm_adapter.progress import ProgressHandler, StartProgress
@@ -53,6 +55,7 @@ class VllmEngine:
         self._loaded: LoadedEngine | None = None
         self._workspace: Workspace | None = None
         self._inbox: ReportInbox | None = None
+        self._preloading = Preloading()
         self._processes: EngineProcesses | None = None
         self._building: asyncio.Task[LoadedEngine] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -84,7 +87,7 @@ class VllmEngine:
         handler = ProgressHandler(told)
         logging.getLogger("vllm").addHandler(handler)
         try:
-            preloaded = preload.begin(self._profile, os.environ)
+            preloaded = self._preloading.begin(self._profile, os.environ)
             self._building = asyncio.create_task(self._build(told, preloaded), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
             told.reach(StartPhase.WARM_UP)
@@ -101,7 +104,7 @@ class VllmEngine:
         """Imports vLLM, checks the model and loads it, in threads; gives up between steps when stopped."""
         # A thread of its own: a module that keeps an exception of its import keeps with it all that the thread's
         # functions knew, and that must not be the engine.
-        loaded: Any = await asyncio.to_thread(importlib.import_module, "vllama_server.vllm_adapter.loaded")
+        loaded: Any = await asyncio.to_thread(_import, "vllama_server.vllm_adapter.loaded")
         self._give_up_if_stopped()
         config = await asyncio.to_thread(loaded.configure, self._profile)
         self._give_up_if_stopped()
@@ -173,8 +176,8 @@ class VllmEngine:
             raise NotReady("The engine has not been started.")
         return await asyncio.shield(self._failure)
 
-    async def stop(self) -> None:
-        """Ends the engine: a running one in order, a starting one by killing its processes."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Ends the engine: in order, or by killing its processes where it is to be at once or has not started yet."""
         self._stopping = True
         if self._watching is not None:
             self._watching.cancel()
@@ -184,12 +187,14 @@ class VllmEngine:
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
             await loaded.detach()
+            if at_once:
+                self._kill_processes()
             await asyncio.to_thread(loaded.shut_down)
             # By now the sockets are closed: that was called back to this loop before the thread's end was.
             await asyncio.to_thread(loaded.close)
             del loaded
             gc.collect()  # vLLM's objects refer to each other and complain when they live until the interpreter ends
-        await asyncio.to_thread(preload.end)
+        await asyncio.to_thread(self._preloading.end)
         if self._inbox is not None:
             await asyncio.to_thread(self._inbox.close)
         if self._workspace is not None:
@@ -226,3 +231,8 @@ class VllmEngine:
         if self._loaded is None:
             raise EngineDead("The engine was stopped.") if self._stopping else NotReady("The engine is still starting.")
         return self._loaded
+
+
+def _import(name: str) -> Any:
+    with uncollected():
+        return importlib.import_module(name)

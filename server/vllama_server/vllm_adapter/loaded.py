@@ -33,6 +33,7 @@ from vllama_server.vllm_adapter.profile import engine_arguments
 from vllama_server.vllm_adapter.prompts import PromptRenderer
 from vllama_server.vllm_adapter.ray_group import use_group
 from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
+from vllama_server.vllm_adapter.templates import chat_template, only_template
 from vllama_server.vllm_adapter.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ if TYPE_CHECKING:
 WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
 
-ORDERLY_SECONDS = 3.0
-"""How long the engine's processes may take to end by themselves. What they serve has ended before; they free what they
-hold and collect their garbage, which takes a good second. One that is killed in the middle leaves semaphores behind."""
+ORDERLY_SECONDS = 10.0
+"""How long the engine's processes may take to end by themselves. They need a good second, for collecting garbage above
+all, and several on a busy machine; one that is killed in the middle leaves semaphores behind."""
 
 _CONCESSIONS = (
     ("greater than the derived max_model_len", "max_model_len", None),
@@ -126,21 +127,20 @@ class LoadedEngine:
     def _prepare(self) -> None:
         config, profile = self._config, self._profile
         if config.model_config.runner_type == "pooling":
-            self._describe(_template(config, self._llm.renderer, profile))
+            self._describe(chat_template(self._llm.renderer.tokenizer, profile))
             self._embedder = Embedder(self._llm)
         else:
             self._prepare_generation()
 
     def _prepare_generation(self) -> None:
-        config, llm = self._config, self._llm
-        template = _template(config, llm.renderer, self._profile)
-        self._describe(template)
+        config, llm, profile = self._config, self._llm, self._profile
+        self._describe(chat_template(llm.renderer.tokenizer, profile))
         tokenizer = llm.renderer.get_tokenizer()
         online = OnlineRenderer(
             config.model_config,
             llm.renderer,
             request_logger=None,
-            chat_template=self._profile.own_argument("chat_template") and template,
+            chat_template=only_template(tokenizer, profile, is_multimodal=config.model_config.is_multimodal_model),
             chat_template_content_format="auto",
             # The wire lets a chat bring its template; Jinja's sandbox renders it, as it does the model's own.
             trust_request_chat_template=True,
@@ -253,7 +253,8 @@ class LoadedEngine:
 
     async def wake(self) -> None:
         """Moves the weights back; see Engine.wake."""
-        await self._llm.wake_up()
+        if not await self._llm.wake_up():
+            raise EngineDead("vLLM says that part of the model still sleeps.")
 
     async def detach(self) -> None:
         """Stops listening to the engine's processes, so that their end is not taken for their death.
@@ -295,19 +296,6 @@ def _launch(config: Any, meter: LoadMeter, *, preloaded: bool) -> AsyncLLM:
     except BaseException as error:
         close_abandoned(error.__traceback__)
         raise
-
-
-def _template(config: Any, renderer: Any, profile: EngineProfile) -> str:
-    """Finds the chat template: the operator's, else the model's; empty when there is none."""
-    path = profile.own_argument("chat_template")
-    if path:
-        from vllm.renderers.chat_utils import load_chat_template
-
-        return str(load_chat_template(path))
-    template = getattr(renderer.tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("tool_use") or template.get("default")
-    return template or ""
 
 
 def _stop_token_ids(model_config: Any, tokenizer: Any) -> frozenset[int]:

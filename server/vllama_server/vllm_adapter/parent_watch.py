@@ -1,9 +1,11 @@
-"""Ends the engine's processes when the process that started them ends, from their very first moment.
+"""Ends the engine's processes when the process that started them ends, and not before, from their very first moment.
 
 vLLM's processes do not watch their parent: after a SIGKILL of the worker they would live on and
 keep the device's memory. Its plug-ins come too late to cure that, because a process first imports
 vLLM for seconds and then waits minutes for a worker that is gone. So the watch travels inside what
 multiprocessing hands to a new process, and begins when that is unpacked, before any import.
+
+Nor do they know that a Ctrl-C in a terminal, which reaches them as well, asks the worker to drain.
 
 Imports nothing heavy, because it runs in every process of the engine.
 """
@@ -72,6 +74,11 @@ def end_with_parent(parent_id: int) -> None:
         _end()
 
 
+def leave_interrupts_to_parent() -> None:
+    """Keeps SIGINT from this thread and from all that it starts: it is for the worker, which ends its engine last."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def _parent_of(process_id: int) -> int:
     """Reads the id of a process's parent; 0 when it has gone."""
     try:
@@ -82,6 +89,7 @@ def _parent_of(process_id: int) -> int:
 
 
 def _watched(parent_id: int, environ: dict[str, str]) -> ParentWatch:
+    leave_interrupts_to_parent()
     watch(parent_id)
     # Only what differs: a process whose whole environment was replaced can no longer give itself a title.
     os.environ.update({name: value for name, value in environ.items() if os.environ.get(name) != value})

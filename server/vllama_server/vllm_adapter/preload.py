@@ -21,6 +21,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllama_server.vllm_adapter.workspace import Workspace
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -32,30 +34,38 @@ _OTHER_LAYOUTS = frozenset({"distributed_executor_backend", "tensor_parallel_siz
 _OPENMP = ("libgomp", "libiomp", "libomp")
 
 
-def begin(profile: EngineProfile, environ: Mapping[str, str]) -> bool:
-    """Starts the process that imports, where that helps; says whether it did. Call it on a thread that lives on.
+class Preloading:
+    """The process that imports ahead of one engine. Engines of one worker share it where their lives overlap."""
 
-    `environ` is the environment that the engine is to have.
-    """
-    settings = computing_environment(profile, environ)
-    if settings is None:
-        return False
-    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
-    with _environment(settings):
-        forkserver.ensure_running()
-    return True
+    def __init__(self) -> None:
+        self._files: Workspace | None = None
 
+    def begin(self, profile: EngineProfile, environ: Mapping[str, str]) -> bool:
+        """Starts the process, where that helps; says whether it did. Call it on a thread that lives on.
 
-def end() -> None:
-    """Ends the process, whatever it does, unless a process that was forked from it still runs.
+        `environ` is the environment that the engine is to have.
+        """
+        settings = computing_environment(profile, environ)
+        if settings is None:
+            return False
+        multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
+        self._files = Workspace()
+        with _environment(settings), _temporary_files(self._files.path):
+            forkserver.ensure_running()
+        return True
 
-    Whoever waits for such a process hears of its end through this one.
-    """
-    server: Any = forkserver._forkserver  # its public side can only start it
-    if server._forkserver_pid is not None and not multiprocessing.active_children():
-        with suppress(ProcessLookupError):
-            os.kill(server._forkserver_pid, signal.SIGKILL)
-        server._stop()
+    def end(self) -> None:
+        """Ends the process, whatever it does, unless a process that was forked from it still runs.
+
+        Whoever waits for such a process hears of its end through this one.
+        """
+        server: Any = forkserver._forkserver  # its public side can only start it
+        if server._forkserver_pid is not None and not multiprocessing.active_children():
+            with suppress(ProcessLookupError):
+                os.kill(server._forkserver_pid, signal.SIGKILL)
+            server._stop()
+        if self._files is not None and server._forkserver_pid is None:
+            self._files.close()
 
 
 def computing_environment(profile: EngineProfile, environ: Mapping[str, str]) -> dict[str, str] | None:
@@ -104,6 +114,19 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _temporary_files(directory: Path) -> Iterator[None]:
+    """Lets multiprocessing make a socket where the next start finds it after a SIGKILL."""
+    # There is no public place to say so.
+    config: dict[str, object] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    before = config.get("tempdir")
+    config["tempdir"] = str(directory)
+    try:
+        yield
+    finally:
+        config["tempdir"] = before
 
 
 def _is_for_cpu() -> bool:

@@ -6,7 +6,6 @@ for that only when it has imported everything.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
 import os
@@ -14,6 +13,7 @@ import os
 from setproctitle import setproctitle
 
 from vllama_server.vllm_adapter import parent_watch
+from vllama_server.vllm_adapter.imports import uncollected
 
 MODULES = (
     "vllm.v1.engine.core",
@@ -22,12 +22,13 @@ MODULES = (
     "vllm.model_executor.models.llama",
 )
 
+parent_watch.leave_interrupts_to_parent()
 parent_watch.end_with_parent(os.getppid())
 setproctitle("vllama::fork-server")  # before anything changes the environment, which lies behind the title
 try:
-    for _module in MODULES:
-        importlib.import_module(_module)
+    with uncollected():  # what is never collected is never written to, either, and stays shared with the fork
+        for _module in MODULES:
+            importlib.import_module(_module)
 except Exception:
     # The engine's process meets the same error, and reports it; here nobody would read it.
     logging.getLogger(__name__).debug("preloading ended early", exc_info=True)
-gc.freeze()  # what is never collected is never written to, and stays shared with the fork

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from vllama_server.vllm_adapter.preload import computing_environment, end, listed_cores
+from vllama_server.vllm_adapter.preload import Preloading, computing_environment, listed_cores
 from vllama_server.vllm_adapter.profile import EngineProfile
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def test_the_process_lives_as_long_as_one_that_was_forked_from_it() -> None:
     child = context.Process(target=time.sleep, args=(60,))
     child.start()
     try:
-        end()
+        Preloading().end()
         assert child.is_alive()
     finally:
         child.kill()
         child.join(30)
     assert child.exitcode == -9
-    end()
+    Preloading().end()
     assert not any("forkserver" in " ".join(process.cmdline()) for process in psutil.Process().children())
