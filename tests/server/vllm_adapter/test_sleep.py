@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from vllm.v1.engine.async_llm import AsyncLLM
 
 from vllama_server.errors import CapabilityMissing, EngineDead
 from vllama_server.vllm_adapter.engine import VllmEngine
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 class RecordedLlm:
     """Stands for vLLM's engine on a GPU: notes what it is asked."""
 
-    def __init__(self, complaint: str = "") -> None:
+    def __init__(self, complaint: str = "", *, wakes: bool = True) -> None:
         self.asked: list[str] = []
         self._complaint = complaint
+        self._wakes = wakes
 
     async def sleep(self, level: int = 1) -> None:
         """Would move the weights to the host's memory at level 1, and drop them at level 2."""
@@ -32,7 +35,7 @@ class RecordedLlm:
     async def wake_up(self) -> bool:
         """Would move them back."""
         self.asked.append("wake")
-        return True
+        return self._wakes
 
 
 def loaded_on(llm: RecordedLlm, *, can_sleep: bool) -> LoadedEngine:
@@ -68,3 +71,25 @@ async def test_weights_that_are_lost_on_the_way_end_the_engine(profile: EnginePr
     with pytest.raises(EngineDead, match="out of memory"):
         await engine.sleep()
     assert "out of memory" in str(await engine.failed())
+
+
+async def test_an_engine_that_wakes_only_in_part_ends(profile: EngineProfile) -> None:
+    """Its scheduler stays paused then: every request would wait for ever."""
+    engine = VllmEngine(profile)
+    engine._loaded = loaded_on(RecordedLlm(wakes=False), can_sleep=True)
+    engine._failure = asyncio.get_running_loop().create_future()
+    with pytest.raises(EngineDead, match="still sleeps"):
+        await engine.wake()
+    assert "still sleeps" in str(await engine.failed())
+
+
+@pytest.mark.parametrize("method", [AsyncLLM.sleep, AsyncLLM.wake_up])
+def test_vllm_takes_what_it_is_asked(method) -> None:
+    """The stand-in has the signatures that the installed vLLM has: a level, and no argument that must be given."""
+    required = [
+        name
+        for name, parameter in inspect.signature(method).parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    ]
+    assert required == ["self"]
+    assert method is not AsyncLLM.sleep or "level" in inspect.signature(method).parameters
