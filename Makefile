@@ -23,9 +23,11 @@ test: setup-dev   ## the whole suite, of the faults only the quick ones
 faults: setup-dev ## the whole fault matrix, as a table, and the lost nodes of a Ray cluster
 	@$(BIN)/python -m pytest -m faults
 
-bench: setup       ## each door beside the bare engine and vLLM's own server, in turn; BENCH="--repeats 5" for more
-	@$(BIN)/vllama bench compare --no-samples --json benchmarks/cpu.json --html benchmarks/cpu.html $(BENCH)
-	@$(BIN)/vllama bench compare --no-samples --concurrency 1 --max-tokens 8 --requests 30 \
+bench: setup       ## each door beside the bare engine and vLLM's own server, a quarter of an hour; BENCH="--each 3" for more
+	@$(BIN)/vllama bench compare --no-samples --concurrency 1,10,50 --each 1 --repeats 2 \
+	  --json benchmarks/cpu.json --html benchmarks/cpu.html $(BENCH)
+	@$(BIN)/vllama bench compare --no-samples --doors bare,worker,balancer,chat,v1 --interleave --concurrency 1 \
+	  --prompt-tokens 16 --max-tokens 1 --requests 80 --repeats 1 \
 	  --json benchmarks/first-token.json --html benchmarks/first-token.html $(BENCH)
 	@$(BIN)/python -m vllama_clients.bench.readme README.md benchmarks/cpu.json benchmarks/first-token.json
 
