@@ -80,6 +80,7 @@ class Moving:
                 model="a:latest", state=fleet_pb2.MODEL_STATE_LOADING, workers=["worker-0"], requests=3
             ),
             fleet_pb2.ModelStatus(model="b:latest", state=fleet_pb2.MODEL_STATE_WAITING, requests=1),
+            fleet_pb2.ModelStatus(model="d:latest", state=fleet_pb2.MODEL_STATE_LOADING, workers=["worker-0"]),
             fleet_pb2.ModelStatus(model="c:latest", state=fleet_pb2.MODEL_STATE_SLEEPING, workers=["worker-1"]),
         ]
         return fleet_pb2.ListWorkersResponse(workers=[loading, asleep], models=models, loads_on_demand=True)
@@ -96,6 +97,7 @@ async def test_health_tells_what_is_loaded_and_how_far(serve: Serve) -> None:
             "loading": {
                 "a:latest": "starting: loading weights 40% on worker-0; 3 requests wait",
                 "b:latest": "waits for a worker that is in use; 1 request waits",
+                "d:latest": "starting: loading weights 40% on worker-0",
             },
             "asleep": ["c:latest"],
         }

@@ -136,8 +136,8 @@ def _asleep(fleet: fleet_pb2.ListWorkersResponse) -> list[str]:
 def _progress(model: fleet_pb2.ModelStatus, workers: Mapping[str, str]) -> str:
     """Words how far a load is: "starting: loading weights 40% on worker-0; 3 requests wait"."""
     stages = [f"{workers[name]} on {name}" for name in model.workers if name in workers]
-    waiting = "1 request waits" if model.requests == 1 else f"{model.requests} requests wait"
-    return "; ".join([", ".join(stages) or "waits for a worker that is in use", waiting])
+    waiting = {0: [], 1: ["1 request waits"]}.get(model.requests, [f"{model.requests} requests wait"])
+    return "; ".join([", ".join(stages) or "waits for a worker that is in use", *waiting])
 
 
 def _worker(worker: fleet_pb2.WorkerStatus) -> WorkerJson:
