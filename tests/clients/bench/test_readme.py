@@ -40,7 +40,13 @@ def test_the_table_says_what_was_measured() -> None:
         *("`/api/chat`", "80", "80", "0.800", "1.280", "52.0", "+2.0"),
     ]
     assert "0.625" in vllm
-    assert "m, 64 tokens in, 128 out, engine arguments a=1" in provenance
+    assert "m, 64 tokens in, 128 out, engine arguments a=1; all targets in turn, 1 times." in provenance
+
+
+def test_the_table_says_that_requests_alternated() -> None:
+    """Readers see how a small difference was found."""
+    kept = json.loads(json.dumps(record(cells(), SETTINGS | {"interleaved": True}, ratios(cells()))))
+    assert "all targets in turn with every request, 1 times." in table(kept)
 
 
 def test_only_the_place_of_the_table_changes() -> None:
