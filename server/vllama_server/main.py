@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import functools
+import gc
 import logging
 import os
 import sys
@@ -62,6 +63,9 @@ async def _serve(config: WorkerConfig) -> int:
     token = membership.read_token(config.join_token_file)
     server = WorkerServer(config, _build_engine(config), identity, metrics, stops)
     server.bind()
+    # What has been imported lives as long as the process: no collection need stop every stream to look at it.
+    gc.collect()
+    gc.freeze()
     files = tls_files(config)
     membership_of_this = membership.Membership(
         config.joins,
