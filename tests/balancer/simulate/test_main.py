@@ -27,6 +27,8 @@ def test_writes_tables_and_a_page_with_charts(tmp_path: Path, capsys: pytest.Cap
     assert all(ElementTree.fromstring(chart).tag.endswith("svg") for chart in charts)
     assert "<script" not in page
     assert "| chats 4x2 | expected-completion |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    picture = ElementTree.parse(tmp_path / "comparison.svg").getroot()
+    assert len(picture.findall("{*}svg")) == 4
     assert capsys.readouterr().out
 
 
