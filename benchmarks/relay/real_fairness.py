@@ -34,10 +34,11 @@ BUSY_STREAMS = 49
 BUSY = Workload(Fixed(64), Uniform(20, 60))
 """Of different lengths, so that they do not end and begin all at once."""
 PROBE = Workload(Fixed(64), Fixed(1))
-PROBES = 30
-WARM_UP_PROBES = 3
-LONGEST_PAUSE_SECONDS = 0.3
-"""About a step: a probe comes at any moment of one."""
+PROBES = 38
+WARM_UP_PROBES = 2
+LONGEST_PAUSE_SECONDS = 1.5
+"""Several steps, which take 0.3 to 0.6 s here: an answer comes at the end of one, and the next probe shall come at any
+moment of another. A pause of about a step would ask which door's probes still make it into the same step."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -55,7 +56,7 @@ async def _run(repeats: int) -> None:
             if isinstance(target, CommandTarget):
                 stack.push_async_callback(target.close)
         for repeat in range(repeats):
-            found = {name: await _first_tokens(target, f"{repeat}.{name}") for name, target in targets.items()}
+            found = {name: await _first_tokens(target, repeat, name) for name, target in targets.items()}
             bare, chat = (statistics.median(found[name]) for name in DOORS)
             print(
                 f"first token beside {BUSY_STREAMS} streams of {MODEL}, {PROBES} probes: bare engine median"
@@ -64,14 +65,15 @@ async def _run(repeats: int) -> None:
             )
 
 
-async def _first_tokens(target: Target, name: str) -> list[float]:
-    """Keeps the busy streams running and measures the probes between them, in seconds."""
+async def _first_tokens(target: Target, repeat: int, name: str) -> list[float]:
+    """Keeps the busy streams running and measures the probes between them, in seconds; all doors get the same load."""
     is_over = asyncio.Event()
-    random = Random(name)
+    random = Random(repeat)
     async with asyncio.TaskGroup() as busy:
         for index in range(BUSY_STREAMS):
-            busy.create_task(_keep_busy(target, BUSY.requests(Random(f"{name}.{index}"), f"{name}.{index}"), is_over))
-        async with aclosing(_probes(target, PROBE.requests(random, f"{name}.probe"), random)) as probes:
+            requests = BUSY.requests(Random(f"{repeat}.{index}"), f"{repeat}.{name}.{index}")
+            busy.create_task(_keep_busy(target, requests, is_over))
+        async with aclosing(_probes(target, PROBE.requests(random, f"{repeat}.{name}.probe"), random)) as probes:
             found = [seconds async for seconds in probes]
         is_over.set()
     return found[WARM_UP_PROBES:]
