@@ -54,6 +54,11 @@ def ceiling(value: float) -> float:
     return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999999)
 
 
+def _number(value: float) -> str:
+    """Writes four digits that count, and large numbers in full."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _x(position: int, count: int) -> float:
     return LEFT + (WIDTH - LEFT - RIGHT) * (position + 0.5) / count
 
@@ -68,7 +73,7 @@ def _grid(top: float) -> list[str]:
         value = top * tick / TICKS
         y = _y(value, top)
         lines.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        lines.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" class="tick" text-anchor="end">{value:,.4g}</text>')
+        lines.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" class="tick" text-anchor="end">{_number(value)}</text>')
     return lines
 
 
@@ -89,7 +94,7 @@ def _line(series: Series, colour: str, count: int, top: float) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}">'
-        f"<title>{escape(series.name)}: {value:,.4g}</title></circle>"
+        f"<title>{escape(series.name)}: {_number(value)}</title></circle>"
         for x, y, value in points
     )
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>{dots}'

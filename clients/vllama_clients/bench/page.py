@@ -65,7 +65,8 @@ def _facts(record: Mapping[str, Any]) -> str:
         "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         **{name.replace("_", " ").capitalize(): value for name, value in record["settings"].items()},
     }
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(_words(value))}</dd>" for name, value in facts.items())
+    told = {name: _words(value) for name, value in facts.items()}
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(words)}</dd>" for name, words in told.items() if words)
 
 
 def _words(value: object) -> str:

@@ -80,6 +80,21 @@ class Links(HTMLParser):
         self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+def test_large_numbers_stand_in_full() -> None:
+    """Nobody reads 1.5e+04 on an axis."""
+    svg = line_chart("T", "n", ["1"], [Series("a", [14_000.0])])
+    assert ">15,000</text>" in svg
+    assert "<title>a: 14,000</title>" in svg
+    assert "e+" not in svg
+
+
+def test_settings_that_say_nothing_are_left_out() -> None:
+    """An empty list of arguments is no fact."""
+    written = page(record(CELLS, {"engine_args": [], "seed": 0}, ratios(CELLS)), lines(CELLS), ratios(CELLS))
+    assert "Engine args" not in written
+    assert "<dt>Seed</dt><dd>0</dd>" in written
+
+
 def test_the_page_stands_alone() -> None:
     """Nothing is loaded from elsewhere, charts and tables are there, and names are escaped."""
     links = Links()
