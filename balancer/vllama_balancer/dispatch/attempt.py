@@ -9,7 +9,7 @@ import grpc
 
 from vllama_balancer.dispatch.failure import AttemptFailed, FailureKind, read_failure, unreachable
 from vllama_balancer.errors import WorkerLost
-from vllama_protos.v1 import generation_pb2, worker_pb2
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -98,10 +98,10 @@ async def confirm_life(lease: Lease) -> None:
     a request that moves on would meet several dead workers in a row. Raises AttemptFailed.
     """
     patience_seconds = lease.worker.answer_seconds
-    call = lease.worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)
-    lease.attach(call)
+    answer = lease.worker.channel.inquiry.ask(patience_seconds)
+    lease.attach(answer)
     try:
-        await call
+        await answer
         lease.worker.heard()
         lease.is_wary = False
     except grpc.aio.AioRpcError as error:
@@ -112,8 +112,6 @@ async def confirm_life(lease: Lease) -> None:
         # It was never sent, so the end of this worker is none of its doing and no try of its own.
         kind = FailureKind.UNREACHABLE if lease.abandoned_as is FailureKind.LOST else lease.abandoned_as
         raise AttemptFailed(kind, WorkerLost(lease.abandoned)) from error
-    finally:
-        call.cancel()
 
 
 def _was_given_up(lease: Lease) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from vllama_balancer.workers.inquiry import Inquiry
 from vllama_balancer.workers.relay import Relay
 from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2_grpc, worker_pb2_grpc
 
@@ -69,6 +70,8 @@ class Channel:
         """Embed."""
         self.worker = worker_pb2_grpc.WorkerStub(channel)
         """Describe, Watch, Drain."""
+        self.inquiry = Inquiry(self.worker)
+        """Whether it lives."""
         self._relay = Relay(self.worker)
 
     def generate(
@@ -82,6 +85,7 @@ class Channel:
 
     async def close(self) -> None:
         """Closes the connection and ends its calls."""
+        await self.inquiry.close()
         await self._relay.close()
         await self._channel.close()
 

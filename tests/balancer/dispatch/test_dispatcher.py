@@ -203,6 +203,26 @@ async def test_a_request_that_was_never_sent_is_not_to_blame(make_fleet):
         worker.go_on.set()
 
 
+async def test_requests_of_a_dead_worker_share_one_question_to_the_next(make_fleet):
+    """Its answers may be slow, and one is enough; a client that leaves meanwhile takes nothing from the others."""
+    fleet = await make_fleet(2)
+    dying, survivor = fleet.workers
+    dying.script = Script(pause_after_tokens=2)
+    fleet.pool.find(survivor.name).description.device.kind = "cpu"  # it is given time to answer
+    fleet.pool.find(survivor.name).hold("for the test")
+    tasks = [asyncio.create_task(fleet.generate()) for _ in range(5)]
+    # With a first token nobody is a suspect: those would be placed one after the other.
+    await eventually(lambda: sum(lease.produced for lease in fleet.pool.find(dying.name).life.leases) == 5)
+    fleet.pool.find(survivor.name).unhold()
+    survivor.answers_describe, asked = False, survivor.describes
+    await dying.die()
+    await eventually(lambda: fleet.pool.find(survivor.name).leases == 5 and survivor.describes > asked)
+    tasks.pop(0).cancel()
+    survivor.answers_describe = True
+    assert {reply.text for reply in await asyncio.gather(*tasks)} == {text_of(8)}
+    assert survivor.describes == asked + 1
+
+
 async def test_a_survivor_on_busy_processors_may_take_its_time_to_answer(make_fleet):
     """It has more to do since its neighbour died, and is not given up as well."""
     fleet = await make_fleet(2)
