@@ -16,13 +16,14 @@ fewest tokens assigned lately, then chance. Never an index and never a turn: tho
 
 Each term is weighed in `vllama_balancer.simulate`; the README there has the numbers. V keeps
 conversations at their caches: what a worker computes again delays the streams beside it, and the
-next turn pays once more. It is the one term whose worth at its weight is within the noise. D sends less to a slow worker while fast ones are not full; the memory
-term is for contexts that fill the caches, slow start for a worker that has to compile its kernels
-when it comes back. The wait for a place in the engine's batch made no difference anywhere and is
-gone: streams that wait are counted as streams. Weights that were tried and lost: all of D (crowds
-the fast workers), half of s (longer makespan), V for an idle worker too (piles a shared prefix onto
-one), a delay of the streams beside any prefill (the same), a narrower band (gives up caches for
-milliseconds) and one of two streams (crowds a hot prefix).
+next turn pays once more; it is the one term whose worth at its weight is within the noise. D sends
+less to a slow worker while fast ones are not full; the memory term is for contexts that fill the
+caches, slow start for a worker that has to compile its kernels when it comes back. The wait for a
+place in the engine's batch made no difference anywhere and is gone: streams that wait are counted
+as streams. Weights that were tried and lost: all of D (crowds the fast workers), half of s (longer
+makespan), V for an idle worker too (piles a shared prefix onto one), a delay of the streams beside
+any prefill (the same), a narrower band (gives up caches for milliseconds) and one of two streams
+(crowds a hot prefix).
 
 A slow worker gets less than its speed's share, on purpose. Of 800 requests, one worker of four that
 is five times slower would get 50 by its share, and does when streams are counted. Here it gets two
