@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from vllama_balancer.workers.lease import Lease
 
+COMMON_CAUSE_SECONDS = 0.25
+"""How far apart workers may die of one cause, such as the end of their machine."""
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -95,8 +98,11 @@ async def confirm_life(lease: Lease) -> None:
     """Asks the worker for a sign of life, so that a request is not blamed for the death of a worker it never reached.
 
     When a whole machine goes down, the balancer learns of each worker's death a moment too late;
-    a request that moves on would meet several dead workers in a row. Raises AttemptFailed.
+    a request that moves on would meet several dead workers in a row. One that is suspected of the first death waits
+    until the others have followed: it would be blamed for them. Raises AttemptFailed.
     """
+    if lease.is_suspect:
+        await asyncio.sleep(COMMON_CAUSE_SECONDS)
     patience_seconds = lease.worker.answer_seconds
     answer = lease.worker.channel.inquiry.ask(patience_seconds)
     lease.attach(answer)

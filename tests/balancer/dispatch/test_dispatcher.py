@@ -353,6 +353,25 @@ async def test_poison_kills_two_workers_and_no_third(make_fleet):
     assert fleet.value("vllama_quarantined_requests_total") == 1
 
 
+async def test_nobody_is_to_blame_when_the_workers_of_a_machine_die_one_after_the_other(make_fleet):
+    """A request without a token that moves from the first to the second has killed neither."""
+    fleet = await make_fleet(3)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=0)
+    doomed, survivor = fleet.workers[:2], fleet.workers[2]
+    fleet.pool.find("w2").hold("has to be the last one")
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: sum(worker.running for worker in doomed) == 1)
+    first, second = sorted(doomed, key=lambda worker: -worker.running)
+    await first.die()
+    await eventually(lambda: fleet.pool.find(second.name).leases == 1)
+    await second.die()
+    survivor.go_on.set()
+    fleet.pool.find("w2").unhold()
+    assert (await task).text == text_of(8)
+    assert fleet.value("vllama_quarantined_requests_total") == 0
+
+
 async def test_innocent_streams_survive_poison_beside_them(make_fleet):
     """Streams in the middle of an answer are not blamed for a death while a better suspect is aboard."""
     fleet = await make_fleet(4)

@@ -37,6 +37,8 @@ ENDLESS = 4000
 """Tokens that take longer than any of these tests."""
 ALARMS = ("ERROR", "Traceback", "Exception ignored", "leaked", "killing")
 """None of these belongs in the log of a worker that was asked to stop."""
+ENVIRONMENT = dict(os.environ)
+"""As the run found it: an engine in this process leaves settings behind, which a worker takes for its operator's."""
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def start(spawn: Start, model_directory: Path, temporary: Path) -> Start:
 
     async def real(*flags: str, **options: Any) -> WorkerProcess:
         cache = ("--device", "cpu", "--engine-arg", "kv_cache_memory_bytes=268435456")
-        environment = os.environ | {"TMPDIR": str(temporary)}
+        environment = ENVIRONMENT | {"TMPDIR": str(temporary)}
         return await spawn(*cache, *flags, model=str(model_directory), engine="vllm", env=environment, **options)
 
     return real
