@@ -16,7 +16,7 @@ fewest tokens assigned lately, then chance. Never an index and never a turn: tho
 
 Each term is weighed in `vllama_balancer.simulate`; the README there has the numbers. V keeps
 conversations at their caches: what a worker computes again delays the streams beside it, and the
-next turn pays once more; it is the one term whose worth at its weight is within the noise. D sends
+next turn pays once more. It is worth two percent of the tail of chats and nothing elsewhere. D sends
 less to a slow worker while fast ones are not full; the memory term is for contexts that fill the
 caches, slow start for a worker that has to compile its kernels when it comes back. The wait for a
 place in the engine's batch made no difference anywhere and is gone: streams that wait are counted
