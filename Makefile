@@ -23,7 +23,7 @@ test: setup-dev   ## the whole suite, of the faults only the quick ones
 faults: setup-dev ## the whole fault matrix, as a table, and the lost nodes of a Ray cluster
 	@$(BIN)/python -m pytest -m faults
 
-bench: setup       ## each door beside the bare engine and vLLM's own server, a quarter of an hour; BENCH="--each 3" for more
+bench: setup       ## each door beside the bare engine and vLLM's own server, in turn; BENCH="--each 3" for more
 	@$(BIN)/vllama bench compare --no-samples --concurrency 1,10,50 --each 1 --repeats 2 \
 	  --json benchmarks/cpu.json --html benchmarks/cpu.html $(BENCH)
 	@$(BIN)/vllama bench compare --no-samples --doors bare,worker,balancer,chat,v1 --interleave --concurrency 1 \

@@ -103,6 +103,8 @@ async def confirm_life(lease: Lease) -> None:
     """
     if lease.is_suspect:
         await asyncio.sleep(COMMON_CAUSE_SECONDS)
+        if lease.abandoned:  # its connection may be closed by now: there is nobody to ask
+            raise _unsent(lease)
     patience_seconds = lease.worker.answer_seconds
     answer = lease.worker.channel.inquiry.ask(patience_seconds)
     lease.attach(answer)
@@ -115,9 +117,7 @@ async def confirm_life(lease: Lease) -> None:
     except asyncio.CancelledError as error:
         if not _was_given_up(lease):
             raise
-        # It was never sent, so the end of this worker is none of its doing and no try of its own.
-        kind = FailureKind.UNREACHABLE if lease.abandoned_as is FailureKind.LOST else lease.abandoned_as
-        raise AttemptFailed(kind, WorkerLost(lease.abandoned)) from error
+        raise _unsent(lease) from error
 
 
 def _was_given_up(lease: Lease) -> bool:
@@ -128,6 +128,12 @@ def _was_given_up(lease: Lease) -> bool:
 
 def _given_up(lease: Lease) -> AttemptFailed:
     return AttemptFailed(lease.abandoned_as, WorkerLost(lease.abandoned))
+
+
+def _unsent(lease: Lease) -> AttemptFailed:
+    """The request never left, so the end of this worker is none of its doing and no try of its own."""
+    kind = FailureKind.UNREACHABLE if lease.abandoned_as is FailureKind.LOST else lease.abandoned_as
+    return AttemptFailed(kind, WorkerLost(lease.abandoned))
 
 
 def _left(worker: str) -> AttemptFailed:

@@ -372,6 +372,25 @@ async def test_nobody_is_to_blame_when_the_workers_of_a_machine_die_one_after_th
     assert fleet.value("vllama_quarantined_requests_total") == 0
 
 
+async def test_a_suspect_whose_next_worker_is_removed_meanwhile_goes_on_elsewhere(make_fleet, caplog):
+    """It asks nothing of a connection that has been closed while it waited."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=0)
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+    first, second = sorted(fleet.workers, key=lambda worker: -worker.running)
+    await first.die()
+    await eventually(lambda: fleet.pool.find(second.name).leases == 1)
+    fleet.pool.apply(Removed(second.name))
+    for worker in fleet.workers:
+        worker.go_on.set()
+    await first.start()
+    assert (await task).text == text_of(8)
+    assert not second.requests
+    assert "never retrieved" not in caplog.text
+
+
 async def test_innocent_streams_survive_poison_beside_them(make_fleet):
     """Streams in the middle of an answer are not blamed for a death while a better suspect is aboard."""
     fleet = await make_fleet(4)
