@@ -1,5 +1,4 @@
 """Which devices CUDA would show, on a fake of NVIDIA's library."""
-# ruff: noqa: D102 - the library documents its functions
 
 from types import SimpleNamespace
 
