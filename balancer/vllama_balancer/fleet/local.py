@@ -51,12 +51,12 @@ class LocalFleet:
         while True:
             yield await self._outbox.get()
 
-    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
+    def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
         """Starts a worker, of a name that is not in use; one that gives up soon does not try a failed start again."""
         if spec.name in self._supervisors:
             raise ValueError(f"{spec.name} runs already")
         socket = self._directory / f"{spec.name}.sock"
-        settings = replace(self._settings, most_failed_starts=1) if gives_up_soon else self._settings
+        settings = replace(self._settings, most_failed_starts=1) if fail_fast else self._settings
         supervisor = Supervisor(spec, socket, self._outbox, self._launcher, settings)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")
         self._supervisors[spec.name] = (supervisor, task)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetControl
     from vllama_balancer.fleet.joined import JoinedFleet
     from vllama_balancer.gateway import Management
-    from vllama_balancer.loading.on_demand import OnDemand
     from vllama_balancer.process.fleet_view import ModelsView
+    from vllama_balancer.scheduler.on_demand import OnDemand
     from vllama_balancer.workers.pool import Pool
 
 

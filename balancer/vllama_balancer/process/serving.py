@@ -24,14 +24,6 @@ from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
 from vllama_balancer.fleet.joined import JoinedFleet, read_token
 from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
-from vllama_balancer.loading.berths import Berths
-from vllama_balancer.loading.gpu_room import GpuRoom
-from vllama_balancer.loading.host_memory import spare_host_memory
-from vllama_balancer.loading.on_demand import OnDemand
-from vllama_balancer.loading.residents import Residents
-from vllama_balancer.loading.roster import Roster
-from vllama_balancer.loading.settings import LoadingSettings
-from vllama_balancer.loading.sleep_control import RemoteSleep
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.model_key import model_key
 from vllama_balancer.models.management import StoreManagement
@@ -46,6 +38,13 @@ from vllama_balancer.process.process_metrics import register_process_metrics
 from vllama_balancer.process.readiness import first_readiness
 from vllama_balancer.process.tls import channel_opener
 from vllama_balancer.process.welcome import welcome
+from vllama_balancer.scheduler.machine import Machine
+from vllama_balancer.scheduler.memory import GpuMemory, spare_host_memory
+from vllama_balancer.scheduler.on_demand import OnDemand
+from vllama_balancer.scheduler.replicas import Replicas
+from vllama_balancer.scheduler.scheduler import ModelScheduler
+from vllama_balancer.scheduler.settings import SchedulerSettings
+from vllama_balancer.scheduler.sleeping import GrpcSleepControl
 from vllama_balancer.workers.newcomers import Newcomers
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.pool_metrics import PoolCollector
@@ -104,7 +103,7 @@ class Balancer:
         register_process_metrics(self._registry)
         self._store = Store(config.models_directory)
         self._fleet: LocalFleet | RayFleet | None = None
-        self._residents: Residents | None = None
+        self._scheduler: ModelScheduler | None = None
 
     async def run(self) -> None:
         """Serves until asked to stop.
@@ -131,20 +130,20 @@ class Balancer:
         make_fleet = ray_fleet if config.fleet == "ray" else local_fleet
         self._fleet = make_fleet(config, self._environment, self._sink)
         ending.callback(self._fleet.clear)
-        settings = LoadingSettings(
+        settings = SchedulerSettings(
             keep_alive_seconds=config.keep_alive_seconds,
-            most_loaded=config.max_loaded_models,
+            max_loaded_models=config.max_loaded_models,
             stall_seconds=config.load_timeout_seconds,
-            most_waiting=config.max_queue,
+            max_waiting=config.max_queue,
             sleep_seconds=config.sleep_seconds,
         )
-        berths = Berths(self._fleet, places, functools.partial(worker_spec, config))
-        gpus = GpuRoom(MachineProbe(self._environment), config.gpu_memory_utilization)
-        roster = Roster(berths, self._pool, RemoteSleep(self._pool), settings, spare_host_memory)
-        self._residents = Residents(roster, gpus, self._catalog.expires, awaits_preload=True)
-        management = StoreManagement(self._store, self._resolver(), self._catalog, self._residents)
-        gateway = OnDemand(self._dispatcher, self._catalog, self._residents)
-        return LocalParts(gateway, management, self._fleet, self._residents)
+        replicas = Replicas(self._fleet, places, functools.partial(worker_spec, config))
+        gpus = GpuMemory(MachineProbe(self._environment), config.gpu_memory_utilization)
+        machine = Machine(replicas, self._pool, GrpcSleepControl(self._pool), settings, spare_host_memory)
+        self._scheduler = ModelScheduler(machine, gpus, self._catalog.expires, awaits_preload=True)
+        management = StoreManagement(self._store, self._resolver(), self._catalog, self._scheduler)
+        gateway = OnDemand(self._dispatcher, self._catalog, self._scheduler)
+        return LocalParts(gateway, management, self._fleet, self._scheduler)
 
     def _resolver(self) -> Resolver:
         own_table = self._config.models_directory / "models.toml"
@@ -172,8 +171,8 @@ class Balancer:
 
     async def _start(self, doors: Doors) -> None:
         began = time.monotonic()
-        if self._residents is not None:
-            await self._start_workers(self._residents)
+        if self._scheduler is not None:
+            await self._start_workers(self._scheduler)
         display = _task(Console(self._pool, self._display).run(), "show progress")
         try:
             await first_readiness(self._pool)
@@ -191,7 +190,7 @@ class Balancer:
             self._catalog.install(stored, await asyncio.to_thread(resolver.describe, stored))
         self._catalog.expect(self._config.models)
 
-    async def _start_workers(self, residents: Residents) -> None:
+    async def _start_workers(self, scheduler: ModelScheduler) -> None:
         config = self._config
         resolver = self._resolver()
         if config.engine == "fake":
@@ -203,7 +202,7 @@ class Balancer:
         self._catalog.expect(())
         hosts = [self._catalog.hosted(model.name) for model in models]
         named = [hosted(host, name) for host, name in zip(hosts, config.models, strict=True) if host is not None]
-        residents.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)
+        scheduler.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)
 
     async def _drain(self, doors: Doors) -> None:
         """Refuses what is new and lets running streams finish, as long as there is time and patience."""
@@ -224,8 +223,8 @@ class Balancer:
             await asyncio.sleep(0.02)
 
     async def _end_workers(self) -> None:
-        if self._residents is not None:
-            await self._residents.close()
+        if self._scheduler is not None:
+            await self._scheduler.close()
         if self._fleet is not None:
             closing = _task(self._fleet.close(), "end the workers")
             patience = _task(self._stops.abort.wait(), "wait for a second stop")

@@ -14,14 +14,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
-from vllama_balancer.loading.berths import Berths
-from vllama_balancer.loading.gpu_room import GpuRoom
-from vllama_balancer.loading.residents import Residents
-from vllama_balancer.loading.roster import Roster
-from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.scheduler.machine import Machine
+from vllama_balancer.scheduler.memory import GpuMemory
+from vllama_balancer.scheduler.replicas import Replicas
+from vllama_balancer.scheduler.scheduler import ModelScheduler
+from vllama_balancer.scheduler.settings import SchedulerSettings
 from vllama_balancer.simulate import made_up_time
 from vllama_balancer.simulate.charts import Span, timeline
-from vllama_balancer.simulate.machine import LOAD_SECONDS, Machine, Stay
+from vllama_balancer.simulate.machine import LOAD_SECONDS, SimulatedFleet, Stay
 from vllama_balancer.simulate.outcome import percentile
 from vllama_balancer.simulate.tables import Table
 
@@ -111,28 +111,28 @@ SCENES = (
 """From what needs a change of models at every turn to what needs none after the first minute."""
 
 
-def play(scene: Scene, settings: LoadingSettings | None = None, seed: int = 0) -> History:
+def play(scene: Scene, settings: SchedulerSettings | None = None, seed: int = 0) -> History:
     """Plays a scene in made-up time."""
-    return made_up_time.run(_Play(scene, settings or LoadingSettings(), Random(seed)).run())
+    return made_up_time.run(_Play(scene, settings or SchedulerSettings(), Random(seed)).run())
 
 
 class _Play:
     """One run."""
 
-    def __init__(self, scene: Scene, settings: LoadingSettings, rng: Random) -> None:
+    def __init__(self, scene: Scene, settings: SchedulerSettings, rng: Random) -> None:
         self._scene = scene
         self._settings = settings
         self._rng = rng
         self._waits: dict[str, list[float]] = {model: [] for model in scene.models}
 
     async def run(self) -> History:
-        machine = Machine()
+        fleet = SimulatedFleet()
         slots = [Slot(index, "cpu", {}) for index in range(self._scene.places)]
-        berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
-        roster = Roster(berths, machine, machine, self._settings, lambda: 0)
-        residents = Residents(roster, GpuRoom(machine, None), lambda key, seconds: None)
+        replicas = Replicas(fleet, slots, lambda slot, model: WorkerSpec(slot.index, model))
+        machine = Machine(replicas, fleet, fleet, self._settings, lambda: 0)
+        scheduler = ModelScheduler(machine, GpuMemory(fleet, None), lambda key, seconds: None)
         clients = [
-            asyncio.create_task(self._client(machine, residents, model, habit))
+            asyncio.create_task(self._client(fleet, scheduler, model, habit))
             for model, habit in zip(self._scene.models, self._scene.habits, strict=True)
             for _ in range(habit.clients)
         ]
@@ -142,18 +142,18 @@ class _Play:
             for client in clients:
                 client.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
-            await residents.close()
-        return History(self._scene, tuple(machine.stays), self._waits)
+            await scheduler.close()
+        return History(self._scene, tuple(fleet.stays), self._waits)
 
-    async def _client(self, machine: Machine, residents: Residents, model: str, habit: Habit) -> None:
+    async def _client(self, fleet: SimulatedFleet, scheduler: ModelScheduler, model: str, habit: Habit) -> None:
         hosted, clock = HostedModel(model, (model,)), asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(habit.idle_seconds(clock()) + self._rng.expovariate(1 / PAUSE_SECONDS))
             if habit.idle_seconds(clock()):
                 continue
             asked = clock()
-            async with residents.used(model, hosted):
-                began = await machine.serve(model, self._rng.expovariate(1 / ANSWER_SECONDS))
+            async with scheduler.used(model, hosted):
+                began = await fleet.serve(model, self._rng.expovariate(1 / ANSWER_SECONDS))
             self._waits[model].append(began - asked)
 
 

@@ -56,8 +56,8 @@ class Hand:
         return self if self.streams < STREAMS else None
 
 
-class Machine:
-    """Workshop, pool, sleep control and device probe of a loading policy."""
+class SimulatedFleet:
+    """WorkerLauncher, pool, sleep control and device probe of a loading policy."""
 
     def __init__(self) -> None:
         self.changes = Changes()
@@ -84,7 +84,7 @@ class Machine:
         """Lists one."""
         return [0]
 
-    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
+    def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
         """Starts a worker."""
         stay = Stay(spec.model.argument, spec.index, self._clock())
         self.stays.append(stay)

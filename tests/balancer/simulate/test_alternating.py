@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.scheduler.settings import SchedulerSettings
 from vllama_balancer.simulate.alternating import SCENES, Habit, History, Scene, chart, play, table
 from vllama_balancer.simulate.machine import LOAD_SECONDS
 
@@ -51,7 +51,7 @@ def test_one_place_changes_hands_once_a_turn(histories: dict[str, History]) -> N
 def test_models_that_alternate_faster_than_they_load_move_less_often(clients: int) -> None:
     """Who is wanted back at once stays for two loads: a third fewer moves, more answers, and a shorter mean wait."""
     scene = Scene("alternating", 1, tuple(Habit(clients, 10.0, 5.0, offset) for offset in (0.0, 5.0)))
-    eager, calm = play(scene, LoadingSettings(stay_loads=0.0)), play(scene)
+    eager, calm = play(scene, SchedulerSettings(min_residency_loads=0.0)), play(scene)
     assert loads(calm).total() <= loads(eager).total() * 2 / 3
     eager_waits, calm_waits = ([*chain(*history.waits_seconds.values())] for history in (eager, calm))
     assert len(calm_waits) > 1.2 * len(eager_waits)
@@ -61,7 +61,7 @@ def test_models_that_alternate_faster_than_they_load_move_less_often(clients: in
 def test_a_switch_that_lasts_is_not_held_up() -> None:
     """With turns longer than two loads everything is as it would be without the rule."""
     scene = Scene("turns", 1, tuple(Habit(6, 120.0, 60.0, offset) for offset in (0.0, 60.0)))
-    assert play(scene).stays == play(scene, LoadingSettings(stay_loads=0.0)).stays
+    assert play(scene).stays == play(scene, SchedulerSettings(min_residency_loads=0.0)).stays
 
 
 def test_two_busy_models_share_one_place_by_turns() -> None:
@@ -69,9 +69,9 @@ def test_two_busy_models_share_one_place_by_turns() -> None:
 
     With turns of 30 s and 13 s to change, ten minutes have room for some fifteen loads.
     """
-    settings = LoadingSettings(turn_seconds=30.0)
+    settings = SchedulerSettings(min_tenure_seconds=30.0)
     history = play(Scene("busy", 1, (ALL_THE_TIME, ALL_THE_TIME)), settings)
-    assert loads(history).total() <= 600 / (settings.turn_seconds + LOAD_SECONDS) + 3
+    assert loads(history).total() <= 600 / (settings.min_tenure_seconds + LOAD_SECONDS) + 3
     assert min(len(waits) for waits in history.waits_seconds.values()) > 200
 
 
@@ -80,7 +80,7 @@ def test_nobody_starves(histories: dict[str, History], scene: Scene) -> None:
     """Every model is served again and again, and no request waits for more than a few turns of the others."""
     history = histories[scene.title]
     longest_turn = max(
-        LoadingSettings().turn_seconds, *(h.busy_seconds for h in scene.habits if h.busy_seconds < 1e9), 0
+        SchedulerSettings().min_tenure_seconds, *(h.busy_seconds for h in scene.habits if h.busy_seconds < 1e9), 0
     )
     for waits, habit in zip(history.waits_seconds.values(), scene.habits, strict=True):
         assert len(waits) > 8 * habit.clients

@@ -34,7 +34,7 @@ CLOSE_GRACE_SECONDS = 15.0
 
 
 class RayFleet:
-    """Starts, watches, restarts and ends workers on a cluster: a FleetSource, a FleetControl and a Workshop.
+    """Starts, watches, restarts and ends workers on a cluster: a FleetSource, a FleetControl and a WorkerLauncher.
 
     `close` must be awaited at the end; after it nothing of it runs on the cluster.
     """
@@ -61,11 +61,11 @@ class RayFleet:
                 raise event
             yield event
 
-    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
+    def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
         """Starts a worker, of a name that is not in use; one that gives up soon does not try a failed start again."""
         if spec.name in self._wanted:
             raise ValueError(f"{spec.name} runs already")
-        order = start_order(spec, gives_up_soon=gives_up_soon)
+        order = start_order(spec, fail_fast=fail_fast)
         self._wanted[spec.name] = (spec, order)
         self._removed[spec.name] = asyncio.Event()
         self._placed[spec.name] = asyncio.Event()

@@ -63,7 +63,7 @@ class Keepers:
 
     def _start(self, order: Start) -> None:
         spec = order.worker_spec()
-        settings = replace(self._settings, most_failed_starts=1) if order.gives_up_soon else self._settings
+        settings = replace(self._settings, most_failed_starts=1) if order.fail_fast else self._settings
         keeper = Keeper(spec, self._make_seat, settings, self._tell)
         task = asyncio.create_task(keeper.run(), name=f"keeper of {spec.name}")
         task.add_done_callback(self._done)

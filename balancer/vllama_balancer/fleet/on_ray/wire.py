@@ -24,7 +24,7 @@ class Start:
 
     spec: dict[str, Any]
     """A WorkerSpec as plain values."""
-    gives_up_soon: bool = False
+    fail_fast: bool = False
     """Whether a failed start is not tried again."""
 
     def worker_spec(self) -> WorkerSpec:
@@ -85,9 +85,9 @@ def message_of(line: bytes) -> Any:
         raise ValueError(f"not a message: {error}") from None
 
 
-def start_order(spec: WorkerSpec, *, gives_up_soon: bool) -> Start:
+def start_order(spec: WorkerSpec, *, fail_fast: bool) -> Start:
     """Writes the order that starts a worker."""
-    return Start(asdict(spec) | {"environment": dict(spec.environment)}, gives_up_soon)
+    return Start(asdict(spec) | {"environment": dict(spec.environment)}, fail_fast)
 
 
 def spec_of(plain: dict[str, Any]) -> WorkerSpec:

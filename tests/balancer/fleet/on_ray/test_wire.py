@@ -40,8 +40,8 @@ def test_messages_are_read_as_they_were_written(message: object) -> None:
 
 def test_a_worker_is_ordered_with_all_that_it_needs() -> None:
     """The specification arrives as it was."""
-    order = message_of(line_of(start_order(SPEC, gives_up_soon=True)))
-    assert order.gives_up_soon
+    order = message_of(line_of(start_order(SPEC, fail_fast=True)))
+    assert order.fail_fast
     assert order.worker_spec() == SPEC
 
 

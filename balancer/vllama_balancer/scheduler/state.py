@@ -24,7 +24,7 @@ class ModelState:
     """Whether it has been able to serve."""
     is_leaving: bool = False
     """Whether its workers are being ended."""
-    is_yielding: bool = False
+    paused: bool = False
     """Whether it takes no new requests, so that a model that waits has its turn."""
     is_pinned: bool = False
     """Whether it never leaves."""
@@ -40,13 +40,13 @@ class ModelState:
     """When those that wait for its load give up, as far as they do."""
     load_seconds: float = 0.0
     """How long it took from its place to its first token."""
-    is_back: bool = False
+    was_just_evicted: bool = False
     """Whether it was wanted back sooner than a load after it had to leave for another one."""
     last_used: float = 0.0
     """When its last request ended."""
-    full_since: float | None = None
+    saturated_since: float | None = None
     """Since when requests have waited for room on its workers; None while none does."""
-    stays_small_until: float = -math.inf
+    no_scale_up_until: float = -math.inf
     """Before that it takes no further place: it lost the last one soon after it had got it."""
 
     @property
@@ -55,7 +55,7 @@ class ModelState:
         return self.users == 0 and self.is_loaded and not self.is_leaving
 
     @property
-    def is_generous(self) -> bool:
+    def has_spare_replica(self) -> bool:
         """Whether it can do with one place less."""
         return len(self.places) > 1 and self.is_loaded and not self.is_leaving
 

@@ -14,29 +14,28 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import DeadlineExceeded, QueueFull
 from vllama_balancer.fleet.events import ProcessState
-from vllama_balancer.loading.arrivals import Arrivals
-from vllama_balancer.loading.departures import Departures
-from vllama_balancer.loading.growth import Growth
-from vllama_balancer.loading.picture import status_of
-from vllama_balancer.loading.resident import Resident
+from vllama_balancer.scheduler.autoscale import Autoscaler
+from vllama_balancer.scheduler.loader import Loader
+from vllama_balancer.scheduler.model import LoadedModel, status_of
+from vllama_balancer.scheduler.unloader import Unloader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from typing import Any
 
     from vllama_balancer.fleet.assignment import HostedModel
-    from vllama_balancer.loading.gpu_room import GpuRoom
-    from vllama_balancer.loading.roster import Roster
+    from vllama_balancer.scheduler.machine import Machine
+    from vllama_balancer.scheduler.memory import GpuMemory
     from vllama_protos.v1 import fleet_pb2
 
 
-class Residents:
+class ModelScheduler:
     """The loaded models. Close it before the fleet."""
 
     def __init__(
         self,
-        roster: Roster,
-        gpus: GpuRoom,
+        machine: Machine,
+        gpus: GpuMemory,
         expires: Callable[[str, float | None], None],
         *,
         awaits_preload: bool = False,
@@ -46,19 +45,19 @@ class Residents:
         With `awaits_preload` nothing is loaded or unloaded before `preload` has been called: whoever asks earlier
         waits, and takes no place from the models that the operator named.
         """
-        self._roster = roster
-        self._residents = roster.residents
-        self._settings = roster.settings
-        self._growth = Growth(roster)
-        self._departures = Departures(roster, self._growth, expires)
-        self._arrivals = Arrivals(roster, self._growth, self._departures, gpus)
+        self._machine = machine
+        self._residents = machine.residents
+        self._settings = machine.settings
+        self._autoscaler = Autoscaler(machine)
+        self._unloader = Unloader(machine, self._autoscaler, expires)
+        self._loader = Loader(machine, self._autoscaler, self._unloader, gpus)
         self._wished: dict[str, float] = {}
         self._waiting = 0
         self._has_served = False
         self._is_open = asyncio.Event()
         if not awaits_preload:
             self._is_open.set()
-        roster.task(self._growth.run())
+        machine.task(self._autoscaler.run())
 
     # -- what it is asked ------------------------------------------------------------------
 
@@ -80,21 +79,21 @@ class Residents:
     def statuses(self) -> list[fleet_pb2.ModelStatus]:
         """Lists the models that are loaded, being loaded, or asleep."""
         awake = [status_of(resident) for resident in self._residents.values()]
-        return awake + self._roster.sleepers.statuses()
+        return awake + self._machine.sleepers.statuses()
 
     # -- what it is told -------------------------------------------------------------------
 
     def preload(self, models: Sequence[tuple[str, HostedModel]], *, pinned: bool) -> None:
         """Loads models onto all places, in turn. Call it once; requests that wait for it go on."""
         for key, model in models:
-            self._residents[key] = Resident(key, model, is_pinned=pinned, awaits_first_use=not pinned, share=0)
+            self._residents[key] = LoadedModel(key, model, is_pinned=pinned, awaits_first_use=not pinned, share=0)
         order = list(self._residents.values())
-        for position in range(self._roster.berths.count):
+        for position in range(self._machine.replicas.count):
             resident = order[position % len(order)]
             resident.share += 1
-            self._roster.occupy(resident, self._roster.berths.free[0])
+            self._machine.occupy(resident, self._machine.replicas.free[0])
         for resident in order:
-            self._begin(resident, self._arrivals.until_ready(resident))
+            self._begin(resident, self._loader.until_ready(resident))
         self._is_open.set()
 
     @contextlib.asynccontextmanager
@@ -113,23 +112,23 @@ class Residents:
         if resident.awaits_first_use:
             resident.awaits_first_use = False
             resident.keep_alive_seconds = _forever_if_negative(self._settings.keep_alive_seconds)
-        self._departures.stay(resident)
+        self._unloader.stay(resident)
         try:
-            self._growth.forget_retired(resident)
-            if resident.is_loaded and not resident.berths:
-                self._begin(resident, self._arrivals.load(resident))
+            self._autoscaler.forget_retired(resident)
+            if resident.is_loaded and not resident.replicas:
+                self._begin(resident, self._loader.load(resident))
             if not resident.is_loaded:
                 with resident.awaited(deadline):
-                    self._roster.changes.tell()
+                    self._machine.changes.tell()
                     async with self.patience(deadline):
                         assert resident.loading is not None
                         await asyncio.shield(resident.loading)
             yield
         finally:
             resident.users -= 1
-            resident.last_used = self._roster.clock()
-            self._departures.idle(resident)
-            self._roster.changes.tell()
+            resident.last_used = self._machine.clock()
+            self._unloader.idle(resident)
+            self._machine.changes.tell()
 
     def keep(self, key: str, seconds: float) -> None:
         """Replaces how long a model stays after its last request."""
@@ -139,33 +138,33 @@ class Residents:
         elif not resident.is_pinned:
             resident.awaits_first_use = False
             resident.keep_alive_seconds = _forever_if_negative(seconds)
-            self._departures.idle(resident)
+            self._unloader.idle(resident)
 
     async def unload(self, key: str) -> None:
         """Lets a model go: now when it is idle or asleep, else as soon as it is idle."""
         await self._is_open.wait()
         while (resident := self._residents.get(key)) is not None and resident.is_leaving:
             await resident.left.wait()
-        await self._roster.sleepers.end(key)
+        await self._machine.sleepers.end(key)
         resident = self._residents.get(key)
         if resident is None or resident.is_pinned:
             return
-        resident.is_going = True
+        resident.unload_requested = True
         if resident.is_idle:
-            await self._departures.leave(resident)
+            await self._unloader.leave(resident)
 
     async def close(self) -> None:
         """Ends all loading and unloading; the workers are the fleet's to end."""
         for resident in self._residents.values():
-            self._departures.stay(resident)
-        await self._roster.close()
+            self._unloader.stay(resident)
+        await self._machine.close()
 
     # -- waiting ---------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def patience(self, deadline: float | None) -> AsyncIterator[None]:
         """Bounds a wait: in time by the deadline, in number by the queue's length."""
-        if self._waiting >= self._settings.most_waiting:
+        if self._waiting >= self._settings.max_waiting:
             raise QueueFull("too many requests wait for models to load", retry_after_seconds=5.0)
         self._waiting += 1
         try:
@@ -176,47 +175,49 @@ class Residents:
         finally:
             self._waiting -= 1
 
-    def _present(self, key: str) -> Resident | None:
+    def _present(self, key: str) -> LoadedModel | None:
         """Finds a model that takes requests now, or will once it has loaded."""
         resident = self._residents.get(key)
-        if resident is None or resident.is_leaving or resident.is_yielding or self._is_dead(resident):
+        if resident is None or resident.is_leaving or resident.paused or self._is_dead(resident):
             return None
         return resident
 
-    async def _presented(self, key: str, model: HostedModel) -> Resident:
+    async def _presented(self, key: str, model: HostedModel) -> LoadedModel:
         """Begins to load a model; one that is leaving or makes way for another is waited for first."""
-        changes = self._roster.changes
+        changes = self._machine.changes
         while (resident := self._residents.get(key)) is not None:
             if not resident.is_leaving and self._is_dead(resident):
-                await self._departures.leave(resident)
-            elif resident.is_leaving or resident.is_yielding:
+                await self._unloader.leave(resident)
+            elif resident.is_leaving or resident.paused:
                 await changes.after(changes.version)
             else:
                 return resident
         wished = self._wished.pop(key, self._settings.keep_alive_seconds)
-        is_back = self._roster.comebacks.is_back(key, self._roster.clock())
-        resident = Resident(key, model, keep_alive_seconds=_forever_if_negative(wished), is_back=is_back)
+        was_just_evicted = self._machine.eviction_history.was_just_evicted(key, self._machine.clock())
+        resident = LoadedModel(
+            key, model, keep_alive_seconds=_forever_if_negative(wished), was_just_evicted=was_just_evicted
+        )
         self._residents[key] = resident
-        self._begin(resident, self._arrivals.load(resident))
+        self._begin(resident, self._loader.load(resident))
         return resident
 
-    def _begin(self, resident: Resident, load: Coroutine[Any, Any, None]) -> None:
-        resident.loading = self._roster.task(load)
+    def _begin(self, resident: LoadedModel, load: Coroutine[Any, Any, None]) -> None:
+        resident.loading = self._machine.task(load)
         resident.loading.add_done_callback(lambda loaded: self._settled(resident, loaded))
 
-    def _settled(self, resident: Resident, loaded: asyncio.Future[None]) -> None:
+    def _settled(self, resident: LoadedModel, loaded: asyncio.Future[None]) -> None:
         """Looks at a model whose load has ended: whoever asked for it may be gone."""
-        resident.ready_at = self._roster.clock()
+        resident.ready_at = self._machine.clock()
         self._has_served |= not loaded.cancelled() and loaded.exception() is None
         if not resident.is_leaving:
-            self._departures.idle(resident)
-        self._roster.changes.tell()
+            self._unloader.idle(resident)
+        self._machine.changes.tell()
 
-    def _is_dead(self, resident: Resident) -> bool:
+    def _is_dead(self, resident: LoadedModel) -> bool:
         """Tells whether all its workers have been given up since it was loaded."""
         if not resident.is_loaded or resident.is_pinned:
             return False
-        workers = [self._roster.pool.find(name) for name in resident.workers]
+        workers = [self._machine.pool.find(name) for name in resident.workers]
         return all(worker is not None and worker.process.state is ProcessState.FAILED for worker in workers)
 
 

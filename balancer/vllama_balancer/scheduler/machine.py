@@ -7,77 +7,75 @@ import logging
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import NoWorker
-from vllama_balancer.loading.comebacks import Comebacks
-from vllama_balancer.loading.picture import state_of
-from vllama_balancer.loading.sleepers import Sleepers
-from vllama_balancer.loading.state import MachineState
+from vllama_balancer.scheduler.model import EvictionHistory, state_of
+from vllama_balancer.scheduler.sleeping import SleepingModels
+from vllama_balancer.scheduler.state import MachineState
 from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from vllama_balancer.loading.berths import Berths
-    from vllama_balancer.loading.progress_watch import WatchedPool
-    from vllama_balancer.loading.resident import Resident
-    from vllama_balancer.loading.settings import LoadingSettings
-    from vllama_balancer.loading.sleepers import SleepControl
+    from vllama_balancer.scheduler.model import LoadedModel
+    from vllama_balancer.scheduler.replicas import Replicas
+    from vllama_balancer.scheduler.settings import SchedulerSettings, WatchedPool
+    from vllama_balancer.scheduler.sleeping import SleepControl
 
 logger = logging.getLogger(__name__)
 
 
-class Roster:
+class Machine:
     """The models of a machine. Close it at the end."""
 
     def __init__(
         self,
-        berths: Berths,
+        replicas: Replicas,
         pool: WatchedPool,
         sleep: SleepControl,
-        settings: LoadingSettings,
+        settings: SchedulerSettings,
         host_memory_bytes: Callable[[], int],
     ) -> None:
-        self.berths = berths
+        self.replicas = replicas
         """The places."""
         self.pool = pool
         """The workers, as they report."""
         self.settings = settings
         """How models come and go."""
-        self.residents: dict[str, Resident] = {}
+        self.residents: dict[str, LoadedModel] = {}
         """Models that are awake, starting or leaving, by their keys."""
         self.changes = Changes()
         """Grows when a model comes, goes, or falls idle."""
         self.clock = asyncio.get_running_loop().time
         """The time in seconds."""
-        self.sleepers = Sleepers(berths, pool, sleep, settings.sleep_seconds, self.changes.tell)
+        self.sleepers = SleepingModels(replicas, pool, sleep, settings.sleep_seconds, self.changes.tell)
         """Models that are asleep."""
-        self.comebacks = Comebacks()
+        self.eviction_history = EvictionHistory()
         """Models that had to leave for others."""
-        self.taking_room = asyncio.Lock()
+        self.slot_search = asyncio.Lock()
         """Held by the one model that is looking for its first place."""
         self._host_memory_bytes = host_memory_bytes
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def picture(self) -> MachineState:
+    def snapshot(self) -> MachineState:
         """Pictures the machine for a decision."""
         return MachineState(
             now=self.clock(),
-            free=self.berths.free,
+            free=self.replicas.free,
             models=tuple(state_of(resident, self.pool) for resident in self.residents.values()),
             sleepers=self.sleepers.states(),
             host_memory_bytes=self._host_memory_bytes(),
         )
 
-    def occupy(self, resident: Resident, place: int, *, gives_up_soon: bool = False) -> None:
+    def occupy(self, resident: LoadedModel, place: int, *, fail_fast: bool = False) -> None:
         """Starts a worker of a model at a free place."""
-        berth = self.berths.start(place, resident.model, gives_up_soon=gives_up_soon)
-        logger.info("loading %s as %s", resident.name, berth.worker)
-        if not resident.berths:
+        replica = self.replicas.start(place, resident.model, fail_fast=fail_fast)
+        logger.info("loading %s as %s", resident.name, replica.worker)
+        if not resident.replicas:
             resident.placed_at = self.clock()
-        resident.berths.append(berth)
+        resident.replicas.append(replica)
 
     def task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs something until it is done or the roster closes."""
+        """Runs something until it is done or the machine closes."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)

@@ -10,17 +10,17 @@ import string
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vllama_balancer.loading.gpu_room import selector_of
+from vllama_balancer.scheduler.memory import selector_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
-    from vllama_balancer.loading.settings import Workshop
+    from vllama_balancer.scheduler.settings import WorkerLauncher
 
 
 @dataclass(frozen=True, slots=True)
-class Berth:
+class Replica:
     """One worker and its place."""
 
     place: int
@@ -29,11 +29,11 @@ class Berth:
     """Name of the worker."""
 
 
-class Berths:
+class Replicas:
     """Starts and ends workers at places."""
 
     def __init__(
-        self, workshop: Workshop, places: Sequence[Slot], make_spec: Callable[[Slot, HostedModel], WorkerSpec]
+        self, workshop: WorkerLauncher, places: Sequence[Slot], make_spec: Callable[[Slot, HostedModel], WorkerSpec]
     ) -> None:
         self._workshop = workshop
         self._slots = {slot.index: slot for slot in places}
@@ -60,44 +60,44 @@ class Berths:
         gpu = selector_of(self._slots[place])
         return [index for index, slot in self._slots.items() if gpu and selector_of(slot) == gpu]
 
-    def start(self, place: int, model: HostedModel, *, gives_up_soon: bool = False) -> Berth:
+    def start(self, place: int, model: HostedModel, *, fail_fast: bool = False) -> Replica:
         """Starts a worker at a free place."""
         self._free.remove(place)
         spec = self._make_spec(self._slots[place], model)
         suffixes = ("", *string.ascii_lowercase[1:])
         spec = replace(spec, suffix=next(suffix for suffix in suffixes if f"{spec.name}{suffix}" not in self._names))
         self._names.add(spec.name)
-        self._workshop.add(spec, gives_up_soon=gives_up_soon)
-        return Berth(place, spec.name)
+        self._workshop.add(spec, fail_fast=fail_fast)
+        return Replica(place, spec.name)
 
-    async def end(self, berth: Berth) -> None:
+    async def end(self, replica: Replica) -> None:
         """Drains and ends a worker that is awake; its place is free afterwards, whatever happens."""
         try:
-            await self._workshop.retire(berth.worker)
+            await self._workshop.retire(replica.worker)
         finally:
-            self._names.discard(berth.worker)
-            self._free.append(berth.place)
+            self._names.discard(replica.worker)
+            self._free.append(replica.place)
 
-    def is_kept(self, berth: Berth) -> bool:
+    def is_kept(self, replica: Replica) -> bool:
         """Tells whether the worker is still kept alive; somebody else may have retired it."""
-        return self._workshop.owns(berth.worker)
+        return self._workshop.owns(replica.worker)
 
-    def forget(self, berth: Berth) -> None:
+    def forget(self, replica: Replica) -> None:
         """Frees the place of a worker that somebody else has retired."""
-        self._names.discard(berth.worker)
-        self._free.append(berth.place)
+        self._names.discard(replica.worker)
+        self._free.append(replica.place)
 
-    def leave(self, berth: Berth) -> None:
+    def leave(self, replica: Replica) -> None:
         """Frees the place of a worker that has fallen asleep."""
-        self._free.append(berth.place)
+        self._free.append(replica.place)
 
-    def return_to(self, berth: Berth) -> None:
+    def return_to(self, replica: Replica) -> None:
         """Takes the place, which is free, for a worker that wakes."""
-        self._free.remove(berth.place)
+        self._free.remove(replica.place)
 
-    async def end_asleep(self, berth: Berth) -> None:
+    async def end_asleep(self, replica: Replica) -> None:
         """Ends a worker that sleeps."""
         try:
-            await self._workshop.retire(berth.worker)
+            await self._workshop.retire(replica.worker)
         finally:
-            self._names.discard(berth.worker)
+            self._names.discard(replica.worker)

@@ -10,8 +10,8 @@ from vllama_balancer.errors import DeadlineExceeded, QueueFull
 from vllama_balancer.fake_gateway import FakeGateway, finished, model, started
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import Call
-from vllama_balancer.loading.on_demand import OnDemand
 from vllama_balancer.model_key import model_key
+from vllama_balancer.scheduler.on_demand import OnDemand
 from vllama_protos.v1 import generation_pb2
 
 
@@ -52,7 +52,7 @@ async def told_load_seconds(gateway: OnDemand) -> float:
 async def test_the_time_of_a_load_is_told_and_no_other(loading_of) -> None:
     """The first request learns how long the model took; the second one, which found it loaded, learns of none."""
     loading, clock = loading_of(), Clock()
-    loading.machine.slow.add("a")
+    loading.fleet.slow.add("a")
     inner = FakeGateway(model("a:latest"))
     for _ in range(2):
         inner.play(started(), finished())
@@ -60,7 +60,7 @@ async def test_the_time_of_a_load_is_told_and_no_other(loading_of) -> None:
     first = asyncio.create_task(told_load_seconds(gateway))
     await loading.logged("+a@0")
     clock.now = 4.5
-    loading.machine.finish("a")
+    loading.fleet.finish("a")
     assert await first == 4.5
     assert await told_load_seconds(gateway) == 0.002, "what the worker said stays"
 
@@ -83,7 +83,7 @@ async def test_waiting_for_a_model_that_is_being_installed_ends_at_the_deadline(
 
 async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(loading_of) -> None:
     """And in number by the queue's length."""
-    gateway = OnDemand(NeverInstalled(), OneModel(), loading_of(most_waiting=1).residents)
+    gateway = OnDemand(NeverInstalled(), OneModel(), loading_of(max_waiting=1).residents)
     waiting = asyncio.create_task(gateway.search("late"))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):

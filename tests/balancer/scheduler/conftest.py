@@ -12,11 +12,11 @@ import pytest
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.fleet.events import Changed, ProcessState
-from vllama_balancer.loading.berths import Berths
-from vllama_balancer.loading.gpu_room import GpuRoom
-from vllama_balancer.loading.residents import Residents
-from vllama_balancer.loading.roster import Roster
-from vllama_balancer.loading.settings import LoadingSettings
+from vllama_balancer.scheduler.machine import Machine
+from vllama_balancer.scheduler.memory import GpuMemory
+from vllama_balancer.scheduler.replicas import Replicas
+from vllama_balancer.scheduler.scheduler import ModelScheduler
+from vllama_balancer.scheduler.settings import SchedulerSettings
 from vllama_balancer.workers.changes import Changes
 from vllama_protos.v1 import worker_pb2
 
@@ -42,7 +42,7 @@ class FakeWorker:
 
 
 @dataclass
-class Machine:
+class FakeFleet:
     """Pool and fleet in one: workers start when they are added and become ready at once, unless told otherwise."""
 
     changes: Changes = field(default_factory=Changes)
@@ -76,7 +76,7 @@ class Machine:
         """Finds a worker."""
         return self.workers.get(name)
 
-    def add(self, spec: WorkerSpec, *, gives_up_soon: bool = False) -> None:
+    def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
         """Starts a worker."""
         model = spec.model.argument
         self.log.append(f"+{model}@{spec.name.removeprefix('worker-')}")
@@ -146,13 +146,13 @@ class Machine:
 class Loading:
     """The residents under test, and the machine beneath them."""
 
-    machine: Machine
-    residents: Residents
+    fleet: FakeFleet
+    residents: ModelScheduler
     expiries: dict[str, float | None]
 
     def use(self, model: str, deadline: float | None = None):
         """Uses a model as a request does."""
-        hosted = HostedModel(model, (model,), self.machine.weights.get(model, 0))
+        hosted = HostedModel(model, (model,), self.fleet.weights.get(model, 0))
         return self.residents.used(model, hosted, deadline)
 
     async def touch(self, model: str) -> None:
@@ -167,19 +167,19 @@ class Loading:
     async def logged(self, entry: str, seconds: float = 10.0) -> None:
         """Waits until something has been done."""
         async with asyncio.timeout(seconds):
-            while entry not in self.machine.log:
+            while entry not in self.fleet.log:
                 await asyncio.sleep(0.001)
 
 
 @pytest.fixture
 async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
-    """Makes residents on a machine of so many places."""
-    made: list[Residents] = []
+    """Makes residents on a fleet of so many places."""
+    made: list[ModelScheduler] = []
 
     def make(
         places: int = 1, gpus: tuple[Gpu, ...] = (), *, awaits_preload: bool = False, **settings: float
     ) -> Loading:
-        machine = Machine(gpu_list=gpus)
+        fleet = FakeFleet(gpu_list=gpus)
         expiries: dict[str, float | None] = {}
         slots = [
             Slot(index, "cuda", {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)].selector})
@@ -187,11 +187,11 @@ async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
             else Slot(index, "cpu", {})
             for index in range(places)
         ]
-        berths = Berths(machine, slots, lambda slot, model: WorkerSpec(slot.index, model))
-        roster = Roster(berths, machine, machine, LoadingSettings(**settings), lambda: machine.host_memory_bytes)
-        residents = Residents(roster, GpuRoom(machine, None), expiries.__setitem__, awaits_preload=awaits_preload)
+        replicas = Replicas(fleet, slots, lambda slot, model: WorkerSpec(slot.index, model))
+        machine = Machine(replicas, fleet, fleet, SchedulerSettings(**settings), lambda: fleet.host_memory_bytes)
+        residents = ModelScheduler(machine, GpuMemory(fleet, None), expiries.__setitem__, awaits_preload=awaits_preload)
         made.append(residents)
-        return Loading(machine, residents, expiries)
+        return Loading(fleet, residents, expiries)
 
     yield make
     for residents in made:

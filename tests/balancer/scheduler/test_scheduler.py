@@ -18,18 +18,18 @@ async def test_a_model_is_loaded_by_its_first_request_and_stays(loading_of) -> N
     loading = loading_of()
     await loading.touch("a")
     await loading.touch("a")
-    assert loading.machine.log == ["+a@0"]
+    assert loading.fleet.log == ["+a@0"]
 
 
 async def test_requests_at_the_same_time_load_once(loading_of) -> None:
     """Many first requests wait for one load."""
     loading = loading_of()
-    loading.machine.slow.add("a")
+    loading.fleet.slow.add("a")
     waiting = [asyncio.create_task(loading.touch("a")) for _ in range(20)]
     await loading.logged("+a@0")
-    loading.machine.finish("a")
+    loading.fleet.finish("a")
     await asyncio.gather(*waiting)
-    assert loading.machine.log == ["+a@0"]
+    assert loading.fleet.log == ["+a@0"]
 
 
 async def test_the_idle_model_that_was_used_longest_ago_makes_room(loading_of) -> None:
@@ -37,7 +37,7 @@ async def test_the_idle_model_that_was_used_longest_ago_makes_room(loading_of) -
     loading = loading_of(places=2)
     for model in ("a", "b", "a", "c"):
         await loading.touch(model)
-    assert loading.machine.log == ["+a@0", "+b@1", "-b@1", "+c@1"]
+    assert loading.fleet.log == ["+a@0", "+b@1", "-b@1", "+c@1"]
 
 
 async def test_a_busy_model_is_never_unloaded(loading_of) -> None:
@@ -47,9 +47,9 @@ async def test_a_busy_model_is_never_unloaded(loading_of) -> None:
         other = asyncio.create_task(loading.touch("b"))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(other), 0.05)
-        assert loading.machine.log == ["+a@0"]
+        assert loading.fleet.log == ["+a@0"]
     await other
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
 async def test_waiting_models_take_turns_in_order(loading_of) -> None:
@@ -61,7 +61,7 @@ async def test_waiting_models_take_turns_in_order(loading_of) -> None:
             tasks.append(asyncio.create_task(loading.touch(model)))
             await asyncio.sleep(0)
     await asyncio.gather(*tasks)
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+c@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+c@0"]
 
 
 async def test_an_idle_model_expires(loading_of) -> None:
@@ -69,7 +69,7 @@ async def test_an_idle_model_expires(loading_of) -> None:
     loading = loading_of(keep_alive_seconds=0.02)
     async with loading.use("a"):
         await asyncio.sleep(0.05)
-        assert loading.machine.log == ["+a@0"]
+        assert loading.fleet.log == ["+a@0"]
     await loading.logged("-a@0")
 
 
@@ -106,7 +106,7 @@ async def test_keep_zero_lets_running_requests_finish(loading_of) -> None:
     async with loading.use("a"):
         loading.residents.keep("a", 0)
         await asyncio.sleep(0.01)
-        assert loading.machine.log == ["+a@0"]
+        assert loading.fleet.log == ["+a@0"]
     await loading.logged("-a@0")
 
 
@@ -116,7 +116,7 @@ async def test_unload_waits_for_nothing_when_idle(loading_of) -> None:
     await loading.touch("a")
     await loading.residents.unload("a")
     await loading.residents.unload("never loaded")
-    assert loading.machine.log == ["+a@0", "-a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0"]
 
 
 async def test_unload_of_a_busy_model_happens_when_it_is_idle(loading_of) -> None:
@@ -124,7 +124,7 @@ async def test_unload_of_a_busy_model_happens_when_it_is_idle(loading_of) -> Non
     loading = loading_of()
     async with loading.use("a"):
         await loading.residents.unload("a")
-        assert loading.machine.log == ["+a@0"]
+        assert loading.fleet.log == ["+a@0"]
     await loading.logged("-a@0")
 
 
@@ -136,72 +136,72 @@ async def test_a_request_during_unloading_loads_again(loading_of) -> None:
     await asyncio.sleep(0)
     await loading.touch("a")
     await leaving
-    assert loading.machine.log == ["+a@0", "-a@0", "+a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+a@0"]
 
 
 async def test_a_failed_load_answers_every_waiter_with_the_cause(loading_of) -> None:
     """All who wait learn why, the place is free again, and the next request tries anew."""
     loading = loading_of()
-    loading.machine.failures["a"] = "failed to start 1 times: no memory"
+    loading.fleet.failures["a"] = "failed to start 1 times: no memory"
     results = await asyncio.gather(*(loading.touch("a") for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [NoWorker] * 3
     assert "no memory" in str(results[0])
     await loading.touch("b")
-    loading.machine.failures.clear()
+    loading.fleet.failures.clear()
     await loading.touch("a")
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
 
 
 async def test_a_model_whose_workers_were_given_up_is_loaded_anew(loading_of) -> None:
     """A crash loop after loading is not the end: the next request starts over."""
     loading = loading_of()
     await loading.touch("a")
-    worker = loading.machine.workers["worker-0"]
+    worker = loading.fleet.workers["worker-0"]
     worker.process = replace(worker.process, state=ProcessState.FAILED)
     await loading.touch("a")
-    assert loading.machine.log == ["+a@0", "-a@0", "+a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+a@0"]
 
 
 async def test_a_load_without_progress_is_given_up(loading_of) -> None:
     """A worker that hangs while it starts does not block its place for ever."""
     loading = loading_of(stall_seconds=0.01)
-    loading.machine.slow.add("a")
+    loading.fleet.slow.add("a")
     with pytest.raises(NoWorker, match=r"no progress for .* --load-timeout"):
         await loading.touch("a")
-    assert loading.machine.log == ["+a@0", "-a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0"]
 
 
 async def test_a_deadline_ends_the_wait_and_not_the_load(loading_of) -> None:
     """Who cannot wait leaves; the model is there for the next."""
     loading = loading_of()
-    loading.machine.slow.add("a")
+    loading.fleet.slow.add("a")
     with pytest.raises(DeadlineExceeded):
         async with loading.use("a", asyncio.get_running_loop().time() + 0.02):
             pass
-    loading.machine.finish("a")
+    loading.fleet.finish("a")
     await loading.touch("a")
-    assert loading.machine.log == ["+a@0"]
+    assert loading.fleet.log == ["+a@0"]
 
 
 async def test_a_model_that_is_back_makes_way_in_time_for_a_deadline(loading_of) -> None:
     """Though its stay is longer: a load like its own is over before whoever waits gives up."""
-    loading = loading_of(stay_loads=10.0, turn_seconds=3600.0)
+    loading = loading_of(min_residency_loads=10.0, min_tenure_seconds=3600.0)
     await loading.touch("a")
     resident = loading.residents._residents["a"]
-    resident.is_back, resident.placed_at = True, resident.ready_at - 100.0
+    resident.was_just_evicted, resident.placed_at = True, resident.ready_at - 100.0
     async with loading.use("b", asyncio.get_running_loop().time() + 100.05):
-        assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+        assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
 async def test_too_many_waiters_are_refused(loading_of) -> None:
     """The wait for a load is bounded as every queue is."""
-    loading = loading_of(most_waiting=2)
-    loading.machine.slow.add("a")
+    loading = loading_of(max_waiting=2)
+    loading.fleet.slow.add("a")
     waiting = [asyncio.create_task(loading.touch("a")) for _ in range(2)]
     await loading.logged("+a@0")
     with pytest.raises(QueueFull):
         await loading.touch("a")
-    loading.machine.finish("a")
+    loading.fleet.finish("a")
     await asyncio.gather(*waiting)
 
 
@@ -213,7 +213,7 @@ async def test_pinned_models_share_all_places_and_never_leave(loading_of) -> Non
     loading.residents.keep("a", 0)
     await loading.residents.unload("a")
     await asyncio.sleep(0.01)
-    assert loading.machine.log == ["+a@0", "+b@1", "+a@2", "+b@3"]
+    assert loading.fleet.log == ["+a@0", "+b@1", "+a@2", "+b@3"]
     assert loading.expiries["a"] is None and loading.residents.is_pinned("a")
 
 
@@ -222,9 +222,9 @@ async def test_a_model_with_places_to_spare_lends_one_and_gets_it_back(loading_o
     loading = loading_of(places=2)
     loading.preload("a")
     await loading.touch("guest")
-    assert loading.machine.log == ["+a@0", "+a@1", "-a@1", "+guest@1"]
+    assert loading.fleet.log == ["+a@0", "+a@1", "-a@1", "+guest@1"]
     await loading.residents.unload("guest")
-    assert loading.machine.log[-2:] == ["-guest@1", "+a@1"]
+    assert loading.fleet.log[-2:] == ["-guest@1", "+a@1"]
 
 
 async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(loading_of) -> None:
@@ -242,10 +242,10 @@ async def test_requests_that_come_before_the_named_models_wait_for_them(loading_
     unloading = asyncio.create_task(loading.residents.unload("b"))
     for _ in range(5):
         await asyncio.sleep(0)
-    assert loading.machine.log == [] and not early.done() and not unloading.done()
+    assert loading.fleet.log == [] and not early.done() and not unloading.done()
     loading.preload("a", "b")
     await asyncio.gather(early, unloading)
-    assert loading.machine.log == ["+a@0", "+b@1"]
+    assert loading.fleet.log == ["+a@0", "+b@1"]
 
 
 async def test_an_early_request_keeps_its_deadline(loading_of) -> None:
@@ -261,7 +261,7 @@ async def test_a_preloaded_model_that_is_not_pinned_makes_room(loading_of) -> No
     loading = loading_of()
     loading.preload("a", pinned=False)
     await loading.touch("b")
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
 async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(loading_of) -> None:
@@ -269,97 +269,97 @@ async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(loading_
     loading = loading_of(keep_alive_seconds=0.02)
     loading.preload("a", pinned=False)
     await asyncio.sleep(0.05)
-    assert loading.machine.log == ["+a@0"] and loading.expiries == {"a": None}
+    assert loading.fleet.log == ["+a@0"] and loading.expiries == {"a": None}
     await loading.touch("a")
     await loading.logged("-a@0")
 
 
 async def test_most_loaded_bounds_the_models(loading_of) -> None:
     """OLLAMA_MAX_LOADED_MODELS leaves places empty rather than load one model more."""
-    loading = loading_of(places=3, most_loaded=1)
+    loading = loading_of(places=3, max_loaded_models=1)
     for model in ("a", "b"):
         await loading.touch(model)
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@1"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@1"]
 
 
 async def test_two_loads_under_the_bound_take_turns(loading_of) -> None:
     """With a bound of one, two models that are asked for at once are loaded one after the other."""
-    loading = loading_of(places=2, most_loaded=1)
+    loading = loading_of(places=2, max_loaded_models=1)
     await asyncio.gather(loading.touch("a"), loading.touch("b"))
-    assert sorted(loading.machine.log[:1] + loading.machine.log[2:]) == ["+a@0", "+b@1"]
+    assert sorted(loading.fleet.log[:1] + loading.fleet.log[2:]) == ["+a@0", "+b@1"]
 
 
 async def test_a_cancelled_request_releases_the_model(loading_of) -> None:
     """A client that leaves while it waits does not keep the model busy."""
     loading = loading_of()
-    loading.machine.slow.add("a")
+    loading.fleet.slow.add("a")
     waiting = asyncio.create_task(loading.touch("a"))
     await loading.logged("+a@0")
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    loading.machine.finish("a")
+    loading.fleet.finish("a")
     await loading.touch("b")
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
 async def test_a_full_model_grows_onto_a_free_place(loading_of) -> None:
     """After some time without room it gets one more worker, and no further one while that starts."""
-    loading = loading_of(places=3, grow_after_seconds=0.01, look_seconds=0.005)
+    loading = loading_of(places=3, scale_up_after_seconds=0.01, poll_seconds=0.005)
     async with loading.use("a"):
-        loading.machine.slow.add("a")
-        loading.machine.workers["worker-0"].has_room = False
+        loading.fleet.slow.add("a")
+        loading.fleet.workers["worker-0"].has_room = False
         await loading.logged("+a@1")
         await asyncio.sleep(0.05)
-    assert loading.machine.log == ["+a@0", "+a@1"]
+    assert loading.fleet.log == ["+a@0", "+a@1"]
 
 
 async def test_a_model_with_room_does_not_grow(loading_of) -> None:
     """Being used is no reason to take more."""
-    loading = loading_of(places=2, grow_after_seconds=0, look_seconds=0.001)
+    loading = loading_of(places=2, scale_up_after_seconds=0, poll_seconds=0.001)
     async with loading.use("a"):
         await asyncio.sleep(0.05)
-    assert loading.machine.log == ["+a@0"]
+    assert loading.fleet.log == ["+a@0"]
 
 
 async def test_a_grown_model_gives_a_place_up_while_it_is_busy(loading_of) -> None:
     """Another model gets the second place at once; the first keeps the other."""
-    loading = loading_of(places=2, grow_after_seconds=0.01, look_seconds=0.005)
+    loading = loading_of(places=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
     async with loading.use("a"):
-        loading.machine.workers["worker-0"].has_room = False
+        loading.fleet.workers["worker-0"].has_room = False
         await loading.logged("+a@1")
         await loading.touch("b")
-    assert loading.machine.log == ["+a@0", "+a@1", "-a@1", "+b@1"]
+    assert loading.fleet.log == ["+a@0", "+a@1", "-a@1", "+b@1"]
 
 
 async def test_alternating_loads_do_not_flap(loading_of) -> None:
     """Two full models on two places stay where they are, however long they alternate."""
-    loading = loading_of(places=2, grow_after_seconds=0, look_seconds=0.001)
+    loading = loading_of(places=2, scale_up_after_seconds=0, poll_seconds=0.001)
     for model in ("a", "b") * 10:
         async with loading.use(model):
-            for worker in loading.machine.workers.values():
+            for worker in loading.fleet.workers.values():
                 worker.has_room = False
             await asyncio.sleep(0.005)
-    first_moves = loading.machine.log[:4]
-    assert loading.machine.log == first_moves and first_moves[-1] == "+b@1"
+    first_moves = loading.fleet.log[:4]
+    assert loading.fleet.log == first_moves and first_moves[-1] == "+b@1"
 
 
 async def test_a_busy_model_makes_way_after_its_turn(loading_of) -> None:
     """Running requests finish, new ones wait until the other model has been loaded, and nobody starves."""
-    loading = loading_of(turn_seconds=0.02)
+    loading = loading_of(min_tenure_seconds=0.02)
     async with loading.use("a"):
         other = asyncio.create_task(loading.touch("b"))
         await asyncio.sleep(0.05)
         late = asyncio.create_task(loading.touch("a"))
         await asyncio.sleep(0.01)
-        assert loading.machine.log == ["+a@0"] and not late.done()
+        assert loading.fleet.log == ["+a@0"] and not late.done()
     await asyncio.gather(other, late)
-    assert loading.machine.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
 
 
 async def test_within_its_turn_a_busy_model_takes_requests(loading_of) -> None:
     """Somebody's waiting for another model does not hold up those who come early."""
-    loading = loading_of(turn_seconds=1000)
+    loading = loading_of(min_tenure_seconds=1000)
     async with loading.use("a"):
         other = asyncio.create_task(loading.touch("b"))
         await asyncio.sleep(0.01)
@@ -369,7 +369,7 @@ async def test_within_its_turn_a_busy_model_takes_requests(loading_of) -> None:
 
 async def test_the_deadline_holds_while_the_model_leaves(loading_of) -> None:
     """Waiting for a model to make way is waiting for the load."""
-    loading = loading_of(turn_seconds=0)
+    loading = loading_of(min_tenure_seconds=0)
     async with loading.use("a"):
         other = asyncio.create_task(loading.touch("b"))
         await asyncio.sleep(0.01)
@@ -381,13 +381,13 @@ async def test_the_deadline_holds_while_the_model_leaves(loading_of) -> None:
 
 async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(loading_of) -> None:
     """A guest that comes and goes takes the same place every time instead of pushing a pinned model to and fro."""
-    loading = loading_of(places=2, look_seconds=0.005)
+    loading = loading_of(places=2, poll_seconds=0.005)
     loading.preload("a")
     for _ in range(4):
         await loading.touch("guest")
         await loading.residents.unload("guest")
         await asyncio.sleep(0.02)
-    assert loading.machine.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3
+    assert loading.fleet.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3
 
 
 @pytest.mark.parametrize("pinned", [True, False])
@@ -396,44 +396,44 @@ async def test_a_model_whose_only_worker_was_drained_is_loaded_by_the_next_reque
     loading = loading_of()
     loading.preload("a", pinned=pinned)
     await loading.touch("a")
-    await loading.machine.retire("worker-0")
+    await loading.fleet.retire("worker-0")
     await loading.touch("a")
-    assert loading.machine.log == ["+a@0", "-a@0", "+a@0"]
+    assert loading.fleet.log == ["+a@0", "-a@0", "+a@0"]
     assert loading.residents.is_pinned("a") == pinned
 
 
 async def test_the_place_of_a_drained_worker_is_free_for_another_model(loading_of) -> None:
     """It is not filled again by the model that had it, which has others."""
-    loading = loading_of(places=2, look_seconds=0.01)
+    loading = loading_of(places=2, poll_seconds=0.01)
     loading.preload("a")
     await loading.touch("a")
-    await loading.machine.retire("worker-1")
+    await loading.fleet.retire("worker-1")
     await asyncio.sleep(0.05)
-    assert loading.machine.log == ["+a@0", "+a@1", "-a@1"]
+    assert loading.fleet.log == ["+a@0", "+a@1", "-a@1"]
     await loading.touch("b")
-    assert loading.machine.log[-1] == "+b@1"
+    assert loading.fleet.log[-1] == "+b@1"
     await loading.residents.unload("b")
-    assert loading.machine.log[-1] == "-b@1"
+    assert loading.fleet.log[-1] == "-b@1"
 
 
 async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(loading_of) -> None:
     """There is nothing left to be put to sleep."""
-    loading = loading_of(keep_alive_seconds=0.05, look_seconds=0.01)
+    loading = loading_of(keep_alive_seconds=0.05, poll_seconds=0.01)
     await loading.touch("a")
-    await loading.machine.retire("worker-0")
+    await loading.fleet.retire("worker-0")
     async with asyncio.timeout(10):
         while loading.residents._residents:
             await asyncio.sleep(0.005)
     await loading.touch("b")
-    assert loading.machine.log[-1] == "+b@0"
+    assert loading.fleet.log[-1] == "+b@0"
 
 
 async def test_where_models_stand_can_be_told(loading_of) -> None:
     """Waiting for a place, loading, loaded, asleep: with the workers and the requests of each."""
     loading = loading_of()
-    loading.machine.sizes["a"] = 10
+    loading.fleet.sizes["a"] = 10
     assert not loading.residents.loads_on_demand
-    loading.machine.slow.add("a")
+    loading.fleet.slow.add("a")
     first = asyncio.create_task(loading.touch("a"))
     await loading.logged("+a@0")
     second = asyncio.create_task(loading.touch("b"))
@@ -443,7 +443,7 @@ async def test_where_models_stand_can_be_told(loading_of) -> None:
         ("a", fleet_pb2.MODEL_STATE_LOADING, ["worker-0"], 1),
         ("b", fleet_pb2.MODEL_STATE_WAITING, [], 1),
     ]
-    loading.machine.finish("a")
+    loading.fleet.finish("a")
     await asyncio.gather(first, second)
     assert loading.residents.loads_on_demand
     told = [(one.model, one.state, list(one.workers)) for one in loading.residents.statuses()]

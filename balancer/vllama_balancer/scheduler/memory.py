@@ -2,6 +2,8 @@
 
 vLLM takes its share of the whole GPU at the start and fails when less is free; the weights must fit into that share
 besides what computing takes. Estimates, told in numbers: the worker itself has the last word.
+
+How much of the host's memory sleeping models may take.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
+
 from vllama_balancer.fleet.assignment import DEFAULT_GPU_SHARE
 
 if TYPE_CHECKING:
     from vllama_balancer.fleet.assignment import HostedModel, Slot
     from vllama_balancer.fleet.devices import DeviceProbe, Gpu
+
 
 GIB = 1024**3
 COMPUTING_BYTES = GIB
@@ -28,16 +33,16 @@ class TooLarge:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowded:
+class GpuInUse:
     """It would fit if others left the GPU."""
 
     reason: str
 
 
-Obstacle = TooLarge | Crowded
+Shortage = TooLarge | GpuInUse
 
 
-def obstacle(model: HostedModel, slot: Slot, gpu: Gpu, share: float, kept_bytes: int = 0) -> Obstacle | None:
+def obstacle(model: HostedModel, slot: Slot, gpu: Gpu, share: float, kept_bytes: int = 0) -> Shortage | None:
     """Compares what a worker takes, a share of the GPU's whole memory, with what the model needs and what is free.
 
     A sleeping worker has kept some of its share.
@@ -51,14 +56,14 @@ def obstacle(model: HostedModel, slot: Slot, gpu: Gpu, share: float, kept_bytes:
             f"compute, and a worker has {_gib(granted)} of {device}: {_way_out(needed, slot, gpu, share)}"
         )
     if granted - kept_bytes > gpu.free_bytes:
-        return Crowded(
+        return GpuInUse(
             f"a worker takes {_gib(granted)} of {device}, and {_gib(gpu.free_bytes)} of it are free: stop what else "
             "uses the GPU (nvidia-smi lists it), or lower --gpu-memory-utilization"
         )
     return None
 
 
-class GpuRoom:
+class GpuMemory:
     """Looks at the GPU of a place."""
 
     def __init__(self, probe: DeviceProbe, utilization: float | None) -> None:
@@ -66,7 +71,7 @@ class GpuRoom:
         self._probe = probe
         self._share = utilization or DEFAULT_GPU_SHARE
 
-    def obstacle(self, model: HostedModel, slot: Slot, *, is_asleep: bool = False) -> Obstacle | None:
+    def obstacle(self, model: HostedModel, slot: Slot, *, is_asleep: bool = False) -> Shortage | None:
         """Tells what keeps a worker from starting or waking there; None off GPUs, too.
 
         Asks the driver: call it in a thread.
@@ -92,3 +97,13 @@ def _way_out(needed: int, slot: Slot, gpu: Gpu, share: float) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
+
+
+RESERVED_SHARE = 0.1
+"""Share of the host's memory that stays free for everything else: files being read, new workers, other programs."""
+
+
+def spare_host_memory() -> int:
+    """Bytes that a model that falls asleep may take now."""
+    memory = psutil.virtual_memory()
+    return max(0, int(memory.available - RESERVED_SHARE * memory.total))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.gateway import Call, Gateway, ModelEntry
-    from vllama_balancer.loading.residents import Residents
+    from vllama_balancer.scheduler.scheduler import ModelScheduler
     from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 
@@ -42,7 +42,7 @@ class OnDemand:
     """A Gateway that keeps the model of each request loaded while it runs, and the edge's Residency."""
 
     def __init__(
-        self, gateway: Gateway, hosts: Hosts, residents: Residents, clock: Callable[[], float] = time.monotonic
+        self, gateway: Gateway, hosts: Hosts, residents: ModelScheduler, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._gateway = gateway
         self._hosts = hosts
