@@ -76,7 +76,7 @@ def test_only_the_edge_imports_aiohttp() -> None:
 def test_only_its_driver_and_actors_import_ray() -> None:
     """Ray is an option, and a process that imports it can be ended by it: the balancer itself never does."""
     found = {row.partition(":")[0] for row in violations("balancer", {"ray"})}
-    assert found == {"fleet/on_ray/actors.py", "fleet/on_ray/driver.py"}
+    assert found == {"fleet/on_ray/actor.py", "fleet/on_ray/driver.py"}
     assert violations("server", {"ray"}, outside="vllm_adapter/") == []
     assert violations("clients", {"ray"}) == []
 

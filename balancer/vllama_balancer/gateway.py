@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from datetime import datetime
 
-    from vllama_balancer.models.progress import Progress
     from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
 
 
@@ -199,3 +198,17 @@ class FleetView(Protocol):
     def fleet(self) -> fleet_pb2.ListWorkersResponse:
         """Lists every worker. Cheap: no I/O."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a long task."""
+
+    status: str
+    """What is being done, for people: "converting tensors"."""
+    completed: int = 0
+    """How much of `total` is done."""
+    total: int = 0
+    """How much there is; 0 when that is not known."""
+    digest: str = ""
+    """The file that is meant, as "sha256:<64 hex>"; empty when no single one is."""

@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from tests.balancer.models.hub import Hub, Repo
-from vllama_balancer.models.store import Store, StoredModel
+from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.models.store import Store
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vllama_balancer.edge.statuses import HttpError
 from vllama_balancer.errors import ModelNotFound
-from vllama_balancer.models.progress import Progress
+from vllama_balancer.gateway import Progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

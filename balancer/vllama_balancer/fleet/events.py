@@ -44,7 +44,7 @@ class Added:
     """Process id on this machine; 0 when there is none."""
     restarts: int = 0
     """Times it was started again after it had died."""
-    is_kept: bool = False
+    is_supervised: bool = False
     """Whether the source starts a worker of another machine again when it dies, or says that it is given up."""
 
 

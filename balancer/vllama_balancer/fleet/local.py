@@ -1,4 +1,7 @@
-"""Workers on this machine: a private directory of sockets, and one supervisor for each worker."""
+"""Keeps one local worker alive: starts it, waits for its end, starts it again or gives it up.
+
+Workers on this machine: a private directory of sockets, and one supervisor for each worker.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,117 @@ import asyncio
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from vllama_balancer.fleet.supervisor import Supervisor
+from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.process import crash_reason
+from vllama_balancer.fleet.restart_policy import RestartBackoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.events import FleetEvent
-    from vllama_balancer.fleet.process import Launcher
-    from vllama_balancer.fleet.restarts import RestartSettings
+    from vllama_balancer.fleet.process import Launcher, WorkerProcess
+    from vllama_balancer.fleet.restart_policy import RestartSettings
+
+
+KILL_GRACE_SECONDS = 5.0
+"""How much longer than its drain a worker may take to end."""
+
+
+class Supervisor:
+    """Owns one worker through all its lives. `run` it in a task, and `stop` it at the end."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        socket: Path,
+        outbox: asyncio.Queue[FleetEvent],
+        launcher: Launcher,
+        settings: RestartSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self._socket = socket
+        self._address = f"unix:{socket}"
+        self._outbox = outbox
+        self._launcher = launcher
+        self._backoff = RestartBackoff(spec.name, settings, self._change)
+        self._clock = clock
+        self._process: WorkerProcess | None = None
+        self._leaving = False
+        self._alive = asyncio.Event()
+
+    async def run(self) -> None:
+        """Lives until `stop`. The worker is announced at once and removed at the end."""
+        self._tell(Added(self.spec.name, self._address, self.spec.model.names))
+        try:
+            while not self._leaving:
+                await self._live()
+        finally:
+            if self._process is not None:  # cancelled in the middle
+                self._process.kill()
+                await self._process.ended()
+            self._socket.unlink(missing_ok=True)
+            self._tell(Removed(self.spec.name, "was stopped"))
+
+    async def restart(self, drain_seconds: float) -> None:
+        """Ends the present life and begins a new one; returns when the new process runs."""
+        self._alive.clear()
+        self._backoff.restart_now()
+        if (process := self._process) is not None:
+            await process.stop(drain_seconds + KILL_GRACE_SECONDS)
+        await self._alive.wait()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Drains and ends the worker for good; returns when nothing of it is left."""
+        self._leaving = True
+        self._backoff.skip_wait()
+        if (process := self._process) is not None:
+            self._change(ProcessState.STOPPED, "is being stopped")
+            await process.stop(drain_seconds + KILL_GRACE_SECONDS)
+
+    def kill(self) -> None:
+        """Ends the worker for good, at once."""
+        self._leaving = True
+        self._backoff.skip_wait()
+        if self._process is not None:
+            self._process.kill()
+
+    async def _live(self) -> None:
+        self._backoff.begin()
+        self._socket.unlink(missing_ok=True)
+        born = self._clock()
+        try:
+            self._process = await self._launcher.start(self.spec, self._address)
+        except OSError as error:
+            await self._died(1, 0.0, f"it could not be started: {error}")
+            return
+        self._change(ProcessState.RUNNING)
+        self._alive.set()
+        if self._leaving:  # asked to stop while the process was being made
+            self._process.kill()
+        status = await self._process.ended()
+        tail, self._process = self._process.tail, None
+        await self._died(status, self._clock() - born, crash_reason(tail, status))
+
+    async def _died(self, status: int, uptime_seconds: float, cause: str) -> None:
+        if not self._leaving:
+            await self._backoff.after_exit(status, uptime_seconds, cause)
+
+    def _change(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
+        pid = self._process.pid if self._process is not None else 0
+        self._tell(Changed(self.spec.name, state, reason, pid, self._backoff.restarts, delay_seconds))
+
+    def _tell(self, event: FleetEvent) -> None:
+        self._outbox.put_nowait(event)
+
 
 _PREFIX = "vllama-"
 
@@ -56,7 +155,7 @@ class LocalFleet:
         if spec.name in self._supervisors:
             raise ValueError(f"{spec.name} runs already")
         socket = self._directory / f"{spec.name}.sock"
-        settings = replace(self._settings, most_failed_starts=1) if fail_fast else self._settings
+        settings = replace(self._settings, max_failed_starts=1) if fail_fast else self._settings
         supervisor = Supervisor(spec, socket, self._outbox, self._launcher, settings)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")
         self._supervisors[spec.name] = (supervisor, task)

@@ -3,22 +3,29 @@
 Nothing of a worker outlives it: whatever it has started is in its process group, which is killed when the
 worker has gone; and the worker holds the read end of a pipe whose write end is only here, so that it ends when this
 process does, however that happens.
+
+Finds, in what a dead worker printed last, the line that says why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from vllama_balancer.settings import SETTINGS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from vllama_balancer.fleet.assignment import WorkerSpec
+
 
 TAIL_LINES = 200
 """Last lines of the log that are kept to explain a death."""
@@ -153,3 +160,58 @@ class WorkerProcess:
             if text:
                 self.tail.append(text)
                 self._sink.line(self._name, text)
+
+
+_SAID = re.compile(r"^vllama(?: worker)?: (?P<message>.+)$")
+_TEXT_ERROR = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+ [\w.]+: (?P<message>.+)$")
+_EXCEPTION = re.compile(r"^(?P<message>[\w.]+(?:Error|Exception|Exit)\b.*)$")
+_LONGEST = 1000
+
+
+def crash_reason(tail: Iterable[str], exit_status: int) -> str:
+    """Gives the worker's own explanation, or how it ended when it left none."""
+    lines = list(tail)
+    for find in (_said, _logged, _raised):
+        for line in reversed(lines):
+            if message := find(line):
+                return message[:_LONGEST]
+    return describe_exit(exit_status)
+
+
+def describe_exit(exit_status: int) -> str:
+    """Words an exit status for people."""
+    if exit_status >= 0:
+        return f"it ended with status {exit_status}"
+    try:
+        name = signal.Signals(-exit_status).name
+    except ValueError:
+        name = f"signal {-exit_status}"
+    return f"it was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _said(line: str) -> str:
+    found = _SAID.match(line)
+    return found["message"] if found else ""
+
+
+def _logged(line: str) -> str:
+    if found := _TEXT_ERROR.match(line):
+        return found["message"]
+    if not line.startswith("{"):
+        return ""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return ""
+    return str(record.get("message", "")) if record.get("level") in ("error", "critical") else ""
+
+
+def _raised(line: str) -> str:
+    found = _EXCEPTION.match(line)
+    return found["message"] if found else ""
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Drops this process's own settings: a worker reads variables of the same names as its own."""
+    own = {setting.variable for setting in SETTINGS} | {"VLLAMA_MODEL"}
+    return {name: value for name, value in environment.items() if name not in own}

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import ConfigError
-from vllama_balancer.fleet.dns import SCHEME, DnsFleet
 from vllama_balancer.fleet.local import LocalFleet
-from vllama_balancer.fleet.on_ray.driver_process import driver_command, launcher
-from vllama_balancer.fleet.on_ray.fleet import RayFleet
-from vllama_balancer.fleet.process import Launcher
-from vllama_balancer.fleet.restarts import RestartSettings
-from vllama_balancer.fleet.static import StaticFleet
-from vllama_balancer.settings import SETTINGS
+from vllama_balancer.fleet.on_ray.fleet import RayFleet, driver_command, launcher
+from vllama_balancer.fleet.process import Launcher, worker_environment
+from vllama_balancer.fleet.remote import DNS_SCHEME, DnsFleet, StaticFleet
+from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +24,8 @@ if TYPE_CHECKING:
 
 def remote_sources(addresses: Sequence[str]) -> list[FleetSource]:
     """Makes a source for the plain addresses, and one for each DNS name."""
-    plain = [address for address in addresses if not address.startswith(SCHEME)]
-    named = [DnsFleet(address) for address in addresses if address.startswith(SCHEME)]
+    plain = [address for address in addresses if not address.startswith(DNS_SCHEME)]
+    named = [DnsFleet(address) for address in addresses if address.startswith(DNS_SCHEME)]
     return [StaticFleet(plain), *named]
 
 
@@ -55,9 +52,3 @@ def ray_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: LogS
     )
     launch = launcher(command, worker_environment(environment), sink)
     return RayFleet(launch, drain_seconds=config.drain_timeout_seconds)
-
-
-def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Drops this process's own settings: a worker reads variables of the same names as its own."""
-    own = {setting.variable for setting in SETTINGS} | {"VLLAMA_MODEL"}
-    return {name: value for name, value in environment.items() if name not in own}

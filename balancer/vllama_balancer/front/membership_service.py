@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from vllama_balancer.errors import BalancerError
-from vllama_balancer.fleet.joined import Offer
+from vllama_balancer.fleet.membership import Offer
 from vllama_balancer.front.rpc_errors import rich_status
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
 
 if TYPE_CHECKING:
-    from vllama_balancer.fleet.joined import JoinedFleet
+    from vllama_balancer.fleet.membership import JoinedFleet
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,7 +50,7 @@ class MembershipFront(membership_pb2_grpc.MembershipServicer):
         if self._joined is None:
             raise NotAccepted("this balancer takes no joining workers; start it with --join-token-file")
         offer = Offer(request.worker, request.boot_id, request.address, tuple(request.models))
-        with self._joined.joined(offer, request.token) as lease:
+        with self._joined.lease(offer, request.token) as lease:
             heartbeat = membership_pb2.JoinResponse(listed_as=offer.name)
             heartbeat.heartbeat.FromNanoseconds(int(self._heartbeat_seconds * 1e9))
             heartbeat.lease.FromNanoseconds(int(self._joined.lease_seconds * 1e9))

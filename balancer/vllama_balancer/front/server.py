@@ -38,7 +38,7 @@ from vllama_protos.v1 import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from vllama_balancer.fleet.joined import JoinedFleet
+    from vllama_balancer.fleet.membership import JoinedFleet
     from vllama_balancer.fleet.rolling import Rolling
     from vllama_balancer.gateway import FleetView, Gateway
     from vllama_balancer.keys import ApiKeys

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         resolver = Resolver(Store(config.models_directory), table, os.environ)
         lines = ProgressLines(sys.stderr, chosen.name)
         try:
-            print(asyncio.run(resolver.resolve(chosen.name, lines.tell)).weights)
+            print(asyncio.run(resolver.resolve(chosen.name, lines.show)).weights)
         finally:
             lines.end()
     except BalancerError as error:

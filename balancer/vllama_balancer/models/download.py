@@ -21,12 +21,11 @@ from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 
+from vllama_balancer.gateway import Progress
+from vllama_balancer.models.disk_space import MachineSpace, check_download_fits
 from vllama_balancer.models.errors import DownloadDamaged
-from vllama_balancer.models.hub_errors import guarded, is_passing, retry_after_seconds
-from vllama_balancer.models.hub_files import HubFile, files_to_load, gguf_to_load
-from vllama_balancer.models.job import job_main
-from vllama_balancer.models.progress import Progress, Reporter
-from vllama_balancer.models.room import MachineRoom, refuse_download
+from vllama_balancer.models.hub import HubFile, files_to_load, gguf_to_load, guarded, is_passing, retry_after_seconds
+from vllama_balancer.models.job import Reporter, job_main
 from vllama_balancer.models.store import directory_size, locked_file
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def _download_into(repository: Repository, files: Sequence[HubFile], target: Pat
     staging = target.with_name(f".{target.name}.partial")
     staging.mkdir(parents=True, exist_ok=True)
     missing = sum(file.size for file in files) - directory_size(staging)
-    refuse_download(missing, staging.parent, MachineRoom())
+    check_download_fits(missing, staging.parent, MachineSpace())
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
         jobs = [pool.submit(_complete, repository, file, staging, reporter) for file in files]
         try:

@@ -1,4 +1,9 @@
-"""Runs a download or conversion as a process of its own.
+"""How far a download or conversion is, and how that crosses from the process that does it.
+
+One JSON object a line on standard output: `{"status", "completed", "total", "digest"}` while it runs, then
+`{"result": {...}}` or `{"error", "reason"}`. Lines are for the parent; people get them rendered.
+
+Runs a download or conversion as a process of its own.
 
 A process can be cancelled in the middle of a blocking call, takes its memory with it, and its heavy
 imports never reach the balancer. It also cannot outlive the balancer: it ends when its standard input,
@@ -15,13 +20,40 @@ import signal
 import sys
 import threading
 from collections import deque
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vllama_balancer.gateway import Progress
 from vllama_balancer.models.errors import BY_REASON, ModelError
-from vllama_balancer.models.progress import Progress, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from typing import TextIO
+
+
+class Reporter:
+    """Writes a job's progress to its parent; called from any thread of the job."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def progress(self, step: Progress) -> None:
+        """Tells a step."""
+        self._write(asdict(step))
+
+    def result(self, **values: Any) -> None:
+        """Tells the end, with what the parent needs to know."""
+        self._write({"result": values})
+
+    def error(self, error: ModelError) -> None:
+        """Tells that the job has failed."""
+        self._write({"error": str(error), "reason": error.reason})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        # One write per line: lines of several threads never mix.
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
+
 
 _LINE_LIMIT_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
 
-    from vllama_balancer.models.progress import Progress
+    from vllama_balancer.gateway import Progress
 
 _PERCENT_PER_LINE = 20
 
@@ -25,7 +25,7 @@ class ProgressLines:
         self._on_terminal = stream.isatty()
         self._shown = ("", 0)
 
-    def tell(self, step: Progress) -> None:
+    def show(self, step: Progress) -> None:
         """Shows a step, when it is news."""
         percent = step.completed * 100 // step.total if step.total else 0
         news = (step.status, percent if self._on_terminal else percent - percent % _PERCENT_PER_LINE)

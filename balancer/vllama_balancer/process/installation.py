@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.model_key import model_key
 from vllama_balancer.models.lines import ProgressLines
-from vllama_balancer.models.store import StoredModel
+from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.names import parse_name
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def installed(names: tuple[str, ...], resolver: Resolver, stream: TextIO) 
     for name in names:
         lines = ProgressLines(stream, name)
         try:
-            found.append(await resolver.resolve(name, lines.tell))
+            found.append(await resolver.resolve(name, lines.show))
         finally:
             lines.end()
     return found

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from vllama_balancer.catalog import Catalog
 from vllama_balancer.dispatch.admission import AdmissionSettings
 from vllama_balancer.dispatch.dispatcher import Dispatcher
 from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
-from vllama_balancer.fleet.joined import JoinedFleet, read_token
+from vllama_balancer.fleet.membership import JoinedFleet, read_token
 from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.model_key import model_key
+from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.management import StoreManagement
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store

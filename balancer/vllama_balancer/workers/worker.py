@@ -75,7 +75,7 @@ class Worker:
         """The connection; closed by the pool."""
         self.process = Changed(added.name, ProcessState.RUNNING, pid=added.pid, restarts=added.restarts)
         """What the fleet source said last."""
-        self._is_kept = added.is_kept
+        self._is_supervised = added.is_supervised
         self.life = Life("")
         """The present life."""
         self.description: worker_pb2.DescribeResponse | None = None
@@ -122,7 +122,7 @@ class Worker:
             return False
         if self.process.state in (ProcessState.RESTARTING, ProcessState.PLACING):
             return True
-        if self.process.pid > 0 or self._is_kept:
+        if self.process.pid > 0 or self._is_supervised:
             # Whoever started it starts it again, or says that it is given up: its own last words do not decide.
             return True
         return (
@@ -134,7 +134,7 @@ class Worker:
     @property
     def is_coming_up(self) -> bool:
         """Whether its process runs, as its source knows, and has not opened its socket yet."""
-        is_known_to_run = self.process.pid > 0 or (self._is_kept and bool(self.address))
+        is_known_to_run = self.process.pid > 0 or (self._is_supervised and bool(self.address))
         return self.process.state is ProcessState.RUNNING and is_known_to_run and not self._is_reached
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
 from vllama_balancer.fleet.local import LocalFleet
 from vllama_balancer.fleet.process import Launcher
-from vllama_balancer.fleet.restarts import RestartSettings
+from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.events import FleetEvent
 
-SETTINGS = RestartSettings(first_delay_seconds=0.02, longest_delay_seconds=0.1)
+SETTINGS = RestartSettings(initial_delay_seconds=0.02, max_delay_seconds=0.1)
 """Pauses short enough for a test."""
 
 

@@ -13,7 +13,7 @@ import psutil
 from tests.balancer.fleet.conftest import SETTINGS, gone
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.fleet.local import LocalFleet, private_directory
-from vllama_balancer.fleet.restarts import RestartSettings
+from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ async def test_a_killed_worker_starts_again_at_the_same_address(fleet_of) -> Non
     second = await watched.until(running)
     told = watched.seen[-2]
     assert told.state is ProcessState.RESTARTING
-    assert "SIGKILL" in told.reason and told.retry_in_seconds == SETTINGS.first_delay_seconds
+    assert "SIGKILL" in told.reason and told.retry_in_seconds == SETTINGS.initial_delay_seconds
     assert second.pid != first.pid and second.restarts == 1
 
 

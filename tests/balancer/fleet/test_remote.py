@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from vllama_balancer.fleet.dns import DnsFleet, system_resolve
 from vllama_balancer.fleet.events import Added, Removed
-from vllama_balancer.fleet.static import StaticFleet
+from vllama_balancer.fleet.remote import DnsFleet, StaticFleet, system_resolve
 
 
 class Names:

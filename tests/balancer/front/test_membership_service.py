@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from vllama_balancer.fleet.events import Added, Removed
-from vllama_balancer.fleet.joined import JoinedFleet
+from vllama_balancer.fleet.membership import JoinedFleet
 from vllama_balancer.front.membership_service import MembershipFront
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
 

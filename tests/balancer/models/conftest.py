@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_balancer.models.store import Store, StoredModel
+from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.models.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,10 +22,10 @@ from tests.balancer.models.hub import (
     stalls_after,
     trickles,
 )  # fmt: skip
+from vllama_balancer.gateway import Progress
 from vllama_balancer.models.download import HubAccess, download
 from vllama_balancer.models.errors import AccessRefused, DoesNotFit, DownloadDamaged, ModelUnknown, SourceUnavailable
-from vllama_balancer.models.job import decoded, run_job
-from vllama_balancer.models.progress import Progress, Reporter
+from vllama_balancer.models.job import Reporter, decoded, run_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from vllama_balancer.gateway import Progress
 from vllama_balancer.models.errors import AccessRefused, ModelError
 from vllama_balancer.models.job import run_job
-from vllama_balancer.models.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ HEAD = """
 import sys, time
 from vllama_balancer.models.errors import AccessRefused
 from vllama_balancer.models.job import job_main
-from vllama_balancer.models.progress import Progress
+from vllama_balancer.gateway import Progress
 def work(reporter):
 """
 
@@ -35,7 +35,7 @@ def job(tmp_path: Path):
     def run(*lines: str):
         body = "".join(f"    {line}\n" for line in lines)
         (tmp_path / "somejob.py").write_text(f"{HEAD}{body}\nsys.exit(job_main(work))\n")
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         return aclosing(run_job("somejob", [], environment=environment))
 
     return run
@@ -79,7 +79,11 @@ async def test_a_job_ends_with_its_parent(job, tmp_path: Path) -> None:
         "    print('started', flush=True)\n    await asyncio.sleep(600)\nasyncio.run(main())"
     )
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+        sys.executable,
+        "-c",
+        script,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
     )
     assert await parent.stdout.readline() == b"started\n"
     (child,) = psutil.Process(parent.pid).children()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.balancer.models.hub import Hub, Repo
-from vllama_balancer.catalog import Catalog
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.model_key import model_key
+from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.errors import ModelInUse, ModelUnknown
 from vllama_balancer.models.management import StoreManagement
 from vllama_balancer.models.resolve import Resolver

@@ -10,9 +10,8 @@ import pytest
 
 from tests.balancer.models.hub import Hub, Repo
 from vllama_balancer.models.errors import ModelUnknown, SourceUnavailable
-from vllama_balancer.models.resolve import Resolver, directory_digest
-from vllama_balancer.models.sources import GgufFile, HubRepository
-from vllama_balancer.models.store import StoredModel
+from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.models.resolve import GgufFile, HubRepository, Resolver, directory_digest
 from vllama_balancer.models.table import ModelTable
 
 if TYPE_CHECKING:

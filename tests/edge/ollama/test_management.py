@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vllama_balancer.errors import ModelNotFound
-from vllama_balancer.gateway import Recipe
+from vllama_balancer.gateway import Progress, Recipe
 from vllama_balancer.models.errors import AccessRefused, ModelInUse, ModelUnknown
-from vllama_balancer.models.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -13,7 +13,7 @@ from vllama_balancer.gateway import Recipe
 from vllama_balancer.names import parse_name
 
 if TYPE_CHECKING:
-    from vllama_balancer.models.progress import Progress
+    from vllama_balancer.gateway import Progress
 
 _SHORT_DIGEST = 12
 _ALGORITHM = "sha256:"

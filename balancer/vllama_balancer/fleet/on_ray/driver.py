@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from vllama_balancer.fleet.on_ray.actors import ActorSeat, Demand
-from vllama_balancer.fleet.on_ray.keepers import Keepers
-from vllama_balancer.fleet.on_ray.wire import Connected, line_of, message_of
-from vllama_balancer.fleet.restarts import RestartSettings
+from vllama_balancer.fleet.on_ray.actor import RayActorSlot, ResourceRequest
+from vllama_balancer.fleet.on_ray.messages import Connected, decode, encode
+from vllama_balancer.fleet.on_ray.supervisor import ActorSupervisors
+from vllama_balancer.fleet.restart_policy import RestartSettings
 from vllama_balancer.process import logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_balancer.fleet.on_ray.wire import News
+    from vllama_balancer.fleet.on_ray.messages import DriverEvent
 
 EXIT_UNREACHABLE = 1
 ANSWER_SECONDS = 5.0
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ctrl-C goes to the whole group of a terminal: when to leave is the balancer's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        check_answers(arguments.address)
+        check_reachable(arguments.address)
         ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         print(f"vllama: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_answers(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raises ConnectionError when nobody listens at "host:port": Ray itself would look for minutes, without a word."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit():
@@ -71,10 +71,10 @@ def check_answers(address: str) -> None:
         ) from None
 
 
-def demand_of(device: str, tensor_parallel: int, cluster_gpus: float) -> Demand:
+def resources_for(device: str, tensor_parallel: int, cluster_gpus: float) -> ResourceRequest:
     """Says what a worker asks for: GPUs, unless it computes on processors or the cluster has nothing else."""
     on_processors = device == "cpu" or (device == "auto" and tensor_parallel == 1 and not cluster_gpus)
-    return Demand(0 if on_processors else tensor_parallel)
+    return ResourceRequest(0 if on_processors else tensor_parallel)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,18 +88,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _drive(arguments: argparse.Namespace, outlet: Any) -> None:
-    def tell(news: News) -> None:
-        outlet.write(line_of(news))
+    def tell(news: DriverEvent) -> None:
+        outlet.write(encode(news))
 
     gpus = ray.cluster_resources().get("GPU", 0.0)
-    demand = demand_of(arguments.device, arguments.tensor_parallel, gpus)
-    keepers = Keepers(lambda: ActorSeat(demand), RestartSettings(), tell)
+    demand = resources_for(arguments.device, arguments.tensor_parallel, gpus)
+    keepers = ActorSupervisors(lambda: RayActorSlot(demand), RestartSettings(), tell)
     tell(Connected(ray.get_runtime_context().gcs_address))
     reader = asyncio.StreamReader(limit=LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     try:
         while not keepers.is_closing and (line := await reader.readline()):
-            keepers.obey(message_of(line))
+            keepers.obey(decode(line))
         await keepers.closed()
     except (BrokenPipeError, ConnectionResetError):
         logger.warning("the balancer has gone")

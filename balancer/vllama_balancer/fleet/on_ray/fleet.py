@@ -1,4 +1,6 @@
-"""Workers on a Ray cluster, as the balancer sees them: the interface of the local fleet, over a driver process.
+"""The driver as a child process: orders down its standard input, news up its standard output.
+
+Workers on a Ray cluster, as the balancer sees them: the interface of the local fleet, over a driver process.
 
 Ray ends a process that has lost its cluster. The balancer therefore never imports it: it starts a driver, passes
 orders down a pipe and takes events from another. When the driver dies, the balancer goes on with whatever still
@@ -10,21 +12,108 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.on_ray.wire import Close, Connected, Restart, Retire, start_order
+from vllama_balancer.fleet.on_ray.messages import Close, Connected, Restart, Retire, decode, encode, start_command
+from vllama_balancer.fleet.process import crash_reason
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.events import FleetEvent
-    from vllama_balancer.fleet.on_ray.driver_process import DriverLauncher, DriverProcess
-    from vllama_balancer.fleet.on_ray.wire import Order, Start
+    from vllama_balancer.fleet.on_ray.messages import DriverCommand, DriverEvent, Start
+    from vllama_balancer.fleet.process import LogSink
+
 
 logger = logging.getLogger(__name__)
+
+NAME = "ray"
+"""How its lines are marked in the log."""
+LONGEST_LINE_BYTES = 1 << 20
+TAIL_LINES = 50
+
+
+class DriverLauncher(Protocol):
+    """Starts drivers."""
+
+    async def __call__(self) -> DriverProcess:
+        """Starts one. Raises OSError."""
+        ...
+
+
+def driver_command(*, address: str, device: str, tensor_parallel: int, log_format: str, log_level: str) -> list[str]:
+    """Writes the command line of a driver."""
+    return [
+        sys.executable, "-m", "vllama_balancer.fleet.on_ray.driver", "--address", address, "--device", device,
+        "--tensor-parallel", str(tensor_parallel), "--log-format", log_format, "--log-level", log_level,
+    ]  # fmt: skip
+
+
+def launcher(command: Sequence[str], environment: Mapping[str, str], sink: LogSink) -> DriverLauncher:
+    """Makes a launcher of one command line; what drivers print goes to the sink."""
+
+    async def launch() -> DriverProcess:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *command, env=dict(environment), stdin=pipe, stdout=pipe, stderr=pipe, limit=LONGEST_LINE_BYTES
+        )
+        return DriverProcess(process, sink)
+
+    return launch
+
+
+class DriverProcess:
+    """One running driver. Read its `news` to the end, then await `ended`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sink: LogSink) -> None:
+        self._process = process
+        self._sink = sink
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._log = asyncio.create_task(self._pump(), name="log of the Ray driver")
+
+    def tell(self, order: DriverCommand) -> bool:
+        """Gives an order; False when the driver takes none any more."""
+        stdin = self._process.stdin
+        if stdin is None or stdin.is_closing():
+            return False
+        stdin.write(encode(order))
+        return True
+
+    async def news(self) -> AsyncIterator[DriverEvent]:
+        """Yields what the driver says until it ends."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                yield decode(line)
+            except ValueError:
+                logger.warning("the Ray driver said something that is no message")
+
+    async def ended(self) -> str:
+        """Waits for the driver's end and returns its cause in one sentence."""
+        status = await self._process.wait()
+        await self._log
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return crash_reason(self._tail, status)
+
+    def kill(self) -> None:
+        """Ends it at once; Ray then ends the actors that belong to it."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _pump(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._tail.append(text)
+                self._sink.line(NAME, text)
+
 
 FIRST_PAUSE_SECONDS = 0.5
 """Before another driver is started; doubles with every one that does not reach the cluster."""
@@ -65,7 +154,7 @@ class RayFleet:
         """Starts a worker, of a name that is not in use; one that gives up soon does not try a failed start again."""
         if spec.name in self._wanted:
             raise ValueError(f"{spec.name} runs already")
-        order = start_order(spec, fail_fast=fail_fast)
+        order = start_command(spec, fail_fast=fail_fast)
         self._wanted[spec.name] = (spec, order)
         self._removed[spec.name] = asyncio.Event()
         self._placed[spec.name] = asyncio.Event()
@@ -123,7 +212,7 @@ class RayFleet:
         if self._driver is not None:
             self._driver.kill()
 
-    def _order(self, order: Order) -> bool:
+    def _order(self, order: DriverCommand) -> bool:
         """Tells the driver; False when there is none, and so nothing to tell: a new one is told what is wanted."""
         return self._driver is not None and self._driver.tell(order)
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
 
-from vllama_balancer.fleet.on_ray.driver import check_answers, demand_of
+from vllama_balancer.fleet.on_ray.driver import check_reachable, resources_for
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_a_worker_asks_for_gpus_where_there_are_any(
     device: str, tensor_parallel: int, cluster_gpus: float, gpus: int
 ) -> None:
     """Unless it was told to compute on processors; what it waits for is said in words."""
-    demand = demand_of(device, tensor_parallel, cluster_gpus)
+    demand = resources_for(device, tensor_parallel, cluster_gpus)
     assert demand.gpus == gpus
     assert ("GPU" in demand.words) == (gpus > 0)
 
@@ -29,11 +29,11 @@ def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionError, match="ray start --head"):
-            check_answers(f"127.0.0.1:{taken.getsockname()[1]}")
+            check_reachable(f"127.0.0.1:{taken.getsockname()[1]}")
 
 
 def test_an_address_where_somebody_listens_and_a_word_pass() -> None:
     """What is no host and port is Ray's to understand."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        check_answers(f"127.0.0.1:{listening.getsockname()[1]}")
-    check_answers("auto")
+        check_reachable(f"127.0.0.1:{listening.getsockname()[1]}")
+    check_reachable("auto")

@@ -12,8 +12,7 @@ from tests.balancer.fleet.conftest import ListSink
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.on_ray.driver_process import launcher
-from vllama_balancer.fleet.on_ray.fleet import RayFleet
+from vllama_balancer.fleet.on_ray.fleet import RayFleet, launcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -8,7 +8,7 @@ from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.process.readiness import first_readiness
 from vllama_balancer.workers.pool import Pool
 
-UNPLACED = Added("worker-0", "", ("m:latest",), is_kept=True)
+UNPLACED = Added("worker-0", "", ("m:latest",), is_supervised=True)
 PLACING = Changed("worker-0", ProcessState.PLACING, "waits for a node with 1 free GPU")
 
 
@@ -21,7 +21,7 @@ async def test_requests_wait_for_a_worker_without_a_place_and_for_one_that_start
         (key,) = pool.workers()[0].keys
         assert not pool.is_hopeless(key)
         assert "waits for a node" in pool.workers()[0].unavailable
-        pool.apply(Added("worker-0", "127.0.0.1:1", ("m:latest",), is_kept=True))
+        pool.apply(Added("worker-0", "127.0.0.1:1", ("m:latest",), is_supervised=True))
         assert not pool.is_hopeless(key)
         pool.apply(Changed("worker-0", ProcessState.FAILED, "failed to start 3 times"))
         assert pool.is_hopeless(key)

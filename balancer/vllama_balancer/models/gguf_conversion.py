@@ -1,6 +1,7 @@
 """Turns one GGUF file into the directory that vLLM loads: safetensors, tokenizer, chat template.
 
-Run as a process of its own: `python -m vllama_balancer.models.gguf SOURCE TARGET`. It alone imports torch and
+Run as a process of its own: `python -m vllama_balancer.models.gguf_conversion SOURCE TARGET`.
+It alone imports torch and
 transformers. Weights are dequantized to bfloat16 once; vLLM reads GGUF only through a plug-in, and
 slowly. TARGET appears by rename when all of it is there, and two runs at once make it once.
 """
@@ -21,10 +22,10 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers
 
+from vllama_balancer.gateway import Progress
+from vllama_balancer.models.disk_space import MachineSpace, check_conversion_fits, is_disk_full
 from vllama_balancer.models.errors import ConversionFailed, DoesNotFit, SourceUnavailable
-from vllama_balancer.models.job import job_main
-from vllama_balancer.models.progress import Progress, Reporter
-from vllama_balancer.models.room import MachineRoom, is_disk_full, refuse_conversion
+from vllama_balancer.models.job import Reporter, job_main
 from vllama_balancer.models.store import delete_tree, directory_size, locked_file
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _read(source: Path) -> gguf.GGUFReader:
 def _refuse_what_does_not_fit(reader: gguf.GGUFReader, target: Path) -> None:
     result_bytes = sum(int(tensor.n_elements) for tensor in reader.tensors) * BYTES_PER_WEIGHT
     target.parent.mkdir(parents=True, exist_ok=True)
-    refuse_conversion(result_bytes, target.parent, MachineRoom())
+    check_conversion_fits(result_bytes, target.parent, MachineSpace())
 
 
 def _complete_tokenizer(tokenizer: Any, kind: str) -> None:

@@ -70,7 +70,7 @@ class Offer:
 
 
 @dataclass(eq=False, slots=True)
-class Lease:
+class JoinLease:
     """One worker's presence, through one call."""
 
     offer: Offer
@@ -86,7 +86,7 @@ class JoinedFleet:
     def __init__(self, token: str, lease_seconds: float = LEASE_SECONDS) -> None:
         """Takes workers that show the token."""
         self._token = token.encode()
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, JoinLease] = {}
         self._outbox: asyncio.Queue[FleetEvent] = asyncio.Queue()
         self.lease_seconds = lease_seconds
         """How long a worker stays after its call has ended."""
@@ -97,7 +97,7 @@ class JoinedFleet:
             yield await self._outbox.get()
 
     @contextlib.contextmanager
-    def joined(self, offer: Offer, token: str) -> Iterator[Lease]:
+    def lease(self, offer: Offer, token: str) -> Iterator[JoinLease]:
         """Lists the worker inside the block, and for one lease after it.
 
         Raises Unauthenticated for a wrong token, InvalidRequest for an offer that cannot be.
@@ -113,9 +113,9 @@ class JoinedFleet:
                 loop = asyncio.get_running_loop()
                 lease.lapse = loop.call_later(self.lease_seconds, self._lapsed, lease)
 
-    def _take(self, offer: Offer) -> Lease:
+    def _take(self, offer: Offer) -> JoinLease:
         before = self._leases.get(offer.address)
-        lease = self._leases[offer.address] = Lease(offer)
+        lease = self._leases[offer.address] = JoinLease(offer)
         if before is not None:
             before.superseded.set()
             if before.lapse is not None:
@@ -128,7 +128,7 @@ class JoinedFleet:
             self._tell(Added(offer.name, offer.address, offer.models))
         return lease
 
-    def _lapsed(self, lease: Lease) -> None:
+    def _lapsed(self, lease: JoinLease) -> None:
         if self._leases.get(lease.offer.address) is lease:
             del self._leases[lease.offer.address]
             logger.info("worker %s has left", lease.offer.name)

@@ -22,7 +22,7 @@ from vllama_protos.v1 import generation_pb2
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from vllama_balancer.models.store import StoredModel
+    from vllama_balancer.models.manifest import StoredModel
     from vllama_protos.v1 import worker_pb2
 
 

@@ -4,15 +4,7 @@ import pytest
 
 from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.on_ray.wire import (
-    Close,
-    Connected,
-    Restart,
-    Retire,
-    line_of,
-    message_of,
-    start_order,
-)
+from vllama_balancer.fleet.on_ray.messages import Close, Connected, Restart, Retire, decode, encode, start_command
 
 SPEC = WorkerSpec(
     3, HostedModel("/models/a b", ("a:latest", "a")), "fake", "auto", ("--max-streams", "4"), {"A": "é\n"}
@@ -33,14 +25,14 @@ SPEC = WorkerSpec(
 )
 def test_messages_are_read_as_they_were_written(message: object) -> None:
     """Each message is one line, and equal after the journey."""
-    line = line_of(message)
+    line = encode(message)
     assert line.count(b"\n") == 1
-    assert message_of(line) == message
+    assert decode(line) == message
 
 
 def test_a_worker_is_ordered_with_all_that_it_needs() -> None:
     """The specification arrives as it was."""
-    order = message_of(line_of(start_order(SPEC, fail_fast=True)))
+    order = decode(encode(start_command(SPEC, fail_fast=True)))
     assert order.fail_fast
     assert order.worker_spec() == SPEC
 
@@ -49,4 +41,4 @@ def test_a_worker_is_ordered_with_all_that_it_needs() -> None:
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     """Anything else raises ValueError."""
     with pytest.raises(ValueError, match="not a message"):
-        message_of(line)
+        decode(line)

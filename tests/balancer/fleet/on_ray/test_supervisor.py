@@ -9,9 +9,8 @@ import pytest
 
 from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.on_ray.keeper import Keeper
-from vllama_balancer.fleet.on_ray.seat import Placed, SeatLost
-from vllama_balancer.fleet.restarts import RestartSettings
+from vllama_balancer.fleet.on_ray.supervisor import ActorLost, ActorSupervisor, Placed
+from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetEvent
 
 SPEC = WorkerSpec(0, HostedModel("m", ("m:latest",)), engine="fake")
-SETTINGS = RestartSettings(first_delay_seconds=0.01, longest_delay_seconds=0.02, most_early_deaths=3)
+SETTINGS = RestartSettings(initial_delay_seconds=0.01, max_delay_seconds=0.02, max_early_exits=3)
 
 
 class ScriptedSeat:
@@ -29,7 +28,7 @@ class ScriptedSeat:
 
     def __init__(self) -> None:
         self.room = asyncio.Event()
-        self.ends: asyncio.Queue[tuple[int, str] | SeatLost] = asyncio.Queue()
+        self.ends: asyncio.Queue[tuple[int, str] | ActorLost] = asyncio.Queue()
         self.refusals: list[Exception] = []
         self.starts = 0
         self.stopped_after: list[float] = []
@@ -46,7 +45,7 @@ class ScriptedSeat:
     async def ended(self) -> tuple[int, str]:
         """Ends as the test says."""
         end = await self.ends.get()
-        if isinstance(end, SeatLost):
+        if isinstance(end, ActorLost):
             raise end
         return end
 
@@ -66,7 +65,7 @@ class Kept:
     def __init__(self) -> None:
         self.seat = ScriptedSeat()
         self.events: asyncio.Queue[FleetEvent] = asyncio.Queue()
-        self.keeper = Keeper(SPEC, lambda: self.seat, SETTINGS, self.events.put_nowait)
+        self.keeper = ActorSupervisor(SPEC, lambda: self.seat, SETTINGS, self.events.put_nowait)
         self.task = asyncio.create_task(self.keeper.run())
 
     async def told(self, kind: type[FleetEvent], state: ProcessState | None = None) -> FleetEvent:
@@ -95,11 +94,11 @@ async def kept() -> AsyncIterator[Kept]:
 
 async def test_a_worker_without_room_is_told_and_waits(kept: Kept) -> None:
     """The worker is announced without an address, with what it waits for, and gets one when there is room."""
-    assert await kept.told(Added) == Added("worker-0", "", ("m:latest",), is_kept=True)
+    assert await kept.told(Added) == Added("worker-0", "", ("m:latest",), is_supervised=True)
     news = await kept.told(Changed, ProcessState.PLACING)
     assert "a node with 1 free GPU" in news.reason
     kept.seat.room.set()
-    assert await kept.placed() == Added("worker-0", "10.0.0.1:1", ("m:latest",), is_kept=True)
+    assert await kept.placed() == Added("worker-0", "10.0.0.1:1", ("m:latest",), is_supervised=True)
 
 
 async def test_a_worker_that_dies_is_started_again_on_its_seat(kept: Kept) -> None:
@@ -109,7 +108,7 @@ async def test_a_worker_that_dies_is_started_again_on_its_seat(kept: Kept) -> No
     kept.seat.ends.put_nowait((-9, "it was killed by SIGKILL"))
     news = await kept.told(Changed, ProcessState.RESTARTING)
     assert (news.reason, news.restarts) == ("it was killed by SIGKILL", 1)
-    assert await kept.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_kept=True)
+    assert await kept.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True)
 
 
 async def test_a_lost_node_is_nobodys_fault(kept: Kept) -> None:
@@ -117,7 +116,7 @@ async def test_a_lost_node_is_nobodys_fault(kept: Kept) -> None:
     kept.seat.room.set()
     for loss in range(1, 6):
         await kept.placed()
-        kept.seat.ends.put_nowait(SeatLost("the node died"))
+        kept.seat.ends.put_nowait(ActorLost("the node died"))
         assert (await kept.told(Changed, ProcessState.PLACING)).restarts == loss
     assert (await kept.placed()).restarts == 5
 
@@ -126,10 +125,10 @@ async def test_waiting_for_room_counts_no_restarts(kept: Kept) -> None:
     """However often the cluster gives up a call of a worker that has no place, it was lost once."""
     kept.seat.room.set()
     await kept.placed()
-    kept.seat.refusals = [SeatLost("the actor is unavailable")] * 3
-    kept.seat.ends.put_nowait(SeatLost("the node died"))
+    kept.seat.refusals = [ActorLost("the actor is unavailable")] * 3
+    kept.seat.ends.put_nowait(ActorLost("the node died"))
     await kept.told(Changed, ProcessState.PLACING)
-    assert await kept.told(Added) == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_kept=True)
+    assert await kept.told(Added) == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True)
 
 
 async def test_a_worker_that_keeps_dying_is_given_up_with_its_cause(kept: Kept) -> None:

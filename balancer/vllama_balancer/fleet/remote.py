@@ -1,4 +1,6 @@
-"""Workers behind a DNS name: every address that it resolves to is one worker.
+"""Workers that somebody else runs, at addresses that are given once.
+
+Workers behind a DNS name: every address that it resolves to is one worker.
 
 Resolved again every few seconds, so that workers join and leave as records come and go. A failed lookup
 changes nothing: a name server's bad moment must not empty the fleet.
@@ -18,14 +20,28 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.events import FleetEvent
 
+
+class StaticFleet:
+    """Announces fixed addresses; whether anybody answers there is for the pool to find out."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = tuple(dict.fromkeys(addresses))
+
+    async def events(self) -> AsyncIterator[FleetEvent]:
+        """Yields every address once, named by itself, and then waits for ever."""
+        for address in self._addresses:
+            yield Added(name=address, address=address)
+        await asyncio.Event().wait()
+
+
 logger = logging.getLogger(__name__)
 
-SCHEME = "dns:///"
-PAUSE_SECONDS = 5.0
+DNS_SCHEME = "dns:///"
+RESOLVE_INTERVAL_SECONDS = 5.0
 """Between two lookups."""
 
 
-class Resolve(Protocol):
+class Resolver(Protocol):
     """Looks a name up."""
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
@@ -47,10 +63,10 @@ class DnsFleet:
     def __init__(
         self,
         target: str,
-        resolve: Resolve = system_resolve,
+        resolve: Resolver = system_resolve,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        host, _, port = target.removeprefix(SCHEME).rpartition(":")
+        host, _, port = target.removeprefix(DNS_SCHEME).rpartition(":")
         self._host, self._port = host, int(port)
         self._resolve = resolve
         self._pause = pause
@@ -69,4 +85,4 @@ class DnsFleet:
             for address in sorted(known - found):
                 yield Removed(name=address, reason=f"left {self._host}")
             known = found
-            await self._pause(PAUSE_SECONDS)
+            await self._pause(RESOLVE_INTERVAL_SECONDS)

@@ -9,7 +9,7 @@ import pytest
 
 from vllama_balancer.errors import ConfigError, InvalidRequest, Unauthenticated
 from vllama_balancer.fleet.events import Added, Removed
-from vllama_balancer.fleet.joined import JoinedFleet, Offer, read_token
+from vllama_balancer.fleet.membership import JoinedFleet, Offer, read_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ async def silent(fleet: JoinedFleet) -> bool:
 async def test_a_worker_is_listed_until_one_lease_after_its_call() -> None:
     """It comes with its address and models, and goes when the lease has lapsed."""
     fleet = JoinedFleet(TOKEN, lease_seconds=0.05)
-    with fleet.joined(OFFER, TOKEN):
+    with fleet.lease(OFFER, TOKEN):
         assert await told(fleet) == ADDED
     assert await told(fleet) == Removed(ADDED.name, "has left")
 
@@ -45,18 +45,18 @@ async def test_a_worker_is_listed_until_one_lease_after_its_call() -> None:
 async def test_a_call_within_the_lease_changes_nothing() -> None:
     """A short interruption is no news."""
     fleet = JoinedFleet(TOKEN, lease_seconds=30)
-    with fleet.joined(OFFER, TOKEN):
+    with fleet.lease(OFFER, TOKEN):
         assert await told(fleet) == ADDED
-    with fleet.joined(OFFER, TOKEN):
+    with fleet.lease(OFFER, TOKEN):
         assert await silent(fleet)
 
 
 async def test_two_calls_for_one_address_are_one_worker() -> None:
     """The later call takes the earlier one's place, whose end then means nothing."""
     fleet = JoinedFleet(TOKEN, lease_seconds=0.01)
-    with fleet.joined(OFFER, TOKEN) as first:
+    with fleet.lease(OFFER, TOKEN) as first:
         assert await told(fleet) == ADDED
-        with fleet.joined(Offer("gpu7", "boot-2", OFFER.address), TOKEN) as second:
+        with fleet.lease(Offer("gpu7", "boot-2", OFFER.address), TOKEN) as second:
             assert first.superseded.is_set() and not second.superseded.is_set()
             assert await silent(fleet)
     assert isinstance(await told(fleet), Removed)
@@ -66,10 +66,10 @@ async def test_two_calls_for_one_address_are_one_worker() -> None:
 async def test_the_end_of_a_superseded_call_removes_nobody() -> None:
     """A half-open connection that dies late does not take the worker's new call with it."""
     fleet = JoinedFleet(TOKEN, lease_seconds=0.01)
-    first = fleet.joined(OFFER, TOKEN)
+    first = fleet.lease(OFFER, TOKEN)
     first.__enter__()
     assert await told(fleet) == ADDED
-    with fleet.joined(OFFER, TOKEN):
+    with fleet.lease(OFFER, TOKEN):
         first.__exit__(None, None, None)
         await asyncio.sleep(0.05)
         assert await silent(fleet)
@@ -78,14 +78,14 @@ async def test_the_end_of_a_superseded_call_removes_nobody() -> None:
 async def test_two_workers_of_one_name_are_two() -> None:
     """The default name is everybody's; the address tells them apart."""
     fleet = JoinedFleet(TOKEN)
-    with fleet.joined(OFFER, TOKEN), fleet.joined(Offer("gpu7", "other", "10.0.0.8:50061"), TOKEN):
+    with fleet.lease(OFFER, TOKEN), fleet.lease(Offer("gpu7", "other", "10.0.0.8:50061"), TOKEN):
         assert {(await told(fleet)).name, (await told(fleet)).name} == {ADDED.name, "gpu7@10.0.0.8:50061"}
 
 
 async def test_another_worker_at_the_address_replaces_the_first() -> None:
     """An address that has been given to another worker leaves no ghost."""
     fleet = JoinedFleet(TOKEN)
-    with fleet.joined(OFFER, TOKEN), fleet.joined(Offer("new", "boot", OFFER.address), TOKEN):
+    with fleet.lease(OFFER, TOKEN), fleet.lease(Offer("new", "boot", OFFER.address), TOKEN):
         assert await told(fleet) == ADDED
         assert isinstance(await told(fleet), Removed)
         assert (await told(fleet)).name == "new@10.0.0.7:50061"
@@ -95,7 +95,7 @@ async def test_a_wrong_token_is_refused() -> None:
     """Nothing is listed."""
     fleet = JoinedFleet(TOKEN)
     for token in ("", "wrong", TOKEN + "x", "\udcff"):
-        with pytest.raises(Unauthenticated), fleet.joined(OFFER, token):
+        with pytest.raises(Unauthenticated), fleet.lease(OFFER, token):
             pass
     assert await silent(fleet)
 
@@ -114,7 +114,7 @@ async def test_a_wrong_token_is_refused() -> None:
 )
 async def test_an_offer_that_cannot_be_names_its_field(offer: Offer, field: str) -> None:
     """Each wrong field is refused by name."""
-    with pytest.raises(InvalidRequest) as error, JoinedFleet(TOKEN).joined(offer, TOKEN):
+    with pytest.raises(InvalidRequest) as error, JoinedFleet(TOKEN).lease(offer, TOKEN):
         pass
     assert error.value.field == field
 

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from vllama_balancer.models.disk_space import (
+    FakeSpace,
+    MachineSpace,
+    check_conversion_fits,
+    check_download_fits,
+    is_disk_full,
+)
 from vllama_balancer.models.errors import DoesNotFit
-from vllama_balancer.models.room import FakeRoom, MachineRoom, is_disk_full, refuse_conversion, refuse_download
 
 GIB = 1 << 30
 STORE = Path("/store/weights")
@@ -17,21 +23,21 @@ STORE = Path("/store/weights")
 
 def test_what_fits_is_let_through() -> None:
     """Enough of both is enough."""
-    refuse_conversion(GIB, STORE, FakeRoom(memory=4 * GIB, disk=GIB))
-    refuse_download(GIB, STORE, FakeRoom(memory=0, disk=GIB))
+    check_conversion_fits(GIB, STORE, FakeSpace(memory=4 * GIB, disk=GIB))
+    check_download_fits(GIB, STORE, FakeSpace(memory=0, disk=GIB))
 
 
 def test_a_conversion_that_needs_more_memory_says_how_much() -> None:
     """Both numbers and what to do are in the sentence."""
     with pytest.raises(DoesNotFit, match=r"needs 15\.6 GiB of memory and 8\.0 GiB are free; .* safetensors"):
-        refuse_conversion(int(6.825 * GIB), STORE, FakeRoom(memory=8 * GIB, disk=99 * GIB))
+        check_conversion_fits(int(6.825 * GIB), STORE, FakeSpace(memory=8 * GIB, disk=99 * GIB))
 
 
-@pytest.mark.parametrize("refuse", [refuse_conversion, refuse_download])
+@pytest.mark.parametrize("refuse", [check_conversion_fits, check_download_fits])
 def test_a_disk_that_is_too_small_says_how_much(refuse) -> None:
     """The place is named too, and the flag that chooses another."""
     with pytest.raises(DoesNotFit, match=r"needs 2\.0 GiB in /store/weights and 1\.5 GiB are free; .* --models"):
-        refuse(2 * GIB, STORE, FakeRoom(memory=99 * GIB, disk=3 * GIB // 2))
+        refuse(2 * GIB, STORE, FakeSpace(memory=99 * GIB, disk=3 * GIB // 2))
 
 
 def test_a_full_disk_is_recognised() -> None:
@@ -43,5 +49,5 @@ def test_a_full_disk_is_recognised() -> None:
 
 def test_the_machine_has_memory_and_disk(tmp_path: Path) -> None:
     """The real numbers are numbers of bytes."""
-    assert MachineRoom().memory_bytes() > 1 << 20
-    assert MachineRoom().disk_bytes(tmp_path) > 0
+    assert MachineSpace().memory_bytes() > 1 << 20
+    assert MachineSpace().disk_bytes(tmp_path) > 0

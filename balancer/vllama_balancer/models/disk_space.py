@@ -21,7 +21,7 @@ FULL = ("No space left on device", "os error 28")
 """How the operating system, and libraries that quote it, say that the disk is full."""
 
 
-class Room(Protocol):
+class FreeSpace(Protocol):
     """What is free on a machine."""
 
     def memory_bytes(self) -> int:
@@ -33,7 +33,7 @@ class Room(Protocol):
         ...
 
 
-class MachineRoom:
+class MachineSpace:
     """Asks the operating system."""
 
     def memory_bytes(self) -> int:
@@ -46,7 +46,7 @@ class MachineRoom:
 
 
 @dataclass(frozen=True, slots=True)
-class FakeRoom:
+class FakeSpace:
     """A machine that a test describes."""
 
     memory: int
@@ -61,7 +61,7 @@ class FakeRoom:
         return self.disk
 
 
-def refuse_conversion(result_bytes: int, directory: Path, room: Room) -> None:
+def check_conversion_fits(result_bytes: int, directory: Path, room: FreeSpace) -> None:
     """Raises DoesNotFit when converting weights to so many bytes needs more than there is."""
     needed, available = int(result_bytes * MEMORY_FACTOR) + MEMORY_BASE_BYTES, room.memory_bytes()
     if needed > available:
@@ -72,7 +72,7 @@ def refuse_conversion(result_bytes: int, directory: Path, room: Room) -> None:
     _refuse_disk("the converted model", result_bytes, directory, room)
 
 
-def refuse_download(needed_bytes: int, directory: Path, room: Room) -> None:
+def check_download_fits(needed_bytes: int, directory: Path, room: FreeSpace) -> None:
     """Raises DoesNotFit when the disk cannot take so many more bytes."""
     _refuse_disk("the download", needed_bytes, directory, room)
 
@@ -87,7 +87,7 @@ def gib(count: int) -> str:
     return f"{count / (1 << 30):.1f}"
 
 
-def _refuse_disk(what: str, needed_bytes: int, directory: Path, room: Room) -> None:
+def _refuse_disk(what: str, needed_bytes: int, directory: Path, room: FreeSpace) -> None:
     free = room.disk_bytes(directory)
     if needed_bytes > free:
         raise DoesNotFit(

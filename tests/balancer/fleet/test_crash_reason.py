@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_balancer.fleet.cause import cause_of
+from vllama_balancer.fleet.process import crash_reason
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from vllama_balancer.fleet.cause import cause_of
 )  # fmt: skip
 def test_the_cause_is_the_workers_own_words_or_its_end(tail: list[str], status: int, cause: str) -> None:
     """Its own sentence first, then its log, then an exception, then how it ended."""
-    assert cause_of(tail, status) == cause
+    assert crash_reason(tail, status) == cause

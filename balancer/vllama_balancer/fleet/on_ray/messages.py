@@ -29,7 +29,7 @@ class Start:
 
     def worker_spec(self) -> WorkerSpec:
         """Reads the specification."""
-        return spec_of(self.spec)
+        return decode_spec(self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,20 @@ class Connected:
     """The cluster's address."""
 
 
-Order = Start | Restart | Retire | Close
+DriverCommand = Start | Restart | Retire | Close
 """Everything that the balancer says."""
-News = Connected | Added | Changed | Removed
+DriverEvent = Connected | Added | Changed | Removed
 """Everything that the driver says."""
 
 _KINDS = {kind.__name__: kind for kind in (Start, Restart, Retire, Close, Connected, Added, Changed, Removed)}
 
 
-def line_of(message: Order | FleetEvent | Connected) -> bytes:
+def encode(message: DriverCommand | FleetEvent | Connected) -> bytes:
     """Writes one message, with the line's end."""
     return msgspec.json.encode([type(message).__name__, message]) + b"\n"
 
 
-def message_of(line: bytes) -> Any:
+def decode(line: bytes) -> Any:
     """Reads one message. Raises ValueError for a line that is none."""
     try:
         name, body = msgspec.json.decode(line, type=tuple[str, dict[str, Any]])
@@ -85,12 +85,12 @@ def message_of(line: bytes) -> Any:
         raise ValueError(f"not a message: {error}") from None
 
 
-def start_order(spec: WorkerSpec, *, fail_fast: bool) -> Start:
+def start_command(spec: WorkerSpec, *, fail_fast: bool) -> Start:
     """Writes the order that starts a worker."""
     return Start(asdict(spec) | {"environment": dict(spec.environment)}, fail_fast)
 
 
-def spec_of(plain: dict[str, Any]) -> WorkerSpec:
+def decode_spec(plain: dict[str, Any]) -> WorkerSpec:
     """Makes a WorkerSpec from plain values."""
     model = HostedModel(plain["model"]["argument"], tuple(plain["model"]["names"]))
     return WorkerSpec(**{**plain, "model": model, "flags": tuple(plain["flags"])})

@@ -16,9 +16,9 @@ from vllama_balancer.models.job import run_job
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vllama_balancer.models.progress import Progress
+    from vllama_balancer.gateway import Progress
 
-JOB = "vllama_balancer.models.gguf"
+JOB = "vllama_balancer.models.gguf_conversion"
 
 
 async def converted(source: Path, target: Path) -> list[Progress | dict]:
