@@ -20,7 +20,7 @@ from benchmarks.relay.processes import fleet
 from vllama_server.engine.events import Chunk
 from vllama_server.engine.requests import GenerationRequest, Sampling, TextPrompt
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Profile
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
 if TYPE_CHECKING:
     import argparse
@@ -65,7 +65,7 @@ def _through_the_chain() -> list[float]:
 
 
 async def _bare() -> list[float]:
-    engine = FakeEngine(Profile(step_seconds=STEP_SECONDS, step_seconds_per_stream=0.0))
+    engine = FakeEngine(SimulationProfile(step_seconds=STEP_SECONDS, step_seconds_per_stream=0.0))
     await engine.start(lambda phase, share: None)
     busy = [asyncio.create_task(_consume(engine, f"busy {index}", BUSY_TOKENS)) for index in range(BUSY_STREAMS)]
     try:

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     import grpc
 
     from vllama_server.engine.protocol import Engine
-    from vllama_server.gate import Gate
-    from vllama_server.identity import Identity
+    from vllama_server.identity import WorkerIdentity
+    from vllama_server.limiter import InFlightLimiter
 
 
 class EmbeddingServicer(pb_grpc.EmbeddingServicer):
     """Serves the embeddings of one engine."""
 
-    def __init__(self, engine: Engine, gate: Gate, identity: Identity) -> None:
+    def __init__(self, engine: Engine, limiter: InFlightLimiter, identity: WorkerIdentity) -> None:
         self._engine = engine
-        self._gate = gate
+        self._limiter = limiter
         self._identity = identity
 
     async def Embed(  # noqa: N802
@@ -31,7 +31,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServicer):
         self._identity.check_model(request.model)
         if not request.inputs:
             raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
-        with self._gate.enter(request.request_id) as engine_id:
+        with self._limiter.admit(request.request_id) as engine_id:
             embedded = await self._engine.embed(
                 list(request.inputs),
                 truncate=request.truncate,

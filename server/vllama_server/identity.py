@@ -9,7 +9,7 @@ from vllama_server.errors import ModelNotFound
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class WorkerIdentity:
     """The name of a worker, the names of its model, and the id of this life."""
 
     worker: str

@@ -19,12 +19,12 @@ import prometheus_client
 import uvloop
 
 from vllama_server import config as configuration
-from vllama_server import exposition, logs, membership, parent_watch
+from vllama_server import join, logs, supervisor_watch
 from vllama_server.errors import ConfigError, StartFailed
-from vllama_server.identity import Identity
-from vllama_server.metrics import WorkerMetrics
+from vllama_server.identity import WorkerIdentity
+from vllama_server.metrics import WorkerMetrics, metrics_server
 from vllama_server.serving import ExitStatus, WorkerServer
-from vllama_server.stopping import StopRequests
+from vllama_server.signals import StopRequests
 from vllama_server.tls import tls_files
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.set_up(config.log_format, config.name)
         # Engines compute in native code: without this a crash in it leaves no trace.
         faulthandler.enable()
-        _watch_parent(config)
+        _watch_supervisor(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))
     except ConfigError as error:
@@ -59,23 +59,23 @@ async def _serve(config: WorkerConfig) -> int:
     stops.listen(asyncio.get_running_loop())
     # vLLM puts its own metrics into the process's registry: one endpoint shows both.
     metrics = WorkerMetrics(prometheus_client.REGISTRY)
-    identity = Identity(config.name, config.names)
-    token = membership.read_token(config.join_token_file)
+    identity = WorkerIdentity(config.name, config.names)
+    token = join.read_token(config.join_token_file)
     server = WorkerServer(config, _build_engine(config), identity, metrics, stops)
     server.bind()
     # What has been imported lives as long as the process: no collection need stop every stream to look at it.
     gc.collect()
     gc.freeze()
     files = tls_files(config)
-    membership_of_this = membership.Membership(
+    join_client = join.JoinClient(
         config.joins,
         identity,
-        functools.partial(membership.advertised, config.advertise, server.address),
+        functools.partial(join.advertised, config.advertise, server.address),
         token,
         files.channel_credentials if files is not None else None,
     )
-    with exposition.serve(config.metrics, prometheus_client.REGISTRY):
-        async with membership_of_this.kept():
+    with metrics_server(config.metrics, prometheus_client.REGISTRY):
+        async with join_client.running():
             return await server.run()
 
 
@@ -104,10 +104,10 @@ def _advise_on_memory(config: WorkerConfig) -> None:
         logger.log(logging.INFO if assessment.fits else logging.WARNING, "memory: %s", assessment.message)
 
 
-def _watch_parent(config: WorkerConfig) -> None:
+def _watch_supervisor(config: WorkerConfig) -> None:
     if config.parent_fd is None:
         return
     try:
-        parent_watch.watch_parent(config.parent_fd, parent_watch.end_at_once)
+        supervisor_watch.watch_supervisor(config.parent_fd, supervisor_watch.end_at_once)
     except OSError:
         raise ConfigError(f"--parent-fd: {config.parent_fd} is no open descriptor; leave the flag out.") from None

@@ -1,18 +1,28 @@
-"""Every Prometheus collector of the worker, in one object that is given a registry."""
+"""Every Prometheus collector of the worker, in one object that is given a registry.
+
+The Prometheus endpoint of the worker: an HTTP server in a thread of its own, off unless asked for.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Enum, Gauge, Histogram
+from prometheus_client import Counter, Enum, Gauge, Histogram, start_http_server
 
+from vllama_server.errors import ConfigError, StartFailed
 from vllama_server.lifecycle import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from prometheus_client import CollectorRegistry
 
     from vllama_server.engine.events import Completed
     from vllama_server.engine.protocol import EngineLoad
+
 
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -81,3 +91,30 @@ class WorkerMetrics:
         self._kv_cache_use.set(load.kv_cache_use)
         self._queued_prompt_tokens.set(load.queued_prompt_tokens)
         self._prefix_hit_ratio.set(load.prefix_hit_rate)
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def metrics_server(address: str | None, registry: CollectorRegistry) -> Iterator[int | None]:
+    """Serves the registry on host:port until the block ends and gives the real port; None serves nothing.
+
+    Raises StartFailed when the address is in use, ConfigError when it cannot be taken at all.
+    """
+    if address is None:
+        yield None
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+    except OSError as error:
+        kind = StartFailed if error.errno == errno.EADDRINUSE else ConfigError
+        raise kind(f"--metrics: cannot listen on {address}: {error.strerror or error}; pass another address.") from None
+    logger.info("metrics on http://%s:%d/metrics", host, server.server_port)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import generation_pb2_grpc as pb_grpc
 from vllama_server.errors import WorkerError
-from vllama_server.orca import TRAILER, load_report
-from vllama_server.wire import events, requests
+from vllama_server.utilization import LOAD_REPORT_TRAILER, load_report
+from vllama_server.wire import request_validation, responses
 
 if TYPE_CHECKING:
     import grpc
 
     from vllama_server.engine.events import GenerationEvent
     from vllama_server.engine.protocol import Engine
-    from vllama_server.gate import Gate
-    from vllama_server.generations import Generations
-    from vllama_server.identity import Identity
+    from vllama_server.generation_runner import GenerationRunner
+    from vllama_server.identity import WorkerIdentity
+    from vllama_server.limiter import InFlightLimiter
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,29 +26,31 @@ if TYPE_CHECKING:
 class GenerationServicer(pb_grpc.GenerationServicer):
     """Serves generations of one engine."""
 
-    def __init__(self, engine: Engine, gate: Gate, identity: Identity, generations: Generations) -> None:
+    def __init__(
+        self, engine: Engine, limiter: InFlightLimiter, identity: WorkerIdentity, runner: GenerationRunner
+    ) -> None:
         self._engine = engine
-        self._gate = gate
+        self._limiter = limiter
         self._identity = identity
-        self._generations = generations
+        self._runner = runner
 
     # The generated base class knows handlers that return or yield, not coroutines that write.
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Streams one generation; a cancelled call aborts it in the engine."""
 
         async def write(event: GenerationEvent) -> None:
-            await context.write(events.response(event, self._identity, request))
+            await context.write(responses.response(event, self._identity, request))
 
         try:
-            await self._generations.run(request, write)
+            await self._runner.run(request, write)
         finally:
             self._attach_load(context)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
         """Renders and tokenizes an input."""
         self._identity.check_model(request.model)
-        with self._gate.enter("tokenize", takes_place=False):
-            tokenized = await self._engine.tokenize(requests.tokenize_prompt(request))
+        with self._limiter.admit("tokenize", uses_capacity=False):
+            tokenized = await self._engine.tokenize(request_validation.tokenize_prompt(request))
         return pb.TokenizeResponse(token_ids=tokenized.token_ids, text=tokenized.text)
 
     async def Detokenize(  # noqa: N802
@@ -56,12 +58,12 @@ class GenerationServicer(pb_grpc.GenerationServicer):
     ) -> pb.DetokenizeResponse:
         """Turns token ids into text."""
         self._identity.check_model(request.model)
-        with self._gate.enter("detokenize", takes_place=False):
+        with self._limiter.admit("detokenize", uses_capacity=False):
             return pb.DetokenizeResponse(text=await self._engine.detokenize(list(request.token_ids)))
 
     def _attach_load(self, context: Context) -> None:
         # An engine that has just died has no load, and that must not hide why it died.
         with suppress(WorkerError):
             max_streams = self._engine.describe().max_streams
-            report = load_report(self._engine.load(), self._generations.occupancy, max_streams)
-            context.set_trailing_metadata(((TRAILER, report),))
+            report = load_report(self._engine.load(), self._runner.utilization, max_streams)
+            context.set_trailing_metadata(((LOAD_REPORT_TRAILER, report),))

@@ -20,17 +20,16 @@ from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 from vllama_protos.v1.embedding_pb2_grpc import add_EmbeddingServicer_to_server
 from vllama_protos.v1.generation_pb2_grpc import add_GenerationServicer_to_server
 from vllama_protos.v1.worker_pb2_grpc import add_WorkerServicer_to_server
-from vllama_server import binding, health
-from vllama_server.call_record import CallRecord
+from vllama_server import binding, health_service
 from vllama_server.embedding_service import EmbeddingServicer
 from vllama_server.errors import Draining, EngineDead, WorkerError
-from vllama_server.gate import Gate
-from vllama_server.generations import Generations
-from vllama_server.health import HealthServicer
-from vllama_server.interceptors import CallInterceptor
+from vllama_server.generation_runner import GenerationRunner
+from vllama_server.health_service import HealthServicer
 from vllama_server.lifecycle import Lifecycle, State
+from vllama_server.limiter import InFlightLimiter
 from vllama_server.relay.relayed_call import RelayedCall
-from vllama_server.reports import Reporter
+from vllama_server.reporter import Reporter
+from vllama_server.rpc_log import RpcInterceptor, RpcLog
 from vllama_server.service import GenerationServicer
 from vllama_server.sleep import SleepSwitch
 from vllama_server.tls import tls_files
@@ -42,9 +41,9 @@ if TYPE_CHECKING:
 
     from vllama_server.config import WorkerConfig
     from vllama_server.engine.protocol import Engine, StartPhase
-    from vllama_server.identity import Identity
+    from vllama_server.identity import WorkerIdentity
     from vllama_server.metrics import WorkerMetrics
-    from vllama_server.stopping import StopRequests
+    from vllama_server.signals import StopRequests
 
 logger = logging.getLogger(__name__)
 
@@ -85,19 +84,24 @@ class WorkerServer:
     """One engine behind its gRPC services. Must be made and run on the loop that serves."""
 
     def __init__(
-        self, config: WorkerConfig, engine: Engine, identity: Identity, metrics: WorkerMetrics, stops: StopRequests
+        self,
+        config: WorkerConfig,
+        engine: Engine,
+        identity: WorkerIdentity,
+        metrics: WorkerMetrics,
+        stops: StopRequests,
     ) -> None:
         self._config = config
         self._engine = engine
         self._stops = stops
         self._lifecycle = Lifecycle()
-        self._gate = Gate(self._lifecycle)
+        self._limiter = InFlightLimiter(self._lifecycle)
         self._reporter = Reporter(identity, self._lifecycle, engine, metrics)
-        self._sleep = SleepSwitch(engine, self._gate, self._lifecycle)
-        record = CallRecord(metrics)
-        self._server = grpc.aio.server(interceptors=(CallInterceptor(record),), options=OPTIONS)
-        metrics.requests_in_flight.set_function(lambda: self._gate.inside)
-        self._add_services(identity, Generations(engine, self._gate, identity, metrics), record)
+        self._sleep = SleepSwitch(engine, self._limiter, self._lifecycle)
+        rpc_log = RpcLog(metrics)
+        self._server = grpc.aio.server(interceptors=(RpcInterceptor(rpc_log),), options=OPTIONS)
+        metrics.requests_in_flight.set_function(lambda: self._limiter.in_flight)
+        self._add_services(identity, GenerationRunner(engine, self._limiter, identity, metrics), rpc_log)
         self.address = config.listen
         """Where it listens; after `bind` with the real port."""
 
@@ -158,7 +162,7 @@ class WorkerServer:
             logger.error("the engine could not start: %s", error)
             return False
         described = self._engine.describe()
-        self._gate.open(described.max_streams, self._config.max_queue)
+        self._limiter.set_capacity(described.max_streams, self._config.max_queue)
         self._lifecycle.ready()
         logger.info("ready: serves %s on %s", ", ".join(self._config.names), self.address)
         return True
@@ -180,29 +184,32 @@ class WorkerServer:
         """Ends everything that runs with the cause."""
         logger.critical("the engine has failed: %s", cause)
         self._lifecycle.failed(str(cause))
-        self._gate.evict(EngineDead(f"the engine has failed: {cause}"))
+        self._limiter.evict(EngineDead(f"the engine has failed: {cause}"))
 
     async def _drain(self, failing: asyncio.Task[BaseException]) -> None:
         """Waits for the streams that run; ends those that are left when time is up or the worker was asked again."""
         self._lifecycle.draining()
-        logger.info("draining %d calls for up to %g s", self._gate.inside, self._config.drain_timeout_seconds)
+        logger.info("draining %d calls for up to %g s", self._limiter.in_flight, self._config.drain_timeout_seconds)
         await _first(
-            failing, self._gate.emptied(), self._stops.abort.wait(), timeout_seconds=self._config.drain_timeout_seconds
+            failing,
+            self._limiter.drained(),
+            self._stops.abort.wait(),
+            timeout_seconds=self._config.drain_timeout_seconds,
         )
         if not failing.done():
-            left = self._gate.evict(Draining("the worker has stopped before the stream's end; use another worker."))
+            left = self._limiter.evict(Draining("the worker has stopped before the stream's end; use another worker."))
             if left:
                 logger.warning("ended %d calls that were still running", left)
 
-    def _add_services(self, identity: Identity, generations: Generations, record: CallRecord) -> None:
-        server, engine, gate = self._server, self._engine, self._gate
-        add_GenerationServicer_to_server(GenerationServicer(engine, gate, identity, generations), server)
-        add_EmbeddingServicer_to_server(EmbeddingServicer(engine, gate, identity), server)
-        relayed_call = functools.partial(RelayedCall, generations, record, identity)
-        worker = WorkerServicer(engine, gate, identity, self._lifecycle, self._reporter, self._sleep, relayed_call)
+    def _add_services(self, identity: WorkerIdentity, runner: GenerationRunner, rpc_log: RpcLog) -> None:
+        server, engine, limiter = self._server, self._engine, self._limiter
+        add_GenerationServicer_to_server(GenerationServicer(engine, limiter, identity, runner), server)
+        add_EmbeddingServicer_to_server(EmbeddingServicer(engine, limiter, identity), server)
+        relayed_call = functools.partial(RelayedCall, runner, rpc_log, identity)
+        worker = WorkerServicer(engine, limiter, identity, self._lifecycle, self._reporter, self._sleep, relayed_call)
         add_WorkerServicer_to_server(worker, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._lifecycle, SERVICES), server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((*SERVICES, health_service.SERVICE, reflection.SERVICE_NAME), server)
 
 
 async def _first(

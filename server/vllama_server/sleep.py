@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vllama_server.engine.protocol import Engine
-    from vllama_server.gate import Gate
     from vllama_server.lifecycle import Lifecycle
+    from vllama_server.limiter import InFlightLimiter
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 class SleepSwitch:
     """Moves a worker between READY and SLEEPING. Close it before the engine stops."""
 
-    def __init__(self, engine: Engine, gate: Gate, lifecycle: Lifecycle) -> None:
+    def __init__(self, engine: Engine, limiter: InFlightLimiter, lifecycle: Lifecycle) -> None:
         self._engine = engine
-        self._gate = gate
+        self._limiter = limiter
         self._lifecycle = lifecycle
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,7 +69,7 @@ class SleepSwitch:
             raise CapabilityMissing("this engine cannot sleep; it needs a GPU and --engine-arg enable_sleep_mode=true.")
         self._lifecycle.asleep()
         try:
-            await self._gate.emptied()
+            await self._limiter.drained()
             await self._engine.sleep()
         except BaseException:
             self._lifecycle.awake()

@@ -15,7 +15,7 @@ from vllama_protos.v1 import worker_pb2 as pb
 from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
 from vllama_server.errors import InvalidRequest, status_of
 from vllama_server.lifecycle import State
-from vllama_server.wire.descriptions import description
+from vllama_server.wire.responses import description
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from vllama_server.engine.description import EngineDescription
     from vllama_server.engine.protocol import Engine
-    from vllama_server.gate import Gate
-    from vllama_server.identity import Identity
+    from vllama_server.identity import WorkerIdentity
     from vllama_server.lifecycle import Lifecycle
+    from vllama_server.limiter import InFlightLimiter
     from vllama_server.relay.relayed_call import RelayedCall
-    from vllama_server.reports import Reporter
+    from vllama_server.reporter import Reporter
     from vllama_server.sleep import SleepSwitch
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -42,8 +42,8 @@ class WorkerServicer(pb_grpc.WorkerServicer):
     def __init__(
         self,
         engine: Engine,
-        gate: Gate,
-        identity: Identity,
+        limiter: InFlightLimiter,
+        identity: WorkerIdentity,
         lifecycle: Lifecycle,
         reporter: Reporter,
         sleep: SleepSwitch,
@@ -51,7 +51,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
     ) -> None:
         """Takes what makes the generations of one Relay call."""
         self._engine = engine
-        self._gate = gate
+        self._limiter = limiter
         self._identity = identity
         self._lifecycle = lifecycle
         self._reporter = reporter
@@ -79,10 +79,10 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         self._lifecycle.draining()
         try:
             async with asyncio.timeout(seconds):
-                await self._gate.emptied()
+                await self._limiter.drained()
         except TimeoutError:
             pass
-        return pb.DrainResponse(remaining_streams=self._gate.inside)
+        return pb.DrainResponse(remaining_streams=self._limiter.in_flight)
 
     async def Relay(self, request_iterator: AsyncIterable[pb.RelayRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Carries generations until the orders, the worker or the caller end."""

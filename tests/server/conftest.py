@@ -18,11 +18,11 @@ from vllama_protos.v1.generation_pb2_grpc import GenerationStub
 from vllama_protos.v1.worker_pb2_grpc import WorkerStub
 from vllama_server.config import WorkerConfig
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Profile
-from vllama_server.identity import Identity
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
+from vllama_server.identity import WorkerIdentity
 from vllama_server.metrics import WorkerMetrics
 from vllama_server.serving import ExitStatus, WorkerServer
-from vllama_server.stopping import StopRequests
+from vllama_server.signals import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from vllama_server.engine.protocol import Engine
 
-FLAT_OUT = Profile(step_seconds=0.0, step_seconds_per_stream=0.0, prefill_tokens_per_second=0.0)
+FLAT_OUT = SimulationProfile(step_seconds=0.0, step_seconds_per_stream=0.0, prefill_tokens_per_second=0.0)
 """A profile whose steps take no time."""
 PATIENCE_SECONDS = 20.0
 """Longest wait of a test for something that must happen."""
@@ -137,7 +137,7 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[WorkerP
 
 async def _run(config: WorkerConfig, engine: Engine, stack: AsyncExitStack) -> RunningWorker:
     stops, registry = StopRequests(), CollectorRegistry()
-    identity = Identity(config.name, config.names)
+    identity = WorkerIdentity(config.name, config.names)
     server = WorkerServer(config, engine, identity, WorkerMetrics(registry), stops)
     server.bind()
     ended = asyncio.create_task(server.run())

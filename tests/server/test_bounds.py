@@ -15,7 +15,7 @@ from tests.server.statuses import all_of, error_of
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1.generation_pb2_grpc import GenerationStub
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Profile
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 from vllama_server.serving import MESSAGE_BYTES
 
 MIB = 1024 * 1024
@@ -37,7 +37,7 @@ async def rest_of(call):
 
 async def test_a_slow_reader_gets_everything_in_fewer_deltas(start_worker):
     """What it did not read in time was merged, and nothing is missing."""
-    worker = await start_worker(FakeEngine(Profile(step_seconds=0.0001), context_tokens=8192))
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.0001), context_tokens=8192))
     call = worker.generation.Generate(request("slow", 8000, logprobs=True))
     await call.read()
     async with asyncio.timeout(60):
@@ -59,8 +59,8 @@ async def test_a_message_beyond_the_limit_is_refused(start_worker):
 
 
 async def test_a_burst_is_served_or_refused_and_nothing_hangs(start_worker):
-    """Of 200 requests at once as many are served as fit, the others are told to come back, and the gate is empty."""
-    worker = await start_worker(FakeEngine(Profile(max_streams=8, step_seconds=0.02)), max_queue=24)
+    """Of 200 requests at once as many are served as fit, the others are told to come back, and the limiter is empty."""
+    worker = await start_worker(FakeEngine(SimulationProfile(max_streams=8, step_seconds=0.02)), max_queue=24)
     codes = await asyncio.gather(*(_code(worker.generation, number) for number in range(200)))
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert codes.count(grpc.StatusCode.OK) >= 32
@@ -108,7 +108,7 @@ async def test_memory_stays_flat_while_readers_stall(process):
 
 async def test_a_storm_of_cancellations_leaves_nothing_behind(start_worker, caplog):
     """Clients that leave at any moment cost no slot, no task and no error in the log."""
-    worker = await start_worker(FakeEngine(Profile(max_streams=16, step_seconds=0.001)))
+    worker = await start_worker(FakeEngine(SimulationProfile(max_streams=16, step_seconds=0.001)))
     random = Random(7)
 
     async def leave_early(number):
@@ -131,7 +131,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(start_worker, capl
 
 async def test_a_client_that_dies_frees_its_places(start_worker):
     """When the connection breaks all its streams end in the engine."""
-    worker = await start_worker(FakeEngine(Profile(step_seconds=0.005)))
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.005)))
     channel = grpc.aio.insecure_channel(worker.server.address, options=(("grpc.use_local_subchannel_pool", 1),))
     calls = [GenerationStub(channel).Generate(request(f"p{number}", 4000)) for number in range(8)]
     for call in calls:

@@ -14,7 +14,7 @@ from vllama_server.engine.events import Accepted, Chunk, FinishReason, PositionL
 from vllama_server.engine.requests import TextPrompt, ToolCall
 from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, EngineFault
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Profile
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
 
 def request(prompt="hello", **fields):
@@ -157,7 +157,7 @@ async def test_an_engine_that_ends_without_completing_is_a_fault(start_worker):
 
 async def test_a_cancelled_call_is_aborted_in_the_engine(start_worker):
     """Cancelling frees the place at once, whatever the stream was doing."""
-    worker = await start_worker(FakeEngine(Profile(step_seconds=0.001)))
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.001)))
     call = worker.generation.Generate(request(max_tokens=4000))
     await call.read()
     assert worker.engine.load().running == 1
@@ -169,7 +169,7 @@ async def test_a_cancelled_call_is_aborted_in_the_engine(start_worker):
 
 async def test_a_deadline_ends_the_generation_in_the_engine(start_worker):
     """The caller gets DEADLINE_EXCEEDED, and the engine is free again."""
-    worker = await start_worker(FakeEngine(Profile(step_seconds=0.01)))
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.01)))
     error = await error_of(all_of(worker.generation.Generate(request(max_tokens=4000), timeout=0.2)))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     async with asyncio.timeout(1):
@@ -179,7 +179,7 @@ async def test_a_deadline_ends_the_generation_in_the_engine(start_worker):
 
 async def test_requests_beyond_the_queue_are_refused(start_worker):
     """One stream runs, one waits, the third is told to come back."""
-    worker = await start_worker(FakeEngine(Profile(max_streams=1)), max_queue=1)
+    worker = await start_worker(FakeEngine(SimulationProfile(max_streams=1)), max_queue=1)
     calls = [worker.generation.Generate(request(f"p{number}", max_tokens=500)) for number in range(2)]
     await calls[0].read()
     async with asyncio.timeout(5):
@@ -229,7 +229,7 @@ async def test_a_request_id_that_would_spoil_the_log_is_refused(start_worker, re
 
 async def test_tokens_are_counted_even_when_the_worker_is_full(start_worker):
     """Tokenizing takes no place from a stream and needs none."""
-    engine = FakeEngine(Profile(max_streams=1))
+    engine = FakeEngine(SimulationProfile(max_streams=1))
     worker = await start_worker(engine, max_queue=0)
     call = worker.generation.Generate(request(max_tokens=4000))
     await call.read()

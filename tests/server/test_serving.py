@@ -11,7 +11,7 @@ from tests.server.statuses import all_of, details_of, error_of
 from vllama_protos.v1 import generation_pb2, worker_pb2
 from vllama_server.errors import StartFailed
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Faults, Profile
+from vllama_server.fake_engine.simulation_profile import Faults, SimulationProfile
 from vllama_server.serving import ExitStatus
 
 
@@ -46,7 +46,7 @@ async def test_an_idle_worker_stops_at_once(start_worker):
 
 async def test_stopping_finishes_what_runs(start_worker):
     """The first request to stop drains: the stream comes to its end."""
-    worker = await start_worker(FakeEngine(Profile(step_seconds=0.005)))
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.005)))
     call = await running_call(worker, request(50))
     worker.stops.request()
     assert (await call)[-1].finished.usage.completion_tokens == 50
@@ -145,7 +145,7 @@ async def test_an_engine_that_dies_while_draining_is_a_dead_engine(start_worker)
 
 async def test_a_hung_engine_is_taken_for_dead(start_worker):
     """Work without a step for longer than the limit ends the worker like a death."""
-    engine = FakeEngine(Profile(step_seconds=0.001), Faults(hang_after_tokens=3))
+    engine = FakeEngine(SimulationProfile(step_seconds=0.001), Faults(hang_after_tokens=3))
     worker = await start_worker(engine, stall_seconds=0.4)
     call = await running_call(worker, request(100))
     error = await error_of(call)

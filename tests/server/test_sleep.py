@@ -12,7 +12,7 @@ from tests.server.engines import ScriptedEngine
 from vllama_protos.v1 import generation_pb2, worker_pb2
 from vllama_server.errors import EngineFault
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Profile, from_arguments
+from vllama_server.fake_engine.simulation_profile import SimulationProfile, from_arguments
 
 PROMPT = "a prompt of some length, so that its first blocks are worth remembering " * 4
 
@@ -53,7 +53,7 @@ async def until_state(worker, state: int) -> None:
 
 def sleepy() -> FakeEngine:
     """A simulated engine that can sleep."""
-    return FakeEngine(Profile(step_seconds=0, step_seconds_per_stream=0, can_sleep=True))
+    return FakeEngine(SimulationProfile(step_seconds=0, step_seconds_per_stream=0, can_sleep=True))
 
 
 async def generate(worker) -> list[generation_pb2.GenerateResponse]:

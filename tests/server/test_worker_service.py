@@ -10,7 +10,7 @@ from tests.server.statuses import all_of, details_of, error_of
 from vllama_protos.v1 import generation_pb2, worker_pb2
 from vllama_server.engine.protocol import EngineLoad, StartPhase
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Profile
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
 
 def request(max_tokens=5):
@@ -92,7 +92,7 @@ async def test_many_watchers_see_the_same_change(start_worker):
 
 async def test_a_draining_worker_refuses_new_requests_and_finishes_old_ones(start_worker):
     """Drain answers when the last stream has ended; what comes meanwhile goes elsewhere."""
-    worker = await start_worker(FakeEngine(Profile(step_seconds=0.005)))
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.005)))
     running = asyncio.create_task(all_of(worker.generation.Generate(request(60))))
     async with asyncio.timeout(5):
         while not worker.engine.load().running:

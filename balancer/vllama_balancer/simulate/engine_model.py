@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from vllama_server.fake_engine.profile import Profile
 from vllama_server.fake_engine.rates import Rates
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 from vllama_server.fake_engine.steps import StepModel, Stream
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class EngineModel:
     """An engine that runs from step to step when it is asked to."""
 
     def __init__(self, speed: float = 1.0) -> None:
-        self.profile = Profile(speed=speed)
+        self.profile = SimulationProfile(speed=speed)
         self._cold_steps = 0
         self._requests: dict[Stream, Request] = {}
         self._streams: dict[Request, Stream] = {}

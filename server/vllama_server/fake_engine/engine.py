@@ -12,13 +12,13 @@ from vllama_server.engine.protocol import EngineLoad, StartPhase, TokenizedText
 from vllama_server.errors import CapabilityMissing, ConfigError, ContextTooLong, EngineDead, InvalidRequest
 from vllama_server.fake_engine import embedding, tokens
 from vllama_server.fake_engine.clock import LoopClock
+from vllama_server.fake_engine.fault_injection import FaultInjector, kill_process
 from vllama_server.fake_engine.generation import Generation
-from vllama_server.fake_engine.misbehaviour import Misbehaviour, kill_process
 from vllama_server.fake_engine.output import Output
 from vllama_server.fake_engine.prefix_cache import block_ids
-from vllama_server.fake_engine.profile import Faults, Profile, from_arguments
 from vllama_server.fake_engine.rates import Rates
 from vllama_server.fake_engine.rendering import render, render_within
+from vllama_server.fake_engine.simulation_profile import Faults, SimulationProfile, from_arguments
 from vllama_server.fake_engine.steps import StepModel
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ CATCH_UP_SECONDS = 0.05
 """How much lost time the engine makes good after the event loop was busy."""
 LEAD_TOKENS = 16
 """With steps that take no time: how far the engine runs ahead of the readers that keep up best."""
-PATIENCE_SECONDS = 0.005
+READER_WAIT_SECONDS = 0.005
 """With steps that take no time: how long the engine waits for a reader before it goes on."""
 START_STAGES = 20
 """Progress reports of a start that takes time."""
@@ -51,7 +51,7 @@ class FakeEngine:
 
     def __init__(
         self,
-        profile: Profile | None = None,
+        profile: SimulationProfile | None = None,
         faults: Faults | None = None,
         *,
         context_tokens: int = 4096,
@@ -59,18 +59,18 @@ class FakeEngine:
         random: Random | None = None,
         die: Callable[[], None] = kill_process,
     ) -> None:
-        self._profile = profile or Profile()
+        self._profile = profile or SimulationProfile()
         faults = faults or Faults()
         self._start_seconds = faults.start_seconds
-        self._misbehaviour = Misbehaviour(faults, random or Random(), die)
+        self._faults = FaultInjector(faults, random or Random(), die)
         self._context_tokens = context_tokens
         self._clock = clock or LoopClock()
         self._model = StepModel(self._profile)
         self._rates = Rates()
         self._live: set[Generation] = set()
         self._work = asyncio.Event()
-        self._hunger = asyncio.Event()
-        self._broken = asyncio.Event()
+        self._reader_waits = asyncio.Event()
+        self._failed = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -134,13 +134,13 @@ class FakeEngine:
         self._submit(generation)
         try:
             while not generation.admitted:
-                await self._news(generation)
+                await self._wait_for(generation)
             yield generation.accepted(dropped)
             while generation.readable or not generation.finished:
                 if generation.readable:
                     yield generation.take(request.logprobs)
                 else:
-                    await self._news(generation)
+                    await self._wait_for(generation)
             yield generation.completed()
         finally:
             self._live.discard(generation)
@@ -180,7 +180,7 @@ class FakeEngine:
 
     async def failed(self) -> Exception:
         """Returns when the step loop has ended by a fault of its own."""
-        await self._broken.wait()
+        await self._failed.wait()
         return EngineDead("the simulated engine's step loop has failed; see the log.")
 
     async def stop(self, *, at_once: bool = False) -> None:
@@ -199,7 +199,7 @@ class FakeEngine:
         data, dropped = render_within(request.prompt, context, drop_oldest=request.drop_oldest)
         if not data:
             raise InvalidRequest("the prompt is empty; give at least one character.", "prompt")
-        self._misbehaviour.meet(data)
+        self._faults.check_prompt(data)
         sampling = request.sampling
         room = min(context - len(data) // tokens.TOKEN_BYTES, tokens.OUTPUT_LIMIT)
         limit = DEFAULT_OUTPUT_TOKENS if sampling.max_tokens is None else sampling.max_tokens
@@ -212,16 +212,16 @@ class FakeEngine:
         return generation, dropped
 
     def _submit(self, generation: Generation) -> None:
-        if self._loop_task is None or self._broken.is_set():
+        if self._loop_task is None or self._failed.is_set():
             raise EngineDead("the simulated engine does not run.")
         generation.submitted_at = self._clock.time()
         self._live.add(generation)
         self._model.submit(generation)
         self._work.set()
 
-    async def _news(self, generation: Generation) -> None:
-        self._hunger.set()
-        await generation.news()
+    async def _wait_for(self, generation: Generation) -> None:
+        self._reader_waits.set()
+        await generation.changed()
 
     async def _run(self) -> None:
         """Makes one step after the other while there is work."""
@@ -237,7 +237,7 @@ class FakeEngine:
             self._note_admitted(step, now)
             due = max(due, now - CATCH_UP_SECONDS) + step.seconds
             await self._pass_time(step, due)
-            await self._misbehaviour.after(self._deliver(step))
+            await self._faults.count_tokens(self._deliver(step))
 
     async def _pass_time(self, step: Step, due: float) -> None:
         if step.seconds:
@@ -248,10 +248,10 @@ class FakeEngine:
         await asyncio.sleep(0)
         if any(generation.lead < LEAD_TOKENS for generation in self._live):
             return
-        self._hunger.clear()
-        handle = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._hunger.set)
+        self._reader_waits.clear()
+        handle = asyncio.get_running_loop().call_later(READER_WAIT_SECONDS, self._reader_waits.set)
         try:
-            await self._hunger.wait()
+            await self._reader_waits.wait()
         finally:
             handle.cancel()
 
@@ -279,7 +279,7 @@ class FakeEngine:
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             logger.error("the step loop of the simulated engine has failed", exc_info=task.exception())
-            self._broken.set()
+            self._failed.set()
             self._fail_all()
 
     def _fail_all(self) -> None:

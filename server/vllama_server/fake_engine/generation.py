@@ -54,7 +54,7 @@ class Generation(Stream):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def news(self) -> None:
+    async def changed(self) -> None:
         """Waits for the next `wake`. Raises the error that ended the generation."""
         if self.error is not None:
             raise self.error

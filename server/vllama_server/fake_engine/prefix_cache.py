@@ -36,7 +36,7 @@ class PrefixCache:
         self._capacity = capacity_blocks
         self._pins: dict[BlockId, int] = {}
         self._remembered: OrderedDict[BlockId, None] = OrderedDict()
-        self._promised = 0
+        self._reserved = 0
 
     @property
     def capacity_blocks(self) -> int:
@@ -51,20 +51,20 @@ class PrefixCache:
     @property
     def available_blocks(self) -> int:
         """Blocks that a new stream could have; remembered ones give way."""
-        return self._capacity - len(self._pins) - self._promised
+        return self._capacity - len(self._pins) - self._reserved
 
     def match(self, ids: Sequence[BlockId]) -> int:
         """Counts the leading blocks that the cache holds."""
         return sum(1 for _ in takewhile(lambda id_: id_ in self._pins or id_ in self._remembered, ids))
 
-    def admit(self, held: Sequence[BlockId], promised_blocks: int) -> bool:
+    def admit(self, held: Sequence[BlockId], reserved_blocks: int) -> bool:
         """Pins blocks that the cache holds and promises room for more; changes nothing when that does not fit."""
         newly_pinned = sum(1 for id_ in held if id_ not in self._pins)
-        if newly_pinned + promised_blocks > self.available_blocks:
+        if newly_pinned + reserved_blocks > self.available_blocks:
             return False
         for id_ in held:
             self._pin(id_)
-        self._promised += promised_blocks
+        self._reserved += reserved_blocks
         self._evict()
         return True
 
@@ -76,13 +76,13 @@ class PrefixCache:
         """
         if id_ in self._pins or id_ in self._remembered:
             return False
-        self._promised -= 1
+        self._reserved -= 1
         self._pins[id_] = 1
         return True
 
-    def release(self, pinned: Sequence[BlockId], promised_blocks: int) -> None:
+    def release(self, pinned: Sequence[BlockId], reserved_blocks: int) -> None:
         """Gives back what a stream had; its blocks are remembered, the last of a prefix to be forgotten first."""
-        self._promised -= promised_blocks
+        self._reserved -= reserved_blocks
         for id_ in reversed(pinned):
             self._pins[id_] -= 1
             if not self._pins[id_]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllama_server.fake_engine.prefix_cache import BlockId
-    from vllama_server.fake_engine.profile import Profile
+    from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
 
 class Stream:
@@ -36,8 +36,8 @@ class Stream:
         "pinned",
         "priority",
         "produced_tokens",
-        "promised_blocks",
         "prompt_tokens",
+        "reserved_blocks",
     )
 
     def __init__(self, prompt_tokens: int, blocks: Sequence[BlockId], output_tokens: int, *, priority: int = 0) -> None:
@@ -63,7 +63,7 @@ class Stream:
         self.produced_tokens = 0
         """Tokens generated so far."""
         self.pinned: list[BlockId] = []
-        self.promised_blocks = 0
+        self.reserved_blocks = 0
 
 
 class Step:
@@ -89,7 +89,7 @@ class Step:
 class StepModel:
     """Waiting queue, batch and block cache of a simulated engine."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: SimulationProfile) -> None:
         self._profile = profile
         self._cache = PrefixCache(profile.cache_blocks)
         self._waiting: deque[Stream] = deque()
@@ -208,14 +208,14 @@ class StepModel:
         # At least one token is always computed: the first output token comes out of it.
         shareable = (stream.prompt_tokens - 1) // self._profile.block_tokens
         held = stream.blocks[: self._cache.match(stream.blocks[:shareable])]
-        promised = self._blocks_of(stream) - len(held)
-        if not self._cache.admit(held, promised):
+        reserved = self._blocks_of(stream) - len(held)
+        if not self._cache.admit(held, reserved):
             return False
         self._waiting.popleft()
         self._prefilling.append(stream)
         stream.admitted = True
         stream.pinned.extend(held)
-        stream.promised_blocks = promised
+        stream.reserved_blocks = reserved
         stream.cached_tokens = stream.computed_tokens = len(held) * self._profile.block_tokens
         self.queried_tokens += stream.prompt_tokens
         self.hit_tokens += stream.cached_tokens
@@ -239,7 +239,7 @@ class StepModel:
         stream.finished = True
         if stream.admitted:
             self._share_output(stream)
-            self._cache.release(stream.pinned, stream.promised_blocks)
+            self._cache.release(stream.pinned, stream.reserved_blocks)
 
     def _share_output(self, stream: Stream) -> None:
         """Shares the blocks that generated tokens have filled, as engines do; the last one was never computed."""
@@ -252,4 +252,4 @@ class StepModel:
         for id_ in ids:
             if self._cache.keep(id_):
                 stream.pinned.append(id_)
-                stream.promised_blocks -= 1
+                stream.reserved_blocks -= 1

@@ -1,4 +1,4 @@
-"""One call that carries generations: orders come in, each generation is a task, one task sends the news of all."""
+"""One call that carries generations: requests come in, each generation is a task, one task sends the message of all."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_server.engine.events import Chunk
 from vllama_server.errors import InvalidRequest, WorkerError
-from vllama_server.relay.credit import Credit
-from vllama_server.relay.outbox import Outbox
+from vllama_server.relay.flow_control import FlowControl
+from vllama_server.relay.send_buffer import SendBuffer
 from vllama_server.status_details import details_of
-from vllama_server.wire import events
+from vllama_server.wire import responses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Coroutine
 
     from vllama_protos.v1 import generation_pb2
-    from vllama_server.call_record import CallRecord
     from vllama_server.engine.events import GenerationEvent
-    from vllama_server.generations import Generations
-    from vllama_server.identity import Identity
+    from vllama_server.generation_runner import GenerationRunner
+    from vllama_server.identity import WorkerIdentity
+    from vllama_server.rpc_log import RpcLog
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,43 +36,43 @@ METHOD = "Generate"
 class RelayedCall:
     """The generations of one call. `serve` it once."""
 
-    def __init__(self, generations: Generations, record: CallRecord, identity: Identity) -> None:
-        self._generations = generations
-        self._record = record
+    def __init__(self, runner: GenerationRunner, log: RpcLog, identity: WorkerIdentity) -> None:
+        self._runner = runner
+        self._log = log
         self._identity = identity
-        self._outbox = Outbox()
-        self._credit = Credit(MESSAGES_UNDER_WAY)
+        self._buffer = SendBuffer()
+        self._flow_control = FlowControl(MESSAGES_UNDER_WAY)
         self._running: dict[int, asyncio.Task[None]] = {}
 
     async def serve(
-        self, orders: AsyncIterable[pb.RelayRequest], context: Context, is_over: Coroutine[Any, Any, None]
+        self, requests: AsyncIterable[pb.RelayRequest], context: Context, closed: Coroutine[Any, Any, None]
     ) -> None:
-        """Serves until the orders end, or `is_over` returns because the worker leaves; what runs is let finish.
+        """Serves until the requests end, or `closed` returns because the worker leaves; what runs is let finish.
 
         Cancelling it ends every generation. Raises InvalidRequest for an order that cannot be.
         """
-        obeying, leaving = asyncio.create_task(self._obey(orders)), asyncio.create_task(is_over)
+        receiving, closing = asyncio.create_task(self._receive(requests)), asyncio.create_task(closed)
         sending = asyncio.create_task(self._send(context))
         try:
-            await asyncio.wait((obeying, leaving, sending), return_when=asyncio.FIRST_COMPLETED)
-            if obeying.done():
-                self._credit.lift()
-            refusal = obeying.exception() if obeying.done() else None
+            await asyncio.wait((receiving, closing, sending), return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                self._flow_control.lift_limit()
+            refusal = receiving.exception() if receiving.done() else None
             if refusal is None and self._running and not sending.done():
                 await asyncio.wait(tuple(self._running.values()))
             # Two operations of one kind must not meet on a call: its last message comes before its status.
-            self._outbox.close()
+            self._buffer.close()
             await sending
             if refusal is not None:
                 raise refusal
         finally:
-            await _ended(obeying, leaving, sending, *self._running.values())
+            await _ended(receiving, closing, sending, *self._running.values())
 
-    async def _obey(self, orders: AsyncIterable[pb.RelayRequest]) -> None:
-        async for order in orders:
+    async def _receive(self, requests: AsyncIterable[pb.RelayRequest]) -> None:
+        async for order in requests:
             kind = order.WhichOneof("order")
             if kind == "ready":
-                self._credit.add()
+                self._flow_control.grant()
             elif kind == "start":
                 self._start(order.stream, order.start)
             elif (task := self._running.get(order.stream)) is not None:
@@ -80,12 +80,12 @@ class RelayedCall:
 
     async def _send(self, context: Context) -> None:
         while True:
-            await self._credit.some()
-            news = await self._outbox.take()
-            if news is None:
+            await self._flow_control.available()
+            message = await self._buffer.take()
+            if message is None:
                 return
-            news.needs_no_ready = not self._credit.spend(news.ByteSize())
-            await context.write(news)
+            message.needs_no_ready = not self._flow_control.consume(message.ByteSize())
+            await context.write(message)
 
     def _start(self, stream: int, start: pb.RelayStart) -> None:
         if stream in self._running:
@@ -101,25 +101,25 @@ class RelayedCall:
 
         async def put(event: GenerationEvent) -> None:
             if type(event) is Chunk:
-                await self._outbox.put_chunk(stream, event)
+                await self._buffer.put_delta(stream, event)
             else:
-                self._outbox.put(stream, self._event(stream, event, request))
+                self._buffer.put(stream, self._event(stream, event, request))
 
         try:
             async with asyncio.timeout(seconds):
-                with self._record.of(METHOD, request.request_id) as request_id:
+                with self._log.call(METHOD, request.request_id) as request_id:
                     request.request_id = request_id
-                    await self._generations.run(request, put)
+                    await self._runner.run(request, put)
         except WorkerError as error:
-            self._outbox.put(stream, pb.RelayEvent(stream=stream, status=details_of(error)))
+            self._buffer.put(stream, pb.RelayEvent(stream=stream, status=details_of(error)))
         except TimeoutError:
-            self._outbox.put(stream, pb.RelayEvent(stream=stream, status=_TOO_LATE))
+            self._buffer.put(stream, pb.RelayEvent(stream=stream, status=_TOO_LATE))
         except asyncio.CancelledError:
-            self._outbox.drop(stream)
+            self._buffer.discard(stream)
             raise
 
     def _event(self, stream: int, event: GenerationEvent, request: generation_pb2.GenerateRequest) -> pb.RelayEvent:
-        return pb.RelayEvent(stream=stream, response=events.response(event, self._identity, request))
+        return pb.RelayEvent(stream=stream, response=responses.response(event, self._identity, request))
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

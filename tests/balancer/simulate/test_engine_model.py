@@ -12,7 +12,7 @@ from vllama_balancer import simulate
 from vllama_balancer.simulate.engine_model import IDLE, EngineModel, NewsKind
 from vllama_balancer.simulate.placement import Request
 from vllama_balancer.simulate.workload import Segment, Turn
-from vllama_server.fake_engine.profile import Profile
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 from vllama_server.fake_engine.steps import StepModel, Stream
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def requests(seed: int) -> list[Request]:
 
 def events_of_the_step_model(todo: list[Request], speed: float) -> list[Event]:
     """Drives the step model itself, one step after the other."""
-    model, now, events = StepModel(Profile(speed=speed)), 0.0, []
+    model, now, events = StepModel(SimulationProfile(speed=speed)), 0.0, []
     pending, numbers = list(enumerate(todo)), {}
 
     def submit(until: float) -> None:
@@ -131,5 +131,5 @@ def test_only_the_engine_model_knows_the_server() -> None:
     ]
     assert {name for name, _ in imports} == {"engine_model.py"}
     assert {module for _, module in imports} == {
-        f"vllama_server.fake_engine.{n}" for n in ("profile", "rates", "steps")
+        f"vllama_server.fake_engine.{n}" for n in ("simulation_profile", "rates", "steps")
     }

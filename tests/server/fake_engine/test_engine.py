@@ -34,7 +34,7 @@ from vllama_server.errors import (
     InvalidRequest,
 )
 from vllama_server.fake_engine.engine import FakeEngine
-from vllama_server.fake_engine.profile import Faults, Profile
+from vllama_server.fake_engine.simulation_profile import Faults, SimulationProfile
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_token_ids_are_the_same_prompt_as_their_text(engine):
 
 async def test_timings_follow_the_profile(clock):
     """Queueing, prefill and decode are the step model's own times."""
-    engine = FakeEngine(Profile(max_streams=1), clock=clock)
+    engine = FakeEngine(SimulationProfile(max_streams=1), clock=clock)
     await engine.start(lambda *_: None)
     first, second = await asyncio.gather(
         events_of(engine, request("a" * 400, max_tokens=11)), events_of(engine, request("b" * 400, max_tokens=1))
@@ -202,7 +202,7 @@ async def test_closing_a_generation_frees_its_place(engine):
 
 async def test_closing_a_waiting_request_frees_its_place(clock):
     """An aborted request that never ran leaves nothing behind either."""
-    engine = FakeEngine(Profile(max_streams=1), clock=clock)
+    engine = FakeEngine(SimulationProfile(max_streams=1), clock=clock)
     await engine.start(lambda *_: None)
     running = engine.generate(request(max_tokens=4000))
     await anext(running)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from vllama_server.fake_engine.profile import Profile
 from vllama_server.fake_engine.rates import Rates
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
-PROFILE = Profile()
+PROFILE = SimulationProfile()
 
 
 def drive(rates, *steps):

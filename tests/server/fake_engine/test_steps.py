@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_server.fake_engine.prefix_cache import block_ids
-from vllama_server.fake_engine.profile import Profile
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 from vllama_server.fake_engine.steps import StepModel, Stream
 
 
@@ -25,21 +25,23 @@ def run(model: StepModel) -> list[float]:
 
 def test_a_step_takes_its_fixed_time_its_prefill_and_its_streams():
     """The formula of the profile, for a prompt and then a decode."""
-    model = StepModel(Profile(step_seconds=0.01, step_seconds_per_stream=0.001, prefill_tokens_per_second=1000))
+    model = StepModel(
+        SimulationProfile(step_seconds=0.01, step_seconds_per_stream=0.001, prefill_tokens_per_second=1000)
+    )
     model.submit(stream(b"abcd" * 50, 2))
     assert run(model) == pytest.approx([0.01 + 0.05, 0.01 + 0.001])
 
 
 def test_speed_divides_every_time():
     """An engine of half the speed takes twice as long."""
-    model = StepModel(Profile(speed=0.5))
+    model = StepModel(SimulationProfile(speed=0.5))
     model.submit(stream(b"abcd" * 20, 1))
     assert run(model) == pytest.approx([2 * (0.01 + 20 / 20_000)])
 
 
 def test_the_first_token_comes_with_the_end_of_the_prompt():
     """A prompt of one step and three tokens take three steps."""
-    model = StepModel(Profile())
+    model = StepModel(SimulationProfile())
     one = stream(b"abcd" * 20, 3)
     model.submit(one)
     assert len(run(model)) == 3
@@ -48,7 +50,7 @@ def test_the_first_token_comes_with_the_end_of_the_prompt():
 
 def test_a_long_prompt_is_computed_in_chunks():
     """A step computes at most its budget."""
-    model = StepModel(Profile(step_tokens=100))
+    model = StepModel(SimulationProfile(step_tokens=100))
     model.submit(stream(b"abcd" * 250))
     steps = []
     while (step := model.begin()) is not None:
@@ -59,7 +61,7 @@ def test_a_long_prompt_is_computed_in_chunks():
 
 def test_decoding_streams_come_before_prompts():
     """Each decoding stream takes one token of the budget, the rest goes to prompts."""
-    model = StepModel(Profile(step_tokens=10))
+    model = StepModel(SimulationProfile(step_tokens=10))
     model.submit(stream(b"abcd" * 5, 4))
     model.finish(model.begin())
     model.submit(stream(b"wxyz" * 30))
@@ -69,7 +71,7 @@ def test_decoding_streams_come_before_prompts():
 
 def test_prompts_are_served_in_order():
     """The first prompt is finished before the next one gets a token."""
-    model = StepModel(Profile(step_tokens=100))
+    model = StepModel(SimulationProfile(step_tokens=100))
     first, second = stream(b"abcd" * 150), stream(b"wxyz" * 20)
     model.submit(first)
     model.submit(second)
@@ -81,7 +83,7 @@ def test_prompts_are_served_in_order():
 
 def test_a_lower_priority_value_goes_first():
     """Waiting streams are ordered by priority, then by arrival."""
-    model = StepModel(Profile(max_streams=1))
+    model = StepModel(SimulationProfile(max_streams=1))
     running, late, early = stream(b"aaaa"), stream(b"bbbb", priority=1), stream(b"cccc", priority=-1)
     for one in (running, late, early):
         model.submit(one)
@@ -93,7 +95,7 @@ def test_a_lower_priority_value_goes_first():
 
 def test_no_more_streams_than_allowed_run_at_once():
     """The rest waits."""
-    model = StepModel(Profile(max_streams=2))
+    model = StepModel(SimulationProfile(max_streams=2))
     for letter in b"abcde":
         model.submit(stream(bytes([letter]) * 4, 5))
     model.begin()
@@ -102,7 +104,7 @@ def test_no_more_streams_than_allowed_run_at_once():
 
 def test_a_known_prefix_needs_no_prefill():
     """The second request computes only what is new."""
-    model = StepModel(Profile())
+    model = StepModel(SimulationProfile())
     model.submit(stream(b"a" * 256 + b"bbbb"))
     run(model)
     second = stream(b"a" * 256 + b"cccc")
@@ -113,7 +115,7 @@ def test_a_known_prefix_needs_no_prefill():
 
 def test_generated_tokens_are_shared_where_they_are_known():
     """All but the last, which is never computed: 320 + 159 tokens fill 29 blocks of 16."""
-    model = StepModel(Profile())
+    model = StepModel(SimulationProfile())
     ids = block_ids(b"abcd" * (320 + 160 + 32), 64)
     model.submit(Stream(320, ids, 160))
     run(model)
@@ -125,7 +127,7 @@ def test_generated_tokens_are_shared_where_they_are_known():
 
 def test_the_last_block_is_always_computed():
     """A prompt that is known altogether still computes its last block, from which the first token comes."""
-    model = StepModel(Profile())
+    model = StepModel(SimulationProfile())
     for _ in range(2):
         one = stream(b"a" * 256)
         model.submit(one)
@@ -135,7 +137,7 @@ def test_the_last_block_is_always_computed():
 
 def test_a_prefix_is_shared_only_from_the_start():
     """Equal blocks after different ones are different blocks."""
-    model = StepModel(Profile())
+    model = StepModel(SimulationProfile())
     model.submit(stream(b"a" * 256))
     run(model)
     other = stream(b"b" * 64 + b"a" * 192)
@@ -146,7 +148,7 @@ def test_a_prefix_is_shared_only_from_the_start():
 
 def test_the_least_recently_used_prefix_is_forgotten_first():
     """Room for a new prompt comes from the oldest one."""
-    model = StepModel(Profile(kv_cache_tokens=16 * 7))
+    model = StepModel(SimulationProfile(kv_cache_tokens=16 * 7))
     cached = {}
     for word in (b"old ", b"mid ", b"new ", b"mid ", b"old "):
         one = stream(word * 16 * 3)
@@ -158,7 +160,7 @@ def test_the_least_recently_used_prefix_is_forgotten_first():
 
 def test_a_stream_that_does_not_fit_waits_for_room():
     """A full cache admits nobody until a stream ends."""
-    model = StepModel(Profile(kv_cache_tokens=160))
+    model = StepModel(SimulationProfile(kv_cache_tokens=160))
     first, second = stream(b"aaaa" * 80, 10), stream(b"bbbb" * 80, 10)
     model.submit(first)
     model.submit(second)
@@ -170,14 +172,14 @@ def test_a_stream_that_does_not_fit_waits_for_room():
 
 def test_a_stream_larger_than_the_cache_is_refused():
     """It would wait for ever."""
-    model = StepModel(Profile(kv_cache_tokens=160))
+    model = StepModel(SimulationProfile(kv_cache_tokens=160))
     with pytest.raises(ValueError, match="larger"):
         model.submit(stream(b"aaaa" * 200))
 
 
 def test_a_cancelled_stream_gets_nothing_more():
     """Cancelling between the two halves of a step is safe in every phase."""
-    model = StepModel(Profile(max_streams=2))
+    model = StepModel(SimulationProfile(max_streams=2))
     streams = [stream(bytes([letter]) * 16, 5) for letter in b"abc"]
     for one in streams:
         model.submit(one)
@@ -191,7 +193,7 @@ def test_a_cancelled_stream_gets_nothing_more():
 
 def test_zero_output_tokens_compute_the_prompt_only():
     """The stream advances once, without a token."""
-    model = StepModel(Profile())
+    model = StepModel(SimulationProfile())
     one = stream(b"abcd" * 20, 0)
     model.submit(one)
     assert model.finish(model.begin()) == [one]
@@ -200,7 +202,7 @@ def test_zero_output_tokens_compute_the_prompt_only():
 
 def test_shared_blocks_count_once():
     """Two streams with one prefix fill the cache little more than one does."""
-    model = StepModel(Profile(kv_cache_tokens=16 * 100))
+    model = StepModel(SimulationProfile(kv_cache_tokens=16 * 100))
     model.submit(stream(b"a" * 64 * 40 + b"x", 50))
     model.finish(model.begin())
     alone = model.kv_cache_use
@@ -215,7 +217,7 @@ REQUESTS = st.tuples(st.sampled_from(b"ab"), st.integers(1, 60), st.integers(0, 
 @given(st.lists(REQUESTS, max_size=12), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_every_stream_ends_and_nothing_leaks(requests, max_streams, random):
     """Whatever comes and is cancelled when, each stream gets exactly its tokens and all room is free again."""
-    model = StepModel(Profile(kv_cache_tokens=320, step_tokens=24, max_streams=max_streams))
+    model = StepModel(SimulationProfile(kv_cache_tokens=320, step_tokens=24, max_streams=max_streams))
     live = []
     for letter, prompt_tokens, output_tokens, cancel_one_in in requests:
         one = stream(bytes([letter]) * 4 * prompt_tokens, output_tokens)

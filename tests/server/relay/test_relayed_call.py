@@ -15,7 +15,7 @@ from tests.server.engines import completed, started
 from vllama_protos.v1 import generation_pb2, worker_pb2
 from vllama_server.engine.events import Accepted, Chunk
 from vllama_server.errors import CapabilityMissing
-from vllama_server.relay.credit import UNANSWERED_BYTES
+from vllama_server.relay.flow_control import UNANSWERED_BYTES
 from vllama_server.relay.relayed_call import MESSAGES_UNDER_WAY
 from vllama_server.serving import ExitStatus
 

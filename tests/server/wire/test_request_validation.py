@@ -22,8 +22,8 @@ from vllama_server.engine.requests import (
     ToolMode,
 )
 from vllama_server.errors import InvalidRequest
-from vllama_server.wire.descriptions import default_sampling
-from vllama_server.wire.requests import generation_request, sampling, tokenize_prompt
+from vllama_server.wire.request_validation import generation_request, sampling, tokenize_prompt
+from vllama_server.wire.responses import default_sampling
 
 UINT32 = st.integers(0, 2**32 - 1)
 INT32 = st.integers(-(2**31), 2**31 - 1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXIT_STATUS = 1
 
 
-def watch_parent(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
+def watch_supervisor(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
     """Calls `on_gone` from a daemon thread once the other end of the pipe is closed.
 
     Raises OSError when `fd` is not open.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class SimulationProfile:
     """Speed and size of a simulated engine."""
 
     step_seconds: float = 0.010
@@ -70,12 +70,12 @@ class Faults:
     """A prompt that contains this text kills the process."""
 
 
-def from_arguments(arguments: Mapping[str, str], max_streams: int | None = None) -> tuple[Profile, Faults]:
+def from_arguments(arguments: Mapping[str, str], max_streams: int | None = None) -> tuple[SimulationProfile, Faults]:
     """Reads key=value arguments over the defaults; `max_streams` is the worker's own flag and yields to the argument.
 
     Raises ValueError, one sentence, for an unknown key or a value out of range.
     """
-    profile = Profile() if max_streams is None else replace(Profile(), max_streams=max_streams)
+    profile = SimulationProfile() if max_streams is None else replace(SimulationProfile(), max_streams=max_streams)
     faults = Faults()
     for key, text in arguments.items():
         if key in _PROFILE_READERS:
@@ -150,5 +150,5 @@ _FAULT_READERS: dict[str, Reader] = {
     "error_rate": _share,
     "poison": _text,
 }
-KEYS = tuple(field.name for kind in (Profile, Faults) for field in fields(kind))
+KEYS = tuple(field.name for kind in (SimulationProfile, Faults) for field in fields(kind))
 """Every key that `from_arguments` knows."""

@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 from tests.server.engines import ScriptedEngine
 from vllama_protos.v1 import worker_pb2
 from vllama_server.engine.protocol import EngineLoad, StartPhase
-from vllama_server.identity import Identity
+from vllama_server.identity import WorkerIdentity
 from vllama_server.lifecycle import Lifecycle
 from vllama_server.metrics import WorkerMetrics
-from vllama_server.reports import Reporter
+from vllama_server.reporter import Reporter
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
         self.life = Lifecycle()
         self.registry = CollectorRegistry()
         self.reporter = Reporter(
-            Identity("w", ("m",)),
+            WorkerIdentity("w", ("m",)),
             self.life,
             self.engine,
             WorkerMetrics(self.registry),

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import WorkerError
 from vllama_server.lifecycle import State
-from vllama_server.wire.descriptions import report
+from vllama_server.wire.responses import report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from vllama_protos.v1 import worker_pb2
     from vllama_server.engine.protocol import Engine
-    from vllama_server.identity import Identity
+    from vllama_server.identity import WorkerIdentity
     from vllama_server.lifecycle import Lifecycle
     from vllama_server.metrics import WorkerMetrics
 
@@ -34,7 +34,7 @@ class Reporter:
 
     def __init__(
         self,
-        identity: Identity,
+        identity: WorkerIdentity,
         lifecycle: Lifecycle,
         engine: Engine,
         metrics: WorkerMetrics,

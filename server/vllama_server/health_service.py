@@ -40,12 +40,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Tells the status at once and at every change, until the worker closes."""
-        told = None
+        sent = None
         while True:
             change = self._lifecycle.next_change
             status = self._status(request.service)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 await context.write(health_pb2.HealthCheckResponse(status=status))
             elif self._lifecycle.closing:
                 return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from vllama_server.fake_engine.profile import Faults
+    from vllama_server.fake_engine.simulation_profile import Faults
 
 
 def kill_process() -> None:
@@ -21,7 +21,7 @@ def kill_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Misbehaviour:
+class FaultInjector:
     """Looks at every prompt and at every token, and does what the faults say."""
 
     def __init__(self, faults: Faults, random: Random, die: Callable[[], None]) -> None:
@@ -30,14 +30,14 @@ class Misbehaviour:
         self._die = die
         self._generated_tokens = 0
 
-    def meet(self, prompt: bytes) -> None:
+    def check_prompt(self, prompt: bytes) -> None:
         """Dies of a poisoned prompt; raises EngineFault for as many requests as the error rate asks."""
         if self._faults.poison and self._faults.poison.encode() in prompt:
             self._die()
         if self._random.random() < self._faults.error_rate:
             raise EngineFault("the simulated engine fails this request, as error_rate asks.")
 
-    async def after(self, tokens: int) -> None:
+    async def count_tokens(self, tokens: int) -> None:
         """Crashes, or never returns, once enough tokens have been generated."""
         self._generated_tokens += tokens
         crash, hang = self._faults.crash_after_tokens, self._faults.hang_after_tokens

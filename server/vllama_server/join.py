@@ -25,7 +25,7 @@ from vllama_server.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from vllama_server.identity import Identity
+    from vllama_server.identity import WorkerIdentity
 
     JoinCall = grpc.aio.UnaryStreamCall[membership_pb2.JoinRequest, membership_pb2.JoinResponse]
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.5
 """Between two tries."""
 REFUSED_PAUSE_SECONDS = 5.0
-"""Between two tries at a balancer that has said no: only a person can change its mind."""
+"""Between two tries at a balancer that has logged no: only a person can change its mind."""
 FIRST_ANSWER_SECONDS = 5.0
 """How long the first heartbeat may take."""
 MISSED_HEARTBEATS = 3
@@ -53,12 +53,12 @@ CHANNEL_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class JoinClient:
     """Keeps one worker joined. `run` it in a task and cancel that at the end."""
 
     balancers: Sequence[str]
     """Their gRPC doors, "host:port"; empty: nothing is done."""
-    identity: Identity
+    identity: WorkerIdentity
     """Who joins."""
     address_for: Callable[[str], str]
     """Tells under which address a balancer reaches this worker."""
@@ -68,7 +68,7 @@ class Membership:
     """Reads what the connections show and trust; None: plain text."""
 
     @contextlib.asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Stays joined inside the block."""
         task = asyncio.create_task(self.run(), name="membership")
         try:
@@ -82,7 +82,7 @@ class Membership:
         await asyncio.gather(*(self._stay_joined(balancer) for balancer in self.balancers))
 
     async def _stay_joined(self, balancer: str) -> None:
-        said = ""
+        logged = ""
         while True:
             pause, reason = PAUSE_SECONDS, "it has ended the call"
             try:
@@ -94,7 +94,7 @@ class Membership:
                 reason = "it is silent"
             except OSError as error:
                 reason = str(error)
-            if said != (said := reason):
+            if logged != (logged := reason):
                 logger.warning("not joined to %s, trying again: %s", balancer, reason)
             await asyncio.sleep(pause)
 
@@ -115,17 +115,17 @@ class Membership:
                 call.cancel()
 
     async def _listen(self, call: JoinCall, balancer: str) -> None:
-        patience = FIRST_ANSWER_SECONDS
+        timeout_seconds = FIRST_ANSWER_SECONDS
         listed_as = ""
         while True:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout_seconds):
                 heartbeat = await call.read()
             if not isinstance(heartbeat, membership_pb2.JoinResponse):
                 return  # the end of the stream
             if not listed_as:
                 listed_as = heartbeat.listed_as
                 logger.info("joined to %s as %s", balancer, listed_as)
-            patience = MISSED_HEARTBEATS * heartbeat.heartbeat.ToTimedelta().total_seconds()
+            timeout_seconds = MISSED_HEARTBEATS * heartbeat.heartbeat.ToTimedelta().total_seconds()
 
     def _channel(self, balancer: str) -> grpc.aio.Channel:
         if self.credentials is None:

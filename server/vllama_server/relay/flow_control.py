@@ -14,33 +14,33 @@ UNANSWERED_BYTES = 2048
 """So many bytes need one answer: tokens of fifty streams once, or of six streams ten times."""
 
 
-class Credit:
+class FlowControl:
     """Counts messages that may be sent."""
 
     def __init__(self, messages: int, unanswered_bytes: int = UNANSWERED_BYTES) -> None:
         self._messages = messages
         self._unanswered_bytes = unanswered_bytes
         self._sent_bytes = 0
-        self._has_some = asyncio.Event()
-        self._is_lifted = False
+        self._is_available = asyncio.Event()
+        self._is_unlimited = False
 
-    def add(self) -> None:
+    def grant(self) -> None:
         """Allows one more."""
         self._messages += 1
-        self._has_some.set()
+        self._is_available.set()
 
-    def lift(self) -> None:
+    def lift_limit(self) -> None:
         """Allows all from now on: nobody is left who would ask."""
-        self._is_lifted = True
-        self._has_some.set()
+        self._is_unlimited = True
+        self._is_available.set()
 
-    async def some(self) -> None:
+    async def available(self) -> None:
         """Waits until a message may be sent."""
-        while not self._messages and not self._is_lifted:
-            self._has_some.clear()
-            await self._has_some.wait()
+        while not self._messages and not self._is_unlimited:
+            self._is_available.clear()
+            await self._is_available.wait()
 
-    def spend(self, size_bytes: int) -> bool:
+    def consume(self, size_bytes: int) -> bool:
         """Counts a message; tells whether the caller has to answer it before its place is free again."""
         self._sent_bytes += size_bytes
         if self._sent_bytes < self._unanswered_bytes:

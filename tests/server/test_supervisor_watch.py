@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vllama_server.parent_watch import watch_parent
+from vllama_server.supervisor_watch import watch_supervisor
 
 
 def test_the_end_of_the_pipe_is_noticed():
     """Bytes are no end; the closed pipe is."""
     read, write = os.pipe()
     gone = threading.Event()
-    thread = watch_parent(read, gone.set)
+    thread = watch_supervisor(read, gone.set)
     os.write(write, b"x")
     assert not gone.wait(0.05)
     os.close(write)
@@ -30,7 +30,7 @@ def test_children_do_not_inherit_the_pipe():
     """Otherwise a grandchild would hold what only the supervisor may hold."""
     read, write = os.pipe()
     os.set_inheritable(read, True)
-    thread = watch_parent(read, lambda: None)
+    thread = watch_supervisor(read, lambda: None)
     assert not os.get_inheritable(read)
     os.close(write)
     thread.join(5)
@@ -43,17 +43,17 @@ def test_a_closed_descriptor_is_an_error():
     os.close(write)
     os.close(read)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        watch_parent(read, lambda: None)
+        watch_supervisor(read, lambda: None)
 
 
 def test_children_and_grandchildren_end_too():
     """Whatever the worker has started is killed with it."""
     code = (
         "import subprocess, sys, time\n"
-        "from vllama_server.parent_watch import end_at_once, watch_parent\n"
+        "from vllama_server.supervisor_watch import end_at_once, watch_supervisor\n"
         'child = \'import subprocess, time; subprocess.Popen(["sleep", "60"]); print(1, flush=True); time.sleep(60)\'\n'
         "subprocess.Popen([sys.executable, '-c', child])\n"
-        "watch_parent(int(sys.argv[1]), end_at_once)\n"
+        "watch_supervisor(int(sys.argv[1]), end_at_once)\n"
         "time.sleep(60)\n"
     )
     read, write = os.pipe()
@@ -76,9 +76,9 @@ def test_resource_trackers_outlive_their_processes():
     code = (
         "import sys, time\n"
         "from multiprocessing.shared_memory import SharedMemory\n"
-        "from vllama_server.parent_watch import end_at_once, watch_parent\n"
+        "from vllama_server.supervisor_watch import end_at_once, watch_supervisor\n"
         "print(SharedMemory(create=True, size=64).name, flush=True)\n"
-        "watch_parent(int(sys.argv[1]), end_at_once)\n"
+        "watch_supervisor(int(sys.argv[1]), end_at_once)\n"
         "time.sleep(60)\n"
     )
     read, write = os.pipe()

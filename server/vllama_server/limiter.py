@@ -1,6 +1,6 @@
 """The door to the engine: counts the calls inside, bounds them, and empties the room.
 
-The engine itself keeps `max_streams` in its batch and lets the others wait; the gate bounds how
+The engine itself keeps `max_streams` in its batch and lets the others wait; the limiter bounds how
 many may wait, refuses calls that the state of the worker does not allow, and knows every call
 that is inside, so that a drain can wait for them and a dead engine can end them.
 """
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from vllama_server.lifecycle import Lifecycle
 
 
-class Gate:
+class InFlightLimiter:
     """Admits calls while the worker is ready and has room."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
         self._capacity = 0
-        self._places_taken = 0
-        self._inside: dict[asyncio.Task[object], str] = {}
+        self._capacity_used = 0
+        self._calls: dict[asyncio.Task[object], str] = {}
         self._ids: set[str] = set()
         self._evicted: dict[asyncio.Task[object], WorkerError] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
     @property
-    def inside(self) -> int:
+    def in_flight(self) -> int:
         """Calls that are inside now."""
-        return len(self._inside)
+        return len(self._calls)
 
-    def open(self, max_streams: int, max_queue: int) -> None:
+    def set_capacity(self, max_streams: int, max_queue: int) -> None:
         """Sets how many places there are: those in the engine's batch and those of calls that wait for it."""
         self._capacity = max_streams + max_queue
 
     @contextmanager
-    def enter(self, request_id: str, *, takes_place: bool = True) -> Iterator[str]:
+    def admit(self, request_id: str, *, uses_capacity: bool = True) -> Iterator[str]:
         """Lets the current task in until the block ends, and gives the id by which the engine shall know the call.
 
         A call that computes nothing on the device takes no place and is let in even when all are taken.
@@ -54,14 +54,16 @@ class Gate:
         refusal = self._lifecycle.refusal()
         if refusal is not None:
             raise refusal
-        if takes_place and self._places_taken >= self._capacity:
-            raise EngineBusy(f"the worker is full with {self._places_taken} requests; try again or use another worker.")
+        if uses_capacity and self._capacity_used >= self._capacity:
+            raise EngineBusy(
+                f"the worker is full with {self._capacity_used} requests; try again or use another worker."
+            )
         task = asyncio.current_task()
         assert task is not None, "a call is served by a task"
         engine_id = self._unique(request_id)
-        self._inside[task] = engine_id
+        self._calls[task] = engine_id
         self._ids.add(engine_id)
-        self._places_taken += takes_place
+        self._capacity_used += uses_capacity
         self._empty.clear()
         try:
             yield engine_id
@@ -72,18 +74,18 @@ class Gate:
             task.uncancel()
             raise error from None
         finally:
-            self._places_taken -= takes_place
-            self._leave(task, engine_id)
+            self._capacity_used -= uses_capacity
+            self._release(task, engine_id)
 
     def evict(self, error: WorkerError) -> int:
         """Ends every call inside with an error; returns how many there were."""
-        tasks = [task for task in self._inside if task not in self._evicted]
+        tasks = [task for task in self._calls if task not in self._evicted]
         for task in tasks:
             self._evicted[task] = error
             task.cancel()
         return len(tasks)
 
-    async def emptied(self) -> None:
+    async def drained(self) -> None:
         """Waits until no call is inside."""
         await self._empty.wait()
 
@@ -94,9 +96,9 @@ class Gate:
             name for count in range(2, len(self._ids) + 3) if (name := f"{request_id}#{count}") not in self._ids
         )
 
-    def _leave(self, task: asyncio.Task[object], engine_id: str) -> None:
-        del self._inside[task]
+    def _release(self, task: asyncio.Task[object], engine_id: str) -> None:
+        del self._calls[task]
         self._ids.discard(engine_id)
         self._evicted.pop(task, None)
-        if not self._inside:
+        if not self._calls:
             self._empty.set()

@@ -9,10 +9,10 @@ import pytest
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
 from vllama_server.config import parse
 from vllama_server.errors import ConfigError
-from vllama_server.identity import Identity
-from vllama_server.membership import Membership, advertised
+from vllama_server.identity import WorkerIdentity
+from vllama_server.join import JoinClient, advertised
 
-IDENTITY = Identity("gpu7", ("m:latest",), "boot")
+IDENTITY = WorkerIdentity("gpu7", ("m:latest",), "boot")
 
 
 class ScriptedBalancer(membership_pb2_grpc.MembershipServicer):
@@ -65,16 +65,16 @@ async def balancer():
         await one.server.stop(None)
 
 
-def member_of(*balancers):
+def client_of(*balancers):
     """A worker that joins them."""
     targets = [f"127.0.0.1:{one.port}" for one in balancers]
-    return Membership(targets, IDENTITY, lambda balancer: "10.0.0.7:50061", "secret")
+    return JoinClient(targets, IDENTITY, lambda balancer: "10.0.0.7:50061", "secret")
 
 
 async def test_a_worker_tells_who_it_is_and_where(balancer):
     """The offer holds token, name, life, address and models."""
     one = await balancer()
-    async with member_of(one).kept():
+    async with client_of(one).running():
         assert await one.called() == membership_pb2.JoinRequest(
             token="secret", worker="gpu7", boot_id="boot", address="10.0.0.7:50061", models=["m:latest"]
         )
@@ -84,7 +84,7 @@ async def test_a_worker_joins_every_balancer(balancer):
     """One that is away does not keep it from the others."""
     one, two, gone = await balancer(), await balancer(), await balancer()
     await gone.server.stop(None)
-    async with member_of(gone, one, two).kept():
+    async with client_of(gone, one, two).running():
         await one.called()
         await two.called()
 
@@ -92,7 +92,7 @@ async def test_a_worker_joins_every_balancer(balancer):
 async def test_a_refused_worker_tries_again(balancer):
     """Whatever the first answers were."""
     one = await balancer(refusals=2)
-    async with member_of(one).kept():
+    async with client_of(one).running():
         for _ in range(3):
             await one.called()
 
@@ -100,7 +100,7 @@ async def test_a_refused_worker_tries_again(balancer):
 async def test_a_balancer_that_falls_silent_is_called_again(balancer):
     """Heartbeats that do not come mean that the call is dead, whatever the connection says."""
     one = await balancer(silent=True)
-    async with member_of(one).kept():
+    async with client_of(one).running():
         await one.called()
         await one.called()
 
@@ -109,7 +109,7 @@ async def test_a_restarted_balancer_is_joined_soon(balancer):
     """The balancer ends and another begins at the same port."""
     loop = asyncio.get_running_loop()
     one = await balancer()
-    async with member_of(one).kept():
+    async with client_of(one).running():
         await one.called()
         await one.server.stop(None)
         begun = loop.time()

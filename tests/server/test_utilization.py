@@ -1,8 +1,12 @@
-"""The load report in the trailers of a generation.
+"""The averages from which clients weigh a worker.
+
+The load report in the trailers of a generation.
 
 gRPC clients keep this trailer to themselves - it is for their balancing policies - so the test
 reads it from the wire.
 """
+
+from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 
@@ -17,8 +21,69 @@ from vllama_protos.v1 import generation_pb2
 from vllama_protos.v1.generation_pb2_grpc import GenerationStub
 from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import EngineFault
-from vllama_server.occupancy import Occupancy
-from vllama_server.orca import TRAILER, load_report
+from vllama_server.utilization import LOAD_REPORT_TRAILER, Utilization, load_report
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        """The present."""
+        return self.now
+
+
+def serve(utilization, clock, seconds, at_once, rounds):
+    """Runs `rounds` rounds of streams that each take so long, so many at once."""
+    for _ in range(rounds):
+        with ExitStack() as inside:
+            for _ in range(at_once):
+                inside.enter_context(utilization.stream())
+            clock.now += seconds
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 100])
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_the_weight_is_what_one_stream_takes(rounds, at_once):
+    """Completed streams per second by streams inside is one by a stream's time, from the first stream on."""
+    clock = Clock()
+    utilization = Utilization(clock)
+    serve(utilization, clock, 0.5, at_once, rounds)
+    assert utilization.streams / utilization.completed_per_second == pytest.approx(0.5, rel=0.03)
+
+
+def test_an_idle_worker_keeps_its_weight():
+    """Both averages fade alike, so what a worker is worth is not forgotten while nobody calls it."""
+    clock = Clock()
+    utilization = Utilization(clock)
+    serve(utilization, clock, 2.0, 4, 5)
+    before = utilization.completed_per_second / utilization.streams
+    clock.now += 60
+    assert utilization.completed_per_second / utilization.streams == pytest.approx(before)
+    assert utilization.streams < 0.05
+
+
+def test_failed_streams_do_not_count_as_work():
+    """A worker that fails at once must not look fast."""
+    clock = Clock()
+    utilization = Utilization(clock)
+    with pytest.raises(RuntimeError), utilization.stream():
+        raise RuntimeError
+    assert utilization.completed_per_second == 0
+
+
+def test_waiting_shows_as_more_streams():
+    """Streams that do not end fill the average up to their number."""
+    clock = Clock()
+    utilization = Utilization(clock, window_seconds=1.0)
+    with ExitStack() as inside:
+        for _ in range(3):
+            inside.enter_context(utilization.stream())
+        clock.now += 50
+        assert utilization.streams == pytest.approx(3)
+
 
 LOAD = EngineLoad(running=32, waiting=64, kv_cache_use=0.25, queued_prompt_tokens=9)
 
@@ -49,12 +114,12 @@ def decoded(data):
 def test_the_report_is_what_the_published_schema_reads():
     """Every field lands where Envoy and gRPC look for it; waiting requests push the utilization above 1."""
     now = [0.0]
-    occupancy = Occupancy(lambda: now[0])
+    utilization = Utilization(lambda: now[0])
     with ExitStack() as inside:
         for _ in range(96):
-            inside.enter_context(occupancy.stream())
+            inside.enter_context(utilization.stream())
         now[0] = 1000.0
-    report = decoded(load_report(LOAD, occupancy, 64))
+    report = decoded(load_report(LOAD, utilization, 64))
     assert report.mem_utilization == 0.25
     assert report.application_utilization == pytest.approx(1.5)
     assert report.rps_fractional == pytest.approx(9.6)
@@ -78,7 +143,7 @@ async def test_every_generation_sends_its_report(start_worker, tmp_path, end):
         with suppress(grpc.aio.AioRpcError):
             await all_of(GenerationStub(channel).Generate(generation_pb2.GenerateRequest(prompt="x")))
     # A header of a new name: its length and the name, then the value's length, a zero for "binary", the value.
-    _, found, rest = heard.partition(TRAILER.encode())
+    _, found, rest = heard.partition(LOAD_REPORT_TRAILER.encode())
     assert found
     length = rest[0]
     assert rest[1] == 0

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from vllama_server import exposition
+from vllama_server import metrics
 from vllama_server.errors import ConfigError, StartFailed
 
 
@@ -14,7 +14,7 @@ def test_the_registry_is_served_while_the_block_lasts():
     """Afterwards the port is free again."""
     registry = CollectorRegistry()
     Counter("vllama_test_things", "Things.", registry=registry).inc(3)
-    with exposition.serve("127.0.0.1:0", registry) as port:
+    with metrics.metrics_server("127.0.0.1:0", registry) as port:
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
         with page:
             assert b"vllama_test_things_total 3.0" in page.read()
@@ -23,7 +23,7 @@ def test_the_registry_is_served_while_the_block_lasts():
 
 def test_nothing_is_served_unless_asked_for():
     """Without an address there is no endpoint."""
-    with exposition.serve(None, CollectorRegistry()) as port:
+    with metrics.metrics_server(None, CollectorRegistry()) as port:
         assert port is None
 
 
@@ -31,11 +31,11 @@ def test_a_port_in_use_may_be_tried_again():
     """The flag is named."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(StartFailed, match="--metrics"), exposition.serve(address, CollectorRegistry()):
+        with pytest.raises(StartFailed, match="--metrics"), metrics.metrics_server(address, CollectorRegistry()):
             pass
 
 
 def test_an_address_elsewhere_is_a_wrong_flag():
     """It can never be listened on."""
-    with pytest.raises(ConfigError, match="--metrics"), exposition.serve("192.0.2.1:9", CollectorRegistry()):
+    with pytest.raises(ConfigError, match="--metrics"), metrics.metrics_server("192.0.2.1:9", CollectorRegistry()):
         pass
