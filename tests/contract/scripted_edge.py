@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.app import build_app
-from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.edge.server import EdgeServer
 
 if TYPE_CHECKING:
     from types import TracebackType

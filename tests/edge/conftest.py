@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from vllama_balancer.edge.app import build_app
-from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.fake_gateway import FakeGateway
 
 if TYPE_CHECKING:

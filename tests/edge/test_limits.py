@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from vllama_balancer.edge.app import EDGE, build_app
+from vllama_balancer.edge.app import CONTEXT, build_app
 from vllama_balancer.edge.config import EdgeConfig
-from vllama_balancer.edge.limits import StreamLimit
-from vllama_balancer.edge.serving import EdgeServer
-from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.context import StreamLimit
+from vllama_balancer.edge.http_errors import HttpError
+from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ async def test_an_idle_connection_is_closed(serve: Serve) -> None:
 
 def test_the_edge_is_found_in_its_application() -> None:
     """Whoever serves the application can reach the edge's switches."""
-    assert build_app(FakeGateway())[EDGE].draining is False
+    assert build_app(FakeGateway())[CONTEXT].draining is False

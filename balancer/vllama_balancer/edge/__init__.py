@@ -3,7 +3,7 @@
 A request passes, from the outside in:
 
 - the socket: serving.py binds it, connection.py minds one client's connection;
-- the middlewares, put together by app.py: access_log.py (with trace.py and client_address.py), faults.py (with
+- the middlewares, put together by app.py: access_log.py (with stats.py and client_address.py), faults.py (with
   statuses.py), guard.py, authentication.py; untidy paths find their way through paths.py;
 - a dialect (dialect.py): ollama/, openai/ or anthropic/, each of which decodes, translates, dispatches and encodes, and
   knows nothing of the others; what their translations share is in wire/, which knows the protos and no JSON of anybody;

@@ -1,6 +1,10 @@
 """Writes one line per request: who, what, which worker, how many tokens, how fast; never any text.
 
 Whom a full queue has turned away is summed up in `refusal_log.py`, and has a line at debug level only.
+
+Sums up in one line a second whom a full queue has turned away.
+
+A burst of refusals would drown the log, and writing its lines would take longer than the refusals themselves.
 """
 
 from __future__ import annotations
@@ -12,14 +16,14 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from vllama_balancer.edge.client_address import client_address
-from vllama_balancer.edge.refusal_log import RefusalLog
-from vllama_balancer.edge.trace import TRACE, Trace, request_id_of
+from vllama_balancer.edge.request_stats import STATS, RequestStats, request_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from vllama_balancer.edge.client_address import Network
     from vllama_balancer.edge.metrics import EdgeMetrics
+
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ CLIENT_GONE = 499
 
 
 class AccessLog:
-    """Opens a trace for every request, and closes it in the log and the metrics."""
+    """Opens a stats for every request, and closes it in the log and the metrics."""
 
     def __init__(self, metrics: EdgeMetrics, proxies: Sequence[Network] = ()) -> None:
         """`proxies` are those whose word about the client's address counts."""
@@ -46,8 +50,8 @@ class AccessLog:
     ) -> web.StreamResponse:
         """Runs around everything else."""
         client = client_address(request.remote, request.headers, self._proxies)
-        trace = Trace(request_id_of(request.headers.get("X-Request-Id")), client=client)
-        request[TRACE] = trace
+        stats = RequestStats(request_id_of(request.headers.get("X-Request-Id")), client=client)
+        request[STATS] = stats
         status = 500
         self._metrics.in_flight.inc()
         try:
@@ -59,18 +63,18 @@ class AccessLog:
             raise
         finally:
             self._metrics.in_flight.dec()
-            self._record(request, trace, status)
+            self._record(request, stats, status)
 
-    def _record(self, request: web.Request, trace: Trace, status: int) -> None:
+    def _record(self, request: web.Request, stats: RequestStats, status: int) -> None:
         route = request.match_info.route.resource
-        elapsed_seconds = trace.elapsed_ns() / 1e9
-        self._metrics.record(route.canonical if route else "", status, elapsed_seconds, trace.ttft_seconds)
-        if trace.is_refused:
-            self._refusals.add(trace.client)
-        level = logging.DEBUG if trace.is_refused else logging.INFO
+        elapsed_seconds = stats.elapsed_ns() / 1e9
+        self._metrics.record(route.canonical if route else "", status, elapsed_seconds, stats.ttft_seconds)
+        if stats.is_refused:
+            self._refusals.add(stats.client)
+        level = logging.DEBUG if stats.is_refused else logging.INFO
         if not _log.isEnabledFor(level):
             return
-        facts = _facts(trace, elapsed_seconds)
+        facts = _facts(stats, elapsed_seconds)
         rendered = " ".join(f"{name}={'-' if value in (None, '') else value}" for name, value in facts.items())
         # The path as it came, still encoded: a decoded one could break the line and forge another.
         path = request.rel_url.raw_path
@@ -78,17 +82,49 @@ class AccessLog:
         _log.log(level, "%s %s %d %s", request.method, path, status, rendered, extra=extra)
 
 
-def _facts(trace: Trace, elapsed_seconds: float) -> dict[str, object]:
+def _facts(stats: RequestStats, elapsed_seconds: float) -> dict[str, object]:
     """What a line tells; in `extra` as well, for logs that keep fields apart."""
-    ttft_seconds = trace.ttft_seconds
+    ttft_seconds = stats.ttft_seconds
     return {
-        "request_id": trace.request_id,
-        "client": trace.client,
-        "model": trace.model,
-        "worker": trace.worker,
-        "prompt_tokens": trace.prompt_tokens,
-        "completion_tokens": trace.completion_tokens,
+        "request_id": stats.request_id,
+        "client": stats.client,
+        "model": stats.model,
+        "worker": stats.worker,
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.completion_tokens,
         "ttft_ms": None if ttft_seconds is None else round(ttft_seconds * 1e3, 1),
         "duration_ms": round(elapsed_seconds * 1e3, 1),
-        "migrations": trace.migrations,
+        "migrations": stats.migrations,
     }
+
+
+SUMMARY_SECONDS = 1.0
+
+
+class RefusalLog:
+    """Counts refusals until they are written. `close` it at the end."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._count = 0
+        self._clients: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, client: str) -> None:
+        """Counts one; the line follows within a second."""
+        self._count += 1
+        self._clients.add(client)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SUMMARY_SECONDS, self._write)
+
+    def close(self) -> None:
+        """Writes what has been counted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._write()
+
+    def _write(self) -> None:
+        clients = f"{len(self._clients)} client{'s' if len(self._clients) > 1 else ''}"
+        self._log.info("refused %d requests of %s: the queue is full", self._count, clients)
+        self._timer, self._count = None, 0
+        self._clients.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.gateway import Progress
 

@@ -1,4 +1,9 @@
-"""What operators and load balancers ask: health, metrics, the fleet, and the page that shows it."""
+"""What operators and load balancers ask: health, metrics, the fleet, and the page that shows it.
+
+The fleet as JSON, for the page and for /health: what operators look at; pure.
+
+What /health says, as a metric: alerts must tell a fleet that is idle from one that is out of order.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +12,21 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
-from vllama_balancer.edge.encoding import encode_json
-from vllama_balancer.edge.fleet_json import HealthJson, fleet_json, health_json
-from vllama_balancer.edge.health_metrics import register_health_metric
-from vllama_protos.v1 import fleet_pb2
+from vllama_balancer.edge.body import encode_json
+from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
-    from vllama_balancer.edge.edge import Edge
+    from collections.abc import Callable, Mapping, Sequence
+
+    from prometheus_client import CollectorRegistry
+
+    from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.edge.metrics import EdgeMetrics
-    from vllama_balancer.gateway import FleetView
+    from vllama_balancer.gateway import FleetView, ModelEntry
 
 
 class NoFleetView:
@@ -29,11 +37,11 @@ class NoFleetView:
         return fleet_pb2.ListWorkersResponse()
 
 
-class Page:
+class Dashboard:
     """The one file that browsers get, and the headers that let nothing else run in it."""
 
     def __init__(self) -> None:
-        self.body = resources.files("vllama_balancer.edge.page").joinpath("index.html").read_bytes()
+        self.body = resources.files("vllama_balancer.edge.dashboard").joinpath("index.html").read_bytes()
         """HTML with its style and its script within."""
         script, style = _hash_within(self.body, b"script"), _hash_within(self.body, b"style")
         policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; base-uri 'none'"
@@ -55,11 +63,11 @@ def _hash_within(page: bytes, tag: bytes) -> str:
 class Operations:
     """Handlers beside the APIs."""
 
-    def __init__(self, edge: Edge, fleet: FleetView, metrics: EdgeMetrics) -> None:
-        self._edge = edge
+    def __init__(self, context: HandlerContext, fleet: FleetView, metrics: EdgeMetrics) -> None:
+        self._context = context
         self._fleet = fleet
         self._metrics = metrics
-        self._page = Page()
+        self._dashboard = Dashboard()
         register_health_metric(metrics.registry, lambda: self._health().can_serve)
 
     def routes(self) -> list[web.RouteDef]:
@@ -75,7 +83,7 @@ class Operations:
     async def root(self, request: web.Request) -> web.Response:
         """GET /: the page for a browser, Ollama's line for any other client."""
         if "text/html" in request.headers.get("Accept", ""):
-            page = self._page
+            page = self._dashboard
             return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=page.headers)
         return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
 
@@ -96,8 +104,172 @@ class Operations:
 
     async def fleet(self, request: web.Request) -> web.Response:
         """GET /fleet: what the page shows."""
-        fleet = fleet_json(self._fleet.fleet(), self._edge.gateway.models(), self._metrics.recent_ttft_seconds)
+        fleet = fleet_json(self._fleet.fleet(), self._context.gateway.models(), self._metrics.recent_ttft_seconds)
         return web.Response(body=encode_json(fleet), content_type="application/json")
 
     def _health(self) -> HealthJson:
-        return health_json(self._fleet.fleet(), self._edge.gateway.models(), draining=self._edge.draining)
+        return health_json(self._fleet.fleet(), self._context.gateway.models(), draining=self._context.draining)
+
+
+_STATES = {
+    worker_pb2.WORKER_STATE_STARTING: "starting",
+    worker_pb2.WORKER_STATE_READY: "ready",
+    worker_pb2.WORKER_STATE_DRAINING: "draining",
+    worker_pb2.WORKER_STATE_SLEEPING: "asleep",
+    worker_pb2.WORKER_STATE_FAILED: "failed",
+}
+_PHASES = {
+    worker_pb2.START_PHASE_RESOLVE: "reading its configuration",
+    worker_pb2.START_PHASE_DOWNLOAD: "downloading",
+    worker_pb2.START_PHASE_LOAD: "loading",
+    worker_pb2.START_PHASE_COMPILE: "compiling",
+    worker_pb2.START_PHASE_WARM_UP: "warming up",
+}
+
+
+class WorkerJson(msgspec.Struct, frozen=True):
+    """One worker; rates are per second, shares 0 to 1."""
+
+    name: str
+    models: list[str]
+    state: str
+    available: bool
+    reason: str
+    phase: str
+    progress: float
+    device: str
+    simulated: bool
+    streams: int
+    max_streams: int
+    waiting: int
+    kv_cache_use: float
+    prefix_hit_rate: float
+    decode_tokens_per_second: float
+    prefill_tokens_per_second: float
+    restarts: int
+
+
+class FleetJson(msgspec.Struct, frozen=True):
+    """The fleet at one moment."""
+
+    models: list[str]
+    """Names of the models that can answer now."""
+    queued_requests: int
+    workers: list[WorkerJson]
+    ttft_seconds: list[float]
+    """Times to first token of the latest requests, oldest first."""
+    loading: dict[str, str]
+    """Models that requests wait for, and how far they are."""
+    asleep: list[str]
+    """Models that wake within seconds when they are asked for."""
+
+
+class HealthJson(msgspec.Struct, frozen=True):
+    """Whether requests can be served, and what stands in the way."""
+
+    status: str
+    """"ok", "degraded" (some workers are out), "idle" (a request loads its model), "unavailable" or "draining"."""
+    models: list[str]
+    workers: dict[str, str]
+    """State of each worker by its name, with the reason when it takes no requests."""
+    loading: dict[str, str]
+    """Models that requests wait for, and how far they are."""
+    asleep: list[str]
+    """Models that wake within seconds when they are asked for."""
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether a request would be answered, if only after its model has been loaded."""
+        return self.status in ("ok", "degraded", "idle")
+
+
+def fleet_json(
+    fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEntry], ttft_seconds: Sequence[float]
+) -> FleetJson:
+    """Shows the fleet."""
+    return FleetJson(
+        models=[entry.name for entry in entries if entry.replicas > 0],
+        queued_requests=fleet.queued_requests,
+        workers=[_worker(worker) for worker in fleet.workers],
+        ttft_seconds=list(ttft_seconds),
+        loading=_loading(fleet),
+        asleep=_asleep(fleet),
+    )
+
+
+def health_json(fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEntry], *, draining: bool) -> HealthJson:
+    """Judges the fleet: it is ready while some model can answer."""
+    ready = [entry.name for entry in entries if entry.replicas > 0]
+    workers = {worker.name: _state_in_words(worker) for worker in fleet.workers}
+    return HealthJson(_status(fleet, bool(ready), draining), ready, workers, _loading(fleet), _asleep(fleet))
+
+
+def _status(fleet: fleet_pb2.ListWorkersResponse, is_ready: bool, draining: bool) -> str:
+    if draining:
+        return "draining"
+    # Workers of models that come and go are not out of order while they load or sleep.
+    out = [worker for worker in fleet.workers if not worker.available and not _is_moving(worker, fleet)]
+    if is_ready:
+        return "degraded" if out else "ok"
+    return "idle" if fleet.loads_on_demand and not out else "unavailable"
+
+
+def _is_moving(worker: fleet_pb2.WorkerStatus, fleet: fleet_pb2.ListWorkersResponse) -> bool:
+    state = worker.report.state
+    return state == worker_pb2.WORKER_STATE_SLEEPING or (
+        fleet.loads_on_demand and state in (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_DRAINING)
+    )
+
+
+def _loading(fleet: fleet_pb2.ListWorkersResponse) -> dict[str, str]:
+    moving = (fleet_pb2.MODEL_STATE_WAITING, fleet_pb2.MODEL_STATE_LOADING)
+    workers = {worker.name: _state_in_words(worker) for worker in fleet.workers}
+    return {model.model: _progress(model, workers) for model in fleet.models if model.state in moving}
+
+
+def _asleep(fleet: fleet_pb2.ListWorkersResponse) -> list[str]:
+    return [model.model for model in fleet.models if model.state == fleet_pb2.MODEL_STATE_SLEEPING]
+
+
+def _progress(model: fleet_pb2.ModelStatus, workers: Mapping[str, str]) -> str:
+    """Words how far a load is: "starting: loading weights 40% on worker-0; 3 requests wait"."""
+    stages = [f"{workers[name]} on {name}" for name in model.workers if name in workers]
+    waiting = {0: [], 1: ["1 request waits"]}.get(model.requests, [f"{model.requests} requests wait"])
+    return "; ".join([", ".join(stages) or "waits for a worker that is in use", *waiting])
+
+
+def _worker(worker: fleet_pb2.WorkerStatus) -> WorkerJson:
+    description, report = worker.description, worker.report
+    return WorkerJson(
+        name=worker.name,
+        models=list(description.models),
+        state=_STATES.get(report.state, "unknown"),
+        available=worker.available,
+        reason=worker.reason or report.failure,
+        phase=_PHASES.get(report.phase, ""),
+        progress=report.progress,
+        device=description.device.name or description.device.kind,
+        simulated=description.simulated,
+        streams=worker.leases,
+        max_streams=description.max_streams,
+        waiting=report.waiting,
+        kv_cache_use=report.kv_cache_use,
+        prefix_hit_rate=report.prefix_hit_rate,
+        decode_tokens_per_second=report.decode_tokens_per_second,
+        prefill_tokens_per_second=report.prefill_tokens_per_second,
+        restarts=worker.restarts,
+    )
+
+
+def _state_in_words(worker: fleet_pb2.WorkerStatus) -> str:
+    state = _STATES.get(worker.report.state, "unknown")
+    reason = worker.reason or worker.report.failure
+    if reason.startswith(f"is {state}"):
+        return reason.removeprefix("is ")
+    return state if worker.available or not reason else f"{state}: {reason}"
+
+
+def register_health_metric(registry: CollectorRegistry, can_serve: Callable[[], bool]) -> None:
+    """Registers a gauge that asks at every scrape whether requests can be served."""
+    gauge = Gauge("vllama_can_serve", "Whether /health says that requests can be served: 1 or 0.", registry=registry)
+    gauge.set_function(lambda: float(can_serve()))

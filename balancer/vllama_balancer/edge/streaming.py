@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.errors import BalancerError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
-from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.fleet.rolling import Rolling
 from vllama_balancer.front.server import Front
 from vllama_balancer.keys import ApiKeys

@@ -8,7 +8,7 @@ import anthropic
 import pytest
 
 from vllama_balancer.edge.app import build_app
-from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.fake_gateway import FakeGateway, model
 from vllama_protos.v1 import worker_pb2
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_generation
-from vllama_balancer.edge.encoding import decode_json
+from vllama_balancer.edge.body import decode_json
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 

@@ -17,8 +17,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from vllama_balancer.edge.anthropic.messages_reply import Identity, MessageStream, to_message
 from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_generation
-from vllama_balancer.edge.encoding import decode_json
-from vllama_balancer.edge.wire.collected import Collected
+from vllama_balancer.edge.body import decode_json
+from vllama_balancer.edge.wire.accumulator import Accumulator
 from vllama_protos.v1 import generation_pb2
 
 CASES = sorted((Path(__file__).parents[2] / "golden" / "anthropic").glob("*.json"))
@@ -27,7 +27,7 @@ CASES = sorted((Path(__file__).parents[2] / "golden" / "anthropic").glob("*.json
 def _play(case: dict[str, Any]) -> dict[str, Any]:
     request = decode_json(json.dumps(case["request"]).encode(), MessagesRequest)
     identity = Identity("msg_0123", request.model or "")
-    stream, whole = MessageStream(identity), Collected()
+    stream, whole = MessageStream(identity), Accumulator()
     told = []
     for recorded in case["events"]:
         event = ParseDict(recorded, generation_pb2.GenerateResponse())

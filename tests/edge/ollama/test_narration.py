@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_balancer.edge.encoding import encode_line
+from vllama_balancer.edge.body import encode_line
 from vllama_balancer.edge.ollama.narration import ChatNarration, GenerateNarration, Narration
 from vllama_balancer.edge.ollama.tally import Tally
 from vllama_balancer.errors import EngineFault, WorkerLost

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vllama_balancer.edge.encoding import encode_line
+from vllama_balancer.edge.body import encode_line
 from vllama_balancer.edge.ollama.plain_lines import PlainLines, is_plain
 from vllama_balancer.edge.ollama.replies import AssistantMessage, Reply
 from vllama_protos.v1 import generation_pb2

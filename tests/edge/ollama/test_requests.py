@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from vllama_balancer.edge.encoding import decode_json
+from vllama_balancer.edge.body import decode_json
+from vllama_balancer.edge.model_lookup import RequestedModel
 from vllama_balancer.edge.ollama.chat_request import to_chat_request
 from vllama_balancer.edge.ollama.generate_request import to_generate_request
 from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody
-from vllama_balancer.edge.requested import RequestedModel
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.fake_gateway import model
 from vllama_balancer.names import parse_name

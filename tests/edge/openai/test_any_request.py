@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vllama_balancer.edge.app import build_app
-from vllama_balancer.edge.encoding import decode_json, encode_json
+from vllama_balancer.edge.body import decode_json, encode_json
 from vllama_balancer.edge.openai import chat_request, completion_request, responses_request
 from vllama_balancer.edge.openai.choices import to_choices
 from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_request
 from vllama_balancer.edge.openai.identity import Identity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
-from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.fake_gateway import FakeGateway, model
 from vllama_protos.v1 import generation_pb2, worker_pb2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from vllama_balancer.edge.encoding import decode_json, encode_json
+from vllama_balancer.edge.body import decode_json, encode_json
 from vllama_balancer.edge.openai import (
     chat_reply,
     chat_request,
@@ -26,7 +26,7 @@ from vllama_balancer.edge.openai import (
 from vllama_balancer.edge.openai.choices import to_choices
 from vllama_balancer.edge.openai.identity import Identity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
-from vllama_balancer.edge.wire.collected import Collected
+from vllama_balancer.edge.wire.accumulator import Accumulator
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ ENDPOINTS: dict[str, Callable[[bytes, Events], Run]] = {
 }
 
 
-def _collected(events: Events, choices: int) -> list[Collected]:
-    whole = [Collected() for _ in range(choices)]
+def _collected(events: Events, choices: int) -> list[Accumulator]:
+    whole = [Accumulator() for _ in range(choices)]
     for choice, event in events:
         whole[choice].add(event)
     return whole

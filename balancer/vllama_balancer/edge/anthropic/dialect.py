@@ -11,11 +11,11 @@ from vllama_balancer.edge.anthropic.handlers import Handlers
 from vllama_balancer.edge.dialect import Dialect
 
 if TYPE_CHECKING:
-    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.context import HandlerContext
 
 
-def _routes(edge: Edge) -> list[web.RouteDef]:
-    handlers = Handlers(edge)
+def _routes(context: HandlerContext) -> list[web.RouteDef]:
+    handlers = Handlers(context)
     return [
         web.post("/v1/messages", handlers.messages),
         web.post("/v1/messages/count_tokens", handlers.count_tokens),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.edge import statuses
-from vllama_balancer.edge.encoding import encode_sse
+from vllama_balancer.edge import http_errors
+from vllama_balancer.edge.body import encode_sse
 
 if TYPE_CHECKING:
     from vllama_balancer.errors import BalancerError
@@ -30,4 +30,4 @@ def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
 
 def error_event(error: BalancerError, request_id: str) -> bytes:
     """The last event of a stream that failed."""
-    return encode_sse(error_body(statuses.http_status(error), statuses.message(error), request_id), "error")
+    return encode_sse(error_body(http_errors.http_status(error), http_errors.message(error), request_id), "error")

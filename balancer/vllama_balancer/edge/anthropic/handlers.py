@@ -12,11 +12,11 @@ from aiohttp import web
 from vllama_balancer.edge.anthropic.errors import error_event
 from vllama_balancer.edge.anthropic.messages_reply import Identity, MessageStream, encode_event, to_message
 from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_chat, to_generation
-from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.body import encode_json
+from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.streaming import SSE
-from vllama_balancer.edge.trace import TRACE
-from vllama_balancer.edge.wire.collected import collect
-from vllama_balancer.edge.wire.demands import drop_thinking, meet_demands
+from vllama_balancer.edge.wire.accumulator import collect
+from vllama_balancer.edge.wire.capabilities import check_capabilities, drop_thinking
 from vllama_balancer.edge.wire.presets import apply_presets
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
@@ -24,8 +24,8 @@ from vllama_protos.v1 import generation_pb2
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from vllama_balancer.edge.edge import Edge
-    from vllama_balancer.edge.requested import RequestedModel
+    from vllama_balancer.edge.context import HandlerContext
+    from vllama_balancer.edge.model_lookup import RequestedModel
 
     Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
 
@@ -33,44 +33,44 @@ if TYPE_CHECKING:
 class Handlers:
     """The endpoints that speak Anthropic's JSON, bound to an edge."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/messages."""
-        body = await self._edge.read(request, MessagesRequest)
-        self._edge.expect_room(body.model)
+        body = await self._context.read(request, MessagesRequest)
+        self._context.expect_room(body.model)
         generation = to_generation(body)
-        model = await self._edge.find(request, body.model or "")
+        model = await self._context.find(request, body.model or "")
         _fit(model, generation)
-        events = self._edge.generate(request, model, generation)
+        events = self._context.generate(request, model, generation)
         identity = Identity(f"msg_{secrets.token_hex(12)}", model.requested)
         if body.stream:
-            return await self._edge.stream(
+            return await self._context.stream(
                 request,
                 _encode(events, MessageStream(identity)),
                 content_type=SSE,
-                render_error=partial(error_event, request_id=request[TRACE].request_id),
+                render_error=partial(error_event, request_id=request[STATS].request_id),
             )
         async with aclosing(events):
             return _reply(to_message(identity, await collect(events)))
 
     async def count_tokens(self, request: web.Request) -> web.Response:
         """POST /v1/messages/count_tokens: the rendered chat, tokenized by the model itself."""
-        body = await self._edge.read(request, MessagesRequest)
+        body = await self._context.read(request, MessagesRequest)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         generation = generation_pb2.GenerateRequest(chat=to_chat(body))
-        model = await self._edge.find(request, body.model)
+        model = await self._context.find(request, body.model)
         _fit(model, generation)
         wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
-        tokenized = await self._edge.gateway.tokenize(wire, self._edge.call(request))
+        tokenized = await self._context.gateway.tokenize(wire, self._context.call(request))
         return _reply({"input_tokens": len(tokenized.token_ids)})
 
 
 def _fit(model: RequestedModel, generation: generation_pb2.GenerateRequest) -> None:
     drop_thinking(model, generation.chat)
-    meet_demands(model, generation)
+    check_capabilities(model, generation)
     apply_presets(model.entry, generation)
 
 

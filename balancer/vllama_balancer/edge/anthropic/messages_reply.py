@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllama_balancer.edge.encoding import encode_sse
-from vllama_balancer.edge.wire.collected import check_completed
+from vllama_balancer.edge.body import encode_sse
+from vllama_balancer.edge.wire.accumulator import check_completed
 from vllama_balancer.errors import EngineFault
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from vllama_balancer.edge.wire.collected import Collected
+    from vllama_balancer.edge.wire.accumulator import Accumulator
 
 Event = dict[str, Any]
 """One event; its `type` is also the name under which it is sent."""
@@ -40,7 +40,7 @@ class Identity:
         return f"toolu_{self.id.rpartition('_')[2]}_{index}"
 
 
-def to_message(identity: Identity, collected: Collected) -> dict[str, Any]:
+def to_message(identity: Identity, collected: Accumulator) -> dict[str, Any]:
     """Builds a whole reply."""
     content: list[Block] = []
     if collected.thinking:

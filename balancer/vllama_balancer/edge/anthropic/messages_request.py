@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.anthropic.blocks import Block, Message, system_text, to_messages
-from vllama_balancer.edge.wire.continuation import continue_unfinished
+from vllama_balancer.edge.wire.bounds import clamp_int32
+from vllama_balancer.edge.wire.chat import continue_unfinished
 from vllama_balancer.edge.wire.json_text import json_text
-from vllama_balancer.edge.wire.numbers import clamp_int32
 from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2

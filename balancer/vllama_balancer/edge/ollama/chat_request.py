@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.edge.encoding import compact_json
+from vllama_balancer.edge.body import compact_json
 from vllama_balancer.edge.ollama.shared_fields import fill_shared, to_images, to_think
-from vllama_balancer.edge.wire.continuation import continue_unfinished
+from vllama_balancer.edge.wire.chat import continue_unfinished
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
+    from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.requests import ChatBody, FunctionCall, Message, Tool
-    from vllama_balancer.edge.requested import RequestedModel
 
 
 def to_chat_request(body: ChatBody, model: RequestedModel) -> generation_pb2.GenerateRequest:

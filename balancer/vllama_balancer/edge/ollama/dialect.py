@@ -14,12 +14,12 @@ from vllama_balancer.edge.ollama.management_handlers import ManagementHandlers
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.context import HandlerContext
 
 
-def _routes(edge: Edge) -> list[web.RouteDef]:
+def _routes(context: HandlerContext) -> list[web.RouteDef]:
     parts = (ListingHandlers, GenerationHandlers, EmbeddingHandlers, ManagementHandlers)
-    return [route for part in parts for route in part(edge).routes()]
+    return [route for part in parts for route in part(context).routes()]
 
 
 DIALECT = Dialect("/", _routes, error_body)

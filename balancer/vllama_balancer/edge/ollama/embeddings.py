@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_balancer.edge.wire.numbers import INT32_MAX
+from vllama_balancer.edge.wire.bounds import INT32_MAX
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import embedding_pb2
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.edge import statuses
-from vllama_balancer.edge.encoding import encode_line
+from vllama_balancer.edge import http_errors
+from vllama_balancer.edge.body import encode_line
 
 if TYPE_CHECKING:
     from vllama_balancer.errors import BalancerError
@@ -18,4 +18,4 @@ def error_body(status: int, message: str, request_id: str) -> dict[str, str]:
 
 def error_line(error: BalancerError) -> bytes:
     """The line that ends a stream which failed."""
-    return encode_line({"error": statuses.message(error)})
+    return encode_line({"error": http_errors.message(error)})

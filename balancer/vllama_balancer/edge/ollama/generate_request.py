@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.ollama.shared_fields import fill_shared, to_images, to_think
-from vllama_balancer.edge.wire.chat_template import check_template
+from vllama_balancer.edge.wire.chat import check_template
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
+    from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.requests import GenerateBody
-    from vllama_balancer.edge.requested import RequestedModel
 
 _LAST_TOKEN_ID = 2**32 - 1
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.ollama.chat_request import to_chat_request
 from vllama_balancer.edge.ollama.errors import error_line
 from vllama_balancer.edge.ollama.generate_request import to_generate_request
@@ -17,19 +18,18 @@ from vllama_balancer.edge.ollama.replies import DebugInfo, DebugReply, json_repl
 from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody
 from vllama_balancer.edge.ollama.shared_fields import check_top_logprobs, invalid_format
 from vllama_balancer.edge.ollama.tally import Tally
-from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.streaming import NDJSON
-from vllama_balancer.edge.trace import TRACE
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.context import HandlerContext
+    from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.narration import Narration
     from vllama_balancer.edge.ollama.requests import Shared
-    from vllama_balancer.edge.requested import RequestedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class _Exchange:
 class GenerationHandlers:
     """Generation over one edge."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
 
     def routes(self) -> list[web.RouteDef]:
         """The paths."""
@@ -57,16 +57,16 @@ class GenerationHandlers:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """POST /api/generate."""
-        body = await self._edge.read(request, GenerateBody)
+        body = await self._context.read(request, GenerateBody)
         if body.prompt:
-            self._edge.expect_room(body.model)
+            self._context.expect_room(body.model)
         check_top_logprobs(body)
         if not body.model:
             # Not found rather than required: Ollama's own answer here.
             raise HttpError(404, "model '' not found")
-        model = await self._edge.find(request, body.model)
-        tally = Tally(request[TRACE].elapsed_ns, keep_tokens=not body.raw)
-        narration = GenerateNarration(model.requested, self._edge.now, tally, with_context=not body.raw)
+        model = await self._context.find(request, body.model)
+        tally = Tally(request[STATS].elapsed_ns, keep_tokens=not body.raw)
+        narration = GenerateNarration(model.requested, self._context.now, tally, with_context=not body.raw)
         exchange = _Exchange(request, body, model, narration, "generate", parse_keep_alive(body.keep_alive))
         if not body.prompt:
             return await self._load_or_unload(exchange)
@@ -74,14 +74,14 @@ class GenerationHandlers:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /api/chat."""
-        body = await self._edge.read(request, ChatBody)
+        body = await self._context.read(request, ChatBody)
         if body.messages:
-            self._edge.expect_room(body.model)
+            self._context.expect_room(body.model)
         check_top_logprobs(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
-        model = await self._edge.find(request, body.model)
-        narration = ChatNarration(model.requested, self._edge.now, Tally(request[TRACE].elapsed_ns))
+        model = await self._context.find(request, body.model)
+        narration = ChatNarration(model.requested, self._context.now, Tally(request[STATS].elapsed_ns))
         exchange = _Exchange(request, body, model, narration, "chat", parse_keep_alive(body.keep_alive))
         if not body.messages:
             return await self._load_or_unload(exchange)
@@ -91,9 +91,9 @@ class GenerationHandlers:
         """Answers a request without a prompt: one object, streamed or not."""
         name = exchange.model.entry.name
         if exchange.keep_alive_seconds == 0:
-            await self._edge.residency.unload(name)
+            await self._context.residency.unload(name)
             return json_reply(exchange.narration.empty("unload"))
-        await self._edge.residency.load(name, exchange.keep_alive_seconds)
+        await self._context.residency.load(name, exchange.keep_alive_seconds)
         return json_reply(exchange.narration.empty("load"))
 
     async def _run(self, exchange: _Exchange, wire: generation_pb2.GenerateRequest) -> web.StreamResponse:
@@ -101,12 +101,12 @@ class GenerationHandlers:
         if exchange.body.debug_render_only:
             return json_reply(await self._rendered(exchange, wire))
         if exchange.keep_alive_seconds is not None:
-            self._edge.residency.keep(exchange.model.entry.name, exchange.keep_alive_seconds)
+            self._context.residency.keep(exchange.model.entry.name, exchange.keep_alive_seconds)
         wire = await self._continued(exchange, wire)
-        events = self._edge.generate(exchange.request, exchange.model, wire, verb=exchange.verb)
+        events = self._context.generate(exchange.request, exchange.model, wire, verb=exchange.verb)
         if exchange.body.streams:
             lines = _lines(exchange.narration, events)
-            return await self._edge.stream(exchange.request, lines, content_type=NDJSON, render_error=error_line)
+            return await self._context.stream(exchange.request, lines, content_type=NDJSON, render_error=error_line)
         async with aclosing(events):
             with _phrased():
                 return json_reply(await exchange.narration.whole(events))
@@ -118,7 +118,7 @@ class GenerationHandlers:
         if not wire.context_token_ids or wire.WhichOneof("input") != "prompt" or wire.suffix:
             return wire
         question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=wire.prompt)
-        answer = await self._edge.gateway.tokenize(question, self._edge.call(exchange.request))
+        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request))
         wire.token_ids.ids.extend([*wire.context_token_ids, *answer.token_ids])
         del wire.context_token_ids[:]
         return wire
@@ -130,9 +130,9 @@ class GenerationHandlers:
             question.chat.CopyFrom(wire.chat)
         else:
             question.prompt = wire.prompt
-        answer = await self._edge.gateway.tokenize(question, self._edge.call(exchange.request))
+        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request))
         images = sum(len(turn.images) for turn in wire.chat.messages)
-        return DebugReply(exchange.model.requested, self._edge.now(), DebugInfo(answer.text, images))
+        return DebugReply(exchange.model.requested, self._context.now(), DebugInfo(answer.text, images))
 
 
 async def _lines(

@@ -14,14 +14,14 @@ from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.names import parse_name
 
 if TYPE_CHECKING:
-    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.context import HandlerContext
 
 
 class ListingHandlers:
     """Listings over one edge; none of them waits for a worker."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
 
     def routes(self) -> list[web.RouteDef]:
         """The paths."""
@@ -35,7 +35,7 @@ class ListingHandlers:
 
     async def version(self, request: web.Request) -> web.Response:
         """GET /api/version."""
-        return json_reply({"version": self._edge.config.api_version})
+        return json_reply({"version": self._context.config.api_version})
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /api/status: newer command lines ask whether hosted models may be used."""
@@ -43,18 +43,18 @@ class ListingHandlers:
 
     async def tags(self, request: web.Request) -> web.Response:
         """GET /api/tags: the models that can be named."""
-        return json_reply({"models": metadata.tags(self._edge.gateway.models())})
+        return json_reply({"models": metadata.tags(self._context.gateway.models())})
 
     async def ps(self, request: web.Request) -> web.Response:
         """GET /api/ps: the models that are loaded."""
-        return json_reply({"models": metadata.loaded(self._edge.gateway.models(), self._edge.now())})
+        return json_reply({"models": metadata.loaded(self._context.gateway.models(), self._context.now())})
 
     async def show(self, request: web.Request) -> web.Response:
         """POST /api/show: all about one model."""
-        body = await self._edge.read(request, ShowBody)
+        body = await self._context.read(request, ShowBody)
         requested = body.model or body.name
         if not requested:
             raise InvalidRequest("model is required", field="model")
         not_found = f"model '{parse_name(requested).display}' not found"
-        model = await self._edge.find(request, requested, not_found=not_found)
+        model = await self._context.find(request, requested, not_found=not_found)
         return json_reply(to_show_reply(body, model, request.headers.get("User-Agent", "")))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from vllama_balancer.edge.encoding import encode_json, encode_line
+from vllama_balancer.edge.body import encode_json, encode_line
+from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.ollama.errors import error_line
 from vllama_balancer.edge.ollama.management_requests import (
     SUCCESS,
@@ -21,7 +22,6 @@ from vllama_balancer.edge.ollama.management_requests import (
     to_recipe,
     to_status,
 )
-from vllama_balancer.edge.statuses import HttpError
 from vllama_balancer.edge.streaming import NDJSON
 from vllama_balancer.errors import InvalidRequest, ModelNotFound
 from vllama_balancer.models.errors import ModelUnknown
@@ -29,7 +29,7 @@ from vllama_balancer.models.errors import ModelUnknown
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.gateway import Recipe
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
@@ -38,8 +38,8 @@ _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 class ManagementHandlers:
     """Model management over one edge."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
 
     def routes(self) -> list[web.RouteDef]:
         """The paths."""
@@ -55,34 +55,34 @@ class ManagementHandlers:
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """POST /api/pull: installs a model, or finds it installed."""
-        body = await self._edge.read(request, PullBody)
+        body = await self._context.read(request, PullBody)
         name = check_name(body.requested, "invalid model name")
         return await self._report(request, self._pulled(name), streams=body.stream is not False)
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /api/delete: an empty 200."""
-        body = await self._edge.read(request, NamedBody)
+        body = await self._context.read(request, NamedBody)
         name = check_name(body.requested, f'name "{body.requested}" is invalid')
         try:
-            await self._edge.management.delete(name)
+            await self._context.management.delete(name)
         except (ModelNotFound, ModelUnknown) as error:
             raise ModelNotFound(f"model '{name}' not found", field="model") from error
         return web.Response()
 
     async def copy(self, request: web.Request) -> web.Response:
         """POST /api/copy: an empty 200."""
-        body = await self._edge.read(request, CopyBody)
+        body = await self._context.read(request, CopyBody)
         source = check_name(body.source or "", f'source "{body.source or ""}" is invalid')
         destination = check_name(body.destination or "", f'destination "{body.destination or ""}" is invalid')
         try:
-            await self._edge.management.copy(source, destination)
+            await self._context.management.copy(source, destination)
         except (ModelNotFound, ModelUnknown) as error:
             raise ModelNotFound(f'model "{source}" not found', field="source") from error
         return web.Response()
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """POST /api/create: an alias with presets."""
-        body = await self._edge.read(request, CreateBody)
+        body = await self._context.read(request, CreateBody)
         name = check_name(body.requested, "invalid model name")
         return await self._report(request, self._created(name, to_recipe(body)), streams=body.stream is not False)
 
@@ -103,19 +103,19 @@ class ManagementHandlers:
     async def _pulled(self, name: str) -> AsyncGenerator[Status, None]:
         yield Status("pulling manifest")
         try:
-            async with aclosing(self._edge.management.pull(name)) as steps:
+            async with aclosing(self._context.management.pull(name)) as steps:
                 async for step in steps:
                     yield to_status(step)
         except (ModelNotFound, ModelUnknown) as error:
             # What is served needs no source, such as the model of a worker that somebody else started.
-            if self._edge.gateway.find(name) is None:
+            if self._context.gateway.find(name) is None:
                 # Clients look for these words.
                 raise HttpError(500, f"pull model manifest: file does not exist: {error}") from error
         yield SUCCESS
 
     async def _created(self, name: str, recipe: Recipe) -> AsyncGenerator[Status, None]:
         # All of it is done before the first line, so that a refusal has a status of its own.
-        await self._edge.management.create(name, recipe)
+        await self._context.management.create(name, recipe)
         yield Status("reading model metadata")
         yield Status("writing manifest")
         yield SUCCESS
@@ -125,7 +125,7 @@ class ManagementHandlers:
     ) -> web.StreamResponse:
         """Tells progress line by line, or only how it ended."""
         if streams:
-            return await self._edge.stream(request, _lines(steps), content_type=NDJSON, render_error=error_line)
+            return await self._context.stream(request, _lines(steps), content_type=NDJSON, render_error=error_line)
         async with aclosing(steps):
             last = SUCCESS
             async for step in steps:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.ollama.options import check_options
-from vllama_balancer.edge.wire.chat_template import check_template
+from vllama_balancer.edge.wire.chat import check_template
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.names import parse_name

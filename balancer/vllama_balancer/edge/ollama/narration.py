@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vllama_balancer.edge.encoding import compact_json, encode_line
+from vllama_balancer.edge.body import compact_json, encode_line
 from vllama_balancer.edge.ollama.plain_lines import PlainLines, is_plain
 from vllama_balancer.edge.ollama.replies import (
     AssistantMessage,
@@ -21,7 +21,7 @@ from vllama_balancer.edge.ollama.replies import (
     Reply,
     TopLogprob,
 )
-from vllama_balancer.edge.wire.collected import Collected, check_completed
+from vllama_balancer.edge.wire.accumulator import Accumulator, check_completed
 from vllama_balancer.errors import EngineFault, InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
@@ -84,7 +84,7 @@ class Narration:
 
     async def whole(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> Reply:
         """Tells a generation as one reply, once it has ended. Raises as `chunks` does."""
-        collected = Collected()
+        collected = Accumulator()
         async for event in events:
             kind = event.WhichOneof("event")
             if kind == "delta":

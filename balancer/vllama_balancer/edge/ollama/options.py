@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.edge.wire.numbers import INT32_MAX, INT64_MAX
+from vllama_balancer.edge.wire.bounds import INT32_MAX, INT64_MAX
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 

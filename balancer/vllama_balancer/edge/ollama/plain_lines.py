@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.body import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from vllama_balancer.edge.encoding import encode_json
+from vllama_balancer.edge.body import encode_json
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.edge.encoding import compact_json
+from vllama_balancer.edge.body import compact_json
 from vllama_balancer.edge.ollama.options import context_tokens, resolve_options, to_sampling
 from vllama_balancer.edge.wire.images import decode_base64_image
 from vllama_balancer.errors import InvalidRequest
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.requests import Shared
-    from vllama_balancer.edge.requested import RequestedModel
 
 _MOST_TOP_LOGPROBS = 20
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
+    from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.metadata import Details
     from vllama_balancer.edge.ollama.requests import ShowBody
-    from vllama_balancer.edge.requested import RequestedModel
     from vllama_balancer.gateway import ModelEntry
 
 _COPILOT = "GitHubCopilotChat/"

@@ -11,14 +11,14 @@ from msgspec import UNSET, UnsetType
 from vllama_balancer.edge.openai.identity import FINGERPRINT
 from vllama_balancer.edge.openai.logprobs import Logprobs, to_logprobs
 from vllama_balancer.edge.openai.usage import Usage, to_usage
-from vllama_balancer.edge.wire.collected import check_completed
+from vllama_balancer.edge.wire.accumulator import check_completed
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vllama_balancer.edge.openai.identity import Identity
-    from vllama_balancer.edge.wire.collected import Collected
+    from vllama_balancer.edge.wire.accumulator import Accumulator
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
-def to_completion(identity: Identity, choices: Sequence[Collected], *, logprobs: bool) -> ChatCompletion:
+def to_completion(identity: Identity, choices: Sequence[Accumulator], *, logprobs: bool) -> ChatCompletion:
     """Builds a whole reply. `logprobs` says whether they were asked for."""
     return ChatCompletion(
         id=identity.id,
@@ -182,7 +182,7 @@ def finish_reason(reason: generation_pb2.FinishReason, *, called: bool) -> str:
     return "tool_calls" if called or reason == generation_pb2.FINISH_REASON_TOOL_CALLS else "stop"
 
 
-def _to_choice(identity: Identity, index: int, collected: Collected, logprobs: bool) -> Choice:
+def _to_choice(identity: Identity, index: int, collected: Accumulator, logprobs: bool) -> Choice:
     calls = _to_tool_calls(identity, index, collected.tool_calls, first_index=0)
     message = Message(
         content=collected.text, reasoning=collected.thinking or UNSET, tool_calls=calls if calls else UNSET

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllama_balancer.edge.wire.numbers import INT64_MAX
+from vllama_balancer.edge.wire.bounds import INT64_MAX
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 

@@ -11,14 +11,14 @@ from msgspec import UNSET, UnsetType
 from vllama_balancer.edge.openai.chat_reply import finish_reason
 from vllama_balancer.edge.openai.identity import FINGERPRINT
 from vllama_balancer.edge.openai.usage import NO_USAGE, Usage, to_usage
-from vllama_balancer.edge.wire.collected import check_completed
+from vllama_balancer.edge.wire.accumulator import check_completed
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vllama_balancer.edge.openai.identity import Identity
-    from vllama_balancer.edge.wire.collected import Collected
+    from vllama_balancer.edge.wire.accumulator import Accumulator
 
 
 class Logprobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | UnsetType = UNSET
 
 
-def to_completion(identity: Identity, choices: Sequence[Collected], *, echo: str, logprobs: bool) -> Completion:
+def to_completion(identity: Identity, choices: Sequence[Accumulator], *, echo: str, logprobs: bool) -> Completion:
     """Builds a whole reply; `echo` is put before each text."""
     return Completion(
         id=identity.id,
@@ -62,7 +62,7 @@ def to_completion(identity: Identity, choices: Sequence[Collected], *, echo: str
     )
 
 
-def _to_choice(index: int, collected: Collected, echo: str, logprobs: bool) -> Choice:
+def _to_choice(index: int, collected: Accumulator, echo: str, logprobs: bool) -> Choice:
     places = _Places(echo)
     return Choice(
         text=echo + collected.text,

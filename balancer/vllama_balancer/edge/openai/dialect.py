@@ -11,11 +11,11 @@ from vllama_balancer.edge.openai.errors import error_body
 from vllama_balancer.edge.openai.handlers import Handlers
 
 if TYPE_CHECKING:
-    from vllama_balancer.edge.edge import Edge
+    from vllama_balancer.edge.context import HandlerContext
 
 
-def _routes(edge: Edge) -> list[web.RouteDef]:
-    handlers = Handlers(edge)
+def _routes(context: HandlerContext) -> list[web.RouteDef]:
+    handlers = Handlers(context)
     return [
         web.post("/v1/chat/completions", handlers.chat),
         web.post("/v1/completions", handlers.complete),

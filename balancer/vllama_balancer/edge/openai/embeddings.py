@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllama_balancer.edge.wire.numbers import clamp_count
+from vllama_balancer.edge.wire.bounds import clamp_count
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import embedding_pb2
 

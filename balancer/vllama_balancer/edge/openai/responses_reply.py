@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.edge import statuses
-from vllama_balancer.edge.encoding import encode_sse
+from vllama_balancer.edge import http_errors
+from vllama_balancer.edge.body import encode_sse
 from vllama_balancer.edge.openai.logprobs import to_logprobs
 from vllama_balancer.edge.openai.responses_items import (
     EventLog,
@@ -20,7 +20,7 @@ from vllama_balancer.edge.openai.responses_items import (
     tell_custom_call,
 )
 from vllama_balancer.edge.openai.responses_request import TextFormat, ToolChoice
-from vllama_balancer.edge.wire.collected import check_completed
+from vllama_balancer.edge.wire.accumulator import check_completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ class ResponseStream:
 
         Agents read the first; the SDK raises at the second.
         """
-        details = {"code": "server_error", "message": statuses.message(error)}
+        details = {"code": "server_error", "message": http_errors.message(error)}
         self._begin()
         self._log.tell("response.failed", response=self._response("failed", error=details))
         self._log.tell("error", **details, param=None, error=details)

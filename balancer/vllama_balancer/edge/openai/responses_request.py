@@ -16,7 +16,7 @@ from vllama_balancer.edge.openai.effort import think_level
 from vllama_balancer.edge.openai.formats import to_output_format
 from vllama_balancer.edge.openai.responses_input import InputItem, to_messages
 from vllama_balancer.edge.openai.sampling import SamplingFields, to_sampling
-from vllama_balancer.edge.wire.continuation import continue_unfinished
+from vllama_balancer.edge.wire.chat import continue_unfinished
 from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from vllama_balancer.edge.wire.numbers import INT64_MAX, clamp_count, clamp_int32, clamp_unit
+from vllama_balancer.edge.wire.bounds import INT64_MAX, clamp_count, clamp_int32, clamp_unit
 from vllama_protos.v1 import generation_pb2
 
 Seed = Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)]

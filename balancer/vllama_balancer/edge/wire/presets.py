@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.edge.wire.numbers import INT32_MAX, INT64_MAX, clamp_int32
+from vllama_balancer.edge.wire.bounds import INT32_MAX, INT64_MAX, clamp_int32
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vllama_balancer.edge.config import EdgeConfig
-from vllama_balancer.edge.guard import Hosts, Machine, Origins, this_machine
+from vllama_balancer.edge.security import AllowedHosts, AllowedOrigins, HostNames, this_host
 from vllama_balancer.fake_gateway import FakeGateway
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.edge.conftest import Serve
 
-MACHINE = Machine(frozenset({"workstation"}), frozenset({"8.8.4.4"}))
+MACHINE = HostNames(frozenset({"workstation"}), frozenset({"8.8.4.4"}))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ MACHINE = Machine(frozenset({"workstation"}), frozenset({"8.8.4.4"}))
 )
 def test_allowed_origins(origin: str) -> None:
     """Local pages, apps and what is configured, wildcards included."""
-    origins = Origins(["https://*.example.org", "chrome-extension://*"])
+    origins = AllowedOrigins(["https://*.example.org", "chrome-extension://*"])
     assert origins.allow(origin) == origin
 
 
@@ -46,12 +46,12 @@ def test_allowed_origins(origin: str) -> None:
 )
 def test_other_origins_are_refused(origin: str) -> None:
     """A name that only looks local is not."""
-    assert Origins([]).allow(origin) == ""
+    assert AllowedOrigins([]).allow(origin) == ""
 
 
 def test_any_origin() -> None:
     """A star allows everything, and says so to the browser."""
-    assert Origins(["*"]).allow("http://evil.com") == "*"
+    assert AllowedOrigins(["*"]).allow("http://evil.com") == "*"
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,18 @@ def test_any_origin() -> None:
 )
 def test_local_hosts(host: str) -> None:
     """Every way to name this machine or its network."""
-    assert Hosts(MACHINE).allows(host)
+    assert AllowedHosts(MACHINE).allows(host)
 
 
 @pytest.mark.parametrize("host", ["evil.com", "evil.com:11434", "8.8.8.8", "localhost.evil.com", "local", "1.2.3"])
 def test_foreign_hosts(host: str) -> None:
     """A name that resolves to loopback from outside is not this machine's."""
-    assert not Hosts(MACHINE).allows(host)
+    assert not AllowedHosts(MACHINE).allows(host)
 
 
 def test_this_machine_has_names_and_addresses() -> None:
     """The operating system knows at least loopback."""
-    machine = this_machine()
+    machine = this_host()
     assert machine.names
     assert "127.0.0.1" in machine.addresses
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
 
-class Collected:
+class Accumulator:
     """Everything that one generation has said so far."""
 
     def __init__(self) -> None:
@@ -61,9 +61,9 @@ class Collected:
         self.logprobs.extend(delta.logprobs)
 
 
-async def collect(events: AsyncIterable[generation_pb2.GenerateResponse]) -> Collected:
+async def collect(events: AsyncIterable[generation_pb2.GenerateResponse]) -> Accumulator:
     """Gathers a generation to its end. Raises what the generation raises, EngineFault or WorkerLost."""
-    collected = Collected()
+    collected = Accumulator()
     async for event in events:
         collected.add(event)
     _ = collected.finished

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_balancer.edge.wire.collected import Collected, collect
+from vllama_balancer.edge.wire.accumulator import Accumulator, collect
 from vllama_balancer.errors import EngineFault, WorkerLost
 from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
 from vllama_balancer.gateway import Call
@@ -34,4 +34,4 @@ def test_an_aborted_generation_is_a_lost_worker() -> None:
     event = finished(generation_pb2.FINISH_REASON_ABORTED)
     assert isinstance(event, generation_pb2.GenerateResponse)
     with pytest.raises(WorkerLost):
-        Collected().add(event)
+        Accumulator().add(event)

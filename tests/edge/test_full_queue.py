@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from vllama_balancer.edge.statuses import SERVER_BUSY
+from vllama_balancer.edge.http_errors import SERVER_BUSY
 from vllama_balancer.errors import QueueFull
 from vllama_balancer.fake_gateway import FakeGateway
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_balancer.edge.wire.chat_template import check_template
+from vllama_balancer.edge.wire.chat import check_template
 from vllama_balancer.errors import InvalidRequest
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
-from vllama_balancer.edge.serving import EdgeServer
+from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
 
 if TYPE_CHECKING:

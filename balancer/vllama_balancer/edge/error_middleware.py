@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from vllama_balancer.edge import statuses
-from vllama_balancer.edge.dialect import dialect_of
-from vllama_balancer.edge.encoding import encode_json
-from vllama_balancer.edge.paths import tidy_path
-from vllama_balancer.edge.statuses import HttpError
-from vllama_balancer.edge.trace import TRACE
+from vllama_balancer.edge import http_errors
+from vllama_balancer.edge.body import encode_json
+from vllama_balancer.edge.dialect import dialect_of, normalize_path
+from vllama_balancer.edge.http_errors import HttpError
+from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.errors import BalancerError, QueueFull
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Faults:
+class ErrorMiddleware:
     """Answers errors in every dialect's own shape."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
@@ -41,7 +40,7 @@ class Faults:
         try:
             return await handler(request)
         except QueueFull as error:
-            request[TRACE].is_refused = True
+            request[STATS].is_refused = True
             return self.answer(request, error)
         except BalancerError as error:
             return self.answer(request, error)
@@ -53,18 +52,18 @@ class Faults:
             # Nobody is left to answer; aiohttp closes the connection.
             raise
         except Exception:
-            _log.exception("request %s failed", request[TRACE].request_id)
+            _log.exception("request %s failed", request[STATS].request_id)
             return self.answer(request, HttpError(500, "internal error"))
 
     def answer(self, request: web.Request, error: BalancerError) -> web.Response:
         """Renders an error for a request's path."""
-        status = statuses.http_status(error)
-        dialect = dialect_of(tidy_path(request.path), self._dialects)
-        body = dialect.error_body(status, statuses.message(error), request[TRACE].request_id)
+        status = http_errors.http_status(error)
+        dialect = dialect_of(normalize_path(request.path), self._dialects)
+        body = dialect.error_body(status, http_errors.message(error), request[STATS].request_id)
         response = web.Response(
             status=status,
             body=b"" if request.method == "HEAD" else encode_json(body),
-            headers={"Content-Type": "application/json; charset=utf-8", **statuses.headers(error)},
+            headers={"Content-Type": "application/json; charset=utf-8", **http_errors.headers(error)},
         )
         if not request.content.at_eof():
             # The rest of an unread body would be taken for the next request.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _Item = tuple[int, T] | BaseException | None
 
 
-async def fan_in(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
     """Yields the items of all streams in the order of their arrival, those of one stream in its own order.
 
     Raises the first error of any stream. Streams are closed before this one ends.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from vllama_balancer.edge.requested import RequestedModel
+    from vllama_balancer.edge.model_lookup import RequestedModel
 
 _NOT_REASONING = (generation_pb2.THINK_LEVEL_UNSPECIFIED, generation_pb2.THINK_LEVEL_OFF)
 
 
-def meet_demands(model: RequestedModel, request: generation_pb2.GenerateRequest, *, verb: str = "chat") -> None:
+def check_capabilities(model: RequestedModel, request: generation_pb2.GenerateRequest, *, verb: str = "chat") -> None:
     """Checks a request against its model, and lets a model that can reason do so unless told otherwise.
 
     Raises CapabilityMissing for the first thing that the model is known to lack.

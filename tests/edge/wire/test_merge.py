@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_balancer.edge.wire.fan_in import fan_in
+from vllama_balancer.edge.wire.merge import merge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -41,7 +41,7 @@ class Source:
 async def test_every_item_comes_once_and_in_its_streams_order(streams: int) -> None:
     """Nothing is lost, repeated or reordered within a stream."""
     sources = [Source(20) for _ in range(streams)]
-    items = [item async for item in fan_in([source.stream() for source in sources])]
+    items = [item async for item in merge([source.stream() for source in sources])]
     for index in range(streams):
         assert [number for stream, number in items if stream == index] == list(range(20))
     assert all(source.closed for source in sources)
@@ -53,7 +53,7 @@ async def test_the_first_failure_ends_all(others: int) -> None:
     waiting = [Source(1, then=asyncio.Event()) for _ in range(others)]
     failing = Source(1, then=ValueError("broken"))
     with pytest.raises(ValueError, match="broken"):
-        async for _ in fan_in([source.stream() for source in (*waiting, failing)]):
+        async for _ in merge([source.stream() for source in (*waiting, failing)]):
             pass
     assert all(source.closed for source in (*waiting, failing))
 
@@ -62,7 +62,7 @@ async def test_the_first_failure_ends_all(others: int) -> None:
 async def test_closing_closes_every_stream(streams: int) -> None:
     """A reader that stops early leaves no stream open."""
     sources = [Source(1, then=asyncio.Event()) for _ in range(streams)]
-    async with aclosing(fan_in([source.stream() for source in sources])) as items:
+    async with aclosing(merge([source.stream() for source in sources])) as items:
         for _ in range(streams):
             await anext(items)
     assert all(source.closed for source in sources)
@@ -71,7 +71,7 @@ async def test_closing_closes_every_stream(streams: int) -> None:
 async def test_a_slow_reader_slows_the_streams() -> None:
     """What nobody has taken is not piled up: each stream is at most a few items ahead."""
     sources = [Source(1000), Source(1000)]
-    async with aclosing(fan_in([source.stream() for source in sources])) as items:
+    async with aclosing(merge([source.stream() for source in sources])) as items:
         await anext(items)
         for _ in range(50):
             await asyncio.sleep(0)

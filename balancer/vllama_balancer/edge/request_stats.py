@@ -20,7 +20,7 @@ _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(slots=True)
-class Trace:
+class RequestStats:
     """The facts of one request; counts add up over all of its generations."""
 
     request_id: str
@@ -48,17 +48,17 @@ class Trace:
         self.generations += 1
         return self.request_id if self.generations == 1 else f"{self.request_id[:120]}-{self.generations}"
 
-    def saw_started(self, started: generation_pb2.Started, reason: str) -> None:
+    def record_started(self, started: generation_pb2.Started, reason: str) -> None:
         """Notes that a worker has taken a generation, and why that one."""
         if not self.worker:
             self.worker, self.reason = started.worker, reason
         self.prompt_tokens += started.prompt_tokens
 
-    def saw_output(self) -> None:
+    def record_output(self) -> None:
         """Notes output; only the first time counts."""
         self.first_output_ns = self.first_output_ns or time.monotonic_ns()
 
-    def saw_finished(self, finished: generation_pb2.Finished) -> None:
+    def record_finished(self, finished: generation_pb2.Finished) -> None:
         """Notes the end of a generation."""
         self.completion_tokens += finished.usage.completion_tokens
         self.migrations += finished.migrations
@@ -73,8 +73,8 @@ class Trace:
         return time.monotonic_ns() - self.arrived_ns
 
 
-TRACE: web.RequestKey[Trace] = web.RequestKey("trace", Trace)
-"""Where a request keeps its trace."""
+STATS: web.RequestKey[RequestStats] = web.RequestKey("stats", RequestStats)
+"""Where a request keeps its stats."""
 
 
 def request_id_of(given: str | None) -> str:

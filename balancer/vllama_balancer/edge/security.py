@@ -3,6 +3,8 @@
 A page in a browser on this machine can reach loopback. The Origin header tells which page asks;
 a page that has its own name resolve to loopback looks like the same origin, and is recognised by
 the Host header instead. Both follow Ollama's rules, so that what works there works here.
+
+Asks for an API key where keys are configured, in the caller's own dialect.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from typing import TYPE_CHECKING
 import psutil
 from aiohttp import web
 
-from vllama_balancer.edge.statuses import HttpError
+from vllama_balancer.edge.http_errors import HttpError
+from vllama_balancer.edge.request_stats import STATS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+
+    from vllama_balancer.keys import ApiKeys
+
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
@@ -45,7 +51,7 @@ ALLOW_ORIGIN: web.RequestKey[str] = web.RequestKey("allow_origin", str)
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class HostNames:
     """What this machine is called."""
 
     names: frozenset[str]
@@ -54,7 +60,7 @@ class Machine:
     """IP addresses of its interfaces."""
 
 
-def this_machine() -> Machine:
+def this_host() -> HostNames:
     """Asks the operating system."""
     addresses = {
         address.address.partition("%")[0]
@@ -62,10 +68,10 @@ def this_machine() -> Machine:
         for address in interface
         if address.family in (socket.AF_INET, socket.AF_INET6)
     }
-    return Machine(frozenset({socket.gethostname().lower()}), frozenset(addresses))
+    return HostNames(frozenset({socket.gethostname().lower()}), frozenset(addresses))
 
 
-class Origins:
+class AllowedOrigins:
     """The origins whose pages may call."""
 
     def __init__(self, configured: Iterable[str]) -> None:
@@ -84,29 +90,29 @@ class Origins:
         return origin if any(pattern.fullmatch(origin) for pattern in self._patterns) else ""
 
 
-class Hosts:
+class AllowedHosts:
     """The values of the Host header that can only mean this machine."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, host_names: HostNames) -> None:
+        self._host_names = host_names
 
     def allows(self, header: str) -> bool:
         """Tells whether a Host header names this machine or an address of a private network."""
         host = _host_only(header).lower()
-        if host in ("", "localhost") or host in self._machine.names or host.endswith(_LOCAL_SUFFIXES):
+        if host in ("", "localhost") or host in self._host_names.names or host.endswith(_LOCAL_SUFFIXES):
             return True
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
             return False
         local = address.is_loopback or address.is_private or address.is_unspecified
-        return local or str(address) in self._machine.addresses
+        return local or str(address) in self._host_names.addresses
 
 
 class Guard:
     """The middleware that applies both rules."""
 
-    def __init__(self, origins: Origins, hosts: Hosts | None) -> None:
+    def __init__(self, origins: AllowedOrigins, hosts: AllowedHosts | None) -> None:
         """`hosts` is None where the edge is bound to more than loopback."""
         self._origins = origins
         self._hosts = hosts
@@ -160,3 +166,23 @@ def _host_only(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if header.count(":") == 1 else header
+
+
+OPEN_PATHS = frozenset({"/", "/health", "/health/live"})
+"""What load balancers probe; tells nothing about models or requests."""
+
+
+class Authentication:
+    """The middleware that knows callers by their keys; without keys everybody may call."""
+
+    def __init__(self, keys: ApiKeys | None) -> None:
+        self._keys = keys
+
+    @web.middleware
+    async def middleware(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Raises Unauthenticated for a missing or wrong key; else notes whose key it is."""
+        if self._keys is not None and request.path not in OPEN_PATHS:
+            request[STATS].client = f"key:{self._keys.owner_of(request.headers)}"
+        return await handler(request)

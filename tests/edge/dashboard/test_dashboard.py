@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from tests.edge.conftest import Serve
-    from tests.edge.page.conftest import Tab
+    from tests.edge.dashboard.conftest import Tab
 
 pytestmark = pytest.mark.timeout(90)
 
