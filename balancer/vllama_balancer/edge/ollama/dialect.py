@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.dialect import Dialect
-from vllama_balancer.edge.ollama.embedding_handlers import EmbeddingHandlers
+from vllama_balancer.edge.ollama.embeddings import EmbeddingHandlers
 from vllama_balancer.edge.ollama.errors import error_body
-from vllama_balancer.edge.ollama.generation_handlers import GenerationHandlers
-from vllama_balancer.edge.ollama.listing_handlers import ListingHandlers
-from vllama_balancer.edge.ollama.management_handlers import ManagementHandlers
+from vllama_balancer.edge.ollama.handlers import GenerationHandlers, ListingHandlers
+from vllama_balancer.edge.ollama.management import ManagementHandlers
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllama_balancer.edge.ollama import metadata
+from vllama_balancer.edge.ollama import listing
 from vllama_balancer.edge.ollama.options import check_options, model_options
 from vllama_balancer.names import parse_name
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vllama_balancer.edge.model_lookup import RequestedModel
-    from vllama_balancer.edge.ollama.metadata import Details
-    from vllama_balancer.edge.ollama.requests import ShowBody
+    from vllama_balancer.edge.ollama.listing import Details
+    from vllama_balancer.edge.ollama.schema import ShowBody
     from vllama_balancer.gateway import ModelEntry
 
 _COPILOT = "GitHubCopilotChat/"
@@ -67,9 +67,9 @@ def to_show_reply(body: ShowBody, model: RequestedModel, user_agent: str) -> Sho
         parameters="\n".join(_parameter_lines(parameters)),
         template=template,
         system=system,
-        details=metadata.details(entry),
-        model_info=metadata.model_info(entry, basename),
-        capabilities=metadata.capabilities(entry),
+        details=listing.details(entry),
+        model_info=listing.model_info(entry, basename),
+        capabilities=listing.capabilities(entry),
         modified_at=entry.modified_at,
         messages=[PresetMessage(turn.role, turn.content) for turn in entry.messages],
         tensors=[] if body.verbose else msgspec.UNSET,

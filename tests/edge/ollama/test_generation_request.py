@@ -10,9 +10,8 @@ import pytest
 
 from vllama_balancer.edge.body import decode_json
 from vllama_balancer.edge.model_lookup import RequestedModel
-from vllama_balancer.edge.ollama.chat_request import to_chat_request
-from vllama_balancer.edge.ollama.generate_request import to_generate_request
-from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody
+from vllama_balancer.edge.ollama.generation_request import to_chat_request, to_generate_request
+from vllama_balancer.edge.ollama.schema import ChatBody, GenerateBody
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.fake_gateway import model
 from vllama_balancer.names import parse_name

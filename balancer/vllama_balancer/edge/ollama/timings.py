@@ -23,7 +23,7 @@ class Metrics(TypedDict):
     eval_duration: int
 
 
-class Tally:
+class GenerationTimings:
     """Watches the events of one generation.
 
     The workers' own timings count; what they leave out is filled by the times at which events

@@ -1,4 +1,7 @@
-"""The handlers of generate and chat: decode, translate, dispatch, encode."""
+"""The handlers of generate and chat: decode, translate, dispatch, encode.
+
+The handlers that tell what is there: version, models, what is loaded, all about one model.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,23 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from vllama_balancer.edge.http_errors import HttpError
-from vllama_balancer.edge.ollama.chat_request import to_chat_request
+from vllama_balancer.edge.ollama import listing
+from vllama_balancer.edge.ollama.encoder import ChatEncoder, GenerateEncoder
 from vllama_balancer.edge.ollama.errors import error_line
-from vllama_balancer.edge.ollama.generate_request import to_generate_request
-from vllama_balancer.edge.ollama.keep_alive import parse_keep_alive
-from vllama_balancer.edge.ollama.narration import ChatNarration, GenerateNarration
-from vllama_balancer.edge.ollama.replies import DebugInfo, DebugReply, json_reply
-from vllama_balancer.edge.ollama.requests import ChatBody, GenerateBody
-from vllama_balancer.edge.ollama.shared_fields import check_top_logprobs, invalid_format
-from vllama_balancer.edge.ollama.tally import Tally
+from vllama_balancer.edge.ollama.generation_request import (
+    check_top_logprobs,
+    invalid_format,
+    to_chat_request,
+    to_generate_request,
+)
+from vllama_balancer.edge.ollama.options import parse_keep_alive
+from vllama_balancer.edge.ollama.schema import ChatBody, DebugInfo, DebugReply, GenerateBody, ShowBody, json_reply
+from vllama_balancer.edge.ollama.show import to_show_reply
+from vllama_balancer.edge.ollama.timings import GenerationTimings
 from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.streaming import NDJSON
 from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.names import parse_name
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -28,8 +36,8 @@ if TYPE_CHECKING:
 
     from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.edge.model_lookup import RequestedModel
-    from vllama_balancer.edge.ollama.narration import Narration
-    from vllama_balancer.edge.ollama.requests import Shared
+    from vllama_balancer.edge.ollama.encoder import ReplyEncoder
+    from vllama_balancer.edge.ollama.schema import GenerationBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +45,9 @@ class _Exchange:
     """One request of either kind, on its way to its reply."""
 
     request: web.Request
-    body: Shared
+    body: GenerationBody
     model: RequestedModel
-    narration: Narration
+    encoder: ReplyEncoder
     verb: str
     """What the request does, for errors about it: "generate" or "chat"."""
     keep_alive_seconds: float | None
@@ -65,9 +73,9 @@ class GenerationHandlers:
             # Not found rather than required: Ollama's own answer here.
             raise HttpError(404, "model '' not found")
         model = await self._context.find(request, body.model)
-        tally = Tally(request[STATS].elapsed_ns, keep_tokens=not body.raw)
-        narration = GenerateNarration(model.requested, self._context.now, tally, with_context=not body.raw)
-        exchange = _Exchange(request, body, model, narration, "generate", parse_keep_alive(body.keep_alive))
+        timings = GenerationTimings(request[STATS].elapsed_ns, keep_tokens=not body.raw)
+        encoder = GenerateEncoder(model.requested, self._context.now, timings, with_context=not body.raw)
+        exchange = _Exchange(request, body, model, encoder, "generate", parse_keep_alive(body.keep_alive))
         if not body.prompt:
             return await self._load_or_unload(exchange)
         return await self._run(exchange, to_generate_request(body, model))
@@ -81,8 +89,8 @@ class GenerationHandlers:
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         model = await self._context.find(request, body.model)
-        narration = ChatNarration(model.requested, self._context.now, Tally(request[STATS].elapsed_ns))
-        exchange = _Exchange(request, body, model, narration, "chat", parse_keep_alive(body.keep_alive))
+        encoder = ChatEncoder(model.requested, self._context.now, GenerationTimings(request[STATS].elapsed_ns))
+        exchange = _Exchange(request, body, model, encoder, "chat", parse_keep_alive(body.keep_alive))
         if not body.messages:
             return await self._load_or_unload(exchange)
         return await self._run(exchange, to_chat_request(body, model))
@@ -92,9 +100,9 @@ class GenerationHandlers:
         name = exchange.model.entry.name
         if exchange.keep_alive_seconds == 0:
             await self._context.residency.unload(name)
-            return json_reply(exchange.narration.empty("unload"))
+            return json_reply(exchange.encoder.empty("unload"))
         await self._context.residency.load(name, exchange.keep_alive_seconds)
-        return json_reply(exchange.narration.empty("load"))
+        return json_reply(exchange.encoder.empty("load"))
 
     async def _run(self, exchange: _Exchange, wire: generation_pb2.GenerateRequest) -> web.StreamResponse:
         """Generates and answers, streamed or not."""
@@ -105,11 +113,11 @@ class GenerationHandlers:
         wire = await self._continued(exchange, wire)
         events = self._context.generate(exchange.request, exchange.model, wire, verb=exchange.verb)
         if exchange.body.streams:
-            lines = _lines(exchange.narration, events)
+            lines = _lines(exchange.encoder, events)
             return await self._context.stream(exchange.request, lines, content_type=NDJSON, render_error=error_line)
         async with aclosing(events):
             with _phrased():
-                return json_reply(await exchange.narration.whole(events))
+                return json_reply(await exchange.encoder.whole(events))
 
     async def _continued(
         self, exchange: _Exchange, wire: generation_pb2.GenerateRequest
@@ -136,11 +144,11 @@ class GenerationHandlers:
 
 
 async def _lines(
-    narration: Narration, events: AsyncGenerator[generation_pb2.GenerateResponse, None]
+    encoder: ReplyEncoder, events: AsyncGenerator[generation_pb2.GenerateResponse, None]
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         with _phrased():
-            async for line in narration.lines(events):
+            async for line in encoder.lines(events):
                 yield line
 
 
@@ -153,3 +161,46 @@ def _phrased() -> Iterator[None]:
         if error.field.startswith("output_format") and "invalid format" not in str(error):
             raise invalid_format(str(error)) from error
         raise
+
+
+class ListingHandlers:
+    """Listings over one edge; none of them waits for a worker."""
+
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths."""
+        return [
+            web.get("/api/version", self.version),
+            web.get("/api/status", self.status),
+            web.get("/api/tags", self.tags),
+            web.get("/api/ps", self.ps),
+            web.post("/api/show", self.show),
+        ]
+
+    async def version(self, request: web.Request) -> web.Response:
+        """GET /api/version."""
+        return json_reply({"version": self._context.config.api_version})
+
+    async def status(self, request: web.Request) -> web.Response:
+        """GET /api/status: newer command lines ask whether hosted models may be used."""
+        return json_reply({"cloud": {"disabled": True, "source": "env"}})
+
+    async def tags(self, request: web.Request) -> web.Response:
+        """GET /api/tags: the models that can be named."""
+        return json_reply({"models": listing.tags(self._context.gateway.models())})
+
+    async def ps(self, request: web.Request) -> web.Response:
+        """GET /api/ps: the models that are loaded."""
+        return json_reply({"models": listing.loaded(self._context.gateway.models(), self._context.now())})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """POST /api/show: all about one model."""
+        body = await self._context.read(request, ShowBody)
+        requested = body.model or body.name
+        if not requested:
+            raise InvalidRequest("model is required", field="model")
+        not_found = f"model '{parse_name(requested).display}' not found"
+        model = await self._context.find(request, requested, not_found=not_found)
+        return json_reply(to_show_reply(body, model, request.headers.get("User-Agent", "")))

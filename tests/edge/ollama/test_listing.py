@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vllama_balancer.edge.ollama.metadata import human_number
+from vllama_balancer.edge.ollama.listing import human_number
 from vllama_balancer.fake_gateway import FakeGateway, model
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
