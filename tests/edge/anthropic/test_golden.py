@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from vllama_balancer.edge.anthropic.messages_reply import Identity, MessageStream, to_message
+from vllama_balancer.edge.anthropic.messages_reply import MessageIdentity, MessageStream, to_message
 from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_generation
 from vllama_balancer.edge.body import decode_json
 from vllama_balancer.edge.wire.accumulator import Accumulator
@@ -26,7 +26,7 @@ CASES = sorted((Path(__file__).parents[2] / "golden" / "anthropic").glob("*.json
 
 def _play(case: dict[str, Any]) -> dict[str, Any]:
     request = decode_json(json.dumps(case["request"]).encode(), MessagesRequest)
-    identity = Identity("msg_0123", request.model or "")
+    identity = MessageIdentity("msg_0123", request.model or "")
     stream, whole = MessageStream(identity), Accumulator()
     told = []
     for recorded in case["events"]:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.body import decode_json, encode_json
-from vllama_balancer.edge.openai import chat_request, completion_request, responses_request
-from vllama_balancer.edge.openai.choices import to_choices
+from vllama_balancer.edge.openai import chat_request, completions, responses_request
 from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_request
-from vllama_balancer.edge.openai.identity import Identity
+from vllama_balancer.edge.openai.handlers import to_choices
+from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
 from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.errors import InvalidRequest
@@ -33,7 +33,7 @@ summary encrypted_content description include_usage
 WORDS = sorted(
     {
         *chat_request.ChatRequest.__struct_fields__,
-        *completion_request.CompletionRequest.__struct_fields__,
+        *completions.CompletionRequest.__struct_fields__,
         *responses_request.ResponsesRequest.__struct_fields__,
         *EmbeddingsRequest.__struct_fields__,
         *INNER_WORDS.split(),
@@ -81,14 +81,14 @@ def _chat(body: bytes) -> list[Any]:
 
 
 def _completion(body: bytes) -> list[Any]:
-    request = decode_json(body, completion_request.CompletionRequest)
-    return to_choices(completion_request.to_generation(request), request.n)
+    request = decode_json(body, completions.CompletionRequest)
+    return to_choices(completions.to_generation(request), request.n)
 
 
 def _response(body: bytes) -> list[Any]:
     request = decode_json(body, responses_request.ResponsesRequest)
     generation = responses_request.to_generation(request)
-    stream = ResponseStream(Identity("resp_", "0", 0, "m"), request, now=lambda: 0)
+    stream = ResponseStream(ReplyIdentity("resp_", "0", 0, "m"), request, now=lambda: 0)
     end = generation_pb2.Finished(reason=generation_pb2.FINISH_REASON_STOP)
     encode_json(stream.events(generation_pb2.GenerateResponse(finished=end)))
     return [generation]

@@ -15,16 +15,9 @@ import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from vllama_balancer.edge.body import decode_json, encode_json
-from vllama_balancer.edge.openai import (
-    chat_reply,
-    chat_request,
-    completion_reply,
-    completion_request,
-    embeddings,
-    responses_request,
-)
-from vllama_balancer.edge.openai.choices import to_choices
-from vllama_balancer.edge.openai.identity import Identity
+from vllama_balancer.edge.openai import chat_reply, chat_request, completions, embeddings, responses_request
+from vllama_balancer.edge.openai.handlers import to_choices
+from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
 from vllama_balancer.edge.wire.accumulator import Accumulator
 from vllama_protos.v1 import embedding_pb2, generation_pb2
@@ -44,7 +37,7 @@ Events = list[tuple[int, generation_pb2.GenerateResponse]]
 def _chat(body: bytes, events: Events) -> Run:
     request = decode_json(body, chat_request.ChatRequest)
     choices = to_choices(chat_request.to_generation(request), request.n)
-    identity = Identity("chatcmpl-", "0123", 1700000000, request.model or "")
+    identity = ReplyIdentity("chatcmpl-", "0123", 1700000000, request.model or "")
     logprobs = request.logprobs is True
     stream = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=request.include_usage)
     chunks = [chunk for choice, event in events for chunk in stream.chunks(choice, event)]
@@ -53,24 +46,24 @@ def _chat(body: bytes, events: Events) -> Run:
 
 
 def _completion(body: bytes, events: Events) -> Run:
-    request = decode_json(body, completion_request.CompletionRequest)
-    choices = to_choices(completion_request.to_generation(request), request.n)
-    identity = Identity("cmpl-", "0123", 1700000000, request.model or "")
-    echo = completion_request.prompt_of(request) if request.echo else ""
+    request = decode_json(body, completions.CompletionRequest)
+    choices = to_choices(completions.to_generation(request), request.n)
+    identity = ReplyIdentity("cmpl-", "0123", 1700000000, request.model or "")
+    echo = completions.prompt_of(request) if request.echo else ""
     logprobs = request.logprobs is not None
-    stream = completion_reply.CompletionStream(
+    stream = completions.CompletionStream(
         identity, len(choices), echo=echo, logprobs=logprobs, include_usage=request.include_usage
     )
     chunks = [chunk for choice, event in events for chunk in stream.chunks(choice, event)]
     whole = _collected(events, len(choices))
-    reply = completion_reply.to_completion(identity, whole, echo=echo, logprobs=logprobs)
+    reply = completions.to_completion(identity, whole, echo=echo, logprobs=logprobs)
     return _run(choices, reply, [*chunks, *stream.closing()])
 
 
 def _response(body: bytes, events: Events) -> Run:
     request = decode_json(body, responses_request.ResponsesRequest)
     generation = responses_request.to_generation(request)
-    identity = Identity("resp_", "0123", 1700000000, request.model or "")
+    identity = ReplyIdentity("resp_", "0123", 1700000000, request.model or "")
     stream = ResponseStream(identity, request, now=lambda: 1700000001)
     told = [each for _, event in events for each in stream.events(event)]
     return _run([generation], stream.completed, told)

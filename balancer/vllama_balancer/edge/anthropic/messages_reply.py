@@ -27,7 +27,7 @@ Block = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class MessageIdentity:
     """What a reply is called."""
 
     id: str
@@ -40,7 +40,7 @@ class Identity:
         return f"toolu_{self.id.rpartition('_')[2]}_{index}"
 
 
-def to_message(identity: Identity, collected: Accumulator) -> dict[str, Any]:
+def to_message(identity: MessageIdentity, collected: Accumulator) -> dict[str, Any]:
     """Builds a whole reply."""
     content: list[Block] = []
     if collected.thinking:
@@ -60,7 +60,7 @@ def to_message(identity: Identity, collected: Accumulator) -> dict[str, Any]:
 class MessageStream:
     """Turns events of a generation into events of a message."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: MessageIdentity) -> None:
         self._identity = identity
         self._prompt_tokens = 0
         self._events: list[Event] = []
@@ -84,14 +84,14 @@ class MessageStream:
     def _add(self, delta: generation_pb2.Delta) -> None:
         if delta.thinking:
             self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            self._tell_delta({"type": "thinking_delta", "thinking": delta.thinking})
+            self._append_delta({"type": "thinking_delta", "thinking": delta.thinking})
         if delta.text:
             self._open("text", {"type": "text", "text": ""})
-            self._tell_delta({"type": "text_delta", "text": delta.text})
+            self._append_delta({"type": "text_delta", "text": delta.text})
         for call in delta.tool_calls:
             self._close()
             self._open("tool_use", _to_block(self._identity, call, self._index, {}))
-            self._tell_delta({"type": "input_json_delta", "partial_json": call.arguments_json or "{}"})
+            self._append_delta({"type": "input_json_delta", "partial_json": call.arguments_json or "{}"})
             self._close()
             self._called = True
 
@@ -102,13 +102,13 @@ class MessageStream:
             "input_tokens": finished.usage.prompt_tokens,
             "output_tokens": finished.usage.completion_tokens,
         }
-        self._tell("message_delta", delta=_stop(finished, called=self._called), usage=usage)
-        self._tell("message_stop")
+        self._append("message_delta", delta=_stop(finished, called=self._called), usage=usage)
+        self._append("message_stop")
 
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            self._tell("message_start", message=_frame(self._identity, self._prompt_tokens, 0))
+            self._append("message_start", message=_frame(self._identity, self._prompt_tokens, 0))
 
     def _open(self, kind: str, block: Block) -> None:
         if kind == self._open_kind:
@@ -116,18 +116,18 @@ class MessageStream:
         self._begin()
         self._close()
         self._open_kind = kind
-        self._tell("content_block_start", index=self._index, content_block=block)
+        self._append("content_block_start", index=self._index, content_block=block)
 
     def _close(self) -> None:
         if self._open_kind:
-            self._tell("content_block_stop", index=self._index)
+            self._append("content_block_stop", index=self._index)
             self._open_kind = ""
             self._index += 1
 
-    def _tell_delta(self, delta: dict[str, str]) -> None:
-        self._tell("content_block_delta", index=self._index, delta=delta)
+    def _append_delta(self, delta: dict[str, str]) -> None:
+        self._append("content_block_delta", index=self._index, delta=delta)
 
-    def _tell(self, kind: str, **fields: Any) -> None:
+    def _append(self, kind: str, **fields: Any) -> None:
         self._events.append({"type": kind, **fields})
 
 
@@ -136,7 +136,7 @@ def encode_event(event: Event) -> bytes:
     return encode_sse(event, event["type"])
 
 
-def _frame(identity: Identity, input_tokens: int, output_tokens: int) -> dict[str, Any]:
+def _frame(identity: MessageIdentity, input_tokens: int, output_tokens: int) -> dict[str, Any]:
     """A message that has not said anything yet."""
     return {
         "id": identity.id,
@@ -161,7 +161,7 @@ def _stop(finished: generation_pb2.Finished, *, called: bool) -> dict[str, str |
     return {"stop_reason": "end_turn", "stop_sequence": None}
 
 
-def _to_block(identity: Identity, call: generation_pb2.ToolCall, index: int, arguments: dict[str, Any]) -> Block:
+def _to_block(identity: MessageIdentity, call: generation_pb2.ToolCall, index: int, arguments: dict[str, Any]) -> Block:
     return {"type": "tool_use", "id": call.id or identity.call_id(index), "name": call.name, "input": arguments}
 
 

@@ -2,6 +2,11 @@
 
 Parts of one message become one message, texts joined by line feeds: templates that insist on
 alternating roles would refuse one turn per part.
+
+Pictures in messages: data URIs are decoded, addresses refused.
+
+Fetching an address would let any client make the server call any host, so the bytes must come
+with the request.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllama_balancer.edge.openai.images import decode_data_uri
+from vllama_balancer.edge.wire.images import decode_base64_image
 from vllama_balancer.edge.wire.tools import to_tool_call
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
@@ -141,3 +146,27 @@ def _url_of(part: ContentPart, field: str) -> str:
     if url is None:
         raise InvalidRequest(f"invalid message format: {field}.image_url.url is required", field=f"{field}.image_url")
     return url
+
+
+_PREFIXES = (
+    "data:image/jpeg;base64,",
+    "data:image/jpg;base64,",
+    "data:image/png;base64,",
+    "data:image/webp;base64,",
+    "data:;base64,",
+)
+
+
+def decode_data_uri(url: str, field: str) -> generation_pb2.Image:
+    """Decodes a data URI of a JPEG, PNG or WebP picture.
+
+    Raises InvalidRequest, naming `field`, for an http(s) address, another media type or broken base64.
+    """
+    if url.startswith(("http://", "https://")):
+        message = f"{field}: image URLs are not currently supported, please use base64 encoded data instead"
+        raise InvalidRequest(message, field=field)
+    for prefix in _PREFIXES:
+        if url.startswith(prefix):
+            return decode_base64_image(url.removeprefix(prefix), field)
+    message = f"{field}: invalid image input: expected a data URI of a JPEG, PNG or WebP picture in base64"
+    raise InvalidRequest(message, field=field)

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vllama_balancer.edge.openai.identity import FINGERPRINT
-from vllama_balancer.edge.openai.logprobs import Logprobs, to_logprobs
-from vllama_balancer.edge.openai.usage import Usage, to_usage
+from vllama_balancer.edge.openai.reply_fields import FINGERPRINT, Logprobs, Usage, to_logprobs, to_usage
 from vllama_balancer.edge.wire.accumulator import check_completed
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from vllama_balancer.edge.openai.identity import Identity
+    from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
     from vllama_balancer.edge.wire.accumulator import Accumulator
 
 
@@ -97,7 +95,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
-def to_completion(identity: Identity, choices: Sequence[Accumulator], *, logprobs: bool) -> ChatCompletion:
+def to_completion(identity: ReplyIdentity, choices: Sequence[Accumulator], *, logprobs: bool) -> ChatCompletion:
     """Builds a whole reply. `logprobs` says whether they were asked for."""
     return ChatCompletion(
         id=identity.id,
@@ -111,7 +109,7 @@ def to_completion(identity: Identity, choices: Sequence[Accumulator], *, logprob
 class ChunkStream:
     """Turns events into chunks; holds only what was said about each choice before."""
 
-    def __init__(self, identity: Identity, choices: int, *, logprobs: bool, include_usage: bool) -> None:
+    def __init__(self, identity: ReplyIdentity, choices: int, *, logprobs: bool, include_usage: bool) -> None:
         self._identity = identity
         self._states = [_ChoiceState() for _ in range(choices)]
         self._logprobs = logprobs
@@ -182,7 +180,7 @@ def finish_reason(reason: generation_pb2.FinishReason, *, called: bool) -> str:
     return "tool_calls" if called or reason == generation_pb2.FINISH_REASON_TOOL_CALLS else "stop"
 
 
-def _to_choice(identity: Identity, index: int, collected: Accumulator, logprobs: bool) -> Choice:
+def _to_choice(identity: ReplyIdentity, index: int, collected: Accumulator, logprobs: bool) -> Choice:
     calls = _to_tool_calls(identity, index, collected.tool_calls, first_index=0)
     message = Message(
         content=collected.text, reasoning=collected.thinking or UNSET, tool_calls=calls if calls else UNSET
@@ -196,7 +194,7 @@ def _to_choice(identity: Identity, index: int, collected: Accumulator, logprobs:
 
 
 def _to_tool_calls(
-    identity: Identity, choice: int, calls: Iterable[generation_pb2.ToolCall], *, first_index: int
+    identity: ReplyIdentity, choice: int, calls: Iterable[generation_pb2.ToolCall], *, first_index: int
 ) -> list[ToolCall]:
     return [
         ToolCall(

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vllama_balancer.edge.openai.chat_messages import Message, to_messages
-from vllama_balancer.edge.openai.effort import think_level
-from vllama_balancer.edge.openai.formats import to_output_format
-from vllama_balancer.edge.openai.sampling import SamplingFields, to_sampling
+from vllama_balancer.edge.openai.sampling import SamplingFields, think_level, to_output_format, to_sampling
 from vllama_balancer.edge.wire.chat import continue_unfinished
 from vllama_balancer.edge.wire.json_text import check_levels
 from vllama_balancer.edge.wire.tools import to_tool, to_tool_choice

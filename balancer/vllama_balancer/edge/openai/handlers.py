@@ -1,4 +1,9 @@
-"""Handlers of /v1: decode, translate, generate, encode."""
+"""Handlers of /v1: decode, translate, generate, encode.
+
+Several answers to one request: `n` generations that differ in nothing but their seed.
+
+/v1/models: the catalog in OpenAI's words; Anthropic's client reads the same shape.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +11,42 @@ import secrets
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 
 from vllama_balancer.edge.body import encode_json, encode_sse
-from vllama_balancer.edge.openai import (
-    chat_reply,
-    chat_request,
-    completion_reply,
-    completion_request,
-    responses_request,
-)
+from vllama_balancer.edge.openai import chat_reply, chat_request, completions, responses_request
 from vllama_balancer.edge.openai.chat_request import ChatRequest
-from vllama_balancer.edge.openai.choices import to_choices
-from vllama_balancer.edge.openai.completion_request import CompletionRequest
+from vllama_balancer.edge.openai.completions import CompletionRequest
 from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_request, to_embedding_list
 from vllama_balancer.edge.openai.errors import error_event
-from vllama_balancer.edge.openai.identity import Identity
-from vllama_balancer.edge.openai.models import to_model, to_model_list
+from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream, encode_event
 from vllama_balancer.edge.openai.responses_request import ResponsesRequest
 from vllama_balancer.edge.streaming import SSE
 from vllama_balancer.edge.wire.accumulator import Accumulator
+from vllama_balancer.edge.wire.bounds import INT64_MAX
 from vllama_balancer.edge.wire.capabilities import check_capabilities
 from vllama_balancer.edge.wire.merge import merge
 from vllama_balancer.edge.wire.presets import apply_presets
 from vllama_balancer.errors import EngineFault, InvalidRequest, ModelNotFound
+from vllama_balancer.names import parse_name
+from vllama_protos.v1 import generation_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllama_balancer.gateway import ModelEntry
+
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.edge.model_lookup import RequestedModel
-    from vllama_protos.v1 import generation_pb2
 
     Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
-    Chunks = chat_reply.ChunkStream | completion_reply.CompletionStream
+    Chunks = chat_reply.ChunkStream | completions.CompletionStream
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -72,22 +78,22 @@ class Handlers:
         """POST /v1/completions."""
         body = await self._context.read(request, CompletionRequest)
         self._context.expect_room(body.model)
-        generation = completion_request.to_generation(body)
+        generation = completions.to_generation(body)
         choices = to_choices(generation, body.n)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
         model = await self._context.find(request, body.model)
         streams = self._generate(request, model, choices, "generate")
         identity = self._identity("cmpl-", model)
-        echo = completion_request.prompt_of(body) if body.echo else ""
+        echo = completions.prompt_of(body) if body.echo else ""
         logprobs = body.logprobs is not None
         if body.stream:
-            chunks = completion_reply.CompletionStream(
+            chunks = completions.CompletionStream(
                 identity, len(choices), echo=echo, logprobs=logprobs, include_usage=body.include_usage
             )
             return await self._stream(request, streams, chunks)
         collected = await _collect(streams)
-        return reply(completion_reply.to_completion(identity, collected, echo=echo, logprobs=logprobs))
+        return reply(completions.to_completion(identity, collected, echo=echo, logprobs=logprobs))
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/responses."""
@@ -139,8 +145,8 @@ class Handlers:
             apply_presets(model.entry, choice)
         return [self._context.generate(request, model, choice, verb=verb) for choice in choices]
 
-    def _identity(self, prefix: str, model: RequestedModel) -> Identity:
-        return Identity(prefix, secrets.token_hex(12), self._now(), model.requested)
+    def _identity(self, prefix: str, model: RequestedModel) -> ReplyIdentity:
+        return ReplyIdentity(prefix, secrets.token_hex(12), self._now(), model.requested)
 
     def _now(self) -> int:
         return int(self._context.now().timestamp())
@@ -184,3 +190,51 @@ async def _complete_response(events: Events, response: ResponseStream) -> dict[s
     if response.completed is None:
         raise EngineFault("the generation stopped without saying how it ended")
     return response.completed
+
+
+MOST_CHOICES = 128
+"""OpenAI's own limit."""
+
+
+def to_choices(generation: generation_pb2.GenerateRequest, n: int | None) -> list[generation_pb2.GenerateRequest]:
+    """Copies a generation `n` times; None means once. Raises InvalidRequest outside 1 to 128.
+
+    A given seed is counted up, so that the choices differ and the whole still repeats.
+    """
+    count = 1 if n is None else n
+    if not 1 <= count <= MOST_CHOICES:
+        raise InvalidRequest(f"n must be between 1 and {MOST_CHOICES}", field="n")
+    choices = [generation]
+    for index in range(1, count):
+        copy = generation_pb2.GenerateRequest()
+        copy.CopyFrom(generation)
+        if copy.sampling.HasField("seed") and copy.sampling.seed >= 0:
+            copy.sampling.seed = (copy.sampling.seed + index) & INT64_MAX
+        choices.append(copy)
+    return choices
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One model."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All models, in the catalog's order."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+def to_model(entry: ModelEntry, model_id: str) -> Model:
+    """Describes a model under the id that the client used."""
+    return Model(id=model_id, created=int(entry.modified_at.timestamp()), owned_by=parse_name(entry.name).namespace)
+
+
+def to_model_list(entries: Iterable[ModelEntry]) -> ModelList:
+    """Lists models under their display names."""
+    return ModelList(data=[to_model(entry, entry.name) for entry in entries])

@@ -1,16 +1,23 @@
-"""Output items of a response: each tells its own events, from `added` to `done`."""
+"""Output items of a response: each tells its own events, from `added` to `done`.
+
+Custom tools of /v1/responses: functions whose only argument is free text.
+
+Models are taught to call functions with JSON, so the text travels as the one string of an object;
+clients see the text alone.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.edge.openai.custom_tools import custom_input
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_balancer.edge.openai.logprobs import TokenLogprob
+    from vllama_balancer.edge.openai.reply_fields import TokenLogprob
     from vllama_protos.v1 import generation_pb2
+
 
 Event = dict[str, Any]
 """One event: its `type`, its `sequence_number` and what it says."""
@@ -26,7 +33,7 @@ class EventLog:
         self._events: list[Event] = []
         self._next_number = 0
 
-    def tell(self, kind: str, **fields: Any) -> None:
+    def append(self, kind: str, **fields: Any) -> None:
         """Appends an event."""
         self._events.append({"type": kind, "sequence_number": self._next_number, **fields})
         self._next_number += 1
@@ -44,25 +51,25 @@ class MessageItem:
         self._log = log
         self._item_id = item_id
         self._index = index
-        self._place = {"item_id": item_id, "output_index": index, "content_index": 0}
+        self._position = {"item_id": item_id, "output_index": index, "content_index": 0}
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
-        log.tell("response.output_item.added", output_index=index, item=self._item("in_progress", []))
-        log.tell("response.content_part.added", **self._place, part=self._part())
+        log.append("response.output_item.added", output_index=index, item=self._item("in_progress", []))
+        log.append("response.content_part.added", **self._position, part=self._part())
 
     def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> None:
         """Tells more of the text."""
         self._texts.append(text)
         self._logprobs.extend(logprobs)
-        self._log.tell("response.output_text.delta", **self._place, delta=text, logprobs=logprobs)
+        self._log.append("response.output_text.delta", **self._position, delta=text, logprobs=logprobs)
 
     def close(self) -> Item:
         """Tells the end."""
         part = self._part()
         item = self._item("completed", [part])
-        self._log.tell("response.output_text.done", **self._place, text=part["text"], logprobs=self._logprobs)
-        self._log.tell("response.content_part.done", **self._place, part=part)
-        self._log.tell("response.output_item.done", output_index=self._index, item=item)
+        self._log.append("response.output_text.done", **self._position, text=part["text"], logprobs=self._logprobs)
+        self._log.append("response.content_part.done", **self._position, part=part)
+        self._log.append("response.output_item.done", output_index=self._index, item=item)
         return item
 
     def _part(self) -> Item:
@@ -85,15 +92,15 @@ class ReasoningItem:
         self._item_id = item_id
         self._index = index
         self._keep = keep
-        self._place = {"item_id": item_id, "output_index": index, "summary_index": 0}
+        self._position = {"item_id": item_id, "output_index": index, "summary_index": 0}
         self._texts: list[str] = []
-        log.tell("response.output_item.added", output_index=index, item=self._item("in_progress", []))
-        log.tell("response.reasoning_summary_part.added", **self._place, part=_summary(""))
+        log.append("response.output_item.added", output_index=index, item=self._item("in_progress", []))
+        log.append("response.reasoning_summary_part.added", **self._position, part=_summary(""))
 
     def add(self, text: str) -> None:
         """Tells more of the reasoning."""
         self._texts.append(text)
-        self._log.tell("response.reasoning_summary_text.delta", **self._place, delta=text)
+        self._log.append("response.reasoning_summary_text.delta", **self._position, delta=text)
 
     def close(self) -> Item:
         """Tells the end."""
@@ -101,40 +108,64 @@ class ReasoningItem:
         item = self._item("completed", [_summary(text)])
         if self._keep:
             item["encrypted_content"] = text
-        self._log.tell("response.reasoning_summary_text.done", **self._place, text=text)
-        self._log.tell("response.reasoning_summary_part.done", **self._place, part=_summary(text))
-        self._log.tell("response.output_item.done", output_index=self._index, item=item)
+        self._log.append("response.reasoning_summary_text.done", **self._position, text=text)
+        self._log.append("response.reasoning_summary_part.done", **self._position, part=_summary(text))
+        self._log.append("response.output_item.done", output_index=self._index, item=item)
         return item
 
     def _item(self, status: str, summary: list[Item]) -> Item:
         return {"id": self._item_id, "type": "reasoning", "status": status, "summary": summary}
 
 
-def tell_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
+def add_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
     """Tells a call, which is complete when it comes, and gives its item."""
     arguments = call.arguments_json or "{}"
-    place = {"item_id": item_id, "output_index": index}
+    position = {"item_id": item_id, "output_index": index}
     item = {"id": item_id, "type": "function_call", "call_id": call_id, "name": call.name}
     done = {**item, "status": "completed", "arguments": arguments}
-    log.tell("response.output_item.added", output_index=index, item={**item, "status": "in_progress", "arguments": ""})
-    log.tell("response.function_call_arguments.delta", **place, delta=arguments)
-    log.tell("response.function_call_arguments.done", **place, name=call.name, arguments=arguments)
-    log.tell("response.output_item.done", output_index=index, item=done)
+    log.append(
+        "response.output_item.added", output_index=index, item={**item, "status": "in_progress", "arguments": ""}
+    )
+    log.append("response.function_call_arguments.delta", **position, delta=arguments)
+    log.append("response.function_call_arguments.done", **position, name=call.name, arguments=arguments)
+    log.append("response.output_item.done", output_index=index, item=done)
     return done
 
 
-def tell_custom_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
+def add_custom_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
     """Tells a call of a custom tool, whose input is plain text, and gives its item."""
     text = custom_input(call.arguments_json)
-    place = {"item_id": item_id, "output_index": index}
+    position = {"item_id": item_id, "output_index": index}
     item = {"id": item_id, "type": "custom_tool_call", "call_id": call_id, "name": call.name}
     done = {**item, "status": "completed", "input": text}
-    log.tell("response.output_item.added", output_index=index, item={**item, "status": "in_progress", "input": ""})
-    log.tell("response.custom_tool_call_input.delta", **place, delta=text)
-    log.tell("response.custom_tool_call_input.done", **place, input=text)
-    log.tell("response.output_item.done", output_index=index, item=done)
+    log.append("response.output_item.added", output_index=index, item={**item, "status": "in_progress", "input": ""})
+    log.append("response.custom_tool_call_input.delta", **position, delta=text)
+    log.append("response.custom_tool_call_input.done", **position, input=text)
+    log.append("response.output_item.done", output_index=index, item=done)
     return done
 
 
 def _summary(text: str) -> Item:
     return {"type": "summary_text", "text": text}
+
+
+CUSTOM_TOOL_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+"""The schema under which a custom tool is offered to the model."""
+
+
+def custom_arguments(text: str) -> str:
+    """Wraps the text of an earlier call."""
+    return msgspec.json.encode({"input": text}).decode()
+
+
+def custom_input(arguments_json: str) -> str:
+    """Unwraps the text of a new call; arguments of another form are passed on as they are."""
+    try:
+        return str(msgspec.json.decode(arguments_json, type=dict[str, str])["input"])
+    except (msgspec.MsgspecError, KeyError):
+        return arguments_json

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.edge import http_errors
 from vllama_balancer.edge.body import encode_sse
-from vllama_balancer.edge.openai.logprobs import to_logprobs
+from vllama_balancer.edge.openai.reply_fields import to_logprobs
 from vllama_balancer.edge.openai.responses_items import (
     EventLog,
     MessageItem,
     ReasoningItem,
-    tell_call,
-    tell_custom_call,
+    add_call,
+    add_custom_call,
 )
 from vllama_balancer.edge.openai.responses_request import TextFormat, ToolChoice
 from vllama_balancer.edge.wire.accumulator import check_completed
@@ -25,7 +25,7 @@ from vllama_balancer.edge.wire.accumulator import check_completed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllama_balancer.edge.openai.identity import Identity
+    from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
     from vllama_balancer.edge.openai.responses_items import Event, Item
     from vllama_balancer.edge.openai.responses_request import ResponsesRequest
     from vllama_balancer.errors import BalancerError
@@ -37,7 +37,7 @@ _KEEP_REASONING = "reasoning.encrypted_content"
 class ResponseStream:
     """Turns the events of a generation into those of a response."""
 
-    def __init__(self, identity: Identity, request: ResponsesRequest, *, now: Callable[[], int]) -> None:
+    def __init__(self, identity: ReplyIdentity, request: ResponsesRequest, *, now: Callable[[], int]) -> None:
         self._identity = identity
         self._frame = _frame(identity, request)
         self._keep_reasoning = _KEEP_REASONING in (request.include or ())
@@ -71,8 +71,8 @@ class ResponseStream:
         """
         details = {"code": "server_error", "message": http_errors.message(error)}
         self._begin()
-        self._log.tell("response.failed", response=self._response("failed", error=details))
-        self._log.tell("error", **details, param=None, error=details)
+        self._log.append("response.failed", response=self._response("failed", error=details))
+        self._log.append("error", **details, param=None, error=details)
         return b"".join(encode_event(event) for event in self._log.take())
 
     def _add(self, delta: generation_pb2.Delta) -> None:
@@ -91,9 +91,9 @@ class ResponseStream:
         index = len(self._output)
         call_id = call.id or self._identity.call_id(0, index)
         if call.name in self._custom_tools:
-            item = tell_custom_call(self._log, self._item_id("ctc"), index, call, call_id)
+            item = add_custom_call(self._log, self._item_id("ctc"), index, call, call_id)
         else:
-            item = tell_call(self._log, self._item_id("fc"), index, call, call_id)
+            item = add_call(self._log, self._item_id("fc"), index, call, call_id)
         self._output.append(item)
 
     def _finish(self, finished: generation_pb2.Finished) -> None:
@@ -101,7 +101,7 @@ class ResponseStream:
         self._close_or_answer()
         # Also when the length ended it: the SDK's stream helper raises without this very event.
         self._completed = self._response("completed", usage=_usage(finished.usage), completed_at=self._now())
-        self._log.tell("response.completed", response=self._completed)
+        self._log.append("response.completed", response=self._completed)
 
     def _close_or_answer(self) -> None:
         """Closes the last item; an answer of nothing but reasoning gets an empty text."""
@@ -113,8 +113,8 @@ class ResponseStream:
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            self._log.tell("response.created", response=self._response("in_progress"))
-            self._log.tell("response.in_progress", response=self._response("in_progress"))
+            self._log.append("response.created", response=self._response("in_progress"))
+            self._log.append("response.in_progress", response=self._response("in_progress"))
 
     def _message(self) -> MessageItem:
         if isinstance(self._open, MessageItem):
@@ -160,7 +160,7 @@ def _usage(usage: generation_pb2.Usage) -> Item:
     }
 
 
-def _frame(identity: Identity, request: ResponsesRequest) -> Item:
+def _frame(identity: ReplyIdentity, request: ResponsesRequest) -> Item:
     """What every copy of the response says: the request's own settings, and null for what is not served."""
     return {
         "id": identity.id,

@@ -3,15 +3,21 @@
 Temperature and top_p are always set, to OpenAI's default of 1, because a model's own values
 would surprise those who know the API; what OpenAI has no name for stays the model's. Beside
 OpenAI's fields those are read that clients of vLLM send in the same place.
+
+Reasoning efforts: OpenAI's words for how hard a model thinks.
+
+Structured output: `response_format` of chat and `text.format` of responses, to the wire.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from vllama_balancer.edge.wire.bounds import INT64_MAX, clamp_count, clamp_int32, clamp_unit
+from vllama_balancer.edge.wire.json_text import json_text
+from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
 Seed = Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)]
@@ -59,3 +65,46 @@ def _stop_texts(stop: str | list[str] | None) -> list[str]:
     texts = [stop] if isinstance(stop, str) else stop or []
     # An empty text would end every generation before its first character.
     return [text for text in texts if text]
+
+
+_LEVELS = {
+    "none": generation_pb2.THINK_LEVEL_OFF,
+    "minimal": generation_pb2.THINK_LEVEL_LOW,
+    "low": generation_pb2.THINK_LEVEL_LOW,
+    "medium": generation_pb2.THINK_LEVEL_MEDIUM,
+    "high": generation_pb2.THINK_LEVEL_HIGH,
+    "max": generation_pb2.THINK_LEVEL_MAX,
+    "xhigh": generation_pb2.THINK_LEVEL_MAX,
+    "ultra": generation_pb2.THINK_LEVEL_MAX,
+}
+
+
+def think_level(effort: str | None, field: str) -> generation_pb2.ThinkLevel:
+    """Translates an effort; an absent or empty one leaves the level unset.
+
+    Raises InvalidRequest for another word.
+    """
+    if not effort:
+        return generation_pb2.THINK_LEVEL_UNSPECIFIED
+    if effort not in _LEVELS:
+        message = f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", "max", or "none")'
+        raise InvalidRequest(message, field=field)
+    return _LEVELS[effort]
+
+
+_TYPES = '"text", "json_object" or "json_schema"'
+
+
+def to_output_format(kind: str | None, schema: dict[str, Any] | None, field: str) -> generation_pb2.OutputFormat | None:
+    """Translates a format; None for free text. A json_schema without a schema asks for any JSON object.
+
+    Raises InvalidRequest for another type.
+    """
+    match (kind or "text").strip().lower():
+        case "text":
+            return None
+        case "json_schema" if schema is not None:
+            return generation_pb2.OutputFormat(json_schema=json_text(schema, field))
+        case "json_object" | "json_schema":
+            return generation_pb2.OutputFormat(json_object=True)
+    raise InvalidRequest(f"invalid {field}.type: '{kind}' (must be {_TYPES})", field=f"{field}.type")

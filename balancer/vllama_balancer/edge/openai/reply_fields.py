@@ -1,0 +1,106 @@
+"""What all parts of one reply share: its id, its time, its model.
+
+Log probabilities in the shape of chat completions and responses.
+
+Token counts of one reply, over all its choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllama_protos.v1 import generation_pb2
+
+
+FINGERPRINT = "fp_ollama"
+"""Ollama's constant; clients that log it see what they are used to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyIdentity:
+    """Who a reply is."""
+
+    prefix: str
+    """What kind of reply it is: "chatcmpl-", "cmpl-", "resp_"."""
+    token: str
+    """Makes the reply's id, and the ids of its parts, unlike any other."""
+    created: int
+    """Seconds since 1970."""
+    model: str
+    """The name as it was requested."""
+
+    @property
+    def id(self) -> str:
+        """Id of the reply."""
+        return self.prefix + self.token
+
+    def call_id(self, choice: int, index: int) -> str:
+        """Makes an id for a tool call whose model gave none; unique within the reply."""
+        return f"call_{self.token}_{choice}_{index}"
+
+
+class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """One token that could have been."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """The token that was chosen, and its rivals, best first."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of the tokens of one chunk or reply."""
+
+    content: list[TokenLogprob]
+
+
+def to_logprobs(entries: Iterable[generation_pb2.TokenLogprobs]) -> list[TokenLogprob]:
+    """Translates entries, one for each token."""
+    return [
+        TokenLogprob(
+            token=entry.token.text,
+            logprob=entry.token.logprob,
+            bytes=list(entry.token.bytes),
+            top_logprobs=[
+                TopLogprob(token=rival.text, logprob=rival.logprob, bytes=list(rival.bytes)) for rival in entry.top
+            ],
+        )
+        for entry in entries
+    ]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of chat completions and completions."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+NO_USAGE = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+
+
+def to_usage(usages: Iterable[generation_pb2.Usage]) -> Usage:
+    """Adds the choices up; they share one prompt, which counts once."""
+    counted = list(usages)
+    prompt_tokens = max((usage.prompt_tokens for usage in counted), default=0)
+    completion_tokens = sum(usage.completion_tokens for usage in counted)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )
