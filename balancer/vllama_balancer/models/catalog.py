@@ -1,7 +1,6 @@
-"""Which models can be named: those installed here, and those that workers say they host.
+"""The catalog: every model that a request can name, from the store and from the workers' descriptions.
 
-The store says what a model is before any worker runs; a worker says what it can do once it has been ready; this
-joins the two. Reading is cheap and does no I/O, because every request and every listing asks.
+Reading it is cheap and does no I/O, because every request and every listing does.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class HostingWorker(Protocol):
-    """What the catalog asks of a worker."""
+    """What the catalog reads of a worker."""
 
     @property
     def keys(self) -> Collection[str]:
@@ -36,7 +35,7 @@ class HostingWorker(Protocol):
 
     @property
     def description(self) -> worker_pb2.DescribeResponse | None:
-        """What it said of itself."""
+        """Its reply to Describe; None before that."""
         ...
 
     @property
@@ -46,60 +45,59 @@ class HostingWorker(Protocol):
 
 
 class Workers(Protocol):
-    """What the catalog asks of the pool."""
+    """What the catalog reads of the pool."""
 
     def workers(self) -> Sequence[HostingWorker]:
         """Lists the workers."""
         ...
 
 
-def system_now() -> datetime:
-    """Reads the clock of the wall, in UTC."""
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 class Catalog:
     """Lists and finds models. Names are compared as names.py does."""
 
-    def __init__(self, workers: Workers, now: Callable[[], datetime] = system_now) -> None:
+    def __init__(self, workers: Workers, now: Callable[[], datetime] = utc_now) -> None:
         self._workers = workers
         self._now = now
         self._installed: dict[str, StoredModel] = {}
         self._expected: frozenset[str] = frozenset()
-        self._arrivals = Changes()
+        self._changes = Changes()
         self._descriptions: dict[str, worker_pb2.DescribeResponse] = {}
         self._expiry: dict[str, datetime] = {}
         self._first_seen: dict[str, datetime] = {}
 
     def install(self, model: StoredModel, description: worker_pb2.DescribeResponse | None = None) -> None:
-        """Makes a model known, in place of what had its name, with what its files say of it."""
+        """Adds a model, replacing one of the same name; `description` is what its files say of it."""
         key = model_key(model.name)
         self._installed[key] = model
         self._descriptions.pop(key, None)
         if description is not None:
             self._descriptions[key] = description
-        self._arrivals.tell()
+        self._changes.tell()
 
     def expect(self, names: Collection[str]) -> None:
-        """Lets those who search for one of these models wait until it is installed, or not among these any more."""
+        """Sets the models being installed; `search` waits until one is installed or no longer expected."""
         self._expected = frozenset(map(model_key, names))
-        self._arrivals.tell()
+        self._changes.tell()
 
     def expects(self, name: str) -> bool:
-        """Tells whether a model is not known yet and will be."""
+        """Returns True for an expected model that is not in the catalog yet."""
         return model_key(name) in self._expected and self.find(name) is None
 
     def remove(self, name: str) -> None:
-        """Forgets a model; workers that host it keep it known."""
+        """Removes an installed model; it stays listed while a worker hosts it."""
         self._installed.pop(model_key(name), None)
         self._descriptions.pop(model_key(name), None)
 
     def installed(self, name: str) -> StoredModel | None:
-        """Finds what is installed under a name."""
+        """Finds an installed model by any spelling of its name."""
         return self._installed.get(model_key(name))
 
     def hosted(self, name: str) -> HostedModel | None:
-        """Tells what a worker has to host for a model or alias; None when it is not installed here."""
+        """Returns what a worker has to host for a model or alias; None if it is not installed here."""
         model = self.installed(name)
         if model is None:
             return None
@@ -107,7 +105,7 @@ class Catalog:
         return HostedModel(str(host.weights), (host.name,), host.size_bytes)
 
     def expires(self, key: str, in_seconds: float | None) -> None:
-        """Notes when a model will be unloaded if it stays idle; None: never."""
+        """Sets when a model will be unloaded if it stays idle; None: never."""
         if in_seconds is None:
             self._expiry.pop(key, None)
         else:
@@ -126,13 +124,13 @@ class Catalog:
         return self._entry(model_key(name))
 
     async def search(self, name: str) -> ModelEntry | None:
-        """Finds a model as `find` does, once it is known when it is expected."""
+        """Finds a model as `find` does; waits for an expected one."""
         while self.expects(name):
-            await self._arrivals.after(self._arrivals.version)
+            await self._changes.after(self._changes.version)
         return self.find(name)
 
     def _shown(self, worker: HostingWorker) -> list[str]:
-        """Only the first name of a worker is listed; the others just find it."""
+        """Returns the first name of a worker: the others are found but not listed."""
         description = worker.description
         return [model_key(name) for name in description.models[:1]] if description is not None else []
 
@@ -140,8 +138,8 @@ class Catalog:
         installed = self._installed.get(key)
         target = self._target(installed) if installed is not None else key
         hosts = [worker for worker in self._workers.workers() if target in worker.keys]
-        said = next((worker.description for worker in hosts if _is_complete(worker.description)), None)
-        description = said or self._descriptions.get(key)
+        described = next((worker.description for worker in hosts if _is_complete(worker.description)), None)
+        description = described or self._descriptions.get(key)
         if installed is not None:
             entry = _from_store(installed, self._installed[target].name if target != key else "")
         elif description is not None and description.models:
@@ -157,7 +155,7 @@ class Catalog:
         )
 
     def _target(self, model: StoredModel) -> str:
-        """An alias is served by its parent's workers, as long as the parent is there."""
+        """Returns the key of the model whose workers serve this one: the parent's while it is installed."""
         parent = model_key(model.parent) if model.parent else ""
         return parent if parent in self._installed else model_key(model.name)
 
@@ -173,7 +171,7 @@ class Catalog:
 
 
 def _is_complete(description: worker_pb2.DescribeResponse | None) -> bool:
-    """A worker that is still starting knows little more than its name."""
+    """Returns False for the description of a worker that is still starting: it has little more than a name."""
     return description is not None and bool(description.capabilities)
 
 
@@ -193,7 +191,7 @@ def _from_store(model: StoredModel, target: str) -> ModelEntry:
 
 
 def _message(message: Mapping[str, Any]) -> generation_pb2.Message:
-    """Reads one preset turn, as Ollama's JSON has it."""
+    """Converts one preset turn from Ollama's JSON."""
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     return generation_pb2.Message(
         role=message.get("role", ""),
@@ -209,7 +207,7 @@ def _message(message: Mapping[str, Any]) -> generation_pb2.Message:
 
 
 def _digest(of_weights: str, description: worker_pb2.DescribeResponse | None) -> str:
-    """Tools keep capabilities by digest for good, so it must change with them."""
+    """Returns a digest that changes with the capabilities: clients cache those by digest."""
     if description is None:
         return of_weights
     capabilities = ",".join(map(str, sorted(description.capabilities)))

@@ -26,7 +26,7 @@ from vllama_balancer.models.disk_space import MachineSpace, check_download_fits
 from vllama_balancer.models.errors import DownloadDamaged
 from vllama_balancer.models.hub import HubFile, files_to_load, gguf_to_load, guarded, is_passing, retry_after_seconds
 from vllama_balancer.models.job import Reporter, job_main
-from vllama_balancer.models.store import directory_size, locked_file
+from vllama_balancer.models.store import RECORD, directory_size, locked_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-RECORD = "vllama.json"
-"""In the target: what it was made from."""
 PARALLEL_FILES = 4
 TRIES = 3
 """For a passing refusal of the hub."""

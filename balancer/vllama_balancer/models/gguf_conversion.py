@@ -26,13 +26,11 @@ from vllama_balancer.gateway import Progress
 from vllama_balancer.models.disk_space import MachineSpace, check_conversion_fits, is_disk_full
 from vllama_balancer.models.errors import ConversionFailed, DoesNotFit, SourceUnavailable
 from vllama_balancer.models.job import Reporter, job_main
-from vllama_balancer.models.store import delete_tree, directory_size, locked_file
+from vllama_balancer.models.store import RECORD, delete_tree, directory_size, locked_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RECORD = "vllama.json"
-"""In the target: what it was made from."""
 BYTES_PER_WEIGHT = 2
 """bfloat16."""
 _BAR = re.compile(r"^(?P<title>[^:\r]*):\s*\d+%.*?(?P<done>\d+)/(?P<total>\d+) \[")

@@ -1,15 +1,13 @@
-"""The model store: which models are installed, under which names, and where their weights are.
+"""The model store: a directory with one manifest per installed name, beside directories of weights.
 
-A directory of small JSON manifests, one for each name, beside directories of weights that several names
-may share. Manifests are replaced and weights installed by rename, so a reader never sees half of either, and
-a process that is killed leaves only files that the next one sweeps or resumes.
+Several names may share weights. Manifests are replaced and weights installed by rename, so a reader never sees half
+of either, and a killed process leaves only files that the next one deletes or resumes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -20,64 +18,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.models.manifest import decode_manifest, encode_manifest
 from vllama_balancer.names import parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vllama_balancer.models.manifest import StoredModel
+
+RECORD = "vllama.json"
+"""File in a directory of weights that says what it was made from; it is written last."""
+
 logger = logging.getLogger(__name__)
 
 
 class Store:
-    """The installed models beneath one directory. Methods block on a local disk only, briefly."""
+    """The installed models below one directory. Methods block, briefly, on a local disk only."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-
-    @property
-    def weights_directory(self) -> Path:
-        """Where weights are installed."""
-        return self.directory / "weights"
+        self.weights_directory = directory / "weights"
 
     def models(self) -> list[StoredModel]:
-        """Lists what is installed, newest first. A manifest that cannot be read is left out and logged."""
+        """Lists the installed models, newest first; unreadable manifests are left out with a warning."""
         manifests = sorted((self.directory / "manifests").glob("*.json"))
         found = [model for model in map(self._read, manifests) if model is not None]
         return sorted(found, key=lambda model: model.modified_at, reverse=True)
 
     def find(self, name: str) -> StoredModel | None:
-        """Finds a model by any spelling of its name; None when it, or its weights, are not there."""
-        model = self._read(self._manifest(name))
+        """Finds a model by any spelling of its name; None if it or its weights are missing."""
+        model = self._read(self._manifest_path(name))
         return model if model is not None and model.weights.is_dir() else None
 
     def register(self, model: StoredModel) -> StoredModel:
-        """Makes a name known, in place of what had it before; on disk when this returns."""
-        weights = model.weights
-        inside = weights.is_relative_to(self.directory)
-        record = {
-            "name": model.name, "digest": model.digest, "weights_digest": model.weights_digest,
-            "weights": str(weights.relative_to(self.directory) if inside else weights),
-            "size_bytes": model.size_bytes, "source": model.source, "modified_at": model.modified_at.isoformat(),
-            "license": model.license, "parent": model.parent, "system": model.system,
-            "parameters": dict(model.parameters), "messages": list(model.messages),
-            "template": model.template,
-        }  # fmt: skip
-        write_atomically(self._manifest(model.name), json.dumps(record, indent=1).encode())
+        """Writes the manifest of a name, replacing an earlier one; on disk when this returns."""
+        write_atomically(self._manifest_path(model.name), encode_manifest(model, self.directory))
         return model
 
     def copy(self, source: StoredModel, name: str, **changes: Any) -> StoredModel:
-        """Makes a second name for the same weights, with other presets when given."""
+        """Makes a second name for the same weights; `changes` replace fields of the source."""
         display = parse_name(name).display
         return self.register(replace(source, name=display, modified_at=datetime.now(UTC), **changes))
 
     def remove(self, name: str) -> bool:
-        """Forgets a name, and deletes the weights that no other name needs. False when unknown."""
+        """Removes a name, and the weights that no other name uses. Returns False if the name is unknown."""
         with self.locked("manifests"):
-            model = self._read(self._manifest(name))
+            model = self._read(self._manifest_path(name))
             if model is None:
                 return False
-            self._manifest(name).unlink(missing_ok=True)
+            self._manifest_path(name).unlink(missing_ok=True)
             still_used = any(other.weights == model.weights for other in self.models())
         if not still_used and model.weights.is_relative_to(self.weights_directory):
             delete_tree(model.weights)
@@ -85,21 +74,16 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Holds the lock of a key among all processes; the kernel releases it when one dies."""
+        """Holds the lock of a key among all processes; the kernel releases it when the holder dies."""
         with locked_file(self.directory / "locks" / f"{quote(key, safe='')}.lock"):
             yield
 
-    def _manifest(self, name: str) -> Path:
+    def _manifest_path(self, name: str) -> Path:
         return self.directory / "manifests" / f"{quote(parse_name(name).key, safe='')}.json"
 
     def _read(self, path: Path) -> StoredModel | None:
         try:
-            record = json.loads(path.read_bytes())
-            record.pop("digest")
-            record["weights"] = self.directory / record["weights"]
-            record["modified_at"] = datetime.fromisoformat(record["modified_at"])
-            record["messages"] = tuple(record["messages"])
-            return StoredModel(**record)
+            return decode_manifest(path.read_bytes(), self.directory)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -109,7 +93,7 @@ class Store:
 
 @contextlib.contextmanager
 def locked_file(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file, which stays; waits for whoever holds it."""
+    """Holds an exclusive lock on a file, waiting for it if need be; the file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -135,7 +119,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def delete_tree(directory: Path) -> None:
-    """Deletes a directory that readers see whole or not at all: it is renamed first."""
+    """Deletes a directory; it is renamed first, so that no reader sees half of it."""
     doomed = directory.with_name(f".{directory.name}.{os.getpid()}.deleted")
     with contextlib.suppress(FileNotFoundError):
         directory.rename(doomed)
@@ -143,5 +127,5 @@ def delete_tree(directory: Path) -> None:
 
 
 def directory_size(directory: Path) -> int:
-    """Adds up the bytes of the files in a directory, links followed."""
+    """Returns the bytes of the files below a directory, links followed."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
