@@ -15,7 +15,7 @@ run: setup        ## serve the embedded model on 127.0.0.1:11434 until Ctrl-C
 	@exec $(BIN)/vllama serve smollm2:135m $(WORKERS)
 
 demo: setup       ## start the fleet, stream 20 chats at once, show who served them, stop
-	@$(BIN)/python -m vllama_clients.demo --streams 20
+	@$(BIN)/python -m vllama_benchmarks.demo --streams 20
 
 test: setup-dev   ## the whole suite, of the faults only the quick ones
 	@$(BIN)/python -m pytest -m "not faults or quick"
@@ -29,7 +29,7 @@ bench: setup       ## each door beside the bare engine and vLLM's own server, in
 	@$(BIN)/vllama bench compare --no-samples --doors bare,worker,balancer,chat,v1 --interleave --concurrency 1 \
 	  --prompt-tokens 16 --max-tokens 1 --requests 80 --repeats 1 \
 	  --json benchmarks/first-token.json --html benchmarks/first-token.html $(BENCH)
-	@$(BIN)/python -m vllama_clients.bench.readme README.md benchmarks/cpu.json benchmarks/first-token.json
+	@$(BIN)/python -m vllama_benchmarks.bench.readme README.md benchmarks/cpu.json benchmarks/first-token.json
 
 lint: setup-dev   ## ruff, mypy, whether the stubs fit the protos, and these the last release
 	@$(BIN)/ruff check .

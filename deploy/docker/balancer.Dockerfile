@@ -8,6 +8,7 @@ COPY protos/vllama_protos protos/vllama_protos
 COPY server/vllama_server server/vllama_server
 COPY balancer/vllama_balancer balancer/vllama_balancer
 COPY clients/vllama_clients clients/vllama_clients
+COPY benchmarks/vllama_benchmarks benchmarks/vllama_benchmarks
 # The pinned list is a constraint here, not a list to install: only what the base package needs comes in.
 RUN python -m venv /opt/vllama && /opt/vllama/bin/pip install --no-cache-dir -c requirements/cpu.txt .
 

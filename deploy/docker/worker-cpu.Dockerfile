@@ -12,6 +12,7 @@ COPY --chown=10001:10001 protos/vllama_protos protos/vllama_protos
 COPY --chown=10001:10001 server/vllama_server server/vllama_server
 COPY --chown=10001:10001 balancer/vllama_balancer balancer/vllama_balancer
 COPY --chown=10001:10001 clients/vllama_clients clients/vllama_clients
+COPY --chown=10001:10001 benchmarks/vllama_benchmarks benchmarks/vllama_benchmarks
 RUN requirements/setup.sh
 ENV PATH=/opt/vllama/.venv/bin:$PATH PYTHONUNBUFFERED=1
 EXPOSE 50061 9090

@@ -13,6 +13,7 @@ COPY protos/vllama_protos protos/vllama_protos
 COPY server/vllama_server server/vllama_server
 COPY balancer/vllama_balancer balancer/vllama_balancer
 COPY clients/vllama_clients clients/vllama_clients
+COPY benchmarks/vllama_benchmarks benchmarks/vllama_benchmarks
 RUN /opt/vllama/bin/pip install --no-cache-dir --no-deps .
 ENV PATH=/opt/vllama/bin:$PATH PYTHONUNBUFFERED=1 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001

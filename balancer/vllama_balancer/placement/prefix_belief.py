@@ -7,7 +7,7 @@ least recently used out first, within the worker's own capacity. `started.cached
 corrects the belief; a new life of the worker ends it.
 
 Replies are believed for the sake of long ones: where they have some 600 tokens, the next turns find
-their worker, and the tail is shorter (`vllama_balancer.simulate`, workload `long-answers`). Replies
+their worker, and the tail is shorter (`vllama_benchmarks.simulate`, workload `long-answers`). Replies
 of 100 tokens and less, as of agents, make no difference.
 
 Keys come from Python's own keyed hash: they never leave the process, and nobody outside can

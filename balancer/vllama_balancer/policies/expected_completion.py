@@ -14,7 +14,7 @@ Costs within a small band of the best are equal for all that can be known; among
 cached prefix wins, then the fewest prompt tokens in flight, then the fewest streams, then the
 fewest tokens assigned lately, then chance. Never an index and never a turn: those herd.
 
-Each term is weighed in `vllama_balancer.simulate`; the README there has the numbers. V keeps
+Each term is weighed in `vllama_benchmarks.simulate`; the README there has the numbers. V keeps
 conversations at their caches: what a worker computes again delays the streams beside it, and the
 next turn pays once more. It is worth two percent of the tail of chats and nothing elsewhere. D sends
 less to a slow worker while fast ones are not full; the memory term is for contexts that fill the

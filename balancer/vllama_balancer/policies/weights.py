@@ -1,6 +1,6 @@
 """What the terms of `expected-completion` weigh: the shipped values, and the means to try others.
 
-`vllama_balancer.simulate` takes one term away at a time and shows what that costs; see the table in
+`vllama_benchmarks.simulate` takes one term away at a time and shows what that costs; see the table in
 its README. Nothing but such comparisons has a reason to change a weight, so no flag does.
 """
 

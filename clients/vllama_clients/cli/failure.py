@@ -1,6 +1,13 @@
-"""What a command raises when it cannot do its work: one sentence, printed without a traceback."""
+"""What a command raises when it cannot do its work, and the exit status of a command line."""
 
 from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class CommandFailed(Exception):
@@ -13,3 +20,21 @@ class CommandFailed(Exception):
 
 class NotServed(CommandFailed):
     """The server answered that it does not have what was asked for (HTTP 404)."""
+
+
+def exit_status(call: Callable[[], object]) -> int:
+    """Runs a command line and returns its exit status; a failure is printed as one sentence, without a traceback."""
+    try:
+        call()
+    except CommandFailed as failure:
+        print(f"Error: {failure}", file=sys.stderr)
+        return failure.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`vllama list | head -1`); Python must not find that out again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0

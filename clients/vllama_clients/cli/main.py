@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vllama_clients.cli.failure import CommandFailed
+from vllama_clients.cli.failure import exit_status
 from vllama_clients.cli.long_help import TwoLengths
-from vllama_clients.cli.passed_through import passed_through
-from vllama_clients.cli.spellings import as_spelled_here
+from vllama_clients.cli.ollama_flags import as_spelled_here
+from vllama_clients.cli.passed_through import PROGRAMS, passed_through, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,15 +47,8 @@ COMMANDS = {
 }
 """Every command with the first line of its help, so that the list needs no command's module."""
 
-PASSED_THROUGH = {
-    "serve": ("vllama_balancer.config", "--help-all"),
-    "worker": ("vllama_server", "--help-all"),
-    "simulate": ("vllama_balancer.simulate", "--help"),
-    "key": ("vllama_balancer.keys", "--help"),
-    "certs": ("vllama_balancer.certificates", "--help"),
-}
-"""Commands whose flags are another program's: a module of it, and the word that makes that print them all."""
-
+OWN_MODULES = ("worker",)
+"""Programs whose arguments a module of the commands prepares."""
 TYPER_WORDS = "_TYPER_COMPLETE_ARGS"
 """Where the scripts of zsh and fish put the command line; that of bash uses COMP_WORDS."""
 EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'
@@ -74,20 +67,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     The commands read the environment from their context and nowhere else.
     """
-    try:
-        app(arguments, environment)(as_spelled_here(arguments), prog_name="vllama", obj=environment)
-    except CommandFailed as failure:
-        print(f"Error: {failure}", file=sys.stderr)
-        return failure.status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`vllama list | head -1`); Python must not find that out again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    return 0
+    built = app(arguments, environment)
+    return exit_status(lambda: built(as_spelled_here(arguments), prog_name="vllama", obj=environment))
 
 
 def app(arguments: Sequence[str], environment: Mapping[str, str]) -> typer.Typer:
@@ -114,15 +95,17 @@ def app(arguments: Sequence[str], environment: Mapping[str, str]) -> typer.Typer
 def _add(built: typer.Typer, name: str, function: Callable[..., None], summary: str) -> None:
     if function is _only_named:
         built.command(name, help=summary)(function)
-    elif name in PASSED_THROUGH:
+    elif name in PROGRAMS:
         settings = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
-        kind = passed_through(*PASSED_THROUGH[name])
-        built.command(name, cls=kind, context_settings=settings, add_help_option=False)(function)
+        kind = passed_through(PROGRAMS[name])
+        built.command(name, help=summary, cls=kind, context_settings=settings, add_help_option=False)(function)
     else:
         built.command(name, cls=TwoLengths)(function)
 
 
 def _load(name: str) -> Callable[..., None]:
+    if name in PROGRAMS and name not in OWN_MODULES:
+        return started(PROGRAMS[name])
     function: Callable[..., None] = import_module(f"vllama_clients.cli.{name}").command
     return function
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vllama_clients.cli.api import api_of
-from vllama_clients.cli.pulling import pull, whole
+from vllama_clients.cli.pull_progress import pull, whole
 
 
 def command(

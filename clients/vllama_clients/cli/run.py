@@ -13,7 +13,7 @@ from vllama_clients.cli.answer import AnswerPrinter, statistics
 from vllama_clients.cli.api import Api, api_of
 from vllama_clients.cli.chat import Chat, option_value
 from vllama_clients.cli.failure import CommandFailed, NotServed
-from vllama_clients.cli.pulling import pull
+from vllama_clients.cli.pull_progress import pull
 from vllama_clients.cli.repl import Repl
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import typer  # noqa: TC002 - typer reads the annotations when the command is built
 
+from vllama_clients.cli.exec_module import exec_module
 from vllama_clients.cli.failure import CommandFailed
-from vllama_clients.cli.replace import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ SWITCHES = ("--deterministic", "--no-deterministic", "--help", "-h", "--help-all
 
 def command(context: typer.Context) -> None:
     """Serves one model on one device over gRPC."""
-    replace("vllama_server", with_weights(context.args, context.obj))
+    exec_module("vllama_server", with_weights(context.args, context.obj))
 
 
 def with_weights(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_clients.cli.main import COMMANDS, run
+from vllama_benchmarks.bench.command import command as bench
+from vllama_benchmarks.demo.command import command as demo
+from vllama_clients.cli.main import COMMANDS, OWN_MODULES, run
+from vllama_clients.cli.passed_through import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +35,14 @@ async def test_help_fits_a_screen(vllama_process: Callable) -> None:
     assert 'vllama run smollm2:135m "Why is the sky blue?"' in done.out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+TYPER_PROGRAMS = {"bench": bench, "demo": demo}
+
+
+@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name not in PROGRAMS), *OWN_MODULES, *TYPER_PROGRAMS])
 def test_the_listed_help_is_the_commands_own(name: str) -> None:
     """The list of commands repeats the first line of each command's help, so it is checked here."""
-    docstring = import_module(f"vllama_clients.cli.{name}").command.__doc__
+    command = TYPER_PROGRAMS.get(name) or import_module(f"vllama_clients.cli.{name}").command
+    docstring = command.__doc__
     assert docstring.splitlines()[0].rstrip(".").startswith(COMMANDS[name].rstrip(".").split(",")[0])
 
 
@@ -134,6 +141,7 @@ COMPLETIONS = {
     [
         ("vllama run --sys", "--system"),
         ("vllama bench --watc", "--watch"),
+        ("vllama simulate --poli", "--policies"),
         ("vllama serve qwen2.5:7b --trus", "--trusted-proxy"),
         ("vllama worker --paren", "--parent-fd"),
     ],

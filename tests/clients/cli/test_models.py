@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.clients.cli.ollama_server import Answer
-from vllama_clients.cli.pulling import Bars
+from vllama_clients.cli.pull_progress import Bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable

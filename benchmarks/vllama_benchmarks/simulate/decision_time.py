@@ -1,0 +1,120 @@
+"""Measures what one decision costs the balancer: snapshot, beliefs, pick and reservation, on the real clock.
+
+The fleet is in the middle of its work: every worker carries streams, workers report in turn, and
+for each decision one lease is given back, so that the bookkeeping's caches are as stale as they are
+in service. Half of the requests continue a conversation, half are new. Only the decision is timed:
+sizing a request up depends on its length and happens once, however often it is placed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.dispatch.retry_budget import RetryBudget
+from vllama_balancer.fleet.events import Added
+from vllama_balancer.metrics import Metrics
+from vllama_balancer.model_key import model_key
+from vllama_balancer.placement.measure import Size
+from vllama_balancer.placement.placer import Placer, Ticket
+from vllama_balancer.placement.prefix_belief import Prefix
+from vllama_benchmarks.simulate.engine_model import EngineModel
+from vllama_benchmarks.simulate.outcome import percentile
+from vllama_benchmarks.simulate.policy_placement import MODEL, SimulatedPool, describe, name_of
+from vllama_protos.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.workers.lease import Lease
+
+FLEETS = (1, 4, 16)
+"""Sizes that are measured."""
+STREAMS_PER_WORKER = 3
+"""Fifty streams on sixteen workers."""
+PROMPT_BLOCKS = 10
+"""Blocks of a prompt: some six hundred tokens."""
+TOKENS_PER_BLOCK = 64.0
+"""Tokens of each."""
+BATCH = 250
+"""Decisions that are looked at together."""
+DECISIONS_PER_REPORT = 4
+"""Decisions between two reports: forty a second beside ten reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionTime:
+    """Durations of many decisions."""
+
+    workers: int
+    """Candidates of each."""
+    calm_seconds: float
+    """Half of the decisions of the calmest batch took less: what a decision costs while nothing else runs."""
+    median_seconds: float
+    """Half of all decisions took less."""
+    p99_seconds: float
+    """One in a hundred took longer."""
+
+    def __str__(self) -> str:
+        """Tells them in microseconds."""
+        calm, median, p99 = (x * 1e6 for x in (self.calm_seconds, self.median_seconds, self.p99_seconds))
+        return f"{self.workers:3} workers: {calm:.1f} us a decision in a calm batch, median {median:.1f}, p99 {p99:.1f}"
+
+
+def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTime:
+    """Times so many decisions among so many workers, one after the other."""
+    pool = _pool(workers)
+    placer = Placer(pool, policy, RetryBudget(lambda: 0), Metrics(CollectorRegistry()), Random(1))
+    rng, seconds = Random(2), []
+    running: deque[Lease] = deque()
+    for number in range(decisions):
+        if len(running) == STREAMS_PER_WORKER * workers:
+            placer.release(running.popleft())
+        if number % DECISIONS_PER_REPORT == 0:
+            _report(pool, rng.randrange(workers))
+        ticket = _ticket(number if rng.random() < 0.5 else rng.randrange(number + 1))
+        start = time.perf_counter()
+        lease = placer.place(ticket)
+        seconds.append(time.perf_counter() - start)
+        assert lease is not None
+        running.append(lease)
+        placer.first_token(running[rng.randrange(len(running))])
+    # What else the machine does only ever adds, so the calmest batch is nearest to the truth.
+    batches = [sorted(seconds[start : start + BATCH]) for start in range(0, decisions, BATCH)]
+    calm = min(percentile(batch, 0.50) for batch in batches)
+    return DecisionTime(workers, calm, percentile(sorted(seconds), 0.50), percentile(sorted(seconds), 0.99))
+
+
+def _ticket(conversation: int) -> Ticket:
+    keys = [hash((conversation, block)) for block in range(PROMPT_BLOCKS)]
+    tokens = int(PROMPT_BLOCKS * TOKENS_PER_BLOCK)
+    return Ticket("", model_key(MODEL), "", Size(4 * tokens, tokens, 128, Prefix(keys, TOKENS_PER_BLOCK)))
+
+
+def _pool(workers: int) -> SimulatedPool:
+    """Makes a fleet that has been warm for long."""
+    began = time.monotonic()
+    pool, engine = SimulatedPool(time.monotonic), EngineModel()
+    for index in range(workers):
+        pool.apply(Added(name_of(index), address="", models=(MODEL,)))
+        worker = pool.worker(index)
+        worker.describe(describe(index, engine, str(index)))
+        worker.life.load.ready_at = began - 3600.0
+        _report(pool, index)
+    return pool
+
+
+def _report(pool: SimulatedPool, index: int) -> None:
+    worker = pool.worker(index)
+    report = worker_pb2.WorkerReport(
+        state=worker_pb2.WORKER_STATE_READY,
+        running=worker.leases,
+        kv_cache_use=0.1,
+        prefill_tokens_per_second=20_000.0,
+    )
+    report.step.FromNanoseconds(10_000_000 + 200_000 * worker.leases)
+    worker.take_report(report)

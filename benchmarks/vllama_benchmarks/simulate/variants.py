@@ -1,0 +1,48 @@
+"""The policy without each of its parts, by name: what an ablation compares."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vllama_balancer.policies.expected_completion import ExpectedCompletion
+from vllama_balancer.policies.weights import ASSIGNED, HELD, PROMPTS, STREAMS, Weights
+from vllama_benchmarks.simulate.policy_placement import PolicyPlacement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllama_benchmarks.simulate.placement import Placement, PlacementContext, PlacementFactory
+
+SHIPPED = "as shipped"
+"""The policy with all its terms."""
+WITHOUT_MEMORY, WITHOUT_SLOW_START = "without the memory term", "without slow start"
+WITHOUT: Mapping[str, Weights] = {
+    SHIPPED: Weights(),
+    "without V (avoidable prefill)": Weights(recomputing=0.0),
+    "without D (slow workers)": Weights(slowness=0.0),
+    "without the band's stream": Weights(band_streams=0.0),
+    "without any band": Weights(band_seconds=0.0, band_share=0.0, band_streams=0.0),
+    "cached prefix breaks no ties": Weights(ties=(PROMPTS, STREAMS, ASSIGNED)),
+    "prompts in flight break no ties": Weights(ties=(HELD, STREAMS, ASSIGNED)),
+    "streams break no ties": Weights(ties=(HELD, PROMPTS, ASSIGNED)),
+    "recently assigned tokens break no ties": Weights(ties=(HELD, PROMPTS, STREAMS)),
+    WITHOUT_MEMORY: Weights(memory_seconds=0.0),
+    WITHOUT_SLOW_START: Weights(slow_start_seconds=0.0),
+}
+"""Weights by the name of what they leave out."""
+
+
+WITHOUT_REPLIES = "replies are not believed"
+"""The policy with all its terms, told nothing of what workers have generated."""
+
+
+def _placed(context: PlacementContext, weights: Weights, *, believes_replies: bool = True) -> Placement:
+    return PolicyPlacement(context, ExpectedCompletion(weights), believes_replies=believes_replies)
+
+
+VARIANTS: Mapping[str, PlacementFactory] = {
+    **{name: partial(_placed, weights=weights) for name, weights in WITHOUT.items()},
+    WITHOUT_REPLIES: partial(_placed, weights=Weights(), believes_replies=False),
+}
+"""Placements by what they leave out."""
