@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import grpc
 
+from vllama_protos.errors import ErrorDetails, encode_status, reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
+
 
 class WorkerError(Exception):
     """Root of everything that the worker raises on purpose; `str()` is a sentence for people."""
 
-    reason = "WORKER_ERROR"
+    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_ERROR)
     """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
     retry_after_seconds: float | None = None
     """When it makes sense to come back; None when that is not known."""
@@ -31,7 +34,7 @@ class WorkerError(Exception):
 class InvalidRequest(WorkerError):
     """A field of the request is wrong; the message names it and says what would be right."""
 
-    reason = "INVALID_REQUEST"
+    reason = reason_text(ErrorReason.ERROR_REASON_INVALID_REQUEST)
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -42,19 +45,19 @@ class InvalidRequest(WorkerError):
 class ContextTooLong(InvalidRequest):
     """The input does not fit the context; the message states both lengths."""
 
-    reason = "CONTEXT_TOO_LONG"
+    reason = reason_text(ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG)
 
 
 class ModelNotFound(WorkerError):
     """The request names a model that this worker does not host."""
 
-    reason = "MODEL_NOT_FOUND"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND)
 
 
 class CapabilityMissing(WorkerError):
     """The model lacks the named capability."""
 
-    reason = "CAPABILITY_MISSING"
+    reason = reason_text(ErrorReason.ERROR_REASON_CAPABILITY_MISSING)
 
     def __init__(self, message: str, capability: str = "") -> None:
         super().__init__(message)
@@ -65,51 +68,51 @@ class CapabilityMissing(WorkerError):
 class EngineBusy(WorkerError):
     """The worker's own queue is full; another worker may have room."""
 
-    reason = "ENGINE_BUSY"
+    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_BUSY)
     retry_after_seconds = 1.0
 
 
 class Draining(WorkerError):
     """The worker finishes what runs and takes no new requests."""
 
-    reason = "WORKER_DRAINING"
+    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_DRAINING)
 
 
 class NotReady(WorkerError):
     """The engine is still starting."""
 
-    reason = "WORKER_STARTING"
+    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_STARTING)
     retry_after_seconds = 1.0
 
 
 class Asleep(WorkerError):
     """The worker sleeps and takes no requests before it is woken."""
 
-    reason = "WORKER_ASLEEP"
+    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_ASLEEP)
 
 
 class EngineDead(WorkerError):
     """The engine has died and the process is about to end."""
 
-    reason = "ENGINE_DEAD"
+    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_DEAD)
 
 
 class EngineFault(WorkerError):
     """The engine failed on this one request."""
 
-    reason = "ENGINE_FAULT"
+    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_FAULT)
 
 
 class StartFailed(WorkerError):
     """The engine could not start; the message says why and what to do."""
 
-    reason = "START_FAILED"
+    reason = reason_text(ErrorReason.ERROR_REASON_START_FAILED)
 
 
 class ConfigError(WorkerError):
     """Flags or environment are wrong; the process does not start."""
 
-    reason = "CONFIG"
+    reason = reason_text(ErrorReason.ERROR_REASON_CONFIG)
 
 
 STATUS = {
@@ -133,3 +136,15 @@ def status_of(error: WorkerError) -> grpc.StatusCode:
         if kind in STATUS:
             return STATUS[kind]
     return grpc.StatusCode.INTERNAL
+
+
+def encoded_status(error: WorkerError) -> bytes:
+    """Returns the serialized google.rpc.Status of an error, with its details."""
+    details = ErrorDetails(
+        reason=error.reason,
+        field=error.field if isinstance(error, InvalidRequest) else "",
+        capability=error.capability if isinstance(error, CapabilityMissing) else "",
+        retry_after_seconds=error.retry_after_seconds,
+    )
+    code: int = status_of(error).value[0]
+    return encode_status(code, str(error), details)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from vllama_server.errors import EngineFault, WorkerError, status_of
-from vllama_server.status_details import TRAILER, details_of
+from vllama_protos.errors import DETAILS_TRAILER
+from vllama_server.errors import EngineFault, WorkerError, encoded_status, status_of
 from vllama_server.wire.request_validation import check_request_id
 
 if TYPE_CHECKING:
@@ -135,5 +135,5 @@ def _given_id(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> str:
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: WorkerError) -> None:
-    trailers = (*(context.trailing_metadata() or ()), (TRAILER, details_of(error)))
+    trailers = (*(context.trailing_metadata() or ()), (DETAILS_TRAILER, encoded_status(error)))
     await context.abort(status_of(error), str(error), trailing_metadata=trailers)

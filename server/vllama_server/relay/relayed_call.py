@@ -10,10 +10,9 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_server.engine.events import Chunk
-from vllama_server.errors import InvalidRequest, WorkerError
+from vllama_server.errors import InvalidRequest, WorkerError, encoded_status
 from vllama_server.relay.flow_control import FlowControl
 from vllama_server.relay.send_buffer import SendBuffer
-from vllama_server.status_details import details_of
 from vllama_server.wire import responses
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class RelayedCall:
                     request.request_id = request_id
                     await self._runner.run(request, put)
         except WorkerError as error:
-            self._buffer.put(stream, pb.RelayEvent(stream=stream, status=details_of(error)))
+            self._buffer.put(stream, pb.RelayEvent(stream=stream, status=encoded_status(error)))
         except TimeoutError:
             self._buffer.put(stream, pb.RelayEvent(stream=stream, status=_TOO_LATE))
         except asyncio.CancelledError:
