@@ -26,6 +26,9 @@ CPU_BATCHED_TOKENS = 512
 CPU_STREAMS = 64
 GPU_MEMORY_UTILIZATION = 0.9
 
+CPU_WORKER = "vllama_server.vllm_adapter.cpu_worker.SeededCPUWorker"
+"""The class that computes on a CPU, by name: it is imported only where the engine computes."""
+
 OWN_KEYS = frozenset({"tool_parser", "reasoning_parser", "chat_template", "fim"})
 """Keys of `--engine-arg` that the adapter takes itself; every other key is an argument of vLLM's engine."""
 
@@ -95,6 +98,7 @@ def engine_arguments(profile: EngineProfile, *, on_cpu: bool, cpu_dtype: str = "
     }
     if on_cpu:
         arguments["enforce_eager"] = True
+        arguments["worker_cls"] = CPU_WORKER
         arguments["dtype"] = "float32" if profile.deterministic else cpu_dtype
     else:
         arguments["gpu_memory_utilization"] = profile.gpu_memory_utilization

@@ -6,7 +6,7 @@ import pytest
 
 from vllama_server.config import WorkerConfig
 from vllama_server.errors import StartFailed
-from vllama_server.vllm_adapter.profile import EngineProfile, engine_arguments, typed_arguments
+from vllama_server.vllm_adapter.profile import CPU_WORKER, EngineProfile, engine_arguments, typed_arguments
 
 
 def test_a_gpu_gets_the_decided_profile() -> None:
@@ -24,6 +24,14 @@ def test_a_cpu_runs_eagerly_and_takes_no_share_of_memory() -> None:
     arguments = engine_arguments(EngineProfile("m"), on_cpu=True)
     assert arguments["enforce_eager"] is True
     assert "gpu_memory_utilization" not in arguments
+
+
+def test_only_a_cpu_gets_a_worker_of_its_own() -> None:
+    """On a GPU vLLM's own takes draws back; an operator's choice beats both."""
+    assert engine_arguments(EngineProfile("m"), on_cpu=True)["worker_cls"] == CPU_WORKER
+    assert "worker_cls" not in engine_arguments(EngineProfile("m"), on_cpu=False)
+    own = EngineProfile("m", engine_args={"worker_cls": "their.Worker"})
+    assert engine_arguments(own, on_cpu=True)["worker_cls"] == "their.Worker"
 
 
 @pytest.mark.parametrize(("deterministic", "dtype"), [(True, "float32"), (False, "bfloat16")])
