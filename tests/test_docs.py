@@ -10,8 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from vllama_balancer.edge.metrics import EdgeMetrics
 from vllama_balancer.edge.operations import register_health_metric
-from vllama_balancer.metrics import Metrics
-from vllama_balancer.process.process_metrics import register_process_metrics
+from vllama_balancer.metrics import Metrics, register_process_metrics
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.pool_metrics import PoolCollector
 from vllama_server.metrics import WorkerMetrics

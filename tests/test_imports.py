@@ -83,13 +83,13 @@ def test_only_the_wiring_knows_the_edge() -> None:
     """Calls go down from the front doors: nothing below imports them."""
     edge = {"vllama_balancer.edge"}
     assert [
-        row for row in violations("balancer", edge, outside="edge/") if not row.startswith("process/doors.py")
+        row for row in violations("balancer", edge, outside="edge/") if not row.startswith("startup/front_doors.py")
     ] == []
 
 
 def test_policies_know_only_the_snapshot() -> None:
     """A policy is a function of what it is given: it never reaches for the pool or a worker."""
-    beyond = {f"vllama_balancer.{name}" for name in ("workers", "dispatch", "front", "fleet", "process", "edge")}
+    beyond = {f"vllama_balancer.{name}" for name in ("workers", "dispatch", "front", "fleet", "startup", "edge")}
     assert violations("balancer", beyond | {"grpc", "asyncio"}, below="policies/") == []
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from vllama_balancer import config as configuration
+from vllama_balancer import logs
+from vllama_balancer.app import Balancer
 from vllama_balancer.errors import BalancerError, ConfigError
-from vllama_balancer.process import logs
-from vllama_balancer.process.serving import Balancer
-from vllama_balancer.process.stopping import StopRequests
+from vllama_balancer.signals import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,16 +1,26 @@
-"""Every collector of the balancer's heart, in objects by concern that are given one registry."""
+"""Every collector of the balancer's heart, in objects by concern that are given one registry.
+
+Metrics of the process itself: memory, descriptors and processor time as everywhere, and the event loop's tasks.
+
+A leak of any kind shows in one of them long before it hurts.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from collections.abc import Iterable
 
-    from vllama_balancer.dispatch.failure import FailureKind
+    from prometheus_client import CollectorRegistry, Metric
+
     from vllama_protos.v1 import generation_pb2
+
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TOKEN_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
@@ -186,9 +196,9 @@ class Metrics:
         self._tokens.believed.inc(believed_tokens)
         self._tokens.cached.inc(cached_tokens)
 
-    def attempt_failed(self, worker: str, kind: FailureKind) -> None:
+    def attempt_failed(self, worker: str, kind: str) -> None:
         """Counts a failed try."""
-        self._failover.attempt_failures.labels(worker, kind.value).inc()
+        self._failover.attempt_failures.labels(worker, kind).inc()
 
     def moved(self, *, had_output: bool) -> None:
         """Counts a retry, or a migration."""
@@ -217,3 +227,21 @@ class Metrics:
         if usage.completion_tokens > 1:
             per_token = decode_seconds / (usage.completion_tokens - 1)
             self._requests.time_per_output_token.labels(model).observe(per_token)
+
+
+class TasksCollector(Collector):
+    """Counts the tasks of the event loop in which it is scraped."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields the family with its present value."""
+        try:
+            tasks = len(asyncio.all_tasks())
+        except RuntimeError:  # outside of any event loop, as when a registry asks for names
+            tasks = 0
+        yield GaugeMetricFamily("vllama_tasks", "Tasks of the event loop, finished ones excluded.", value=tasks)
+
+
+def register_process_metrics(registry: CollectorRegistry) -> None:
+    """Adds the process's own collectors to a registry, once."""
+    ProcessCollector(registry=registry)
+    registry.register(TasksCollector())

@@ -3,12 +3,15 @@
 A name is `[scheme://][host/][namespace/]model[:tag]`; what is left out has a default, so several
 spellings are one model. Spelling is kept for display, and ignored when names are compared. A
 missing tag means "latest", never any tag.
+
+Makes one comparable key of every spelling of a model's name.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vllama_balancer.errors import InvalidRequest
 
@@ -116,3 +119,12 @@ def _is_cloud(tag: str) -> bool:
 def _contradiction(text: str) -> InvalidRequest:
     message = f'use either :local or :cloud, not both: "{text}"'
     return InvalidRequest(message, reason="INVALID_MODEL_NAME", field="model")
+
+
+@lru_cache(maxsize=4096)
+def model_key(name: str) -> str:
+    """Keys a name; what is no well-formed name (a worker may serve a directory) is compared as text."""
+    try:
+        return parse_name(name).key
+    except InvalidRequest:
+        return name.strip().lower()

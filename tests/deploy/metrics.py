@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [*(ROOT / "balancer").rglob("*metrics.py"), *(ROOT / "server").rglob("*metrics.py")]
+SOURCES = [*(ROOT / "balancer").rglob("*.py"), *(ROOT / "server").rglob("*.py")]
 DECLARATION = re.compile(r"\b(Counter|Gauge|Histogram|Enum)(?:MetricFamily)?\(\s*\"(vllama_[a-z_]+)\"")
 SUFFIXES = {
     "Counter": ("_total",),

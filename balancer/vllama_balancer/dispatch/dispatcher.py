@@ -20,7 +20,7 @@ from vllama_balancer.dispatch.generations import Generations
 from vllama_balancer.dispatch.journey import Journey
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.errors import BalancerError, DeadlineExceeded, ModelNotFound, QueueFull
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_balancer.placement.estimates import Estimates
 from vllama_balancer.placement.measure import NOTHING, measure_embedding, measure_generation
 from vllama_balancer.placement.placer import Placer, Ticket

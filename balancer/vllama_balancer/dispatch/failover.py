@@ -43,7 +43,7 @@ class Failover:
     def judge_worker(self, lease: Lease, failure: AttemptFailed) -> None:
         """Draws the consequences for the worker. Call before the lease is released."""
         worker = lease.worker
-        self._metrics.attempt_failed(worker.name, failure.kind)
+        self._metrics.attempt_failed(worker.name, failure.kind.value)
         if lease.life is not worker.life:
             return
         if failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE):

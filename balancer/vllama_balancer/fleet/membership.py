@@ -15,7 +15,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllama_balancer import values
+from vllama_balancer.config import values
 from vllama_balancer.errors import ConfigError, InvalidRequest, Unauthenticated
 from vllama_balancer.fleet.events import Added, Removed
 

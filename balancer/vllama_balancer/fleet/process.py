@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from vllama_balancer.settings import SETTINGS
+from vllama_balancer.config.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

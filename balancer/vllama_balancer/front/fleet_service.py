@@ -24,7 +24,7 @@ SHORTEST_PUSH_SECONDS = 0.1
 """Changes that come closer together are pushed as one."""
 
 
-class FleetFront(fleet_pb2_grpc.FleetServicer):
+class FleetService(fleet_pb2_grpc.FleetServicer):
     """The Fleet service."""
 
     def __init__(self, pool: Pool, rolling: Rolling, view: FleetView, *, is_guarded: bool) -> None:

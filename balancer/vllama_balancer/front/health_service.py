@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vllama_balancer.workers.pool import Pool
 
 
-class HealthFront(health_pb2_grpc.HealthServicer):
+class HealthService(health_pb2_grpc.HealthServicer):
     """Answers for the server as a whole ("") and for each of its services alike."""
 
     def __init__(self, pool: Pool, view: FleetView, services: Collection[str]) -> None:

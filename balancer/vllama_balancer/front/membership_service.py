@@ -29,7 +29,7 @@ class NotAccepted(BalancerError):
     reason = "JOINING_NOT_ACCEPTED"
 
 
-class MembershipFront(membership_pb2_grpc.MembershipServicer):
+class MembershipService(membership_pb2_grpc.MembershipServicer):
     """The Membership service."""
 
     def __init__(self, joined: JoinedFleet | None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:

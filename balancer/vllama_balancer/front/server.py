@@ -17,11 +17,10 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest
-from vllama_balancer.front.fleet_service import FleetFront
-from vllama_balancer.front.health_service import HealthFront
-from vllama_balancer.front.interceptors import KeyInterceptor
-from vllama_balancer.front.membership_service import MembershipFront
-from vllama_balancer.front.rpc_errors import rich_status
+from vllama_balancer.front.fleet_service import FleetService
+from vllama_balancer.front.health_service import HealthService
+from vllama_balancer.front.membership_service import MembershipService
+from vllama_balancer.front.rpc_errors import KeyInterceptor, rich_status
 from vllama_balancer.gateway import Call
 from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES, REQUEST_ID_HEADER
 from vllama_protos.v1 import (
@@ -80,7 +79,7 @@ SERVICES = tuple(
 """Full names of what is served."""
 
 
-class GenerationFront(generation_pb2_grpc.GenerationServicer):
+class GenerationService(generation_pb2_grpc.GenerationServicer):
     """The Generation service on a gateway."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -117,7 +116,7 @@ class GenerationFront(generation_pb2_grpc.GenerationServicer):
                 await context.write(event)
 
 
-class EmbeddingFront(embedding_pb2_grpc.EmbeddingServicer):
+class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
     """The Embedding service on a gateway."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -133,7 +132,7 @@ class EmbeddingFront(embedding_pb2_grpc.EmbeddingServicer):
         return await self._gateway.embed(request, _call_of(context))
 
 
-class Front:
+class GrpcServer:
     """The gRPC server with all its services. Start it before the workers: a port in use is found at once."""
 
     def __init__(
@@ -149,13 +148,13 @@ class Front:
         # Even an interceptor that lets everybody in costs every call some time.
         interceptors = [KeyInterceptor(keys)] if keys is not None else []
         self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
-        self._health = HealthFront(pool, fleet, SERVICES)
-        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationFront(gateway), self._server)
-        embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingFront(gateway), self._server)
+        self._health = HealthService(pool, fleet, SERVICES)
+        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(gateway), self._server)
+        embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingService(gateway), self._server)
         fleet_pb2_grpc.add_FleetServicer_to_server(
-            FleetFront(pool, rolling, fleet, is_guarded=keys is not None), self._server
+            FleetService(pool, rolling, fleet, is_guarded=keys is not None), self._server
         )
-        membership_pb2_grpc.add_MembershipServicer_to_server(MembershipFront(joined), self._server)
+        membership_pb2_grpc.add_MembershipServicer_to_server(MembershipService(joined), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
 

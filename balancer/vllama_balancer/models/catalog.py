@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import ModelEntry
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_balancer.workers.changes import Changes
 from vllama_protos.v1 import generation_pb2
 

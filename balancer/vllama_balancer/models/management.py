@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.gateway import Progress
-from vllama_balancer.model_key import model_key
 from vllama_balancer.models.errors import ModelInUse
 from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.names import model_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import ModelNotFound
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence

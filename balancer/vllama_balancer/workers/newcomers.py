@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import NoWorker
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

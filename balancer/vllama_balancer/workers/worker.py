@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.dispatch.blame import blamed
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_balancer.placement.prefix_belief import PrefixBelief
 from vllama_balancer.workers.channel import is_local
 from vllama_balancer.workers.first_tokens import FirstTokenTimes

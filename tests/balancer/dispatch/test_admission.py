@@ -15,7 +15,7 @@ from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.metrics import Metrics
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_balancer.placement.measure import Size
 from vllama_balancer.placement.placer import Placer, Ticket
 from vllama_balancer.placement.prefix_belief import Prefix

@@ -10,7 +10,7 @@ import pytest
 
 from vllama_balancer.fleet.events import Added, Removed
 from vllama_balancer.fleet.membership import JoinedFleet
-from vllama_balancer.front.membership_service import MembershipFront
+from vllama_balancer.front.membership_service import MembershipService
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Served:
 
     def __init__(self, fleet: JoinedFleet | None) -> None:
         self.server = grpc.aio.server()
-        membership_pb2_grpc.add_MembershipServicer_to_server(MembershipFront(fleet, 0.02), self.server)
+        membership_pb2_grpc.add_MembershipServicer_to_server(MembershipService(fleet, 0.02), self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = membership_pb2_grpc.MembershipStub(self.channel)

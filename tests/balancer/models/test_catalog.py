@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from vllama_balancer.model_key import model_key
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.names import model_key
 from vllama_protos.v1 import worker_pb2
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -10,13 +10,13 @@ import pytest
 from tests.balancer.models.hub import Hub, Repo
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.gateway import Recipe
-from vllama_balancer.model_key import model_key
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.errors import ModelInUse, ModelUnknown
 from vllama_balancer.models.management import StoreManagement
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
+from vllama_balancer.names import model_key
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.metrics import Metrics
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_balancer.placement.estimates import ModelEstimates
 from vllama_balancer.placement.measure import measure_generation
 from vllama_balancer.placement.placer import Placer, Ticket

@@ -10,7 +10,7 @@ from vllama_balancer.errors import DeadlineExceeded, QueueFull
 from vllama_balancer.fake_gateway import FakeGateway, finished, model, started
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import Call
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_balancer.scheduler.on_demand import OnDemand
 from vllama_protos.v1 import generation_pb2
 

@@ -5,7 +5,7 @@ import asyncio
 from tests.balancer.conftest import DRAINING, READY, STARTING
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, text_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.model_key import model_key
+from vllama_balancer.names import model_key
 from vllama_protos.v1 import worker_pb2
 
 KEY = model_key("m")

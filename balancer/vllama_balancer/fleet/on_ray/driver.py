@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from vllama_balancer import logs
 from vllama_balancer.fleet.on_ray.actor import RayActorSlot, ResourceRequest
 from vllama_balancer.fleet.on_ray.messages import Connected, decode, encode
 from vllama_balancer.fleet.on_ray.supervisor import ActorSupervisors
 from vllama_balancer.fleet.restart_policy import RestartSettings
-from vllama_balancer.process import logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

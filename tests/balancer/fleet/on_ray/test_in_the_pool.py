@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
-from vllama_balancer.process.readiness import first_readiness
+from vllama_balancer.startup.model_setup import first_readiness
 from vllama_balancer.workers.pool import Pool
 
 UNPLACED = Added("worker-0", "", ("m:latest",), is_supervised=True)

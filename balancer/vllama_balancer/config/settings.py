@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer import values
+from vllama_balancer.config import values
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Makes the configured models ready to be loaded, before any worker is started."""
+"""Makes the configured models ready to be loaded, before any worker is started.
+
+Waits until the fleet can serve, or until it is clear that it never will.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllama_balancer.model_key import model_key
+from vllama_balancer.errors import NoWorker
+from vllama_balancer.fleet.events import ProcessState
 from vllama_balancer.models.lines import ProgressLines
 from vllama_balancer.models.manifest import StoredModel
-from vllama_balancer.names import parse_name
+from vllama_balancer.names import model_key, parse_name
 
 if TYPE_CHECKING:
     from typing import TextIO
 
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.models.resolve import Resolver
+    from vllama_balancer.workers.pool import Pool
 
 
 async def installed(names: tuple[str, ...], resolver: Resolver, stream: TextIO) -> list[StoredModel]:
@@ -44,3 +49,20 @@ def hosted(model: HostedModel, asked: str) -> HostedModel:
     if asked.startswith(("/", ".", "~")):
         return model
     return replace(model, names=tuple(dict.fromkeys([*model.names, asked])))
+
+
+async def first_readiness(pool: Pool) -> None:
+    """Returns when no worker is still starting and at least one serves. Nobody waits for one without a place.
+
+    Raises NoWorker with the causes when every local worker has been given up. Static workers are waited
+    for as long as it takes.
+    """
+    while True:
+        workers = [worker for worker in pool.workers() if worker.process.state is not ProcessState.PLACING]
+        given_up = [worker for worker in workers if worker.process.state is ProcessState.FAILED]
+        ready = [worker for worker in workers if not worker.unavailable]
+        if ready and len(ready) + len(given_up) == len(workers):
+            return
+        if workers and len(given_up) == len(workers):
+            raise NoWorker("; ".join(dict.fromkeys(f"{worker.name} {worker.process.reason}" for worker in given_up)))
+        await pool.changes.after(pool.changes.version)

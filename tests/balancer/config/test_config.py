@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vllama_balancer.config import BalancerConfig, parse
+from vllama_balancer.config.settings import SETTINGS
 from vllama_balancer.errors import ConfigError
-from vllama_balancer.settings import SETTINGS
 
 HOME = Path("/home/someone")
 

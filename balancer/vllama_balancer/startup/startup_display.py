@@ -2,11 +2,14 @@
 
 It reads the pool and writes to a stream, and nothing depends on it: a service manager's log gets one line for each
 step, a terminal gets lines that move.
+
+What is printed when the fleet is ready: the addresses, and one command to try.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +25,9 @@ from vllama_protos.v1 import worker_pb2
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TextIO
+
+    from vllama_balancer.gateway import ModelEntry
+
 
 REFRESH_SECONDS = 0.25
 
@@ -86,7 +92,7 @@ def line_of(worker: ShownWorker) -> Line:
     return Line(worker.name, PHASES.get(report.phase, "starting"), int(report.progress * 100))
 
 
-class Console:
+class StartupDisplay:
     """Shows the workers from `run` until it is cancelled."""
 
     def __init__(self, pool: ShownPool, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -132,3 +138,30 @@ class Console:
     def _seconds(self, worker: str) -> float:
         now = self._clock()
         return now - self._since.setdefault(worker, now)
+
+
+def banner(models: Sequence[ModelEntry], workers: int, http_url: str, grpc_address: str, elapsed_seconds: float) -> str:
+    """Words it for people."""
+    names = ", ".join(model.name for model in models if model.replicas) or "no model"
+    count = f"{workers} worker" + ("" if workers == 1 else "s")
+    lines = [
+        f"vllama serves {names} on {count} ({elapsed_seconds:.0f} s)",
+        f"  Ollama and OpenAI API  {http_url}",
+        f"  gRPC                   {grpc_address}",
+    ]
+    ready = next((model for model in models if model.replicas), None)
+    if ready is not None:
+        lines.append(f"Try: {_command(ready, http_url)}")
+    return "\n".join(lines) + "\n"
+
+
+def _command(model: ModelEntry, http_url: str) -> str:
+    body: dict[str, object]
+    capabilities = model.description.capabilities if model.description is not None else ()
+    if worker_pb2.CAPABILITY_CHAT in capabilities:
+        path, body = "chat", {"messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+    elif worker_pb2.CAPABILITY_EMBEDDING in capabilities:
+        path, body = "embed", {"input": "Why is the sky blue?"}
+    else:
+        path, body = "generate", {"prompt": "The sky is blue because"}
+    return f"curl {http_url}/api/{path} -d '{json.dumps({'model': model.name, **body})}'"

@@ -23,21 +23,14 @@ from vllama_balancer.fleet.assignment import slots, worker_spec
 from vllama_balancer.fleet.devices import MachineProbe
 from vllama_balancer.fleet.membership import JoinedFleet, read_token
 from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
-from vllama_balancer.metrics import Metrics
-from vllama_balancer.model_key import model_key
+from vllama_balancer.metrics import Metrics, register_process_metrics
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.management import StoreManagement
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
+from vllama_balancer.names import model_key
 from vllama_balancer.policies import make_policy
-from vllama_balancer.process.console import Console
-from vllama_balancer.process.doors import Doors, LocalParts
-from vllama_balancer.process.installation import hosted, installed, simulated
-from vllama_balancer.process.process_metrics import register_process_metrics
-from vllama_balancer.process.readiness import first_readiness
-from vllama_balancer.process.tls import channel_opener
-from vllama_balancer.process.welcome import welcome
 from vllama_balancer.scheduler.machine import Machine
 from vllama_balancer.scheduler.memory import GpuMemory, spare_host_memory
 from vllama_balancer.scheduler.on_demand import OnDemand
@@ -45,6 +38,10 @@ from vllama_balancer.scheduler.replicas import Replicas
 from vllama_balancer.scheduler.scheduler import ModelScheduler
 from vllama_balancer.scheduler.settings import SchedulerSettings
 from vllama_balancer.scheduler.sleeping import GrpcSleepControl
+from vllama_balancer.startup.front_doors import FrontDoors, LocalParts
+from vllama_balancer.startup.model_setup import first_readiness, hosted, installed, simulated
+from vllama_balancer.startup.startup_display import StartupDisplay, banner
+from vllama_balancer.startup.tls import channel_opener
 from vllama_balancer.workers.newcomers import Newcomers
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.pool_metrics import PoolCollector
@@ -57,7 +54,7 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.local import LocalFleet
     from vllama_balancer.fleet.on_ray.fleet import RayFleet
     from vllama_balancer.fleet.process import LogSink
-    from vllama_balancer.process.stopping import StopRequests
+    from vllama_balancer.signals import StopRequests
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +109,7 @@ class Balancer:
         """
         async with AsyncExitStack() as ending:
             local = self._local_parts(ending) if self._has_own else None
-            doors = Doors(self._config, self._dispatcher, self._pool, self._registry, local, self._joined)
+            doors = FrontDoors(self._config, self._dispatcher, self._pool, self._registry, local, self._joined)
             ending.callback(doors.release)
             doors.bind()
             ending.push_async_callback(self._end_workers)
@@ -149,7 +146,7 @@ class Balancer:
         own_table = self._config.models_directory / "models.toml"
         return Resolver(self._store, ModelTable.load(own_table), self._environment)
 
-    async def _serve(self, doors: Doors) -> None:
+    async def _serve(self, doors: FrontDoors) -> None:
         followers = [_task(self._pool.follow(source.events()), "follow the fleet") for source in self._sources()]
         stopping = _task(self._stops.drain.wait(), "wait for a stop")
         starting = _task(self._start(doors), "start")
@@ -169,18 +166,18 @@ class Balancer:
         own = [self._fleet] if self._fleet is not None else remote_sources(self._config.worker_addresses)
         return [*own, *([self._joined] if self._joined is not None else [])]
 
-    async def _start(self, doors: Doors) -> None:
+    async def _start(self, doors: FrontDoors) -> None:
         began = time.monotonic()
         if self._scheduler is not None:
             await self._start_workers(self._scheduler)
-        display = _task(Console(self._pool, self._display).run(), "show progress")
+        display = _task(StartupDisplay(self._pool, self._display).run(), "show progress")
         try:
             await first_readiness(self._pool)
         finally:
             await _cancelled(display)
         ready = sum(1 for worker in self._pool.workers() if not worker.unavailable)
         elapsed = time.monotonic() - began
-        self._out.write(welcome(self._catalog.models(), ready, doors.http_url, doors.grpc_address, elapsed))
+        self._out.write(banner(self._catalog.models(), ready, doors.http_url, doors.grpc_address, elapsed))
         self._out.flush()
 
     async def _read_store(self) -> None:
@@ -204,7 +201,7 @@ class Balancer:
         named = [hosted(host, name) for host, name in zip(hosts, config.models, strict=True) if host is not None]
         scheduler.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)
 
-    async def _drain(self, doors: Doors) -> None:
+    async def _drain(self, doors: FrontDoors) -> None:
         """Refuses what is new and lets running streams finish, as long as there is time and patience."""
         doors.drain()
         if not self._dispatcher.in_flight:

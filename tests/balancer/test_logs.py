@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from vllama_balancer.process.logs import JsonFormatter, WorkerLog
+from vllama_balancer.logs import JsonFormatter, WorkerLog
 
 CHATTER = "(EngineCore pid=7) WARNING 11-22 21:00:00 [core.py:1] Triton is not installed"
 OWN = "2026-11-22 21:00:00,123 INFO w vllama_server.serving: ready"

@@ -1,26 +1,32 @@
-"""Both front doors of one process: bound together, opened together, drained and closed together."""
+"""Both front doors of one process: bound together, opened together, drained and closed together.
+
+Binds the ports of the front doors, and says who has one that is taken.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import ipaddress
+import socket
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
+
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.server import EdgeServer
+from vllama_balancer.errors import ConfigError
 from vllama_balancer.fleet.rolling import Rolling
-from vllama_balancer.front.server import Front
+from vllama_balancer.front.server import GrpcServer
 from vllama_balancer.keys import ApiKeys
-from vllama_balancer.process.fleet_view import PoolView
-from vllama_balancer.process.ports import bind
-from vllama_balancer.process.tls import tls_files
+from vllama_balancer.startup.fleet_view import PoolView
+from vllama_balancer.startup.tls import tls_files
 
 if TYPE_CHECKING:
-    import socket
-
     import grpc
     from prometheus_client import CollectorRegistry
 
@@ -29,8 +35,8 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetControl
     from vllama_balancer.fleet.membership import JoinedFleet
     from vllama_balancer.gateway import Management
-    from vllama_balancer.process.fleet_view import ModelsView
     from vllama_balancer.scheduler.on_demand import OnDemand
+    from vllama_balancer.startup.fleet_view import ModelsView
     from vllama_balancer.workers.pool import Pool
 
 
@@ -48,7 +54,7 @@ class LocalParts:
     """Knows where models stand."""
 
 
-class Doors:
+class FrontDoors:
     """The HTTP and the gRPC front door. Call `bind`, `open`, `drain`, `close` in this order, and `release` at last."""
 
     def __init__(
@@ -81,7 +87,7 @@ class Doors:
         )
         self._edge = EdgeServer(app)
         rolling = Rolling(pool, local.control if local is not None else None)
-        self._front = Front(gateway, pool, rolling, view, keys, joined)
+        self._front = GrpcServer(gateway, pool, rolling, view, keys, joined)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """Port of the HTTP door, once it is bound."""
@@ -159,3 +165,47 @@ def reachable(host: str) -> str:
 def authority(host: str, port: int) -> str:
     """Writes host and port, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+BACKLOG = 1024
+
+
+def bind(host: str, port: int, flag: str) -> socket.socket:
+    """Binds and listens; the caller closes the socket.
+
+    Raises ConfigError with one sentence that names the process that has the port and `flag`.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"{host} is no address of this machine ({error.strerror}); choose another --host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Without it a port stays taken for a minute after the last owner's connections.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_refusal(host, port, flag, error)) from None
+    return listener
+
+
+def _refusal(host: str, port: int, flag: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use by {owner_of(port)}; stop it, or choose another port with {flag}"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs rights that this user lacks; choose one from 1024 up with {flag}"
+    return f"{host}:{port} cannot be bound ({error.strerror}); choose another --host or {flag}"
+
+
+def owner_of(port: int) -> str:
+    """Names the process that listens on a port, for people; without rights to see it only "another process"."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections(kind="tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+            if listens and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return "another process"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from vllama_balancer.fleet.events import Changed, ProcessState
-from vllama_balancer.process.console import Console, line_of
+from vllama_balancer.startup.startup_display import StartupDisplay, line_of
 from vllama_protos.v1 import worker_pb2
 
 
@@ -56,7 +56,7 @@ def test_plain_lines_tell_only_news() -> None:
     """Off a terminal each step is one line with its time, and percents do not repeat it."""
     now = [100.0]
     stream, pool = io.StringIO(), Pool([running(state=1, phase=3, progress=0.1)])
-    console = Console(pool, stream, lambda: now[0])
+    console = StartupDisplay(pool, stream, lambda: now[0])
     console.print_news()
     now[0] = 103.0
     pool[0] = running(state=1, phase=3, progress=0.6)

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from vllama_balancer.errors import ConfigError
-from vllama_balancer.process.ports import bind, owner_of
+from vllama_balancer.startup.front_doors import bind, owner_of
 
 
 def test_a_free_port_is_taken() -> None:
