@@ -1,7 +1,4 @@
-"""Gives models more workers while requests wait for room on all that they have, and takes them back.
-
-Notes since when a model has had no room: requests wait although all its workers serve.
-"""
+"""Changes the number of a model's replicas: up while it is saturated, down when another model needs a slot."""
 
 from __future__ import annotations
 
@@ -16,75 +13,77 @@ if TYPE_CHECKING:
     from vllama_balancer.scheduler.model import LoadedModel
     from vllama_balancer.scheduler.settings import WatchedPool
 
-
 logger = logging.getLogger(__name__)
 
 
 class Autoscaler:
-    """Changes how many places each model has. `run` it in a task."""
+    """Scales models up and down. `run` it in a task."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
     async def run(self) -> None:
-        """Looks again and again until cancelled."""
+        """Looks at all models at regular intervals until cancelled."""
         machine = self._machine
         while True:
             await asyncio.sleep(machine.settings.poll_seconds)
-            for resident in machine.residents.values():
-                self.forget_retired(resident)
-                note_saturation(resident, machine.pool, machine.clock())
+            for model in machine.models.values():
+                self.drop_retired(model)
+                machine.note_ready(model)
+                note_saturation(model, machine.pool, machine.clock())
             if not machine.slot_search.locked():
-                self._grow()
+                self._scale_up()
 
     def restore_replicas(self) -> None:
-        """Gives free places back to the models that were started with more."""
-        while not self._machine.slot_search.locked() and (grown := restore_replicas(self._machine.snapshot())):
-            self._enlarge(grown.key, grown.place)
+        """Gives free slots to models that were started with more replicas."""
+        while not self._machine.slot_search.locked() and (decision := restore_replicas(self._machine.snapshot())):
+            self._add_replica(decision.key, decision.slot)
 
-    async def give_up(self, resident: LoadedModel, place: int) -> None:
-        """Takes one place of a model that has several; who had just got one asks for no other for a while."""
-        now, regrow_seconds = self._machine.clock(), self._machine.settings.regrow_seconds
-        if now - resident.scaled_up_at < regrow_seconds:
-            resident.no_scale_up_until = now + regrow_seconds
-        replica = next(replica for replica in resident.replicas if replica.place == place)
-        resident.replicas.remove(replica)
-        await self._machine.replicas.end(replica)
+    async def scale_down(self, model: LoadedModel, slot: int) -> None:
+        """Ends one replica of a model that has several."""
+        machine, now = self._machine, self._machine.clock()
+        if now - model.scaled_up_at < machine.settings.regrow_seconds:
+            model.no_scale_up_until = now + machine.settings.regrow_seconds
+        replica = next(replica for replica in model.replicas if replica.slot == slot)
+        model.replicas.remove(replica)
+        machine.note_ready(model)
+        await machine.replicas.end(replica)
 
-    def forget_retired(self, resident: LoadedModel) -> None:
-        """Frees the places of workers that were drained by hand; they are not filled again unless somebody asks."""
-        replicas = self._machine.replicas
-        if resident.is_leaving:
+    def drop_retired(self, model: LoadedModel) -> None:
+        """Frees the slots of workers that an operator has retired; only a request fills them again."""
+        machine = self._machine
+        if model.is_leaving:
             return
-        for replica in [replica for replica in resident.replicas if not replicas.is_kept(replica)]:
-            logger.info("%s was retired: its place is free", replica.worker)
-            resident.replicas.remove(replica)
-            resident.share = max(resident.share - 1, 1)
-            replicas.forget(replica)
-            self._machine.changes.tell()
+        for replica in [replica for replica in model.replicas if not machine.replicas.is_kept(replica)]:
+            logger.info("worker %s retired: slot %d is free", replica.worker, replica.slot)
+            model.replicas.remove(replica)
+            model.share = max(model.share - 1, 1)
+            machine.replicas.retired(replica)
+            machine.note_ready(model)
+            machine.changes.tell()
 
-    def _grow(self) -> None:
-        if grown := scale_up(self._machine.snapshot(), self._machine.settings):
-            logger.info("%s has no room left and gets one more worker", self._machine.residents[grown.key].name)
-            self._enlarge(grown.key, grown.place)
+    def _scale_up(self) -> None:
+        if decision := scale_up(self._machine.snapshot(), self._machine.settings):
+            logger.info("model %s saturated: one more worker", self._machine.models[decision.key].name)
+            self._add_replica(decision.key, decision.slot)
         self.restore_replicas()
 
-    def _enlarge(self, key: str, place: int) -> None:
-        resident = self._machine.residents[key]
-        resident.saturated_since = None
-        resident.scaled_up_at = self._machine.clock()
-        self._machine.occupy(resident, place)
+    def _add_replica(self, key: str, slot: int) -> None:
+        model = self._machine.models[key]
+        model.saturated_since = None
+        model.scaled_up_at = self._machine.clock()
+        self._machine.occupy(model, slot)
 
 
-def note_saturation(resident: LoadedModel, pool: WatchedPool, now: float) -> None:
-    """Looks at a model's workers; call it regularly."""
-    if not resident.is_loaded or resident.is_leaving or not _is_full(resident, pool):
-        resident.saturated_since = None
-    elif resident.saturated_since is None:
-        resident.saturated_since = now
+def note_saturation(model: LoadedModel, pool: WatchedPool, now: float) -> None:
+    """Records since when requests have waited while all of a model's workers serve; call it regularly."""
+    if not model.is_loaded or not _is_saturated(model, pool):
+        model.saturated_since = None
+    elif model.saturated_since is None:
+        model.saturated_since = now
 
 
-def _is_full(resident: LoadedModel, pool: WatchedPool) -> bool:
-    """Tells whether all its workers serve and none has room; one that starts is room to come."""
-    workers = [pool.find(name) for name in resident.workers]
+def _is_saturated(model: LoadedModel, pool: WatchedPool) -> bool:
+    """Returns whether all its workers serve and none has a free stream; one that starts is room to come."""
+    workers = [pool.find(name) for name in model.workers]
     return all(worker is not None and not worker.unavailable and worker.candidate() is None for worker in workers)

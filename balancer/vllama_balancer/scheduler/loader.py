@@ -1,7 +1,4 @@
-"""Brings models to their first place: makes room for them, wakes or starts them, waits until they serve.
-
-Waits until a model's workers can serve, have failed, or have stopped making progress.
-"""
+"""Loads models: finds a slot, checks the memory there, starts or wakes a worker, and waits until it serves."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.events import ProcessState
 from vllama_balancer.scheduler.decisions import (
-    EndSleeper,
+    EndSleeping,
     Evict,
     Pause,
     Refuse,
@@ -35,105 +32,103 @@ if TYPE_CHECKING:
     from vllama_balancer.scheduler.settings import WatchedPool, WatchedWorker
     from vllama_balancer.scheduler.unloader import Unloader
 
-
 logger = logging.getLogger(__name__)
 
 DOES_NOT_FIT = "MODEL_DOES_NOT_FIT"
 """Reason of a refusal for want of memory."""
+PROGRESS_POLL_SECONDS = 1.0
+"""Progress within a phase does not count as a change of the pool, so it is polled."""
 
 
 class Loader:
-    """Loads models, one after the other as far as they compete for places."""
+    """Loads models, one after the other as far as they compete for slots."""
 
-    def __init__(self, machine: Machine, growth: Autoscaler, unloader: Unloader, gpus: GpuMemory) -> None:
+    def __init__(self, machine: Machine, autoscaler: Autoscaler, unloader: Unloader, gpus: GpuMemory) -> None:
         self._machine = machine
-        self._autoscaler = growth
+        self._autoscaler = autoscaler
         self._unloader = unloader
         self._gpus = gpus
 
-    async def load(self, resident: LoadedModel) -> None:
-        """Returns when a model can serve. Raises NoWorker with the cause, and then nothing of it is left."""
+    async def load(self, model: LoadedModel) -> None:
+        """Returns when a model serves. Raises NoWorker with the cause, and then the model has been unloaded."""
         try:
             async with self._machine.slot_search:
-                await self._settle(resident)
-            await self.until_ready(resident)
+                await self._find_slot(model)
+            await self.until_ready(model)
         except NoWorker as error:
-            logger.warning("%s cannot be loaded: %s", resident.name, error)
-            await self._unloader.leave(resident)
+            logger.warning("model %s not loaded: %s", model.name, error)
+            await self._unloader.unload(model)
             raise
 
-    async def until_ready(self, resident: LoadedModel) -> None:
-        """Returns when a model that has its place can serve. Raises NoWorker with the cause."""
-        await until_ready(self._machine.pool, resident, self._machine.settings.stall_seconds)
+    async def until_ready(self, model: LoadedModel) -> None:
+        """Returns when a model that has its slot serves. Raises NoWorker with the cause."""
+        await until_ready(self._machine.pool, model, self._machine.settings.stall_seconds)
 
-    async def _settle(self, resident: LoadedModel) -> None:
-        """Goes step by step until the model has a place. Raises NoWorker when there is none ever."""
-        while not resident.replicas:
-            await self._take_step(resident)
-        # Who was to make way, and need not any more, goes on.
-        for other in self._machine.residents.values():
+    async def _find_slot(self, model: LoadedModel) -> None:
+        """Takes steps until the model has a slot. Raises NoWorker when there will never be one."""
+        while not model.replicas:
+            await self._take_step(model)
+        # Models paused for this load resume.
+        for other in self._machine.models.values():
             other.paused = False
         self._machine.changes.tell()
 
-    async def _take_step(self, resident: LoadedModel) -> None:
+    async def _take_step(self, model: LoadedModel) -> None:
         machine = self._machine
         version = machine.changes.version
-        match next_step(machine.snapshot(), resident.key, machine.settings):
-            case Start(place):
-                await machine.sleepers.end(resident.key)
-                await self._make_memory(resident, place)
-                # Somebody waits: the cause now is worth more than a second try.
-                machine.occupy(resident, place, fail_fast=True)
-            case Wake(place):
-                await self._make_memory(resident, place, is_asleep=True)
-                resident.placed_at = machine.clock()
-                if (replica := await machine.sleepers.wake(resident.key)) is not None:
-                    resident.replicas.append(replica)
-            case ScaleDown(key, place):
-                await self._autoscaler.give_up(machine.residents[key], place)
+        match next_step(machine.snapshot(), model.key, machine.settings):
+            case Start(slot):
+                await machine.sleeping.end(model.key)
+                await self._make_memory(model, slot)
+                # A request waits: the cause of a failure now is worth more than a second try.
+                machine.occupy(model, slot, fail_fast=True)
+            case Wake(slot):
+                await self._make_memory(model, slot, is_asleep=True)
+                model.placed_at = machine.clock()
+                if (replica := await machine.sleeping.wake(model.key)) is not None:
+                    model.replicas.append(replica)
+            case ScaleDown(key, slot):
+                await self._autoscaler.scale_down(machine.models[key], slot)
             case Evict(key):
-                machine.eviction_history.evicted(key, machine.clock(), machine.residents[key].load_seconds)
-                await self._unloader.leave(machine.residents[key], may_sleep=True)
+                evicted = machine.models[key]
+                machine.eviction_history.evicted(key, machine.clock(), evicted.load_seconds)
+                await self._unloader.unload(evicted, may_sleep=True)
             case Pause(key):
-                logger.info("%s has had its turn and makes way for %s", machine.residents[key].name, resident.name)
-                machine.residents[key].paused = True
+                logger.info("model %s paused: %s waits for its slot", machine.models[key].name, model.name)
+                machine.models[key].paused = True
             case Refuse(reason):
                 raise NoWorker(reason)
             case Wait(seconds):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(machine.changes.after(version), seconds)
 
-    async def _make_memory(self, resident: LoadedModel, place: int, *, is_asleep: bool = False) -> None:
-        """Sees to it that the worker finds its memory on the GPU.
+    async def _make_memory(self, model: LoadedModel, slot: int, *, is_asleep: bool = False) -> None:
+        """Returns when the GPU of a slot has the memory that a worker needs.
 
-        Raises NoWorker with the numbers when it will not; one that sleeps there may try all the same.
+        Raises NoWorker with the numbers when it will not; a model that sleeps there may try all the same.
         """
         machine = self._machine
-        slot, places = machine.replicas.slot(place), machine.replicas.neighbours(place)
-        if not places:
+        slots = machine.replicas.same_gpu(slot)
+        if not slots:
             return  # no GPU
-        patience_until = machine.clock() + machine.settings.gpu_release_seconds
-        look = functools.partial(self._gpus.obstacle, resident.model, slot, is_asleep=is_asleep)
-        while (found := await asyncio.to_thread(look)) is not None:
-            step = None if isinstance(found, TooLarge) else reclaim_gpu(machine.snapshot(), resident.key, places)
-            if isinstance(step, EndSleeper):
-                await machine.sleepers.end(step.key)
+        wait_until = machine.clock() + machine.settings.gpu_release_seconds
+        look = functools.partial(self._gpus.shortage, model.hosted, machine.replicas.slot(slot), is_asleep=is_asleep)
+        while (shortage := await asyncio.to_thread(look)) is not None:
+            step = None if isinstance(shortage, TooLarge) else reclaim_gpu(machine.snapshot(), model.key, slots)
+            if isinstance(step, EndSleeping):
+                await machine.sleeping.end(step.key)
             elif isinstance(step, Evict):
-                await self._unloader.leave(machine.residents[step.key])
+                await self._unloader.unload(machine.models[step.key])
             elif is_asleep:
                 return
-            elif isinstance(found, TooLarge) or machine.clock() >= patience_until:
-                raise NoWorker(found.reason, reason=DOES_NOT_FIT)
+            elif isinstance(shortage, TooLarge) or machine.clock() >= wait_until:
+                raise NoWorker(shortage.reason, reason=DOES_NOT_FIT)
             else:
-                # The driver takes a moment to give back what a process had that has just ended.
+                # The driver takes a moment to release the memory of a process that has just ended.
                 await asyncio.sleep(machine.settings.gpu_release_seconds / 10)
 
 
-LOOK_SECONDS = 1.0
-"""Progress within a phase is no change of state, so it is looked at this often."""
-
-
-async def until_ready(pool: WatchedPool, resident: LoadedModel, stall_seconds: float) -> None:
+async def until_ready(pool: WatchedPool, model: LoadedModel, stall_seconds: float) -> None:
     """Returns when one of the model's workers serves.
 
     Raises NoWorker with the cause when all have been given up, or when none has made any progress for
@@ -144,7 +139,7 @@ async def until_ready(pool: WatchedPool, resident: LoadedModel, stall_seconds: f
     moved_at = loop.time()
     while True:
         version = pool.changes.version
-        workers = [worker for name in resident.workers if (worker := pool.find(name)) is not None]
+        workers = [worker for name in model.workers if (worker := pool.find(name)) is not None]
         if any(not worker.unavailable for worker in workers):
             return
         if workers and all(worker.process.state is ProcessState.FAILED for worker in workers):
@@ -157,7 +152,7 @@ async def until_ready(pool: WatchedPool, resident: LoadedModel, stall_seconds: f
                 "see the log, or raise --load-timeout"
             )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(pool.changes.after(version), LOOK_SECONDS)
+            await asyncio.wait_for(pool.changes.after(version), PROGRESS_POLL_SECONDS)
 
 
 def _progress(worker: WatchedWorker) -> object:

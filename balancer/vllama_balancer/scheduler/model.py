@@ -1,86 +1,124 @@
-"""One model that is loaded, loading or leaving, and who uses it.
+"""What the scheduler records of one model, awake or asleep, and of models that it has evicted.
 
-Pictures one resident: for a decision, and for people.
-
-Remembers who had to leave for another model, and notices who is asked for again at once.
-
-A model that is wanted back sooner than it could have been loaded was sent away too early: two
-programs take turns, and each switch costs both of them a load. So the one that comes back stays for
-a while, idle or not (`decisions.py` says how long). A switch that lasts costs nothing.
+A model's state is derived, from its slots and from the load that waits for one. The other fields are facts beside it,
+which decisions.py reads: times are on the clock of the machine.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllama_balancer.scheduler.state import ModelState
+from vllama_balancer.scheduler.state import SlotState
 from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vllama_balancer.fleet.assignment import HostedModel
-    from vllama_balancer.scheduler.replicas import Replica
-    from vllama_balancer.scheduler.settings import WatchedPool
+    from vllama_balancer.scheduler.state import Replica
 
 
 @dataclass(eq=False, slots=True)
 class LoadedModel:
-    """The state of one model; `residents.py` changes it."""
+    """A model that has replicas, or waits for its first."""
 
     key: str
     """Comparable name of the model."""
-    model: HostedModel
+    hosted: HostedModel
     """What its workers host."""
-    is_pinned: bool = False
-    """Whether it never leaves."""
+    replicas: list[Replica] = field(default_factory=list)
+    """Its workers that are awake, the oldest first."""
+    load_pending: bool = True
+    """True until its load is over: until a worker serves, or the load has failed."""
+
+    pinned: bool = False
+    """True if it is never unloaded."""
+    unload_requested: bool = False
+    """True if it is unloaded, without sleeping, as soon as it is idle."""
+    paused: bool = False
+    """True if it takes no new requests, so that a waiting model gets its slot."""
+    awaits_first_use: bool = False
+    """True if it was loaded before any request: it stays until the first one, whatever the clock says."""
+    was_just_evicted: bool = False
+    """True if it was requested again within one load time of being evicted."""
+    can_sleep: bool = False
+    """True if its engine can move the weights to the host's memory and back."""
+    size_bytes: int = 0
+    """Bytes of its weights; 0: unknown."""
+    share: int = 1
+    """Replicas that are restored when slots become free."""
     keep_alive_seconds: float = math.inf
     """How long it stays after its last request."""
-    replicas: list[Replica] = field(default_factory=list)
-    """Its workers and their places, the oldest first."""
-    awaits_first_use: bool = False
-    """Whether it was loaded before anybody asked for it: it stays until then, whatever the clock says."""
-    share: int = 1
-    """How many places it is given back when others leave."""
-    users: int = 0
+
+    requests: int = 0
     """Requests that use it or wait for it."""
     deadlines: list[float] = field(default_factory=list)
-    """When those that wait for its load give up, as far as they do."""
-    was_just_evicted: bool = False
-    """Whether it was wanted back sooner than a load after it had to leave for another one."""
+    """Deadlines of the requests that wait for its load, where they have one."""
     placed_at: float = 0.0
-    """When it got its first place, on the loader's clock."""
+    """When it got its first slot."""
     ready_at: float = 0.0
-    """When it began to serve, on the loader's clock."""
+    """When its load was over."""
     last_used: float = 0.0
-    """When the last request ended."""
-    loading: asyncio.Future[None] | None = None
-    """Ends when it can serve, with NoWorker when it cannot; None before its first worker."""
-    expiry: asyncio.TimerHandle | None = None
-    """While idle: what will unload it."""
-    unload_requested: bool = False
-    """Whether it leaves, without sleeping, as soon as it is idle."""
-    paused: bool = False
-    """Whether it takes no new requests, so that a model that waits has its turn."""
+    """When its last request ended."""
     saturated_since: float | None = None
-    """Since when requests have waited for room on its workers; None while none does."""
+    """Since when requests have waited while all its workers serve; None while none does."""
     scaled_up_at: float = -math.inf
-    """When it got its last place but the first."""
+    """When it got its last replica but the first."""
     no_scale_up_until: float = -math.inf
-    """Before that it takes no further place."""
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when nothing of it is left."""
-    is_leaving: bool = False
-    """Whether its workers are being ended."""
+    """Until then it gets no further replica: it lost the last one soon after it got it."""
+
+    @property
+    def state(self) -> fleet_pb2.ModelState:
+        """The model's state, derived from its slots and from the load that waits for one.
+
+        A model whose workers were all retired by hand counts as loaded: its next request loads it.
+        """
+        states = {replica.state for replica in self.replicas}
+        if SlotState.READY in states:
+            return fleet_pb2.MODEL_STATE_LOADED
+        if SlotState.LOADING in states:
+            return fleet_pb2.MODEL_STATE_LOADING
+        if states:
+            return fleet_pb2.MODEL_STATE_LEAVING
+        return fleet_pb2.MODEL_STATE_WAITING if self.load_pending else fleet_pb2.MODEL_STATE_LOADED
+
+    @property
+    def is_loaded(self) -> bool:
+        """True if its requests go straight to its workers."""
+        return self.state == fleet_pb2.MODEL_STATE_LOADED
+
+    @property
+    def is_leaving(self) -> bool:
+        """True if its workers end or fall asleep."""
+        return self.state == fleet_pb2.MODEL_STATE_LEAVING
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it can be unloaded without cutting a request."""
+        return self.requests == 0 and self.is_loaded
+
+    @property
+    def has_spare_replica(self) -> bool:
+        """True if it still serves with one replica less."""
+        return len(self.replicas) > 1 and self.is_loaded
+
+    @property
+    def load_seconds(self) -> float:
+        """Time from its slot to its first token."""
+        return max(self.ready_at - self.placed_at, 0.0)
 
     @property
     def name(self) -> str:
-        """Its name, for people."""
-        return self.model.names[0]
+        """Display name."""
+        return self.hosted.names[0]
+
+    @property
+    def slots(self) -> list[int]:
+        """Numbers of its slots, the oldest first."""
+        return [replica.slot for replica in self.replicas]
 
     @property
     def workers(self) -> list[str]:
@@ -89,7 +127,7 @@ class LoadedModel:
 
     @contextlib.contextmanager
     def awaited(self, deadline: float | None) -> Iterator[None]:
-        """Lets decisions know inside the block that somebody waits for its load, and until when."""
+        """Records inside the block that a request with this deadline waits for the load."""
         if deadline is None:
             yield
             return
@@ -99,79 +137,50 @@ class LoadedModel:
         finally:
             self.deadlines.remove(deadline)
 
-    @property
-    def load_seconds(self) -> float:
-        """How long it took from its place to its first token."""
-        return max(self.ready_at - self.placed_at, 0.0)
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether it has been able to serve."""
-        return self.loading is not None and self.loading.done()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody would miss it now."""
-        return self.users == 0 and self.is_loaded and not self.is_leaving
+    def status(self) -> fleet_pb2.ModelStatus:
+        """Returns what the fleet's page shows of it."""
+        return fleet_pb2.ModelStatus(
+            model=self.name, state=self.state, workers=self.workers, requests=self.requests, pinned=self.pinned
+        )
 
 
-def state_of(resident: LoadedModel, pool: WatchedPool) -> ModelState:
-    """Takes from a model and its first worker what decisions are made from."""
-    worker = pool.find(resident.workers[0]) if resident.replicas else None
-    description = worker.description if worker is not None else None
-    said_bytes = description.model_info.size_bytes if description is not None else 0
-    return ModelState(
-        key=resident.key,
-        places=tuple(replica.place for replica in resident.replicas),
-        users=resident.users,
-        is_loaded=resident.is_loaded,
-        is_leaving=resident.is_leaving,
-        paused=resident.paused,
-        is_pinned=resident.is_pinned,
-        can_sleep=description is not None and description.can_sleep,
-        size_bytes=said_bytes or resident.model.size_bytes,
-        share=resident.share,
-        ready_at=resident.ready_at,
-        deadlines=tuple(resident.deadlines),
-        load_seconds=resident.load_seconds,
-        was_just_evicted=resident.was_just_evicted,
-        last_used=resident.last_used,
-        saturated_since=resident.saturated_since,
-        no_scale_up_until=resident.no_scale_up_until,
-    )
+@dataclass(eq=False, frozen=True, slots=True)
+class SleepingModel:
+    """A model whose weights are in the host's memory; it wakes at its own slot only."""
 
+    key: str
+    """Comparable name of the model."""
+    name: str
+    """Display name."""
+    replica: Replica
+    """Its worker, and the slot to which the process is tied."""
+    since: float
+    """When it fell asleep."""
+    size_bytes: int
+    """Bytes of the host's memory that it takes; 0: unknown."""
 
-def status_of(resident: LoadedModel) -> fleet_pb2.ModelStatus:
-    """Tells where a model stands."""
-    return fleet_pb2.ModelStatus(
-        model=resident.name,
-        state=_model_state(resident),
-        workers=resident.workers,
-        requests=resident.users,
-        pinned=resident.is_pinned,
-    )
-
-
-def _model_state(resident: LoadedModel) -> fleet_pb2.ModelState:
-    if resident.is_leaving:
-        return fleet_pb2.MODEL_STATE_LEAVING
-    if resident.is_loaded:
-        return fleet_pb2.MODEL_STATE_LOADED
-    return fleet_pb2.MODEL_STATE_LOADING if resident.replicas else fleet_pb2.MODEL_STATE_WAITING
+    def status(self) -> fleet_pb2.ModelStatus:
+        """Returns what the fleet's page shows of it."""
+        return fleet_pb2.ModelStatus(
+            model=self.name, state=fleet_pb2.MODEL_STATE_SLEEPING, workers=[self.replica.worker]
+        )
 
 
 class EvictionHistory:
-    """Models that had to leave, and until when it is early to want them back."""
+    """Models that were evicted for another one, and until when a new request for them comes early.
+
+    A model that is requested again within one load time was evicted too early: two clients take turns, and each switch
+    costs both of them a load. decisions.py says how long such a model stays. A switch that lasts costs nothing.
+    """
 
     def __init__(self) -> None:
-        # Until when asking again counts as a comeback, by key; as many as there are models.
         self._early_until: dict[str, float] = {}
 
     def evicted(self, key: str, now: float, load_seconds: float) -> None:
-        """Notes that a model leaves because another one wants its place."""
+        """Records an eviction."""
         self._early_until[key] = now + load_seconds
 
     def was_just_evicted(self, key: str, now: float) -> bool:
-        """Tells whether a model that is asked for now had to leave less than a load ago, and forgets that it had."""
+        """Returns whether a model was evicted less than a load time ago; each eviction counts once."""
         early_until = self._early_until.pop(key, None)
         return early_until is not None and now <= early_until

@@ -1,4 +1,4 @@
-"""The gateway that loads models before it passes requests on: between the front doors and the dispatcher."""
+"""The Gateway that loads models on demand: it stands between the front doors and the dispatcher."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 NOTICEABLE_SECONDS = 0.01
-"""A wait for the model that is shorter was none: it was loaded."""
+"""A request that waited for less time found its model loaded."""
 
 
-class Hosts(Protocol):
-    """Knows how a model is hosted."""
+class HostedModels(Protocol):
+    """Returns how models are hosted: the catalog."""
 
     def find(self, name: str) -> ModelEntry | None:
-        """Finds a model by any spelling of its name."""
+        """Returns a model by any spelling of its name."""
         ...
 
     def expects(self, name: str) -> bool:
-        """Tells whether a model is not known yet and will be."""
+        """Returns whether a model is being installed."""
         ...
 
     def hosted(self, name: str) -> HostedModel | None:
-        """Tells what a worker has to host for a model; None when that is not installed here."""
+        """Returns what a worker hosts for a model; None when that is not installed here."""
         ...
 
 
@@ -42,20 +42,24 @@ class OnDemand:
     """A Gateway that keeps the model of each request loaded while it runs, and the edge's Residency."""
 
     def __init__(
-        self, gateway: Gateway, hosts: Hosts, residents: ModelScheduler, clock: Callable[[], float] = time.monotonic
+        self,
+        gateway: Gateway,
+        catalog: HostedModels,
+        scheduler: ModelScheduler,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gateway = gateway
-        self._hosts = hosts
-        self._residents = residents
+        self._catalog = catalog
+        self._scheduler = scheduler
         self._clock = clock
 
     async def generate(
         self, request: generation_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
-        """Loads the model, then yields what the dispatcher does; at the end it is told how long the load took."""
+        """Loads the model, then yields the dispatcher's events; the last one reports how long the load took."""
         asked_at = self._clock()
-        request.model = await self._sought(request.model, call.deadline)
-        async with self._used(request.model, call), aclosing(self._gateway.generate(request, call)) as events:
+        request.model = await self._worker_model(request.model, call.deadline)
+        async with self._in_use(request.model, call), aclosing(self._gateway.generate(request, call)) as events:
             load_seconds = self._clock() - asked_at
             async for event in events:
                 if load_seconds >= NOTICEABLE_SECONDS and event.HasField("finished"):
@@ -64,74 +68,74 @@ class OnDemand:
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
         """Loads the model, then embeds."""
-        request.model = await self._sought(request.model, call.deadline)
-        async with self._used(request.model, call):
+        request.model = await self._worker_model(request.model, call.deadline)
+        async with self._in_use(request.model, call):
             return await self._gateway.embed(request, call)
 
     async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
         """Loads the model, then tokenizes."""
-        request.model = await self._sought(request.model, call.deadline)
-        async with self._used(request.model, call):
+        request.model = await self._worker_model(request.model, call.deadline)
+        async with self._in_use(request.model, call):
             return await self._gateway.tokenize(request, call)
 
     async def detokenize(
         self, request: generation_pb2.DetokenizeRequest, call: Call
     ) -> generation_pb2.DetokenizeResponse:
         """Loads the model, then turns ids into text."""
-        request.model = await self._sought(request.model, call.deadline)
-        async with self._used(request.model, call):
+        request.model = await self._worker_model(request.model, call.deadline)
+        async with self._in_use(request.model, call):
             return await self._gateway.detokenize(request, call)
 
     def models(self) -> Sequence[ModelEntry]:
-        """Lists the models that can be named."""
+        """Lists the models that a request can name."""
         return self._gateway.models()
 
     def find(self, name: str) -> ModelEntry | None:
-        """Finds a model by any spelling of its name."""
+        """Returns a model by any spelling of its name."""
         return self._gateway.find(name)
 
     def expect_room(self, name: str) -> None:
-        """Asks for a model that is loaded; one that is not has a queue of its own, which is asked in its time."""
-        if self._residents.is_loaded(model_key(name)):
+        """Asks the dispatcher if the model is loaded; requests for one that is not wait for the load first."""
+        if self._scheduler.is_loaded(model_key(name)):
             self._gateway.expect_room(name)
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
-        """Finds a model; one that is being installed is waited for, as one that loads is."""
-        if not self._hosts.expects(name):
+        """Returns a model, after it has been installed; that wait is bounded as one for a load is."""
+        if not self._catalog.expects(name):
             return await self._gateway.search(name, deadline)
-        async with self._residents.patience(deadline):
+        async with self._scheduler.waiting(deadline):
             return await self._gateway.search(name)
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
         """Returns once the model can serve. Raises ModelNotFound, NoWorker."""
-        target = await self._sought(name)
-        if (hosted := self._hosts.hosted(target)) is None:
+        target = await self._worker_model(name)
+        if (hosted := self._catalog.hosted(target)) is None:
             raise ModelNotFound(f"model '{name}' not found", field="model")
         if keep_alive_seconds is not None:
-            self._residents.keep(model_key(target), keep_alive_seconds)
-        async with self._residents.used(model_key(target), hosted):
+            self._scheduler.keep(model_key(target), keep_alive_seconds)
+        async with self._scheduler.in_use(model_key(target), hosted):
             return
 
     async def unload(self, name: str) -> None:
-        """Lets the model go once it is idle; never loads it."""
-        await self._residents.unload(model_key(self._target(name)))
+        """Unloads the model once it is idle; never loads it."""
+        await self._scheduler.unload(model_key(self._target(name)))
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
         """Replaces how long the model stays after its last request."""
-        self._residents.keep(model_key(self._target(name)), keep_alive_seconds)
+        self._scheduler.keep(model_key(self._target(name)), keep_alive_seconds)
 
-    async def _sought(self, name: str, deadline: float | None = None) -> str:
-        """Names the model whose workers serve a request, once that is known."""
-        if self._hosts.expects(name):
+    async def _worker_model(self, name: str, deadline: float | None = None) -> str:
+        """Returns the model whose workers serve a request, after it has been installed."""
+        if self._catalog.expects(name):
             await self.search(name, deadline)
         return self._target(name)
 
     def _target(self, name: str) -> str:
-        """An alias is served by the workers of the model that it was made from."""
-        entry = self._hosts.find(name)
+        """Returns the model that an alias was made from, whose workers serve it."""
+        entry = self._catalog.find(name)
         return name if entry is None or not entry.target else entry.target
 
-    def _used(self, name: str, call: Call) -> AbstractAsyncContextManager[None]:
-        hosted = self._hosts.hosted(name)
-        # What is not installed here, the dispatcher refuses by name.
-        return nullcontext() if hosted is None else self._residents.used(model_key(name), hosted, call.deadline)
+    def _in_use(self, name: str, call: Call) -> AbstractAsyncContextManager[None]:
+        hosted = self._catalog.hosted(name)
+        # The dispatcher refuses a model that is not installed here by name.
+        return nullcontext() if hosted is None else self._scheduler.in_use(model_key(name), hosted, call.deadline)

@@ -1,16 +1,17 @@
-"""The places of the machine and the workers at them: who started where, under which name, and what is free.
+"""The slots of the machine and the workers at them: starts and ends workers, and keeps the free slots.
 
-A worker that sleeps has left its place but not the machine, so a name belongs to a worker and not to a place: the
-first worker of place 0 is "worker-0", one that comes while that sleeps is "worker-0b".
+A worker that sleeps has left its slot but not the machine, so a name belongs to a worker and not to a slot: the first
+worker of slot 0 is "worker-0", one that starts while that one sleeps is "worker-0b".
 """
 
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllama_balancer.scheduler.memory import selector_of
+from vllama_balancer.scheduler.state import OCCUPIED, Replica, SlotState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,85 +20,89 @@ if TYPE_CHECKING:
     from vllama_balancer.scheduler.settings import WorkerLauncher
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One worker and its place."""
-
-    place: int
-    """Number of the place."""
-    worker: str
-    """Name of the worker."""
-
-
 class Replicas:
-    """Starts and ends workers at places."""
+    """Starts and ends workers at slots; the only place where a slot's state changes."""
 
     def __init__(
-        self, workshop: WorkerLauncher, places: Sequence[Slot], make_spec: Callable[[Slot, HostedModel], WorkerSpec]
+        self, launcher: WorkerLauncher, slots: Sequence[Slot], make_spec: Callable[[Slot, HostedModel], WorkerSpec]
     ) -> None:
-        self._workshop = workshop
-        self._slots = {slot.index: slot for slot in places}
-        self._free = [slot.index for slot in places]
+        self._launcher = launcher
+        self._slots = {slot.index: slot for slot in slots}
+        self._free = [slot.index for slot in slots]
         self._make_spec = make_spec
         self._names: set[str] = set()
 
     @property
     def count(self) -> int:
-        """Number of places, free or not."""
+        """Number of slots, free or not."""
         return len(self._slots)
 
     @property
     def free(self) -> tuple[int, ...]:
-        """Places without a worker that is awake, the one that has been free longest first."""
+        """Slots without a worker that is awake, the one that has been free longest first."""
         return tuple(self._free)
 
-    def slot(self, place: int) -> Slot:
-        """Tells what a place is."""
-        return self._slots[place]
+    def slot(self, index: int) -> Slot:
+        """Returns a slot by its number."""
+        return self._slots[index]
 
-    def neighbours(self, place: int) -> list[int]:
-        """Lists the places on the same GPU, itself included; none off GPUs."""
-        gpu = selector_of(self._slots[place])
-        return [index for index, slot in self._slots.items() if gpu and selector_of(slot) == gpu]
+    def same_gpu(self, index: int) -> list[int]:
+        """Lists the slots on the same GPU, itself included; none off GPUs."""
+        gpu = selector_of(self._slots[index])
+        return [other for other, slot in self._slots.items() if gpu and selector_of(slot) == gpu]
 
-    def start(self, place: int, model: HostedModel, *, fail_fast: bool = False) -> Replica:
-        """Starts a worker at a free place."""
-        self._free.remove(place)
-        spec = self._make_spec(self._slots[place], model)
+    def start(self, slot: int, hosted: HostedModel, *, fail_fast: bool = False) -> Replica:
+        """Starts a worker at a free slot."""
+        spec = self._make_spec(self._slots[slot], hosted)
         suffixes = ("", *string.ascii_lowercase[1:])
         spec = replace(spec, suffix=next(suffix for suffix in suffixes if f"{spec.name}{suffix}" not in self._names))
+        replica = Replica(slot, spec.name)
+        self._enter(replica, SlotState.LOADING)
         self._names.add(spec.name)
-        self._workshop.add(spec, fail_fast=fail_fast)
-        return Replica(place, spec.name)
+        self._launcher.add(spec, fail_fast=fail_fast)
+        return replica
+
+    def ready(self, replica: Replica) -> None:
+        """Records that a load is over."""
+        self._enter(replica, SlotState.READY)
+
+    def drain(self, replica: Replica) -> None:
+        """Records that the worker sleeps or ends next."""
+        self._enter(replica, SlotState.DRAINING)
 
     async def end(self, replica: Replica) -> None:
-        """Drains and ends a worker that is awake; its place is free afterwards, whatever happens."""
+        """Drains and ends a worker, awake or asleep; it holds no slot afterwards, whatever happens."""
+        if replica.state is not SlotState.ASLEEP:
+            self._enter(replica, SlotState.UNLOADING)
         try:
-            await self._workshop.retire(replica.worker)
+            await self._launcher.retire(replica.worker)
         finally:
-            self._names.discard(replica.worker)
-            self._free.append(replica.place)
+            self._forget(replica)
 
     def is_kept(self, replica: Replica) -> bool:
-        """Tells whether the worker is still kept alive; somebody else may have retired it."""
-        return self._workshop.owns(replica.worker)
+        """Returns whether the fleet keeps the worker alive; an operator may have retired it."""
+        return self._launcher.owns(replica.worker)
 
-    def forget(self, replica: Replica) -> None:
-        """Frees the place of a worker that somebody else has retired."""
+    def retired(self, replica: Replica) -> None:
+        """Records that an operator has retired the worker."""
+        self._forget(replica)
+
+    def fell_asleep(self, replica: Replica) -> None:
+        """Records that the worker sleeps: its slot is free."""
+        self._enter(replica, SlotState.ASLEEP)
+
+    def wakes(self, replica: Replica) -> None:
+        """Takes the slot, which is free, for a worker that wakes."""
+        self._enter(replica, SlotState.LOADING)
+
+    def _forget(self, replica: Replica) -> None:
         self._names.discard(replica.worker)
-        self._free.append(replica.place)
+        self._enter(replica, SlotState.EMPTY)
 
-    def leave(self, replica: Replica) -> None:
-        """Frees the place of a worker that has fallen asleep."""
-        self._free.append(replica.place)
-
-    def return_to(self, replica: Replica) -> None:
-        """Takes the place, which is free, for a worker that wakes."""
-        self._free.remove(replica.place)
-
-    async def end_asleep(self, replica: Replica) -> None:
-        """Ends a worker that sleeps."""
-        try:
-            await self._workshop.retire(replica.worker)
-        finally:
-            self._names.discard(replica.worker)
+    def _enter(self, replica: Replica, state: SlotState) -> None:
+        was_occupied = replica.state in OCCUPIED
+        replica.enter(state)
+        if was_occupied and state not in OCCUPIED:
+            self._free.append(replica.slot)
+        elif not was_occupied and state in OCCUPIED:
+            self._free.remove(replica.slot)

@@ -1,4 +1,4 @@
-"""What the loading of models is told, and what it asks of the fleet."""
+"""Settings of the scheduler, and the interfaces through which it sees and starts workers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,43 @@ if TYPE_CHECKING:
     from vllama_protos.v1 import worker_pb2
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """When models are loaded and unloaded."""
+
+    keep_alive_seconds: float = 300.0
+    """How long an idle model stays; negative or infinite: forever."""
+    max_loaded_models: int = 0
+    """Most models at once; 0: as many as there are slots."""
+    stall_seconds: float = 300.0
+    """Longest time without progress of a worker that starts; 0: no limit."""
+    max_waiting: int = 512
+    """Requests that may wait for models to load."""
+    scale_up_after_seconds: float = 3.0
+    """A model that has been saturated for so long takes a free slot as well."""
+    regrow_seconds: float = 60.0
+    """A model that loses a replica within this time is not scaled up again for as long."""
+    min_tenure_seconds: float = 30.0
+    """A busy model serves for at least so long before it is paused for a waiting one."""
+    min_residency_loads: float = 2.0
+    """A model that was just evicted stays for so many of its load times, `min_tenure_seconds` at most."""
+    gpu_release_seconds: float = 5.0
+    """How long to wait for GPU memory that other programs hold."""
+    sleep_seconds: float = 1800.0
+    """How long an idle model sleeps in the host's memory where its engine can; 0: it ends at once."""
+    poll_seconds: float = 1.0
+    """Time between two looks at how saturated the models are."""
+
+
 class WorkerLauncher(Protocol):
-    """What starts and ends workers: the local fleet."""
+    """Starts and ends workers: the local fleet, or one on Ray."""
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
-        """Starts a worker; one that gives up soon does not try a failed start again."""
+        """Starts a worker; with `fail_fast` a failed start is not tried again."""
         ...
 
     def owns(self, name: str) -> bool:
-        """Tells whether a worker is kept alive; it may have been retired by hand."""
+        """Returns whether a worker is kept alive; an operator may have retired it."""
         ...
 
     async def retire(self, name: str) -> None:
@@ -28,40 +56,12 @@ class WorkerLauncher(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerSettings:
-    """How models come and go."""
-
-    keep_alive_seconds: float = 300.0
-    """How long an idle model stays; negative or infinite: for ever."""
-    max_loaded_models: int = 0
-    """Most models at once; 0: as many as there are places."""
-    stall_seconds: float = 300.0
-    """Longest time without progress of a worker that starts; 0: no limit."""
-    max_waiting: int = 512
-    """Requests that may wait for models to load."""
-    scale_up_after_seconds: float = 3.0
-    """A model whose workers have been full for so long takes a free place as well."""
-    regrow_seconds: float = 60.0
-    """A model that loses a place within this time after it got it asks for no other one for as long."""
-    min_tenure_seconds: float = 30.0
-    """A busy model serves for so long at least before it makes way for one that waits."""
-    min_residency_loads: float = 2.0
-    """A model that is wanted back at once serves for so many times its load, idle or not; a turn at most."""
-    gpu_release_seconds: float = 5.0
-    """How long memory of a GPU is waited for that nobody here can give back."""
-    sleep_seconds: float = 1800.0
-    """How long an idle model sleeps in the host's memory where its engine can; 0: it ends at once."""
-    poll_seconds: float = 1.0
-    """How often that is looked at."""
-
-
 class WatchedWorker(Protocol):
-    """What is asked of a worker."""
+    """The part of a worker that the scheduler reads."""
 
     @property
     def process(self) -> Changed:
-        """What its supervisor said last."""
+        """The last news of its process."""
         ...
 
     @property
@@ -71,7 +71,7 @@ class WatchedWorker(Protocol):
 
     @property
     def description(self) -> worker_pb2.DescribeResponse | None:
-        """What it said of itself."""
+        """Its description of its model and engine."""
         ...
 
     @property
@@ -80,15 +80,15 @@ class WatchedWorker(Protocol):
         ...
 
     def candidate(self) -> object | None:
-        """What it would be picked by; None when it has no stream to spare."""
+        """Returns None when it has no free stream."""
         ...
 
 
 class WatchedPool(Protocol):
-    """What is asked of the pool."""
+    """The part of the pool that the scheduler reads."""
 
     changes: Changes
 
     def find(self, name: str) -> WatchedWorker | None:
-        """Finds a worker by name."""
+        """Returns a worker by name."""
         ...

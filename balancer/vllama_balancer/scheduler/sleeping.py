@@ -1,9 +1,8 @@
-"""Models that are asleep: idle, their weights in the host's memory, ready to wake within seconds.
+"""Models that sleep: idle, their weights in the host's memory, ready to wake within seconds.
 
-A sleeper has given its place up, yet its process is tied to it. It ends when nobody has woken it for a while, when
-its memory is needed, or when its process has died: a restarted one would be awake at a place that is another's.
-
-Puts workers to sleep and wakes them over gRPC.
+A sleeping model has given its slot up, yet its process is tied to it. It ends when it has not been requested for a
+while, when its memory is needed, or when its process has died: a restarted one would be awake at a slot that may belong
+to another model.
 """
 
 from __future__ import annotations
@@ -11,30 +10,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.events import ProcessState
-from vllama_balancer.scheduler.state import SleeperState
-from vllama_protos.v1 import fleet_pb2, worker_pb2
+from vllama_balancer.scheduler.model import SleepingModel
+from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from vllama_balancer.scheduler.replicas import Replica, Replicas
+    from vllama_balancer.scheduler.model import LoadedModel
+    from vllama_balancer.scheduler.replicas import Replicas
     from vllama_balancer.scheduler.settings import WatchedPool
+    from vllama_balancer.scheduler.state import Replica
     from vllama_balancer.workers.channel import Channel
     from vllama_balancer.workers.pool import Pool
 
-
 logger = logging.getLogger(__name__)
+
+SLEEP_SECONDS = 120.0
+"""Longest time for moving weights to the host's memory: 140 GB over a slow bus."""
+WAKE_SECONDS = 120.0
+"""Longest time for moving them back."""
 
 
 class SleepControl(Protocol):
-    """What puts workers to sleep and wakes them."""
+    """Puts workers to sleep and wakes them."""
 
     async def sleep(self, worker: str) -> None:
         """Moves a worker's weights to the host's memory. Raises NoWorker with the cause."""
@@ -45,18 +49,28 @@ class SleepControl(Protocol):
         ...
 
 
-@dataclass(eq=False, frozen=True, slots=True)
-class Sleeper:
-    """One model that is asleep."""
+class GrpcSleepControl:
+    """A SleepControl that calls the workers of a pool."""
 
-    name: str
-    """Its name, for people."""
-    state: SleeperState
-    """What is decided upon."""
-    replica: Replica
-    """Its worker, and the place that it left."""
-    watch: asyncio.Task[None]
-    """Ends it when its time is over or its process has died."""
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def sleep(self, worker: str) -> None:
+        """Returns when the worker sleeps. Raises NoWorker with the cause."""
+        await self._call(worker, lambda channel: channel.worker.Sleep(worker_pb2.SleepRequest(), timeout=SLEEP_SECONDS))
+
+    async def wake(self, worker: str) -> None:
+        """Returns when the worker serves. Raises NoWorker with the cause."""
+        await self._call(worker, lambda channel: channel.worker.Wake(worker_pb2.WakeRequest(), timeout=WAKE_SECONDS))
+
+    async def _call(self, name: str, call: Callable[[Channel], Awaitable[object]]) -> None:
+        worker = self._pool.find(name)
+        if worker is None:
+            raise NoWorker(f"{name} has left")
+        try:
+            await call(worker.channel)
+        except grpc.aio.AioRpcError as error:
+            raise NoWorker(f"{name}: {error.details()}") from None
 
 
 class SleepingModels:
@@ -68,85 +82,82 @@ class SleepingModels:
         pool: WatchedPool,
         control: SleepControl,
         sleep_seconds: float,
-        tell: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
-        """Calls `tell` when a sleeper has ended by itself."""
-        self._berths = replicas
+        """Calls `changed` when a sleeping model has ended."""
+        self._replicas = replicas
         self._pool = pool
         self._control = control
         self._sleep_seconds = sleep_seconds
-        self._tell = tell
+        self._changed = changed
         self._clock = asyncio.get_running_loop().time
-        self._sleepers: dict[str, Sleeper] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._models: dict[str, SleepingModel] = {}
+        self._watches: dict[SleepingModel, asyncio.Task[None]] = {}
 
-    def states(self) -> tuple[SleeperState, ...]:
-        """Shows who sleeps."""
-        return tuple(sleeper.state for sleeper in self._sleepers.values())
+    def models(self) -> tuple[SleepingModel, ...]:
+        """Returns the models that sleep."""
+        return tuple(self._models.values())
 
-    def statuses(self) -> list[fleet_pb2.ModelStatus]:
-        """Tells people who sleeps where."""
-        return [
-            fleet_pb2.ModelStatus(
-                model=sleeper.name, state=fleet_pb2.MODEL_STATE_SLEEPING, workers=[sleeper.replica.worker]
-            )
-            for sleeper in self._sleepers.values()
-        ]
-
-    async def put_to_sleep(self, key: str, name: str, replica: Replica, size_bytes: int) -> None:
-        """Lets a worker sleep and frees its place. Raises NoWorker, and then it is as it was."""
+    async def put_to_sleep(self, model: LoadedModel, replica: Replica) -> None:
+        """Lets a worker sleep and frees its slot. Raises NoWorker, and then the worker is as it was."""
         await self._control.sleep(replica.worker)
-        self._berths.leave(replica)
-        state = SleeperState(key, replica.place, self._clock(), size_bytes)
-        watch = asyncio.create_task(self._watch(key, replica.worker), name=f"sleep of {key}")
-        self._ending.add(watch)
-        watch.add_done_callback(self._ending.discard)
-        self._sleepers[key] = Sleeper(name, state, replica, watch)
-        logger.info("%s sleeps as %s; its weights are in the host's memory", name, replica.worker)
+        self._replicas.fell_asleep(replica)
+        asleep = SleepingModel(model.key, model.name, replica, self._clock(), model.size_bytes)
+        self._models[model.key] = asleep
+        self._watches[asleep] = asyncio.create_task(self._watch(asleep), name=f"sleep of {model.key}")
+        self._watches[asleep].add_done_callback(lambda _: self._watches.pop(asleep))
+        logger.info("model %s sleeps: worker %s", model.name, replica.worker)
 
     async def wake(self, key: str) -> Replica | None:
-        """Takes the place, which is free, and wakes the model there; None when it has ended, now or meanwhile."""
-        sleeper = self._sleepers.pop(key, None)
-        if sleeper is None:
+        """Takes the slot, which is free, and wakes the model there; None when its worker has ended."""
+        if (asleep := self._taken(key)) is None:
             return None
-        sleeper.watch.cancel()
-        self._berths.return_to(sleeper.replica)
-        logger.info("%s wakes as %s", sleeper.name, sleeper.replica.worker)
+        self._replicas.wakes(asleep.replica)
+        logger.info("model %s wakes: worker %s", asleep.name, asleep.replica.worker)
         try:
-            await self._control.wake(sleeper.replica.worker)
+            await self._control.wake(asleep.replica.worker)
         except NoWorker as error:
-            logger.warning("%s did not wake and is loaded anew: %s", sleeper.name, error)
-            await self._berths.end(sleeper.replica)
+            logger.warning("model %s did not wake and is loaded anew: %s", asleep.name, error)
+            await self._replicas.end(asleep.replica)
             return None
-        return sleeper.replica
+        return asleep.replica
 
     async def end(self, key: str) -> None:
-        """Ends a model that is asleep; one that is not is no error."""
-        sleeper = self._sleepers.pop(key, None)
-        if sleeper is not None:
-            sleeper.watch.cancel()
-            await self._berths.end_asleep(sleeper.replica)
-            self._tell()
+        """Ends a sleeping model; one that does not sleep is no error."""
+        if (asleep := self._taken(key)) is not None:
+            await self._end(asleep)
 
     async def close(self) -> None:
-        """Ends the watching; the workers are the fleet's to end."""
-        for task in tuple(self._ending):
+        """Ends the watches; the fleet ends the workers."""
+        tasks = tuple(self._watches.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, key: str, worker: str) -> None:
-        why = "nobody has asked for it"
+    def _taken(self, key: str) -> SleepingModel | None:
+        """Removes a model, so that nothing else wakes or ends it."""
+        asleep = self._models.pop(key, None)
+        if asleep is not None:
+            self._watches[asleep].cancel()
+        return asleep
+
+    async def _end(self, asleep: SleepingModel) -> None:
+        await self._replicas.end(asleep.replica)
+        self._changed()
+
+    async def _watch(self, asleep: SleepingModel) -> None:
+        """Ends a model whose time is over, or whose process has died."""
+        reason = "not requested"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._sleep_seconds):
-                await self._lost(worker)
-                why = "its process has died"
-        # From here on it is nobody's to wake.
-        sleeper = self._sleepers.pop(key)
-        logger.info("ending %s, which was asleep: %s", sleeper.name, why)
-        await self._berths.end_asleep(sleeper.replica)
-        self._tell()
+                await self._process_ended(asleep.replica.worker)
+                reason = "its process has died"
+        # From here on it can no longer be woken.
+        del self._models[asleep.key]
+        logger.info("model %s ends in its sleep: %s", asleep.name, reason)
+        await self._end(asleep)
 
-    async def _lost(self, name: str) -> None:
+    async def _process_ended(self, name: str) -> None:
         """Returns when the worker's process is no longer the one that fell asleep."""
         asleep = self._pool.find(name)
         process_id = asleep.process.pid if asleep is not None else 0
@@ -156,33 +167,3 @@ class SleepingModels:
             if worker is None or worker.process.state is not ProcessState.RUNNING or worker.process.pid != process_id:
                 return
             await self._pool.changes.after(version)
-
-
-SLEEP_SECONDS = 120.0
-"""Longest time for moving weights to the host's memory: 140 GB over a slow bus."""
-WAKE_SECONDS = 120.0
-"""Longest time for moving them back."""
-
-
-class GrpcSleepControl:
-    """Speaks to the workers of a pool: a SleepControl."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    async def sleep(self, worker: str) -> None:
-        """Returns when the worker sleeps. Raises NoWorker with the cause."""
-        await self._ask(worker, lambda channel: channel.worker.Sleep(worker_pb2.SleepRequest(), timeout=SLEEP_SECONDS))
-
-    async def wake(self, worker: str) -> None:
-        """Returns when the worker serves. Raises NoWorker with the cause."""
-        await self._ask(worker, lambda channel: channel.worker.Wake(worker_pb2.WakeRequest(), timeout=WAKE_SECONDS))
-
-    async def _ask(self, name: str, ask: Callable[[Channel], Awaitable[object]]) -> None:
-        worker = self._pool.find(name)
-        if worker is None:
-            raise NoWorker(f"{name} has left")
-        try:
-            await ask(worker.channel)
-        except grpc.aio.AioRpcError as error:
-            raise NoWorker(f"{name}: {error.details()}") from None

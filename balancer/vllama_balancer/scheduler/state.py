@@ -1,102 +1,75 @@
-"""What the decisions about loading are made from: the models and the places of a machine at one moment.
+"""The life of one slot: the states of a worker there, and the transitions between them.
 
-Frozen and free of tasks, workers and clocks, so that a simulator can play a day of load through the same decisions
-in a second.
+    EMPTY -> LOADING -> READY -> DRAINING -> UNLOADING -> EMPTY
+                                 DRAINING -> ASLEEP -> LOADING
+
+A worker that sleeps has left its slot, which another worker may take meanwhile. It wakes at that slot only, because its
+process is tied to the device.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """A model that has places, or waits for its first; times are on the clock of `MachineState.now`."""
+class SlotState(Enum):
+    """What the scheduler does with a slot for one of its workers."""
 
-    key: str
-    """Comparable name of the model."""
-    places: tuple[int, ...] = ()
-    """Where its workers are, the oldest first."""
-    users: int = 0
-    """Requests that use it or wait for it."""
-    is_loaded: bool = False
-    """Whether it has been able to serve."""
-    is_leaving: bool = False
-    """Whether its workers are being ended."""
-    paused: bool = False
-    """Whether it takes no new requests, so that a model that waits has its turn."""
-    is_pinned: bool = False
-    """Whether it never leaves."""
-    can_sleep: bool = False
-    """Whether its engine can move the weights to the host's memory and back."""
-    size_bytes: int = 0
-    """Bytes of its weights; 0: unknown."""
-    share: int = 1
-    """Places that it is given back when others leave."""
-    ready_at: float = 0.0
-    """When it began to serve."""
-    deadlines: tuple[float, ...] = ()
-    """When those that wait for its load give up, as far as they do."""
-    load_seconds: float = 0.0
-    """How long it took from its place to its first token."""
-    was_just_evicted: bool = False
-    """Whether it was wanted back sooner than a load after it had to leave for another one."""
-    last_used: float = 0.0
-    """When its last request ended."""
-    saturated_since: float | None = None
-    """Since when requests have waited for room on its workers; None while none does."""
-    no_scale_up_until: float = -math.inf
-    """Before that it takes no further place: it lost the last one soon after it had got it."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody would miss it now."""
-        return self.users == 0 and self.is_loaded and not self.is_leaving
-
-    @property
-    def has_spare_replica(self) -> bool:
-        """Whether it can do with one place less."""
-        return len(self.places) > 1 and self.is_loaded and not self.is_leaving
+    EMPTY = "empty"
+    """No worker: not started yet, or ended."""
+    LOADING = "loading"
+    """The worker starts or wakes."""
+    READY = "ready"
+    """The load is over. Whether the worker serves right now is in the pool: the fleet restarts one that dies."""
+    DRAINING = "draining"
+    """The worker takes no new requests, and sleeps or ends next."""
+    UNLOADING = "unloading"
+    """The worker finishes its streams and ends."""
+    ASLEEP = "asleep"
+    """The weights are in the host's memory, and the slot is free for another worker."""
 
 
-@dataclass(frozen=True, slots=True)
-class SleeperState:
-    """A model whose weights are in the host's memory; it wakes at its own place only."""
+TRANSITIONS: Mapping[SlotState, frozenset[SlotState]] = MappingProxyType(
+    {
+        SlotState.EMPTY: frozenset({SlotState.LOADING}),
+        # To EMPTY at once: an operator has retired the worker.
+        SlotState.LOADING: frozenset({SlotState.READY, SlotState.DRAINING, SlotState.UNLOADING, SlotState.EMPTY}),
+        SlotState.READY: frozenset({SlotState.DRAINING, SlotState.UNLOADING, SlotState.EMPTY}),
+        SlotState.DRAINING: frozenset({SlotState.UNLOADING, SlotState.ASLEEP}),
+        SlotState.UNLOADING: frozenset({SlotState.EMPTY}),
+        # A worker that ends in its sleep holds no slot, so it is never UNLOADING.
+        SlotState.ASLEEP: frozenset({SlotState.LOADING, SlotState.EMPTY}),
+    }
+)
+"""The states that may follow each state."""
 
-    key: str
-    """Comparable name of the model."""
-    place: int
-    """Where its process is tied to."""
-    since: float = 0.0
-    """When it fell asleep."""
-    size_bytes: int = 0
-    """Bytes of the host's memory that it takes; 0: unknown."""
+OCCUPIED = frozenset({SlotState.LOADING, SlotState.READY, SlotState.DRAINING, SlotState.UNLOADING})
+"""The states in which no other worker may take the slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class MachineState:
-    """All that is decided upon."""
+class IllegalTransition(RuntimeError):
+    """A change of state that is not in TRANSITIONS: a bug in the scheduler."""
 
-    now: float
-    """The time, in seconds on any clock."""
-    free: tuple[int, ...]
-    """Places without a worker that is awake."""
-    models: tuple[ModelState, ...] = ()
-    """Models that are awake, starting or leaving."""
-    sleepers: tuple[SleeperState, ...] = ()
-    """Models that are asleep."""
-    host_memory_bytes: int = 0
-    """Memory of the host that sleepers may still take."""
 
-    def sleeper(self, key: str) -> SleeperState | None:
-        """Finds a sleeping model."""
-        return next((sleeper for sleeper in self.sleepers if sleeper.key == key), None)
+@dataclass(eq=False, slots=True)
+class Replica:
+    """One worker of a model and its slot."""
 
-    def deadlines(self, key: str) -> tuple[float, ...]:
-        """Tells when those give up that wait for a model's load."""
-        return next((model.deadlines for model in self.models if model.key == key), ())
+    slot: int
+    """Number of the slot."""
+    worker: str
+    """Name of the worker."""
+    state: SlotState = SlotState.EMPTY
+    """Where the worker is in its life; `enter` changes it."""
 
-    def holder(self, place: int) -> ModelState | None:
-        """Finds who is awake at a place."""
-        return next((model for model in self.models if place in model.places), None)
+    def enter(self, state: SlotState) -> None:
+        """Changes the state. Raises IllegalTransition."""
+        if state not in TRANSITIONS[self.state]:
+            raise IllegalTransition(f"{self.worker} cannot become {state.value}: it is {self.state.value}")
+        self.state = state

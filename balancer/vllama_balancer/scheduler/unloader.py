@@ -1,4 +1,4 @@
-"""Lets models go: by the clock when they are idle, at once when they are told to, to sleep where they can."""
+"""Unloads models: after their keep_alive, on request, or for another model; to sleep where their engine can."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import NoWorker
-from vllama_balancer.scheduler.decisions import EndSleeper, Sleep, unload_action
-from vllama_balancer.scheduler.model import state_of
+from vllama_balancer.scheduler.decisions import EndSleeping, Sleep, unload_action
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,71 +21,73 @@ logger = logging.getLogger(__name__)
 
 
 class Unloader:
-    """Knows when each model leaves, and sees it off."""
+    """Keeps the expiry of each idle model, and unloads models."""
 
-    def __init__(self, machine: Machine, growth: Autoscaler, expires: Callable[[str, float | None], None]) -> None:
-        """Tells `expires` when a model will leave: seconds from now, None for never."""
+    def __init__(self, machine: Machine, autoscaler: Autoscaler, expires: Callable[[str, float | None], None]) -> None:
+        """Calls `expires` when a model's expiry changes: seconds from now, None for never."""
         self._machine = machine
-        self._autoscaler = growth
+        self._autoscaler = autoscaler
         self._expires = expires
+        self._timers: dict[LoadedModel, asyncio.TimerHandle] = {}
 
-    def stay(self, resident: LoadedModel) -> None:
+    def stop_expiry(self, model: LoadedModel) -> None:
         """Stops the clock of an idle model: it is used again."""
-        if resident.expiry is not None:
-            resident.expiry.cancel()
-            resident.expiry = None
-        self._expires(resident.key, _lifetime_seconds(resident))
+        if (timer := self._timers.pop(model, None)) is not None:
+            timer.cancel()
+        self._expires(model.key, _lifetime_seconds(model))
 
-    def idle(self, resident: LoadedModel) -> None:
-        """Starts the clock of a model if nobody uses it now, or ends it at once."""
-        self.stay(resident)
-        seconds = _lifetime_seconds(resident)
-        if resident.is_idle and not resident.is_pinned and seconds is not None:
-            resident.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, resident)
+    def start_expiry(self, model: LoadedModel) -> None:
+        """Starts the clock of a model if it is idle."""
+        self.stop_expiry(model)
+        seconds = _lifetime_seconds(model)
+        if self._machine.holds(model) and model.is_idle and seconds is not None:
+            self._timers[model] = asyncio.get_running_loop().call_later(seconds, self._expire, model)
 
-    async def leave(self, resident: LoadedModel, *, may_sleep: bool = False) -> None:
-        """Ends a model's workers, or lets one of them sleep, and frees its places."""
-        if resident.is_leaving:
-            await resident.left.wait()
+    async def unload(self, model: LoadedModel, *, may_sleep: bool = False) -> None:
+        """Ends a model's workers, or lets one of them sleep, and frees its slots."""
+        machine = self._machine
+        if model.is_leaving:
+            await machine.unloaded(model)
             return
-        resident.is_leaving = True
-        self.stay(resident)
+        self.stop_expiry(model)
+        for replica in model.replicas:
+            machine.replicas.drain(replica)
         try:
-            if may_sleep and resident.replicas:
-                await self._put_to_sleep(resident)
-            await asyncio.gather(*(self._machine.replicas.end(replica) for replica in resident.replicas))
+            if may_sleep and model.replicas:
+                await self._put_to_sleep(model)
+            await asyncio.gather(*(machine.replicas.end(replica) for replica in model.replicas))
         finally:
-            resident.replicas = []
-            del self._machine.residents[resident.key]
-            self._expires(resident.key, None)
-            resident.left.set()
-            self._machine.changes.tell()
+            del machine.models[model.key]
+            self._expires(model.key, None)
+            machine.changes.tell()
         self._autoscaler.restore_replicas()
 
-    def _expire(self, resident: LoadedModel) -> None:
-        if resident.is_idle:
-            logger.info("unloading %s, which is idle", resident.name)
-            # Who says that it is needed no more, by a keep_alive of 0, wants the memory back.
-            self._machine.task(self.leave(resident, may_sleep=bool(_lifetime_seconds(resident))))
+    def _expire(self, model: LoadedModel) -> None:
+        self._timers.pop(model, None)
+        if model.is_idle:
+            logger.info("model %s unloading: idle", model.name)
+            # A client that asks for a keep_alive of 0 wants the memory back.
+            self._machine.task(self.unload(model, may_sleep=bool(_lifetime_seconds(model))))
 
-    async def _put_to_sleep(self, resident: LoadedModel) -> None:
-        """Lets one of a model's workers sleep if that is worth it; the others are ended like any."""
-        machine, replica = self._machine, resident.replicas[0]
-        state = state_of(resident, machine.pool)
-        while isinstance(step := unload_action(machine.snapshot(), state, machine.settings), EndSleeper):
-            await machine.sleepers.end(step.key)
+    async def _put_to_sleep(self, model: LoadedModel) -> None:
+        """Lets one of a model's workers sleep if that is worth it."""
+        machine, replica = self._machine, model.replicas[0]
+        while isinstance(step := unload_action(machine.snapshot(), model, machine.settings), EndSleeping):
+            await machine.sleeping.end(step.key)
         if not isinstance(step, Sleep):
             return
         try:
-            await machine.sleepers.put_to_sleep(resident.key, resident.name, replica, state.size_bytes)
+            await machine.sleeping.put_to_sleep(model, replica)
         except NoWorker as error:
-            logger.warning("%s does not fall asleep and is ended: %s", resident.name, error)
+            logger.warning("model %s cannot sleep, so it ends: %s", model.name, error)
         else:
-            resident.replicas.remove(replica)
+            model.replicas.remove(replica)
 
 
-def _lifetime_seconds(resident: LoadedModel) -> float | None:
-    """Tells how long a model stays when it is idle; None: for ever."""
-    if resident.unload_requested:
+def _lifetime_seconds(model: LoadedModel) -> float | None:
+    """Returns how long a model stays when it is idle; None: forever."""
+    if model.pinned:
+        return None
+    if model.unload_requested:
         return 0.0
-    return None if resident.is_pinned or math.isinf(resident.keep_alive_seconds) else resident.keep_alive_seconds
+    return None if math.isinf(model.keep_alive_seconds) else model.keep_alive_seconds

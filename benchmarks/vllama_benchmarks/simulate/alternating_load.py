@@ -152,7 +152,7 @@ class _Play:
             if habit.idle_seconds(clock()):
                 continue
             asked = clock()
-            async with scheduler.used(model, hosted):
+            async with scheduler.in_use(model, hosted):
                 began = await fleet.serve(model, self._rng.expovariate(1 / ANSWER_SECONDS))
             self._waits[model].append(began - asked)
 

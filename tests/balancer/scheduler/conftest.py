@@ -1,4 +1,4 @@
-"""A workshop whose workers exist only in a fake pool, ready when a test says so."""
+"""A fleet whose workers exist only in a fake pool, ready when a test says so."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class FakeWorker:
-    """A worker as the pool would show it."""
+    """A worker as the pool shows it."""
 
     process: Changed
     report: worker_pb2.WorkerReport | None = None
@@ -37,20 +37,20 @@ class FakeWorker:
     description: worker_pb2.DescribeResponse | None = None
 
     def candidate(self) -> object | None:
-        """Something while it has room."""
+        """Returns itself while it has room."""
         return self if self.has_room else None
 
 
 @dataclass
 class FakeFleet:
-    """Pool and fleet in one: workers start when they are added and become ready at once, unless told otherwise."""
+    """Pool and fleet in one: workers become ready when they are added, unless their model is slow."""
 
     changes: Changes = field(default_factory=Changes)
     workers: dict[str, FakeWorker] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     """Which model each worker hosts."""
     log: list[str] = field(default_factory=list)
-    """What was done, in order."""
+    """What was done, in order: start "+", end "-", sleep "z", wake "w"."""
     failures: dict[str, str] = field(default_factory=dict)
     """Models whose workers are given up, with the reason."""
     slow: set[str] = field(default_factory=set)
@@ -59,21 +59,21 @@ class FakeFleet:
     """Models that can sleep, and the bytes of their weights."""
     weights: dict[str, int] = field(default_factory=dict)
     """Bytes of models on disk, where they matter."""
-    insomniacs: set[str] = field(default_factory=set)
+    cannot_sleep: set[str] = field(default_factory=set)
     """Models that fail to fall asleep."""
-    dead_asleep: set[str] = field(default_factory=set)
+    cannot_wake: set[str] = field(default_factory=set)
     """Models that fail to wake."""
     host_memory_bytes: int = 1000
-    """What sleepers may take in all."""
+    """What sleeping models may take in all."""
     gpu_list: tuple[Gpu, ...] = ()
-    """GPUs as they are when nothing of ours runs."""
+    """GPUs as they are without our workers."""
     freed_by: dict[str, int] = field(default_factory=dict)
-    """What the GPUs have free when a model's worker has ended."""
+    """Bytes that a model's worker gives back to the GPUs when it ends."""
     residue_bytes: int = 0
-    """What a sleeping worker keeps of its GPU."""
+    """Bytes of its GPU that a sleeping worker keeps."""
 
     def find(self, name: str) -> FakeWorker | None:
-        """Finds a worker."""
+        """Returns a worker."""
         return self.workers.get(name)
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
@@ -98,16 +98,16 @@ class FakeFleet:
         self.changes.tell()
 
     def owns(self, name: str) -> bool:
-        """Tells whether a worker is there."""
+        """Returns whether a worker is there."""
         return name in self.workers
 
     def gpus(self) -> list[Gpu]:
-        """Lists the GPUs with what our workers leave free: each sleeper keeps its residue."""
+        """Lists the GPUs: each sleeping worker keeps its residue."""
         asleep = sum(worker.unavailable == "is asleep" for worker in self.workers.values())
         return [replace(gpu, free_bytes=gpu.free_bytes - asleep * self.residue_bytes) for gpu in self.gpu_list]
 
     def cores(self) -> list[int]:
-        """One core."""
+        """Lists one core."""
         return [0]
 
     async def retire(self, name: str) -> None:
@@ -123,7 +123,7 @@ class FakeFleet:
     async def sleep(self, worker: str) -> None:
         """Lets a worker sleep."""
         model = self.models[worker]
-        if model in self.insomniacs:
+        if model in self.cannot_sleep:
             raise NoWorker("cannot sleep")
         self.log.append(f"z{model}@{worker.removeprefix('worker-')}")
         await asyncio.sleep(0.005)
@@ -134,7 +134,7 @@ class FakeFleet:
     async def wake(self, worker: str) -> None:
         """Wakes a worker."""
         model = self.models[worker]
-        if model in self.dead_asleep:
+        if model in self.cannot_wake:
             raise NoWorker("cannot wake")
         self.log.append(f"w{model}@{worker.removeprefix('worker-')}")
         self.workers[worker].unavailable = ""
@@ -143,17 +143,17 @@ class FakeFleet:
 
 
 @dataclass
-class Loading:
-    """The residents under test, and the machine beneath them."""
+class Harness:
+    """The scheduler under test, and its fleet."""
 
     fleet: FakeFleet
-    residents: ModelScheduler
+    scheduler: ModelScheduler
     expiries: dict[str, float | None]
 
     def use(self, model: str, deadline: float | None = None):
         """Uses a model as a request does."""
         hosted = HostedModel(model, (model,), self.fleet.weights.get(model, 0))
-        return self.residents.used(model, hosted, deadline)
+        return self.scheduler.in_use(model, hosted, deadline)
 
     async def touch(self, model: str) -> None:
         """Uses a model for a moment."""
@@ -161,39 +161,39 @@ class Loading:
             pass
 
     def preload(self, *models: str, pinned: bool = True) -> None:
-        """Loads models at the start."""
-        self.residents.preload([(model, HostedModel(model, (model,))) for model in models], pinned=pinned)
+        """Loads models as the start of the balancer does."""
+        self.scheduler.preload([(model, HostedModel(model, (model,))) for model in models], pinned=pinned)
 
     async def logged(self, entry: str, seconds: float = 10.0) -> None:
-        """Waits until something has been done."""
+        """Waits until the log has an entry."""
         async with asyncio.timeout(seconds):
             while entry not in self.fleet.log:
                 await asyncio.sleep(0.001)
 
 
 @pytest.fixture
-async def loading_of() -> AsyncIterator[Callable[..., Loading]]:
-    """Makes residents on a fleet of so many places."""
+async def harness_of() -> AsyncIterator[Callable[..., Harness]]:
+    """Makes schedulers on a machine of so many slots."""
     made: list[ModelScheduler] = []
 
     def make(
-        places: int = 1, gpus: tuple[Gpu, ...] = (), *, awaits_preload: bool = False, **settings: float
-    ) -> Loading:
+        slot_count: int = 1, gpus: tuple[Gpu, ...] = (), *, awaits_preload: bool = False, **settings: float
+    ) -> Harness:
         fleet = FakeFleet(gpu_list=gpus)
         expiries: dict[str, float | None] = {}
         slots = [
             Slot(index, "cuda", {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)].selector})
             if gpus
             else Slot(index, "cpu", {})
-            for index in range(places)
+            for index in range(slot_count)
         ]
         replicas = Replicas(fleet, slots, lambda slot, model: WorkerSpec(slot.index, model))
         machine = Machine(replicas, fleet, fleet, SchedulerSettings(**settings), lambda: fleet.host_memory_bytes)
-        residents = ModelScheduler(machine, GpuMemory(fleet, None), expiries.__setitem__, awaits_preload=awaits_preload)
-        made.append(residents)
-        return Loading(fleet, residents, expiries)
+        scheduler = ModelScheduler(machine, GpuMemory(fleet, None), expiries.__setitem__, awaits_preload=awaits_preload)
+        made.append(scheduler)
+        return Harness(fleet, scheduler, expiries)
 
     yield make
-    for residents in made:
+    for scheduler in made:
         with suppress(asyncio.CancelledError):
-            await residents.close()
+            await scheduler.close()

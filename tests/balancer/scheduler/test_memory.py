@@ -22,7 +22,7 @@ def gpu(total_gib: float = 24, free_gib: float | None = None) -> Gpu:
 def look(model_gib: float, device: Gpu, place: Slot = PLACE, utilization: float | None = None):
     """Looks whether a model fits."""
     model = HostedModel("/m", ("m:7b",), int(model_gib * GIB))
-    return GpuMemory(FakeProbe((device,)), utilization).obstacle(model, place)
+    return GpuMemory(FakeProbe((device,)), utilization).shortage(model, place)
 
 
 def test_a_model_that_fits_meets_no_obstacle() -> None:
@@ -65,52 +65,52 @@ def test_without_a_gpu_there_is_nothing_to_check() -> None:
     assert look(100, gpu(), Slot(0, "cuda", {"CUDA_VISIBLE_DEVICES": "GPU-of-another-machine"})) is None
 
 
-async def test_a_load_that_cannot_fit_is_refused_before_a_worker_starts(loading_of) -> None:
+async def test_a_load_that_cannot_fit_is_refused_before_a_worker_starts(harness_of) -> None:
     """Every waiter gets the numbers, at once."""
-    loading = loading_of(gpus=(gpu(),))
-    loading.fleet.weights["large"] = 30 * GIB
+    harness = harness_of(gpus=(gpu(),))
+    harness.fleet.weights["large"] = 30 * GIB
     with pytest.raises(NoWorker, match=r"large needs 30.0 GiB .* and a worker has 21.6 GiB"):
-        await loading.touch("large")
-    assert loading.fleet.log == []
+        await harness.touch("large")
+    assert harness.fleet.log == []
 
 
-async def test_sleepers_make_room_on_the_gpu(loading_of) -> None:
+async def test_sleepers_make_room_on_the_gpu(harness_of) -> None:
     """What a sleeper keeps of the GPU is taken back when it is needed, the longest sleeper first."""
-    loading = loading_of(gpus=(gpu(),))
-    loading.fleet.residue_bytes = int(1.5 * GIB)
-    loading.fleet.sizes |= {"a": 10, "b": 10}
+    harness = harness_of(gpus=(gpu(),))
+    harness.fleet.residue_bytes = int(1.5 * GIB)
+    harness.fleet.sizes |= {"a": 10, "b": 10}
     for model in ("a", "b", "c"):
-        await loading.touch(model)
-    assert loading.fleet.log == ["+a@0", "za@0", "+b@0b", "zb@0b", "-a@0", "+c@0"]
+        await harness.touch(model)
+    assert harness.fleet.log == ["+a@0", "za@0", "+b@0b", "zb@0b", "-a@0", "+c@0"]
 
 
-async def test_other_sleepers_make_room_for_one_that_wakes(loading_of) -> None:
+async def test_other_sleepers_make_room_for_one_that_wakes(harness_of) -> None:
     """It needs its memory back, but for what it has kept; the one that has slept longest ends."""
-    loading = loading_of(gpus=(gpu(free_gib=24),))
-    loading.fleet.residue_bytes = GIB
-    loading.fleet.sizes |= {"a": 10, "b": 10, "c": 10}
+    harness = harness_of(gpus=(gpu(free_gib=24),))
+    harness.fleet.residue_bytes = GIB
+    harness.fleet.sizes |= {"a": 10, "b": 10, "c": 10}
     for model in ("a", "b", "c"):
-        await loading.touch(model)
-    loading.fleet.gpu_list = (gpu(free_gib=23.5),)
-    await loading.touch("b")
-    assert loading.fleet.log[-3:] == ["zc@0c", "-a@0", "wb@0b"]
+        await harness.touch(model)
+    harness.fleet.gpu_list = (gpu(free_gib=23.5),)
+    await harness.touch("b")
+    assert harness.fleet.log[-3:] == ["zc@0c", "-a@0", "wb@0b"]
 
 
-async def test_an_idle_neighbour_on_the_same_gpu_makes_room(loading_of) -> None:
+async def test_an_idle_neighbour_on_the_same_gpu_makes_room(harness_of) -> None:
     """Two places share a GPU that others have filled meanwhile."""
-    loading = loading_of(places=2, gpus=(gpu(),))
-    await loading.touch("a")
-    loading.fleet.gpu_list = (gpu(free_gib=20),)
-    loading.fleet.freed_by["a"] = int(2 * GIB)
-    await loading.touch("b")
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@1"]
+    harness = harness_of(slot_count=2, gpus=(gpu(),))
+    await harness.touch("a")
+    harness.fleet.gpu_list = (gpu(free_gib=20),)
+    harness.fleet.freed_by["a"] = int(2 * GIB)
+    await harness.touch("b")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@1"]
 
 
-async def test_memory_that_nobody_gives_back_is_waited_for_and_then_refused(loading_of) -> None:
+async def test_memory_that_nobody_gives_back_is_waited_for_and_then_refused(harness_of) -> None:
     """Other programs' memory is theirs; the sentence says how much is missing."""
-    loading = loading_of(gpus=(gpu(free_gib=4),), gpu_release_seconds=0.05)
+    harness = harness_of(gpus=(gpu(free_gib=4),), gpu_release_seconds=0.05)
     with pytest.raises(NoWorker, match=r"4\.0 GiB of it are free"):
-        await loading.touch("a")
-    loading.fleet.gpu_list = (gpu(),)
-    await loading.touch("a")
-    assert loading.fleet.log == ["+a@0"]
+        await harness.touch("a")
+    harness.fleet.gpu_list = (gpu(),)
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0"]

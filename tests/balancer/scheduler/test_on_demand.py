@@ -49,18 +49,18 @@ async def told_load_seconds(gateway: OnDemand) -> float:
     return events[-1].finished.timings.load.ToTimedelta().total_seconds()
 
 
-async def test_the_time_of_a_load_is_told_and_no_other(loading_of) -> None:
+async def test_the_time_of_a_load_is_told_and_no_other(harness_of) -> None:
     """The first request learns how long the model took; the second one, which found it loaded, learns of none."""
-    loading, clock = loading_of(), Clock()
-    loading.fleet.slow.add("a")
+    harness, clock = harness_of(), Clock()
+    harness.fleet.slow.add("a")
     inner = FakeGateway(model("a:latest"))
     for _ in range(2):
         inner.play(started(), finished())
-    gateway = OnDemand(inner, OneModel(), loading.residents, clock)
+    gateway = OnDemand(inner, OneModel(), harness.scheduler, clock)
     first = asyncio.create_task(told_load_seconds(gateway))
-    await loading.logged("+a@0")
+    await harness.logged("+a@0")
     clock.now = 4.5
-    loading.fleet.finish("a")
+    harness.fleet.finish("a")
     assert await first == 4.5
     assert await told_load_seconds(gateway) == 0.002, "what the worker said stays"
 
@@ -73,17 +73,17 @@ class NeverInstalled(FakeGateway):
         await asyncio.Event().wait()
 
 
-async def test_waiting_for_a_model_that_is_being_installed_ends_at_the_deadline(loading_of) -> None:
+async def test_waiting_for_a_model_that_is_being_installed_ends_at_the_deadline(harness_of) -> None:
     """It is as good as waiting for one that loads: in time by the deadline."""
-    gateway = OnDemand(NeverInstalled(), OneModel(), loading_of().residents)
+    gateway = OnDemand(NeverInstalled(), OneModel(), harness_of().scheduler)
     request = generation_pb2.GenerateRequest(model="late", prompt="hi")
     with pytest.raises(DeadlineExceeded):
         await anext(gateway.generate(request, Call("me", asyncio.get_running_loop().time() + 0.01)))
 
 
-async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(loading_of) -> None:
+async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(harness_of) -> None:
     """And in number by the queue's length."""
-    gateway = OnDemand(NeverInstalled(), OneModel(), loading_of(max_waiting=1).residents)
+    gateway = OnDemand(NeverInstalled(), OneModel(), harness_of(max_waiting=1).scheduler)
     waiting = asyncio.create_task(gateway.search("late"))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
@@ -92,13 +92,13 @@ async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(lo
     await asyncio.wait({waiting})
 
 
-async def test_room_is_expected_of_models_that_are_loaded_only(loading_of) -> None:
+async def test_room_is_expected_of_models_that_are_loaded_only(harness_of) -> None:
     """The others are loaded first, and their requests wait for that in a queue of their own."""
-    loading = loading_of()
+    harness = harness_of()
     inner = FakeGateway(model("a:latest"))
     inner.full = QueueFull("nobody fits in")
-    gateway = OnDemand(inner, OneModel(), loading.residents)
+    gateway = OnDemand(inner, OneModel(), harness.scheduler)
     gateway.expect_room("a")
-    async with loading.residents.used(model_key("a"), HostedModel("a", ("a:latest",))):
+    async with harness.scheduler.in_use(model_key("a"), HostedModel("a", ("a:latest",))):
         with pytest.raises(QueueFull):
             gateway.expect_room("a")

@@ -13,440 +13,440 @@ from vllama_balancer.fleet.events import ProcessState
 from vllama_protos.v1 import fleet_pb2
 
 
-async def test_a_model_is_loaded_by_its_first_request_and_stays(loading_of) -> None:
+async def test_a_model_is_loaded_by_its_first_request_and_stays(harness_of) -> None:
     """The second request finds it loaded."""
-    loading = loading_of()
-    await loading.touch("a")
-    await loading.touch("a")
-    assert loading.fleet.log == ["+a@0"]
+    harness = harness_of()
+    await harness.touch("a")
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0"]
 
 
-async def test_requests_at_the_same_time_load_once(loading_of) -> None:
+async def test_requests_at_the_same_time_load_once(harness_of) -> None:
     """Many first requests wait for one load."""
-    loading = loading_of()
-    loading.fleet.slow.add("a")
-    waiting = [asyncio.create_task(loading.touch("a")) for _ in range(20)]
-    await loading.logged("+a@0")
-    loading.fleet.finish("a")
+    harness = harness_of()
+    harness.fleet.slow.add("a")
+    waiting = [asyncio.create_task(harness.touch("a")) for _ in range(20)]
+    await harness.logged("+a@0")
+    harness.fleet.finish("a")
     await asyncio.gather(*waiting)
-    assert loading.fleet.log == ["+a@0"]
+    assert harness.fleet.log == ["+a@0"]
 
 
-async def test_the_idle_model_that_was_used_longest_ago_makes_room(loading_of) -> None:
+async def test_the_idle_model_that_was_used_longest_ago_makes_room(harness_of) -> None:
     """Least recent use goes first."""
-    loading = loading_of(places=2)
+    harness = harness_of(slot_count=2)
     for model in ("a", "b", "a", "c"):
-        await loading.touch(model)
-    assert loading.fleet.log == ["+a@0", "+b@1", "-b@1", "+c@1"]
+        await harness.touch(model)
+    assert harness.fleet.log == ["+a@0", "+b@1", "-b@1", "+c@1"]
 
 
-async def test_a_busy_model_is_never_unloaded(loading_of) -> None:
+async def test_a_busy_model_is_never_unloaded(harness_of) -> None:
     """A request for another model waits until the running one has ended."""
-    loading = loading_of()
-    async with loading.use("a"):
-        other = asyncio.create_task(loading.touch("b"))
+    harness = harness_of()
+    async with harness.use("a"):
+        other = asyncio.create_task(harness.touch("b"))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(other), 0.05)
-        assert loading.fleet.log == ["+a@0"]
+        assert harness.fleet.log == ["+a@0"]
     await other
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
-async def test_waiting_models_take_turns_in_order(loading_of) -> None:
+async def test_waiting_models_take_turns_in_order(harness_of) -> None:
     """Who asked first is loaded first."""
-    loading = loading_of()
-    async with loading.use("a"):
+    harness = harness_of()
+    async with harness.use("a"):
         tasks = []
         for model in ("b", "c"):
-            tasks.append(asyncio.create_task(loading.touch(model)))
+            tasks.append(asyncio.create_task(harness.touch(model)))
             await asyncio.sleep(0)
     await asyncio.gather(*tasks)
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+c@0"]
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+c@0"]
 
 
-async def test_an_idle_model_expires(loading_of) -> None:
+async def test_an_idle_model_expires(harness_of) -> None:
     """After keep_alive without a request its worker ends; the clock starts when the last request has ended."""
-    loading = loading_of(keep_alive_seconds=0.02)
-    async with loading.use("a"):
+    harness = harness_of(keep_alive_seconds=0.02)
+    async with harness.use("a"):
         await asyncio.sleep(0.05)
-        assert loading.fleet.log == ["+a@0"]
-    await loading.logged("-a@0")
+        assert harness.fleet.log == ["+a@0"]
+    await harness.logged("-a@0")
 
 
-async def test_a_request_in_time_keeps_the_model(loading_of) -> None:
+async def test_a_request_in_time_keeps_the_model(harness_of) -> None:
     """Every request starts the clock anew, and tells when it will run out."""
-    loading = loading_of(keep_alive_seconds=1000)
-    await loading.touch("a")
-    assert loading.expiries == {"a": 1000}
+    harness = harness_of(keep_alive_seconds=1000)
+    await harness.touch("a")
+    assert harness.expiries == {"a": 1000}
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.inf])
-async def test_for_ever_means_no_expiry(loading_of, seconds: float) -> None:
+async def test_for_ever_means_no_expiry(harness_of, seconds: float) -> None:
     """A negative or infinite keep_alive never runs out."""
-    loading = loading_of(keep_alive_seconds=seconds)
-    await loading.touch("a")
-    assert loading.expiries == {"a": None}
+    harness = harness_of(keep_alive_seconds=seconds)
+    await harness.touch("a")
+    assert harness.expiries == {"a": None}
 
 
-async def test_keep_replaces_the_clock_before_and_after_loading(loading_of) -> None:
+async def test_keep_replaces_the_clock_before_and_after_loading(harness_of) -> None:
     """A wish for a model that is not loaded counts for its next life only."""
-    loading = loading_of(keep_alive_seconds=500)
-    loading.residents.keep("a", 7)
-    await loading.touch("a")
-    assert loading.expiries["a"] == 7
-    loading.residents.keep("a", 0)
-    await loading.logged("-a@0")
-    await loading.touch("a")
-    assert loading.expiries["a"] == 500
+    harness = harness_of(keep_alive_seconds=500)
+    harness.scheduler.keep("a", 7)
+    await harness.touch("a")
+    assert harness.expiries["a"] == 7
+    harness.scheduler.keep("a", 0)
+    await harness.logged("-a@0")
+    await harness.touch("a")
+    assert harness.expiries["a"] == 500
 
 
-async def test_keep_zero_lets_running_requests_finish(loading_of) -> None:
+async def test_keep_zero_lets_running_requests_finish(harness_of) -> None:
     """keep_alive 0 unloads once the model is idle."""
-    loading = loading_of()
-    async with loading.use("a"):
-        loading.residents.keep("a", 0)
+    harness = harness_of()
+    async with harness.use("a"):
+        harness.scheduler.keep("a", 0)
         await asyncio.sleep(0.01)
-        assert loading.fleet.log == ["+a@0"]
-    await loading.logged("-a@0")
+        assert harness.fleet.log == ["+a@0"]
+    await harness.logged("-a@0")
 
 
-async def test_unload_waits_for_nothing_when_idle(loading_of) -> None:
+async def test_unload_waits_for_nothing_when_idle(harness_of) -> None:
     """An idle model is gone when unload returns; an unknown one needs nothing."""
-    loading = loading_of()
-    await loading.touch("a")
-    await loading.residents.unload("a")
-    await loading.residents.unload("never loaded")
-    assert loading.fleet.log == ["+a@0", "-a@0"]
+    harness = harness_of()
+    await harness.touch("a")
+    await harness.scheduler.unload("a")
+    await harness.scheduler.unload("never loaded")
+    assert harness.fleet.log == ["+a@0", "-a@0"]
 
 
-async def test_unload_of_a_busy_model_happens_when_it_is_idle(loading_of) -> None:
+async def test_unload_of_a_busy_model_happens_when_it_is_idle(harness_of) -> None:
     """Running requests finish first."""
-    loading = loading_of()
-    async with loading.use("a"):
-        await loading.residents.unload("a")
-        assert loading.fleet.log == ["+a@0"]
-    await loading.logged("-a@0")
+    harness = harness_of()
+    async with harness.use("a"):
+        await harness.scheduler.unload("a")
+        assert harness.fleet.log == ["+a@0"]
+    await harness.logged("-a@0")
 
 
-async def test_a_request_during_unloading_loads_again(loading_of) -> None:
+async def test_a_request_during_unloading_loads_again(harness_of) -> None:
     """A model that is leaving is waited for and loaded anew; the request does not fail."""
-    loading = loading_of()
-    await loading.touch("a")
-    leaving = asyncio.create_task(loading.residents.unload("a"))
+    harness = harness_of()
+    await harness.touch("a")
+    leaving = asyncio.create_task(harness.scheduler.unload("a"))
     await asyncio.sleep(0)
-    await loading.touch("a")
+    await harness.touch("a")
     await leaving
-    assert loading.fleet.log == ["+a@0", "-a@0", "+a@0"]
+    assert harness.fleet.log == ["+a@0", "-a@0", "+a@0"]
 
 
-async def test_a_failed_load_answers_every_waiter_with_the_cause(loading_of) -> None:
+async def test_a_failed_load_answers_every_waiter_with_the_cause(harness_of) -> None:
     """All who wait learn why, the place is free again, and the next request tries anew."""
-    loading = loading_of()
-    loading.fleet.failures["a"] = "failed to start 1 times: no memory"
-    results = await asyncio.gather(*(loading.touch("a") for _ in range(3)), return_exceptions=True)
+    harness = harness_of()
+    harness.fleet.failures["a"] = "failed to start 1 times: no memory"
+    results = await asyncio.gather(*(harness.touch("a") for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [NoWorker] * 3
     assert "no memory" in str(results[0])
-    await loading.touch("b")
-    loading.fleet.failures.clear()
-    await loading.touch("a")
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+    await harness.touch("b")
+    harness.fleet.failures.clear()
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
 
 
-async def test_a_model_whose_workers_were_given_up_is_loaded_anew(loading_of) -> None:
+async def test_a_model_whose_workers_were_given_up_is_loaded_anew(harness_of) -> None:
     """A crash loop after loading is not the end: the next request starts over."""
-    loading = loading_of()
-    await loading.touch("a")
-    worker = loading.fleet.workers["worker-0"]
+    harness = harness_of()
+    await harness.touch("a")
+    worker = harness.fleet.workers["worker-0"]
     worker.process = replace(worker.process, state=ProcessState.FAILED)
-    await loading.touch("a")
-    assert loading.fleet.log == ["+a@0", "-a@0", "+a@0"]
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+a@0"]
 
 
-async def test_a_load_without_progress_is_given_up(loading_of) -> None:
+async def test_a_load_without_progress_is_given_up(harness_of) -> None:
     """A worker that hangs while it starts does not block its place for ever."""
-    loading = loading_of(stall_seconds=0.01)
-    loading.fleet.slow.add("a")
+    harness = harness_of(stall_seconds=0.01)
+    harness.fleet.slow.add("a")
     with pytest.raises(NoWorker, match=r"no progress for .* --load-timeout"):
-        await loading.touch("a")
-    assert loading.fleet.log == ["+a@0", "-a@0"]
+        await harness.touch("a")
+    assert harness.fleet.log == ["+a@0", "-a@0"]
 
 
-async def test_a_deadline_ends_the_wait_and_not_the_load(loading_of) -> None:
+async def test_a_deadline_ends_the_wait_and_not_the_load(harness_of) -> None:
     """Who cannot wait leaves; the model is there for the next."""
-    loading = loading_of()
-    loading.fleet.slow.add("a")
+    harness = harness_of()
+    harness.fleet.slow.add("a")
     with pytest.raises(DeadlineExceeded):
-        async with loading.use("a", asyncio.get_running_loop().time() + 0.02):
+        async with harness.use("a", asyncio.get_running_loop().time() + 0.02):
             pass
-    loading.fleet.finish("a")
-    await loading.touch("a")
-    assert loading.fleet.log == ["+a@0"]
+    harness.fleet.finish("a")
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0"]
 
 
-async def test_a_model_that_is_back_makes_way_in_time_for_a_deadline(loading_of) -> None:
+async def test_a_model_that_is_back_makes_way_in_time_for_a_deadline(harness_of) -> None:
     """Though its stay is longer: a load like its own is over before whoever waits gives up."""
-    loading = loading_of(min_residency_loads=10.0, min_tenure_seconds=3600.0)
-    await loading.touch("a")
-    resident = loading.residents._residents["a"]
-    resident.was_just_evicted, resident.placed_at = True, resident.ready_at - 100.0
-    async with loading.use("b", asyncio.get_running_loop().time() + 100.05):
-        assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
+    harness = harness_of(min_residency_loads=10.0, min_tenure_seconds=3600.0)
+    await harness.touch("a")
+    model = harness.scheduler._models["a"]
+    model.was_just_evicted, model.placed_at = True, model.ready_at - 100.0
+    async with harness.use("b", asyncio.get_running_loop().time() + 100.05):
+        assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
-async def test_too_many_waiters_are_refused(loading_of) -> None:
+async def test_too_many_waiters_are_refused(harness_of) -> None:
     """The wait for a load is bounded as every queue is."""
-    loading = loading_of(max_waiting=2)
-    loading.fleet.slow.add("a")
-    waiting = [asyncio.create_task(loading.touch("a")) for _ in range(2)]
-    await loading.logged("+a@0")
+    harness = harness_of(max_waiting=2)
+    harness.fleet.slow.add("a")
+    waiting = [asyncio.create_task(harness.touch("a")) for _ in range(2)]
+    await harness.logged("+a@0")
     with pytest.raises(QueueFull):
-        await loading.touch("a")
-    loading.fleet.finish("a")
+        await harness.touch("a")
+    harness.fleet.finish("a")
     await asyncio.gather(*waiting)
 
 
-async def test_pinned_models_share_all_places_and_never_leave(loading_of) -> None:
+async def test_pinned_models_share_all_places_and_never_leave(harness_of) -> None:
     """Two pinned models on four places have two each; keep and unload do not move them."""
-    loading = loading_of(places=4, keep_alive_seconds=0)
-    loading.preload("a", "b")
-    await loading.touch("a")
-    loading.residents.keep("a", 0)
-    await loading.residents.unload("a")
+    harness = harness_of(slot_count=4, keep_alive_seconds=0)
+    harness.preload("a", "b")
+    await harness.touch("a")
+    harness.scheduler.keep("a", 0)
+    await harness.scheduler.unload("a")
     await asyncio.sleep(0.01)
-    assert loading.fleet.log == ["+a@0", "+b@1", "+a@2", "+b@3"]
-    assert loading.expiries["a"] is None and loading.residents.is_pinned("a")
+    assert harness.fleet.log == ["+a@0", "+b@1", "+a@2", "+b@3"]
+    assert harness.expiries["a"] is None and harness.scheduler.is_pinned("a")
 
 
-async def test_a_model_with_places_to_spare_lends_one_and_gets_it_back(loading_of) -> None:
+async def test_a_model_with_places_to_spare_lends_one_and_gets_it_back(harness_of) -> None:
     """A pinned model keeps one place; the lent one returns when the guest leaves."""
-    loading = loading_of(places=2)
-    loading.preload("a")
-    await loading.touch("guest")
-    assert loading.fleet.log == ["+a@0", "+a@1", "-a@1", "+guest@1"]
-    await loading.residents.unload("guest")
-    assert loading.fleet.log[-2:] == ["-guest@1", "+a@1"]
+    harness = harness_of(slot_count=2)
+    harness.preload("a")
+    await harness.touch("guest")
+    assert harness.fleet.log == ["+a@0", "+a@1", "-a@1", "+guest@1"]
+    await harness.scheduler.unload("guest")
+    assert harness.fleet.log[-2:] == ["-guest@1", "+a@1"]
 
 
-async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(loading_of) -> None:
+async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(harness_of) -> None:
     """When every place is pinned the request fails at once, and the sentence says what to change."""
-    loading = loading_of()
-    loading.preload("a")
+    harness = harness_of()
+    harness.preload("a")
     with pytest.raises(NoWorker, match="start it with more --workers, or name no models"):
-        await loading.touch("b")
+        await harness.touch("b")
 
 
-async def test_requests_that_come_before_the_named_models_wait_for_them(loading_of) -> None:
+async def test_requests_that_come_before_the_named_models_wait_for_them(harness_of) -> None:
     """The doors open first: an early request is served by the places that the operator's models take."""
-    loading = loading_of(places=2, awaits_preload=True)
-    early = asyncio.create_task(loading.touch("a"))
-    unloading = asyncio.create_task(loading.residents.unload("b"))
+    harness = harness_of(slot_count=2, awaits_preload=True)
+    early = asyncio.create_task(harness.touch("a"))
+    unloading = asyncio.create_task(harness.scheduler.unload("b"))
     for _ in range(5):
         await asyncio.sleep(0)
-    assert loading.fleet.log == [] and not early.done() and not unloading.done()
-    loading.preload("a", "b")
+    assert harness.fleet.log == [] and not early.done() and not unloading.done()
+    harness.preload("a", "b")
     await asyncio.gather(early, unloading)
-    assert loading.fleet.log == ["+a@0", "+b@1"]
+    assert harness.fleet.log == ["+a@0", "+b@1"]
 
 
-async def test_an_early_request_keeps_its_deadline(loading_of) -> None:
+async def test_an_early_request_keeps_its_deadline(harness_of) -> None:
     """It does not wait for models that are still being fetched."""
-    loading = loading_of(awaits_preload=True)
+    harness = harness_of(awaits_preload=True)
     with pytest.raises(DeadlineExceeded):
-        async with loading.use("a", asyncio.get_running_loop().time() + 0.01):
+        async with harness.use("a", asyncio.get_running_loop().time() + 0.01):
             pass
 
 
-async def test_a_preloaded_model_that_is_not_pinned_makes_room(loading_of) -> None:
+async def test_a_preloaded_model_that_is_not_pinned_makes_room(harness_of) -> None:
     """What was loaded without being named is as good as any other idle model."""
-    loading = loading_of()
-    loading.preload("a", pinned=False)
-    await loading.touch("b")
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
+    harness = harness_of()
+    harness.preload("a", pinned=False)
+    await harness.touch("b")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
-async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(loading_of) -> None:
+async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(harness_of) -> None:
     """A server that has just been started stays ready for its first client, and then keeps to keep_alive."""
-    loading = loading_of(keep_alive_seconds=0.02)
-    loading.preload("a", pinned=False)
+    harness = harness_of(keep_alive_seconds=0.02)
+    harness.preload("a", pinned=False)
     await asyncio.sleep(0.05)
-    assert loading.fleet.log == ["+a@0"] and loading.expiries == {"a": None}
-    await loading.touch("a")
-    await loading.logged("-a@0")
+    assert harness.fleet.log == ["+a@0"] and harness.expiries == {"a": None}
+    await harness.touch("a")
+    await harness.logged("-a@0")
 
 
-async def test_most_loaded_bounds_the_models(loading_of) -> None:
+async def test_most_loaded_bounds_the_models(harness_of) -> None:
     """OLLAMA_MAX_LOADED_MODELS leaves places empty rather than load one model more."""
-    loading = loading_of(places=3, max_loaded_models=1)
+    harness = harness_of(slot_count=3, max_loaded_models=1)
     for model in ("a", "b"):
-        await loading.touch(model)
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@1"]
+        await harness.touch(model)
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@1"]
 
 
-async def test_two_loads_under_the_bound_take_turns(loading_of) -> None:
+async def test_two_loads_under_the_bound_take_turns(harness_of) -> None:
     """With a bound of one, two models that are asked for at once are loaded one after the other."""
-    loading = loading_of(places=2, max_loaded_models=1)
-    await asyncio.gather(loading.touch("a"), loading.touch("b"))
-    assert sorted(loading.fleet.log[:1] + loading.fleet.log[2:]) == ["+a@0", "+b@1"]
+    harness = harness_of(slot_count=2, max_loaded_models=1)
+    await asyncio.gather(harness.touch("a"), harness.touch("b"))
+    assert sorted(harness.fleet.log[:1] + harness.fleet.log[2:]) == ["+a@0", "+b@1"]
 
 
-async def test_a_cancelled_request_releases_the_model(loading_of) -> None:
+async def test_a_cancelled_request_releases_the_model(harness_of) -> None:
     """A client that leaves while it waits does not keep the model busy."""
-    loading = loading_of()
-    loading.fleet.slow.add("a")
-    waiting = asyncio.create_task(loading.touch("a"))
-    await loading.logged("+a@0")
+    harness = harness_of()
+    harness.fleet.slow.add("a")
+    waiting = asyncio.create_task(harness.touch("a"))
+    await harness.logged("+a@0")
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    loading.fleet.finish("a")
-    await loading.touch("b")
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0"]
+    harness.fleet.finish("a")
+    await harness.touch("b")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
-async def test_a_full_model_grows_onto_a_free_place(loading_of) -> None:
+async def test_a_full_model_grows_onto_a_free_place(harness_of) -> None:
     """After some time without room it gets one more worker, and no further one while that starts."""
-    loading = loading_of(places=3, scale_up_after_seconds=0.01, poll_seconds=0.005)
-    async with loading.use("a"):
-        loading.fleet.slow.add("a")
-        loading.fleet.workers["worker-0"].has_room = False
-        await loading.logged("+a@1")
+    harness = harness_of(slot_count=3, scale_up_after_seconds=0.01, poll_seconds=0.005)
+    async with harness.use("a"):
+        harness.fleet.slow.add("a")
+        harness.fleet.workers["worker-0"].has_room = False
+        await harness.logged("+a@1")
         await asyncio.sleep(0.05)
-    assert loading.fleet.log == ["+a@0", "+a@1"]
+    assert harness.fleet.log == ["+a@0", "+a@1"]
 
 
-async def test_a_model_with_room_does_not_grow(loading_of) -> None:
+async def test_a_model_with_room_does_not_grow(harness_of) -> None:
     """Being used is no reason to take more."""
-    loading = loading_of(places=2, scale_up_after_seconds=0, poll_seconds=0.001)
-    async with loading.use("a"):
+    harness = harness_of(slot_count=2, scale_up_after_seconds=0, poll_seconds=0.001)
+    async with harness.use("a"):
         await asyncio.sleep(0.05)
-    assert loading.fleet.log == ["+a@0"]
+    assert harness.fleet.log == ["+a@0"]
 
 
-async def test_a_grown_model_gives_a_place_up_while_it_is_busy(loading_of) -> None:
+async def test_a_grown_model_gives_a_place_up_while_it_is_busy(harness_of) -> None:
     """Another model gets the second place at once; the first keeps the other."""
-    loading = loading_of(places=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
-    async with loading.use("a"):
-        loading.fleet.workers["worker-0"].has_room = False
-        await loading.logged("+a@1")
-        await loading.touch("b")
-    assert loading.fleet.log == ["+a@0", "+a@1", "-a@1", "+b@1"]
+    harness = harness_of(slot_count=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
+    async with harness.use("a"):
+        harness.fleet.workers["worker-0"].has_room = False
+        await harness.logged("+a@1")
+        await harness.touch("b")
+    assert harness.fleet.log == ["+a@0", "+a@1", "-a@1", "+b@1"]
 
 
-async def test_alternating_loads_do_not_flap(loading_of) -> None:
+async def test_alternating_loads_do_not_flap(harness_of) -> None:
     """Two full models on two places stay where they are, however long they alternate."""
-    loading = loading_of(places=2, scale_up_after_seconds=0, poll_seconds=0.001)
+    harness = harness_of(slot_count=2, scale_up_after_seconds=0, poll_seconds=0.001)
     for model in ("a", "b") * 10:
-        async with loading.use(model):
-            for worker in loading.fleet.workers.values():
+        async with harness.use(model):
+            for worker in harness.fleet.workers.values():
                 worker.has_room = False
             await asyncio.sleep(0.005)
-    first_moves = loading.fleet.log[:4]
-    assert loading.fleet.log == first_moves and first_moves[-1] == "+b@1"
+    first_moves = harness.fleet.log[:4]
+    assert harness.fleet.log == first_moves and first_moves[-1] == "+b@1"
 
 
-async def test_a_busy_model_makes_way_after_its_turn(loading_of) -> None:
+async def test_a_busy_model_makes_way_after_its_turn(harness_of) -> None:
     """Running requests finish, new ones wait until the other model has been loaded, and nobody starves."""
-    loading = loading_of(min_tenure_seconds=0.02)
-    async with loading.use("a"):
-        other = asyncio.create_task(loading.touch("b"))
+    harness = harness_of(min_tenure_seconds=0.02)
+    async with harness.use("a"):
+        other = asyncio.create_task(harness.touch("b"))
         await asyncio.sleep(0.05)
-        late = asyncio.create_task(loading.touch("a"))
+        late = asyncio.create_task(harness.touch("a"))
         await asyncio.sleep(0.01)
-        assert loading.fleet.log == ["+a@0"] and not late.done()
+        assert harness.fleet.log == ["+a@0"] and not late.done()
     await asyncio.gather(other, late)
-    assert loading.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
 
 
-async def test_within_its_turn_a_busy_model_takes_requests(loading_of) -> None:
+async def test_within_its_turn_a_busy_model_takes_requests(harness_of) -> None:
     """Somebody's waiting for another model does not hold up those who come early."""
-    loading = loading_of(min_tenure_seconds=1000)
-    async with loading.use("a"):
-        other = asyncio.create_task(loading.touch("b"))
+    harness = harness_of(min_tenure_seconds=1000)
+    async with harness.use("a"):
+        other = asyncio.create_task(harness.touch("b"))
         await asyncio.sleep(0.01)
-        await loading.touch("a")
+        await harness.touch("a")
     await other
 
 
-async def test_the_deadline_holds_while_the_model_leaves(loading_of) -> None:
+async def test_the_deadline_holds_while_the_model_leaves(harness_of) -> None:
     """Waiting for a model to make way is waiting for the load."""
-    loading = loading_of(min_tenure_seconds=0)
-    async with loading.use("a"):
-        other = asyncio.create_task(loading.touch("b"))
+    harness = harness_of(min_tenure_seconds=0)
+    async with harness.use("a"):
+        other = asyncio.create_task(harness.touch("b"))
         await asyncio.sleep(0.01)
         with pytest.raises(DeadlineExceeded):
-            async with loading.use("a", asyncio.get_running_loop().time() + 0.02):
+            async with harness.use("a", asyncio.get_running_loop().time() + 0.02):
                 pass
     await other
 
 
-async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(loading_of) -> None:
+async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(harness_of) -> None:
     """A guest that comes and goes takes the same place every time instead of pushing a pinned model to and fro."""
-    loading = loading_of(places=2, poll_seconds=0.005)
-    loading.preload("a")
+    harness = harness_of(slot_count=2, poll_seconds=0.005)
+    harness.preload("a")
     for _ in range(4):
-        await loading.touch("guest")
-        await loading.residents.unload("guest")
+        await harness.touch("guest")
+        await harness.scheduler.unload("guest")
         await asyncio.sleep(0.02)
-    assert loading.fleet.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3
+    assert harness.fleet.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-async def test_a_model_whose_only_worker_was_drained_is_loaded_by_the_next_request(loading_of, pinned: bool) -> None:
+async def test_a_model_whose_only_worker_was_drained_is_loaded_by_the_next_request(harness_of, pinned: bool) -> None:
     """Its place is free until then, for whoever asks first."""
-    loading = loading_of()
-    loading.preload("a", pinned=pinned)
-    await loading.touch("a")
-    await loading.fleet.retire("worker-0")
-    await loading.touch("a")
-    assert loading.fleet.log == ["+a@0", "-a@0", "+a@0"]
-    assert loading.residents.is_pinned("a") == pinned
+    harness = harness_of()
+    harness.preload("a", pinned=pinned)
+    await harness.touch("a")
+    await harness.fleet.retire("worker-0")
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+a@0"]
+    assert harness.scheduler.is_pinned("a") == pinned
 
 
-async def test_the_place_of_a_drained_worker_is_free_for_another_model(loading_of) -> None:
+async def test_the_place_of_a_drained_worker_is_free_for_another_model(harness_of) -> None:
     """It is not filled again by the model that had it, which has others."""
-    loading = loading_of(places=2, poll_seconds=0.01)
-    loading.preload("a")
-    await loading.touch("a")
-    await loading.fleet.retire("worker-1")
+    harness = harness_of(slot_count=2, poll_seconds=0.01)
+    harness.preload("a")
+    await harness.touch("a")
+    await harness.fleet.retire("worker-1")
     await asyncio.sleep(0.05)
-    assert loading.fleet.log == ["+a@0", "+a@1", "-a@1"]
-    await loading.touch("b")
-    assert loading.fleet.log[-1] == "+b@1"
-    await loading.residents.unload("b")
-    assert loading.fleet.log[-1] == "-b@1"
+    assert harness.fleet.log == ["+a@0", "+a@1", "-a@1"]
+    await harness.touch("b")
+    assert harness.fleet.log[-1] == "+b@1"
+    await harness.scheduler.unload("b")
+    assert harness.fleet.log[-1] == "-b@1"
 
 
-async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(loading_of) -> None:
+async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(harness_of) -> None:
     """There is nothing left to be put to sleep."""
-    loading = loading_of(keep_alive_seconds=0.05, poll_seconds=0.01)
-    await loading.touch("a")
-    await loading.fleet.retire("worker-0")
+    harness = harness_of(keep_alive_seconds=0.05, poll_seconds=0.01)
+    await harness.touch("a")
+    await harness.fleet.retire("worker-0")
     async with asyncio.timeout(10):
-        while loading.residents._residents:
+        while harness.scheduler._models:
             await asyncio.sleep(0.005)
-    await loading.touch("b")
-    assert loading.fleet.log[-1] == "+b@0"
+    await harness.touch("b")
+    assert harness.fleet.log[-1] == "+b@0"
 
 
-async def test_where_models_stand_can_be_told(loading_of) -> None:
+async def test_where_models_stand_can_be_told(harness_of) -> None:
     """Waiting for a place, loading, loaded, asleep: with the workers and the requests of each."""
-    loading = loading_of()
-    loading.fleet.sizes["a"] = 10
-    assert not loading.residents.loads_on_demand
-    loading.fleet.slow.add("a")
-    first = asyncio.create_task(loading.touch("a"))
-    await loading.logged("+a@0")
-    second = asyncio.create_task(loading.touch("b"))
+    harness = harness_of()
+    harness.fleet.sizes["a"] = 10
+    assert not harness.scheduler.loads_on_demand
+    harness.fleet.slow.add("a")
+    first = asyncio.create_task(harness.touch("a"))
+    await harness.logged("+a@0")
+    second = asyncio.create_task(harness.touch("b"))
     await asyncio.sleep(0.01)
-    told = [(one.model, one.state, list(one.workers), one.requests) for one in loading.residents.statuses()]
+    told = [(one.model, one.state, list(one.workers), one.requests) for one in harness.scheduler.statuses()]
     assert told == [
         ("a", fleet_pb2.MODEL_STATE_LOADING, ["worker-0"], 1),
         ("b", fleet_pb2.MODEL_STATE_WAITING, [], 1),
     ]
-    loading.fleet.finish("a")
+    harness.fleet.finish("a")
     await asyncio.gather(first, second)
-    assert loading.residents.loads_on_demand
-    told = [(one.model, one.state, list(one.workers)) for one in loading.residents.statuses()]
+    assert harness.scheduler.loads_on_demand
+    told = [(one.model, one.state, list(one.workers)) for one in harness.scheduler.statuses()]
     assert told == [
         ("b", fleet_pb2.MODEL_STATE_LOADED, ["worker-0b"]),
         ("a", fleet_pb2.MODEL_STATE_SLEEPING, ["worker-0"]),
