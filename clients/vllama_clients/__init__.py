@@ -1,7 +1,11 @@
-"""Clients for vllama's gRPC services, and the `vllama` command.
+"""The Python clients of vllama's gRPC services, and the `vllama` command.
 
-The public names are loaded when they are first used: the command lives in this package too, and
-`vllama --help` need not wait for grpc.
+- `client` (asyncio) and `sync_client`: the calls. `connection`: address, TLS, key and channel options of both.
+- `messages`: what a caller sends. `events`, `generation`: what comes back. `errors`: what is raised.
+- `request_wire`, `event_wire`: the only places that translate between these types and the protos.
+- `cli/`: the `vllama` command. `doctor/`: the checks of `vllama doctor`. `examples/`: services to copy from.
+
+Public names are imported when they are first used, so that `vllama --help` does not load grpc.
 """
 
 from importlib import import_module

@@ -1,9 +1,9 @@
 """How a client reaches a server: address, TLS, API key, and the channel's options, retries among them.
 
-Retries are the channel's own (a gRPC service config), not a loop of ours: gRPC repeats a call only
-while nothing of the answer has arrived, so a stream that has begun is never begun again, and its
-throttle keeps many clients from hammering a server that comes back. Only UNAVAILABLE is repeated:
-a full queue is an answer, and its delay is the caller's to wait or not.
+Retries are the channel's own (a gRPC service config), not a loop of ours. gRPC repeats a call only while nothing of
+the answer has arrived, so a stream that has begun is never begun again. Its throttle keeps many clients from
+overloading a server that has just restarted. Only UNAVAILABLE is repeated: a full queue is an answer, and the caller
+decides whether to wait.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 
 RETRIED_SERVICES = ("vllama.v1.Generation", "vllama.v1.Embedding")
-# gRPC distrusts the weights of a new connection for 10 s by default; a worker's averages hold from the first stream on.
+# By default gRPC ignores the weights of a new connection for 10 s; a worker's averages hold from the first stream on.
 POLICY_SETTINGS: dict[str, dict[str, object]] = {
     "weighted_round_robin": {"blackoutPeriod": "1s", "weightUpdatePeriod": "1s"},
 }
@@ -48,11 +48,11 @@ class Connection:
     tls: Tls | None = None
     """None: plain text."""
     api_key: str = field(default="", repr=False)
-    """Sent with every call as "authorization: Bearer …"; over plain text everyone on the way can read it."""
+    """Sent with every call as "authorization: Bearer …"; over plain text it can be read on the way."""
     attempts: int = 4
     """Most tries of a call that finds no server, the first included, 2 to 5; 1 turns retries off."""
     load_balancing: str = "round_robin"
-    """gRPC policy over the target's addresses; "weighted_round_robin" heeds what workers say they get done."""
+    """gRPC policy over the target's addresses; "weighted_round_robin" weighs them by the load that workers report."""
     keepalive_seconds: float = 30.0
     """A connection with calls on it that is silent for so long is probed, and given up after 10 s more."""
 

@@ -4,7 +4,7 @@ VllamaError
 |-- InvalidRequest       a field is wrong; the message names it and the fix
 |-- NotFound             no such model, or no such worker
 |-- NotSupported         the model or the worker cannot do what is asked
-|-- Busy                 too many requests wait; says when to come back
+|-- Busy                 too many requests wait; carries the delay to retry after
 |-- Unavailable          no server, or no worker that can take the request
 |-- DeadlineExceeded     the call's time-out passed
 |-- Unauthenticated      no API key, or a wrong one
@@ -31,7 +31,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 
 class VllamaError(Exception):
-    """Root of everything that the clients raise on purpose; `str()` is a sentence for people."""
+    """Root of the clients' exceptions; `str()` is a sentence for people."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class VllamaError(Exception):
         self.field = field
         """The wrong field of the request or the missing capability; empty when there is none."""
         self.retry_after_seconds = retry_after_seconds
-        """When it makes sense to come back; None when the server did not say."""
+        """When to retry; None when the server gave no time."""
 
 
 class InvalidRequest(VllamaError):
@@ -62,11 +62,11 @@ class NotFound(VllamaError):
 
 
 class NotSupported(VllamaError):
-    """The model lacks the capability named in `field`, or the worker is not the balancer's to command."""
+    """The model lacks the capability named in `field`, or the balancer does not manage the worker."""
 
 
 class Busy(VllamaError):
-    """Too many requests wait already; `retry_after_seconds` says when to come back."""
+    """Too many requests wait already; `retry_after_seconds` is the delay to retry after."""
 
 
 class Unavailable(VllamaError):
@@ -78,7 +78,7 @@ class DeadlineExceeded(VllamaError):
 
 
 class Unauthenticated(VllamaError):
-    """The server wants an API key, or another one."""
+    """The API key is missing or wrong."""
 
 
 class Cancelled(VllamaError):

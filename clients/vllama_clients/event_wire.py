@@ -33,7 +33,7 @@ FINISH_REASONS = {
 
 
 def event(message: generation_pb2.GenerateResponse) -> Event | None:
-    """Reads one message of a stream; None for a kind that this version does not know."""
+    """Reads one message of a stream; None for a kind that is newer than this version."""
     match message.WhichOneof("event"):
         case "started":
             return _started(message.started)
@@ -80,7 +80,7 @@ def _logprob(token: generation_pb2.TokenLogprob) -> TokenLogprob:
 def _finished(finished: generation_pb2.Finished) -> Finished:
     usage, timings = finished.usage, finished.timings
     return Finished(
-        # An end that a newer server invented still is an end; the text before it is whole.
+        # A reason that is newer than this version still ends the stream; the text before it is whole.
         reason=FINISH_REASONS.get(finished.reason, FinishReason.STOP),
         usage=Usage(
             prompt_tokens=usage.prompt_tokens,

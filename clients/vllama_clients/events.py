@@ -1,4 +1,4 @@
-"""What comes back: the events of a generation and the results of the other calls.
+"""The replies: the events of a generation and the results of the other calls.
 
 A stream is one `Started`, then `Delta`s, then exactly one `Finished`; `Completion` is the sum of
 such a stream.
@@ -51,12 +51,12 @@ class PositionLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine has taken the request."""
+    """The engine has accepted the request."""
 
     worker: str
     """Name of the worker that answers."""
     boot_id: str
-    """Random id of this life of the worker."""
+    """Random id of the worker's process, new at every start."""
     prompt_tokens: int
     """Tokens of the rendered prompt."""
     cached_prompt_tokens: int = 0

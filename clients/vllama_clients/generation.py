@@ -71,8 +71,8 @@ class Generation:
             raise error_of_call(error) from None
         except asyncio.CancelledError:
             self._ended = True
-            # grpc.aio says so too when only the call was cancelled, by us or by the server; the
-            # task that reads must then go on and see an ordinary error.
+            # grpc.aio raises it too when only the call was cancelled, by either side: the task that reads goes on then,
+            # and gets an ordinary error.
             if _task_is_being_cancelled():
                 self.cancel()
                 raise

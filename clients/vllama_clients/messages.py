@@ -1,8 +1,7 @@
-"""What the clients send: frozen requests that `Client` and `SyncClient` take alike.
+"""The requests of the clients: frozen dataclasses that `Client` and `SyncClient` both take.
 
-They are plain dataclasses rather than the wire's messages, so a caller gets completion, defaults
-and equality, needs no protobuf, and a request can be kept, compared and sent twice. `request_wire.py`
-translates them.
+They are plain dataclasses rather than the wire's messages: a caller gets completion, defaults and equality, needs no
+protobuf, and can keep a request, compare it and send it twice. `request_wire.py` translates them.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """"system", "user", "assistant", "tool", or whatever else the model's template knows."""
+    """"system", "user", "assistant", "tool", or another role of the model's template."""
     content: str = ""
     """The text."""
     images: Sequence[bytes] = ()

@@ -204,7 +204,7 @@ def _refusal(field: str, why: str) -> InvalidRequest:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Turns what protobuf and json raise for a value of a wrong type or range into the refusal a server would send."""
+    """Turns what protobuf and json raise for a value of a wrong type or range into a server's InvalidRequest."""
     try:
         yield
     except (TypeError, ValueError, json_format.ParseError) as error:

@@ -120,7 +120,7 @@ class SyncClient:
 
 
 class _Call(Protocol):
-    """What grpcio's stream of responses offers; its own class has no public name."""
+    """grpcio's stream of responses, whose class has no public name."""
 
     def __next__(self) -> generation_pb2.GenerateResponse: ...
 

@@ -3,8 +3,8 @@
  *
  *     POST /summaries {"texts": ["…", "…"]}  ->  one line of JSON per text, in the order in which they come
  *
- * What it shows: one client for the life of the service; a reader who leaves cancels the chats that
- * were made for him; a full queue waits as long as the server says before the text is tried once more.
+ * What it shows: one client for the life of the service; a caller that disconnects cancels
+ * its chats; after a full queue the text is tried once more, after the delay that the server gives.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";

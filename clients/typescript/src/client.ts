@@ -131,7 +131,7 @@ export class Client {
     });
   }
 
-  /** Cancels a call when the signal or `close` says so, and forgets it at its end: a signal may outlive thousands. */
+  /** Cancels a call on the signal or `close`, and drops it at its end: a signal may outlive thousands of calls. */
   #own(call: AnyCall, signal: AbortSignal | undefined): void {
     const cancel = () => call.cancel();
     this.#running.add(call);

@@ -3,7 +3,7 @@
  *
  * Retries are the channel's own (a gRPC service config), not a loop of ours: gRPC repeats a call only
  * while nothing of the answer has arrived, so a stream that has begun is never begun again, and its
- * throttle keeps many clients from hammering a server that comes back. Only UNAVAILABLE is repeated:
+ * throttle keeps many clients from overloading a restarted server. Only UNAVAILABLE is repeated:
  * a full queue is an answer, and its delay is the caller's to wait or not.
  */
 import { type ChannelOptions, ChannelCredentials, credentials, Metadata } from "@grpc/grpc-js";
@@ -31,7 +31,7 @@ export interface Tls {
 export interface ConnectionOptions {
   /** Unset: plain text. */
   tls?: Tls;
-  /** Sent with every call as "authorization: Bearer …"; over plain text everyone on the way can read it. */
+  /** Sent with every call as "authorization: Bearer …"; over plain text it can be read on the way. */
   apiKey?: string;
   /** Bounds each call, its stream included, in milliseconds; unset: no bound. */
   timeoutMilliseconds?: number;

@@ -5,7 +5,7 @@
  *     |-- InvalidRequest       a field is wrong; the message names it and the fix
  *     |-- NotFound             no such model
  *     |-- NotSupported         the model cannot do what is asked
- *     |-- Busy                 too many requests wait; says when to come back
+ *     |-- Busy                 too many requests wait; carries the delay to retry after
  *     |-- Unavailable          no server, or no worker that can take the request
  *     |-- DeadlineExceeded     the call's time-out passed
  *     |-- Unauthenticated      no API key, or a wrong one
@@ -22,7 +22,7 @@ import { Status } from "./generated/google/rpc/status.js";
 
 const DETAILS_KEY = "grpc-status-details-bin";
 
-/** What is known of an error beside its message. */
+/** The facts of an error beside its message. */
 export interface ErrorFacts {
   /** The gRPC status that the call ended with. */
   code?: status;
@@ -30,13 +30,13 @@ export interface ErrorFacts {
   reason?: string;
   /** The wrong field of the request or the missing capability; empty when there is none. */
   field?: string;
-  /** When it makes sense to come back, in seconds; undefined when the server did not say. */
+  /** When to retry, in seconds; undefined when the server gave no time. */
   retryAfterSeconds?: number | undefined;
   /** What lies beneath: the gRPC error, or the reason of the AbortSignal. */
   cause?: unknown;
 }
 
-/** Root of everything that the client throws on purpose; the message is a sentence for people. */
+/** Root of the client's errors; the message is a sentence for people. */
 export class VllamaError extends Error {
   readonly code: status;
   readonly reason: string;
@@ -62,7 +62,7 @@ export class NotFound extends VllamaError {}
 /** The model lacks the capability named in `field`. */
 export class NotSupported extends VllamaError {}
 
-/** Too many requests wait already; `retryAfterSeconds` says when to come back. */
+/** Too many requests wait already; `retryAfterSeconds` is the delay to retry after. */
 export class Busy extends VllamaError {}
 
 /** No server answers, or no worker can take the request. */
@@ -71,7 +71,7 @@ export class Unavailable extends VllamaError {}
 /** The call's time-out passed. */
 export class DeadlineExceeded extends VllamaError {}
 
-/** The server wants an API key, or another one. */
+/** The API key is missing or wrong. */
 export class Unauthenticated extends VllamaError {}
 
 /** The call was cancelled; `cause` is the AbortSignal's reason when one did it. */

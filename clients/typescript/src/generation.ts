@@ -35,7 +35,7 @@ export class Generation implements AsyncIterable<Event> {
   constructor(call: ClientReadableStream<GenerateResponse>, signal?: AbortSignal) {
     this.#call = call;
     this.#signal = signal;
-    // Whoever reads gets the error from the iterator; nobody reading must not end the process.
+    // A reader gets the error from the iterator; without one the error must not end the process.
     call.on("error", () => {});
   }
 
@@ -43,7 +43,7 @@ export class Generation implements AsyncIterable<Event> {
     let isFinished = false;
     try {
       for await (const message of this.#call as AsyncIterable<GenerateResponse>) {
-        // A kind that this version does not know has no event.
+        // A kind that is newer than this version has no event.
         if (message.event === undefined) continue;
         isFinished ||= message.event.$case === "finished";
         yield message.event;

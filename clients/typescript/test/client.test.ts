@@ -165,14 +165,14 @@ test("a stream without its end is not a whole answer", async () => {
   await assert.rejects(connect().generate(HELLO).collect(), IncompleteStream);
 });
 
-test("an error that nobody reads does not end the process", async () => {
+test("an unread error does not end the process", async () => {
   server.streams = [[{ refusal: { code: status.INTERNAL } }]];
   connect().generate(HELLO);
   const second = connect().generate(HELLO);
   await assert.rejects(second.collect());
 });
 
-test("embeddings, tokens and texts come back", async () => {
+test("embeddings, tokens and texts are returned", async () => {
   const client = connect();
   const vectors = await client.embed({ model: "m", inputs: ["a", "bcd"], dimensions: 1, normalize: false });
   assert.deepEqual(vectors.map((vector) => vector.values), [[1], [3]]);
@@ -203,13 +203,13 @@ test("closing cancels what runs", async () => {
   client.close();
 });
 
-test("ready resolves when the server is there, and says where none is", async () => {
+test("ready resolves when the server answers, and its error names the target", async () => {
   await connect().ready();
   const target = server.target;
   server.stop();
-  const nobody = new Client(target);
-  clients.push(nobody);
-  await assert.rejects(nobody.ready(200), (error) => error instanceof Unavailable && error.message.includes(target));
+  const unserved = new Client(target);
+  clients.push(unserved);
+  await assert.rejects(unserved.ready(200), (error) => error instanceof Unavailable && error.message.includes(target));
 });
 
 for (const loadBalancing of ["round_robin", "weighted_round_robin"]) {

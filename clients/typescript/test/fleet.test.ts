@@ -82,7 +82,7 @@ test("a deadline ends a stream", { skip }, async () => {
 });
 
 test("refusals carry their reasons all the way", { skip }, async () => {
-  const unknown = client.generate({ model: "nobody:knows", prompt: "Hi" }).collect();
+  const unknown = client.generate({ model: "unknown:model", prompt: "Hi" }).collect();
   await assert.rejects(unknown, (error) => error instanceof NotFound && error.reason === "MODEL_NOT_FOUND");
   const empty = client.chat({ model, messages: [] }).collect();
   await assert.rejects(empty, (error) => error instanceof InvalidRequest && error.reason === "INVALID_REQUEST");

@@ -1,4 +1,4 @@
-/** A scripted vllama server: plays what a test tells it, and keeps what it was asked. */
+/** A scripted vllama server: plays a test's script and keeps the requests. */
 import { once } from "node:events";
 import {
   type handleUnaryCall,

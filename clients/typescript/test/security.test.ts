@@ -72,7 +72,7 @@ test("a server of another name than its certificate's", { skip }, () =>
 test("an unknown authority is refused", { skip }, () =>
   withTls(false, async (target) => assert.rejects(answer(target, {}), Unavailable)));
 
-test("mutual TLS wants the client's certificate", { skip }, () =>
+test("mutual TLS requires the client's certificate", { skip }, () =>
   withTls(true, async (target, tls) => {
     const { chain, key } = certificate!;
     assert.equal(await answer(target, { ...tls, certificateChain: chain, privateKey: key }), "Hello there");

@@ -54,8 +54,8 @@ def http_address(environment: Mapping[str, str]) -> HttpAddress:
         raise CommandFailed(f"{name} is {text!r}; write host, host:port or http://host:port.") from None
     in_address = SCHEME_PORTS[scheme] if separator and port is None else port
     beside_it = _port(environment, "VLLAMA_PORT")
-    told = (beside_it, in_address) if name == "OLLAMA_HOST" else (in_address, beside_it)
-    port = next((port for port in told if port is not None), DEFAULT_PORT)
+    ports = (beside_it, in_address) if name == "OLLAMA_HOST" else (in_address, beside_it)
+    port = next((port for port in ports if port is not None), DEFAULT_PORT)
     return HttpAddress(scheme, CALLABLE.get(host, host), port, parts.path.rstrip("/"))
 
 
@@ -82,7 +82,7 @@ def _variable(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _with_brackets(rest: str) -> str:
-    """Puts a bare IPv6 address into brackets, as a URL wants it."""
+    """Puts a bare IPv6 address into brackets, as a URL requires."""
     host, slash, path = rest.partition("/")
     return f"[{host}]{slash}{path}" if host.count(":") > 1 and not host.startswith("[") else rest
 

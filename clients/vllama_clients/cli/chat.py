@@ -1,4 +1,4 @@
-"""A conversation with one model over /api/chat: what has been said, and how answers are asked for."""
+"""A conversation with one model over /api/chat: its turns so far, and the settings of the next request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Chat:
     """The turns so far, oldest first, the system text left out."""
 
     def ask(self, api: Api, prompt: str) -> Generator[dict[str, Any], None, None]:
-        """Yields the chunks of the answer. What was said is remembered, also of an answer that is cut short."""
+        """Yields the chunks of the answer. The turn is kept, also when the answer is cut short."""
         question = {"role": "user", "content": prompt}
         turns = [*self.messages, question] if self.history else [question]
         said: list[str] = []

@@ -1,4 +1,4 @@
-"""`vllama doctor`: looks at the machine and says what to do about what it finds."""
+"""`vllama doctor`: checks the machine and prints each finding with what to do about it."""
 
 from __future__ import annotations
 

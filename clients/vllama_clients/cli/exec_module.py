@@ -1,4 +1,4 @@
-"""Replaces this process with another module of the installation, which the commands do not import.
+"""Replaces this process with another module of the installation.
 
 Replacing rather than starting means one process, one set of signals and one exit status: what
 systemd, Docker or a terminal sends reaches the server itself.

@@ -1,4 +1,4 @@
-"""What a command raises when it cannot do its work, and the exit status of a command line."""
+"""The exceptions of the commands, and the exit status of a command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class CommandFailed(Exception):
-    """Ends the command; `str()` says what is wrong and what to do, `status` is the exit status."""
+    """Ends the command; the message names cause and fix, `status` is the exit status."""
 
     def __init__(self, message: str, *, status: int = 1) -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class CommandFailed(Exception):
 
 
 class NotServed(CommandFailed):
-    """The server answered that it does not have what was asked for (HTTP 404)."""
+    """The server has no such model (HTTP 404)."""
 
 
 def exit_status(call: Callable[[], object]) -> int:
@@ -32,7 +32,7 @@ def exit_status(call: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has gone (`vllama list | head -1`); Python must not find that out again at exit.
+        # The reader has ended (`vllama list | head -1`): without this Python would fail on stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except SystemExit as end:

@@ -1,6 +1,6 @@
 """The fleet as plain columns: one line per worker, the balancer's queue and the fleet's speed below.
 
-Where the width does not suffice, whole columns go, the least telling first: a cut name tells nothing.
+If the width does not suffice, whole columns are left out, the least useful first: a cut name would be useless.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vllama_protos.v1 import fleet_pb2
 
-LEAST_TELLING = ("PREFILL/S", "STEP", "HITS", "UP", "QUEUE", "MODEL", "RESTARTS", "KV", "TTFT P50/P99", "TOKENS/S")
+LEAST_USEFUL_FIRST = ("PREFILL/S", "STEP", "HITS", "UP", "QUEUE", "MODEL", "RESTARTS", "KV", "TTFT P50/P99", "TOKENS/S")
 """Columns in the order in which they are left out."""
 HEADER = (
     "WORKER", "STATE", "MODEL", "STREAMS", "QUEUE", "KV", "TOKENS/S", "TTFT P50/P99", "PREFILL/S", "STEP", "HITS",
@@ -29,7 +29,7 @@ def fleet_text(fleet: fleet_pb2.ListWorkersResponse, width: int | None) -> str:
     left_out: set[str] = set()
     rows = [_row(worker) for worker in fleet.workers]
     text = _columns(rows, left_out)
-    for name in LEAST_TELLING:
+    for name in LEAST_USEFUL_FIRST:
         if width is None or max(len(line) for line in text.splitlines()) <= width:
             break
         left_out.add(name)
@@ -42,11 +42,11 @@ def summary(fleet: fleet_pb2.ListWorkersResponse) -> str:
     """Sums the fleet up in one line."""
     serving = sum(worker.available for worker in fleet.workers)
     asleep = sum(worker.report.state == worker_pb2.WORKER_STATE_SLEEPING for worker in fleet.workers)
-    sleepers = f", {asleep} asleep" if asleep else ""
+    sleeping = f", {asleep} asleep" if asleep else ""
     streams = sum(worker.leases for worker in fleet.workers)
     speed = sum(worker.report.decode_tokens_per_second for worker in fleet.workers)
     return (
-        f"{serving} of {len(fleet.workers)} workers serve{sleepers}   {streams} streams   "
+        f"{serving} of {len(fleet.workers)} workers serve{sleeping}   {streams} streams   "
         f"{fleet.queued_requests} queued   {speed:.0f} tokens/s"
     )
 
@@ -69,9 +69,9 @@ def state(worker: fleet_pb2.WorkerStatus, *, progress: bool = True) -> str:
 
 
 def why(worker: fleet_pb2.WorkerStatus) -> str:
-    """Tells why a worker does not serve; empty when it does, or when it only starts or sleeps."""
-    on_their_way = (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_SLEEPING)
-    if worker.available or worker.report.state in on_their_way:
+    """Returns why a worker does not serve; empty when it does, or when it only starts or sleeps."""
+    expected = (worker_pb2.WORKER_STATE_STARTING, worker_pb2.WORKER_STATE_SLEEPING)
+    if worker.available or worker.report.state in expected:
         return ""
     return worker.report.failure or worker.reason
 

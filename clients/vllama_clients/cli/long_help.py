@@ -1,4 +1,4 @@
-"""Help in two lengths: `--help` fits a screen, `--help-all` shows the flags that few people need as well.
+"""Help in two lengths: `--help` fits a screen, `--help-all` shows the seldom needed flags as well.
 
 A command marks such flags by their panel, `rich_help_panel=SELDOM`; shells complete all of them.
 """
@@ -19,22 +19,22 @@ _IS_LONG = "vllama_clients.cli.long_help"
 
 
 class TwoLengths(TyperCommand):
-    """A command whose help leaves the seldom needed flags out unless it was asked for in full."""
+    """A command whose --help leaves the seldom needed flags out; --help-all shows them."""
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Prints the help in the length that was asked for."""
+        """Prints the help in either length."""
         for parameter in self.params:
             if getattr(parameter, "rich_help_panel", None) == SELDOM:
                 parameter.hidden = _IS_LONG not in ctx.meta  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
 
 
-def _show(context: typer.Context, is_asked: bool) -> None:
-    if is_asked and not context.resilient_parsing:
+def _show(context: typer.Context, is_set: bool) -> None:
+    if is_set and not context.resilient_parsing:
         context.meta[_IS_LONG] = True
         print(context.get_help())
         raise typer.Exit
 
 
 HelpAll = Annotated[bool, typer.Option("--help-all", is_eager=True, callback=_show, help="Show all flags and exit.")]
-"""The flag that asks for the long help."""
+"""The flag of the long help."""

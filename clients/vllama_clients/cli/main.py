@@ -1,8 +1,7 @@
-"""The entry point of `vllama`: finds the command that is meant, and turns failures into one sentence.
+"""The entry point of `vllama`.
 
-Only the module of the command that is called is imported. That is no way around an import cycle
-(there is none): `vllama list` takes a tenth of a second because it does not load grpc for `top`,
-rich for `pull` and aiohttp for `bench`.
+Only the module of the command that is called is imported: `vllama list` takes a tenth of a second because it loads
+neither grpc for `top` nor rich for `pull`.
 """
 
 from __future__ import annotations
@@ -56,14 +55,13 @@ EPILOG = 'Try: vllama run smollm2:135m "Why is the sky blue?"'
 
 def main() -> None:
     """Runs the command line of this process and ends it with its status."""
-    # Programs are started by exec, so gRPC need not prepare for a fork nor complain about each. It asks once, when it
-    # is imported.
+    # Programs are started by exec: gRPC need not prepare for a fork, nor warn at each. It reads this when imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     sys.exit(run(sys.argv[1:], os.environ))
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs one command line; returns 0 when it was done, 1 when it failed, 2 when it was misspelt.
+    """Runs one command line and returns its exit status: 0 done, 1 failed, 2 misspelt.
 
     The commands read the environment from their context and nowhere else.
     """
@@ -74,7 +72,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def app(arguments: Sequence[str], environment: Mapping[str, str]) -> typer.Typer:
     """Builds the command line with the called command in full and the others by name.
 
-    A shell that asks for completions names the command in its own way.
+    A shell's completion call carries the command line in a variable instead of the arguments.
     """
     line = [*arguments, *environment.get("COMP_WORDS", "").split(), *environment.get(TYPER_WORDS, "").split()]
     called = {word for word in line if not word.startswith("-")}
@@ -111,12 +109,12 @@ def _load(name: str) -> Callable[..., None]:
 
 
 def _only_named() -> None:
-    """Stands in the list of commands for one that this command line does not call."""
+    """Placeholder for a command that this command line does not call."""
     raise AssertionError("a command was called that was not loaded")
 
 
-def _version(context: typer.Context, asked: bool) -> None:
-    if asked:
+def _version(context: typer.Context, is_set: bool) -> None:
+    if is_set:
         _load("version")(context)
         raise typer.Exit
 
@@ -126,4 +124,4 @@ def _options(
         False, "--version", "-v", help="Print the versions and leave.", is_eager=True, callback=_version
     ),
 ) -> None:
-    """Takes the options that precede a command; all of them act by themselves."""
+    """Declares the options that precede a command; each acts by its own callback."""

@@ -1,6 +1,6 @@
-"""Ollama's spellings of the flags of `run`, for the fingers that know them.
+"""Ollama's spellings of the flags of `run`, rewritten to ours.
 
-Its `--think` may have a value, which a flag of ours cannot, and some of its flags say what is so here anyway.
+Ollama's `--think` may have a value, which a flag of ours cannot; some of its flags have no effect here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SPELLINGS = {
     "--think=false": "--no-think",
 }
 WITHOUT_EFFECT = ("--nowordwrap", "--insecure")
-"""Words are never wrapped here; which hub is trusted is the server's to decide."""
+"""Words are never wrapped here, and the server decides which hub to trust."""
 LEVEL = "--think="
 
 

@@ -78,9 +78,9 @@ def started(program: Program) -> Callable[[typer.Context], None]:
 
 
 def _flags_of(program: Program) -> list[str]:
-    asked = [sys.executable, "-m", *program.help_command]
+    command = [sys.executable, "-m", *program.help_command]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=HELP_TIMEOUT_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HELP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return []
     return sorted(set(FLAG.findall(done.stdout)))

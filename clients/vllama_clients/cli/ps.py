@@ -1,4 +1,4 @@
-"""`vllama ps`: the models that are loaded, where they run and until when, and those on their way."""
+"""`vllama ps`: the models that are loaded, where they run and until when, and those being loaded."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def command(
     """
     api = api_of(context.obj)
     models = api.get("/api/ps").get("models") or []
-    moving = _moving(api)
+    others = _not_loaded(api)
     if as_json:
-        print(json.dumps([{**model, "state": "loaded"} for model in models] + moving, indent=2))
+        print(json.dumps([{**model, "state": "loaded"} for model in models] + others, indent=2))
         return
-    rows = [_row(model, datetime.now(UTC)) for model in models] + [_moving_row(model) for model in moving]
-    # Only a fleet tells of replicas; an Ollama server has none to tell of.
+    rows = [_row(model, datetime.now(UTC)) for model in models] + [_unloaded_row(model) for model in others]
+    # An Ollama server reports no replicas.
     header = [name for name in HEADER if name != "REPLICAS" or any("replicas" in model for model in models)]
     print(columns(header, [[row[name] for name in header] for row in rows]))
 
 
-def _moving(api: Api) -> list[dict[str, Any]]:
-    """Asks for the models that are loaded now or asleep; an Ollama server tells of none."""
+def _not_loaded(api: Api) -> list[dict[str, Any]]:
+    """Returns the models that are being loaded or asleep; none from an Ollama server."""
     try:
         fleet = api.get("/fleet")
     except CommandFailed:
@@ -44,7 +44,7 @@ def _moving(api: Api) -> list[dict[str, Any]]:
     return loading + [{"name": name, "state": "asleep"} for name in fleet.get("asleep", [])]
 
 
-def _moving_row(model: dict[str, Any]) -> dict[str, str]:
+def _unloaded_row(model: dict[str, Any]) -> dict[str, str]:
     return {**dict.fromkeys(HEADER, "-"), "NAME": model["name"], "UNTIL": model.get("progress", model["state"])}
 
 
@@ -61,7 +61,7 @@ def _row(model: dict[str, Any], now: datetime) -> dict[str, str]:
 
 
 def processor(model: dict[str, Any]) -> str:
-    """Tells where the weights lie, from how many of their bytes are in a GPU's memory."""
+    """Returns where the weights lie, from how many of their bytes are in a GPU's memory."""
     total, on_gpu = model["size"], model.get("size_vram", 0)
     if on_gpu == 0:
         return "100% CPU"

@@ -1,4 +1,4 @@
-"""Shows a download: one bar per file on a terminal, and plain lines elsewhere."""
+"""The progress of a download: one bar per file on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Bars:
         self._leave_bars()
 
     def show(self, line: Mapping[str, Any]) -> None:
-        """Takes in one line of the server's."""
+        """Shows one progress line of the server."""
         status, digest = line.get("status", ""), line.get("digest")
         if digest is None and status != self._status:
             self._say(status)
@@ -90,14 +90,14 @@ class Bars:
 
 
 def _plain(lines: Iterable[dict[str, Any]]) -> None:
-    status, told = "", dict[str, int]()
+    status, shown = "", dict[str, int]()
     for line in lines:
         changed, status = line.get("status", "") != status, line.get("status", "")
         total, completed = line.get("total", 0), line.get("completed", 0)
         if "digest" in line and total:
             tenths = int(10 * completed / total)
-            if told.get(line["digest"]) != tenths:
-                told[line["digest"]] = tenths
+            if shown.get(line["digest"]) != tenths:
+                shown[line["digest"]] = tenths
                 _say(f"{status}: {size(completed)} of {size(total)} ({completed / total:.0%})")
         elif changed:
             _say(status)

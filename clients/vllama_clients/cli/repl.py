@@ -1,7 +1,7 @@
-"""The conversation of `vllama run` on a terminal: reads, answers, and obeys lines that begin with "/".
+"""The conversation of `vllama run` on a terminal: questions, and commands that begin with "/".
 
-Ctrl-C ends the answer that is being given and keeps what was said; at the prompt it only clears
-the line. Ctrl-D or /bye ends the conversation.
+Ctrl-C ends the running answer and keeps its text so far; at the prompt it only clears the line.
+Ctrl-D or /bye ends the conversation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from vllama_clients.cli.answer import AnswerPrinter, statistics
 from vllama_clients.cli.failure import CommandFailed
-from vllama_clients.cli.slash import Ended, Settings, obey
+from vllama_clients.cli.slash_commands import ConversationEnded, Settings, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +47,8 @@ class Repl:
         self._out = out or sys.stdout
 
     def run(self) -> None:
-        """Reads and answers until the person has had enough."""
-        with suppress(Ended, EOFError), _LineHistory(self._read):
+        """Reads and answers until /bye or Ctrl-D."""
+        with suppress(ConversationEnded, EOFError), _LineHistory(self._read):
             self._say("Send a message (/? for help)")
             while True:
                 self._turn()
@@ -61,7 +61,7 @@ class Repl:
             self._say("\nUse Ctrl-D or /bye to leave.")
             return
         if text.startswith("/"):
-            self._obey(text)
+            self._run_command(text)
         elif text.strip():
             self._answer(text)
 
@@ -75,9 +75,9 @@ class Repl:
             lines.append(self._read(CONTINUED))
         return "\n".join(lines).partition(FENCE)[0]
 
-    def _obey(self, text: str) -> None:
+    def _run_command(self, text: str) -> None:
         try:
-            self._say(obey(text, self._settings, self._api))
+            self._say(run_command(text, self._settings, self._api))
         except CommandFailed as failure:
             self._say(f"{failure}")
 

@@ -25,15 +25,15 @@ def command(
     Example: vllama restart worker-0 worker-1
     """
     with fleet_of(context.obj) as fleet:
-        told = {worker.name: _life(worker) for worker in fleet.list().workers}
+        printed = {worker.name: _version(worker) for worker in fleet.list().workers}
         for moment in fleet.restart(workers or []):
             for worker in moment.workers:
-                if told.get(worker.name) != _life(worker):
-                    told[worker.name] = _life(worker)
+                if printed.get(worker.name) != _version(worker):
+                    printed[worker.name] = _version(worker)
                     print(f"{worker.name}: {state(worker)}, process {worker.pid}", flush=True)
     print("restarted")
 
 
-def _life(worker: fleet_pb2.WorkerStatus) -> tuple[int, str]:
-    """Tells one life of a worker, and what it is doing in it, from another."""
+def _version(worker: fleet_pb2.WorkerStatus) -> tuple[int, str]:
+    """Returns what a printed line shows: the worker's process and its state."""
     return worker.pid, state(worker)

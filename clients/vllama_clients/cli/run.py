@@ -49,7 +49,7 @@ def command(
     question = _question(prompt or [])
     if not question and not sys.stdin.isatty():
         raise typer.BadParameter("there is no prompt: give one, or pipe one in", param_hint="PROMPT")
-    _have(api, model)
+    _ensure_installed(api, model)
     if not question:
         Repl(api, chat, hide_thinking=hide_thinking, verbose=verbose).run()
     elif as_json:
@@ -89,8 +89,8 @@ def _format(text: str) -> Any:
         raise typer.BadParameter(f"{text!r} holds no JSON schema: {error}") from error
 
 
-def _have(api: Api, model: str) -> None:
-    """Downloads the model when the server does not have it, as `ollama run` does."""
+def _ensure_installed(api: Api, model: str) -> None:
+    """Downloads the model if the server does not have it, as `ollama run` does."""
     try:
         api.post("/api/show", {"model": model})
     except NotServed:

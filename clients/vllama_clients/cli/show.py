@@ -1,4 +1,4 @@
-"""`vllama show`: what is known of one model."""
+"""`vllama show`: the facts about one model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from vllama_clients.cli.api import api_of
 
 LICENSE_LINES = 2
-"""Lines of a licence that tell which one it is."""
+"""Lines of a licence that name it."""
 
 
 def command(
@@ -27,21 +27,21 @@ def command(
 
     Example: vllama show smollm2:135m --template
     """
-    wanted = {
+    parts = {
         "license": license_text,
         "modelfile": modelfile,
         "parameters": parameters,
         "system": system,
         "template": template,
     }
-    asked = [name for name, flag in wanted.items() if flag]
-    if len(asked) > 1:
-        raise typer.BadParameter(f"give one of {', '.join(f'--{name}' for name in wanted)}")
+    chosen = [name for name, flag in parts.items() if flag]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"give one of {', '.join(f'--{name}' for name in parts)}")
     reply = api_of(context.obj).post("/api/show", {"model": model})
     if as_json:
         print(json.dumps(reply, indent=2))
-    elif asked:
-        print(reply.get(asked[0], ""))
+    elif chosen:
+        print(reply.get(chosen[0], ""))
     else:
         print(page(reply))
 

@@ -1,4 +1,4 @@
-"""Whom the commands trust and what they show: VLLAMA_CA, else the system's authorities; VLLAMA_CERT and its key."""
+"""TLS settings of the commands: VLLAMA_CA, else the system's authorities; VLLAMA_CERT and VLLAMA_CERT_KEY."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def authority(environment: Mapping[str, str]) -> str | None:
 
 
 def own_certificate(environment: Mapping[str, str]) -> tuple[bytes | None, bytes | None]:
-    """Reads the certificate and the key to show to a gRPC door that asks for them; None for neither.
+    """Reads the client certificate and key for mutual TLS over gRPC; None for neither.
 
     CommandFailed for an unreadable file, or one without the other.
     """

@@ -1,8 +1,7 @@
-"""`vllama worker`: becomes one worker, after turning the model's name into where its weights lie.
+"""`vllama worker`: becomes one worker, after resolving the model's name to the directory of its weights.
 
-Only the balancer's package knows names like "smollm2:135m", and the worker knows nothing of the
-balancer, so the name is resolved by a process of its own first. The simulated engine takes names
-as they are.
+Names like "smollm2:135m" are resolved by the balancer's package, which neither the worker nor the commands import: a
+process of its own does it first. The simulated engine takes names as they are.
 """
 
 from __future__ import annotations
@@ -68,6 +67,6 @@ def _resolve(name: str) -> str:
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
-        # What is wrong was said by that process, on the standard error that it shares with this one.
+        # That process has printed the cause on the standard error that both share.
         raise CommandFailed(f"The weights of {name!r} cannot be had; the lines above say why.")
     return lines[-1]

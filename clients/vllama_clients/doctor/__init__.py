@@ -1,1 +1,4 @@
-"""`vllama doctor`: looks at the machine and says what would keep vllama from serving, and what to do."""
+"""The checks of `vllama doctor`: what would keep vllama from serving on this machine, and what to do about it.
+
+`probes` measures the machine and changes nothing; `findings` turns each measurement into a verdict with advice.
+"""

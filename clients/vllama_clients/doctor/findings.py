@@ -1,4 +1,4 @@
-"""Judges what was measured: pure functions from numbers to findings, so every verdict can be tested."""
+"""The doctor's verdicts: pure functions from measurements to findings."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
-    """What was looked at."""
+    """What was checked."""
     level: Level
     """How bad it is."""
     text: str
@@ -102,7 +102,7 @@ def memory(total_bytes: int, available_bytes: int) -> Finding:
 
 
 def shared_memory(total_bytes: int | None) -> Finding:
-    """Judges /dev/shm, through which vLLM's processes talk; None when there is none."""
+    """Judges /dev/shm, which vLLM's processes share; None when there is none."""
     if total_bytes is None:
         return Finding("shared memory", Level.WARNING, "no /dev/shm", "vLLM needs it; mount a tmpfs there.")
     if total_bytes < MINIMUM_SHARED_MEMORY_BYTES:
@@ -112,7 +112,7 @@ def shared_memory(total_bytes: int | None) -> Finding:
 
 
 def processor(cores: int, flags: frozenset[str], *, has_gpu: bool) -> Finding:
-    """Judges the CPU; its vector units matter only where it computes."""
+    """Judges the CPU; its vector units matter only without a GPU."""
     vectors = next((name for name in ("avx512f", "avx2", "asimd") if name in flags), "")
     text = f"{cores} cores, {vectors or 'no vector units that vLLM knows'}"
     if not vectors and not has_gpu:

@@ -1,4 +1,4 @@
-"""Measures the machine for the doctor: everything here reads, nothing changes."""
+"""Measurements of the machine for the doctor: everything here reads, nothing changes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def nvidia() -> tuple[list[Gpu], str]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Reads what the CPU can do; empty where the system does not tell."""
+    """Reads the CPU's flags; empty where the system does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -101,7 +101,7 @@ def owner(port: int) -> str:
 
 
 def speaks_ollama(port: int) -> bool:
-    """Asks whether what listens on a port is an Ollama-compatible server."""
+    """Returns whether an Ollama-compatible server listens on a port."""
     connection = HTTPConnection("127.0.0.1", port, timeout=PORT_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/api/version")
@@ -113,7 +113,7 @@ def speaks_ollama(port: int) -> bool:
 
 
 def speaks_grpc(port: int) -> bool:
-    """Asks whether what listens on a port speaks HTTP/2: it answers the preface with a SETTINGS frame."""
+    """Returns whether an HTTP/2 server listens on a port: one that answers the preface with a SETTINGS frame."""
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
     try:
         with socket.create_connection(("127.0.0.1", port), PORT_TIMEOUT_SECONDS) as connection:
@@ -125,7 +125,7 @@ def speaks_grpc(port: int) -> bool:
 
 
 def hub(environment: Mapping[str, str]) -> Finding:
-    """Asks the model hub for its front page, unless the environment says that there is none."""
+    """Calls the model hub, unless the environment forbids it."""
     endpoint = environment.get("HF_ENDPOINT", "").rstrip("/") or HUB
     offline = environment.get("HF_HUB_OFFLINE", "").lower() in TRUE
     trouble = "" if offline else _trouble(endpoint)
@@ -151,11 +151,11 @@ def _trouble(endpoint: str) -> str:
 
 
 def _listener(port: int) -> str:
-    """Names the listener; a process of another user may hide its name, and then at least that it is there."""
+    """Names the listener; the process of another user may hide its name."""
     try:
         for connection in psutil.net_connections("tcp"):
-            is_there = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
-            if is_there and connection.pid:
+            is_listening = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+            if is_listening and connection.pid:
                 return f"{psutil.Process(connection.pid).name()}, process {connection.pid}"
     except psutil.Error:
         pass

@@ -1,1 +1,1 @@
-"""Examples of internal services that call vllama; each runs as it is."""
+"""Example services that call vllama; each runs as it is."""

@@ -1,9 +1,13 @@
-"""An example of an internal service: summarises many texts through one SyncClient, some at a time.
+"""An example service: summarises many texts through one SyncClient, some at a time.
 
     python -m vllama_clients.examples.summaries --model smollm2:135m notes/*.txt > summaries.jsonl
 
-What is worth copying: one client for all threads, a bound on what is under way, a deadline for
-every call, waiting as long as a full queue asks for, and one text's failure not ending the others.
+What is worth copying:
+
+- one client for all threads, and a bound on the calls under way
+- a deadline for every call
+- after a full queue, the wait that the server gives
+- a text that fails does not end the others
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ DEFAULT_WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of one text."""
+    """The result of one text."""
 
     name: str
     """The text's name."""
@@ -65,7 +69,7 @@ class Summariser:
                 yield future.result()
 
     def one(self, name: str, text: str) -> Summary:
-        """Summarises one text; comes back later while the server is busy."""
+        """Summarises one text; retries later while the server is busy."""
         options = Options(sampling=Sampling(temperature=0, max_tokens=80), truncation=Truncation.DROP_OLDEST)
         request = ChatRequest(self._model, [Message("system", INSTRUCTION), Message("user", text)], options)
         for attempt in range(ATTEMPTS):

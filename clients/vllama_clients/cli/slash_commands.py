@@ -1,4 +1,4 @@
-"""The lines of a conversation that begin with "/": settings, questions about the model, and the way out."""
+"""The commands of a conversation, lines that begin with "/": settings, facts about the model, leaving."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ HELP = '''Commands:
 SHOWN = ("license", "modelfile", "parameters", "system", "template")
 
 
-class Ended(Exception):
-    """The person has had enough."""
+class ConversationEnded(Exception):
+    """/bye was typed."""
 
 
 @dataclass
@@ -46,13 +46,13 @@ class Settings:
     """Whether counts and rates follow each answer."""
 
 
-def obey(line: str, settings: Settings, api: Api) -> str:
-    """Obeys one line and returns what to say about it. CommandFailed for what cannot be done; Ended at /bye."""
+def run_command(line: str, settings: Settings, api: Api) -> str:
+    """Runs one line and returns the text to print. CommandFailed if it cannot be done, ConversationEnded at /bye."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
     match name:
         case "/bye" | "/exit":
-            raise Ended
+            raise ConversationEnded
         case "/?" | "/help":
             return HELP
         case "/clear":
@@ -118,7 +118,7 @@ def _show(what: str, settings: Settings, api: Api) -> str:
 
 
 def _parameters(chosen: Mapping[str, Any], of_the_model: str) -> str:
-    """Writes what was set here before what the model presets."""
+    """Lists the options of this conversation, then the model's presets."""
     lines = [f"{name:<30} {value}" for name, value in chosen.items()]
     sections = ["Set here:", *lines, *(["", "Set by the model:", of_the_model] if of_the_model else [])]
     return "\n".join(sections)
