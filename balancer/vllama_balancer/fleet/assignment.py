@@ -1,4 +1,4 @@
-"""Which worker hosts which model on which device: pure, from the configuration and what the machine has."""
+"""Divides a machine into slots, and builds the specification of the worker in a slot; pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.devices import DeviceProbe, Gpu
 
 DEFAULT_GPU_SHARE = 0.9
-"""Share of a GPU that its workers take together when nothing is said."""
+"""Share of a GPU that its workers take together by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostedModel:
-    """A model as a worker is told of it."""
+    """The model that a worker hosts."""
 
     argument: str
     """Directory, hub id, or any word for the simulated engine."""
@@ -31,12 +31,12 @@ class HostedModel:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """One local worker, but for its address."""
+    """One worker of this balancer, without its address."""
 
     index: int
-    """Its place in the fleet."""
+    """Index of its slot."""
     model: HostedModel
-    """What it hosts."""
+    """The model that it hosts."""
     engine: str = "vllm"
     """"vllm" or "fake"."""
     device: str = "cpu"
@@ -44,35 +44,31 @@ class WorkerSpec:
     flags: tuple[str, ...] = ()
     """Further flags of the worker."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that tie it to its device."""
+    """Variables that bind it to its device."""
     suffix: str = ""
-    """What tells it from another worker of the same place; empty for the only one."""
+    """Distinguishes it from another worker of the same slot; empty for the only one."""
 
     @property
     def name(self) -> str:
-        """Name of the worker."""
         return f"worker-{self.index}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place for one worker: its share of a device."""
+    """Room for one worker in the fleet: its share of a device."""
 
     index: int
-    """Number of the worker that takes it."""
+    """Number of the slot, and of the worker in it."""
     device: str
     """"cuda", "cpu" or "auto"."""
     environment: Mapping[str, str]
-    """Variables that tie a worker to the place."""
+    """Variables that bind a worker to the device."""
     gpu_share: float | None = None
     """Share of the GPU's memory; None off GPUs."""
 
 
 def slots(config: BalancerConfig, probe: DeviceProbe) -> list[Slot]:
-    """Divides the machine into places for workers.
-
-    Raises ConfigError for `--device cuda` on a machine without a GPU.
-    """
+    """Returns the slots of the fleet. Raises ConfigError for `--device cuda` on a machine without a GPU."""
     if config.fleet == "ray":
         return _on_a_cluster(config)
     if config.engine == "fake":
@@ -87,28 +83,28 @@ def slots(config: BalancerConfig, probe: DeviceProbe) -> list[Slot]:
     return _on_cores(probe.cores(), max(config.workers or 1, len(config.models)))
 
 
-def worker_spec(config: BalancerConfig, place: Slot, model: HostedModel) -> WorkerSpec:
-    """Describes the worker that hosts a model at a place."""
+def worker_spec(config: BalancerConfig, slot: Slot, model: HostedModel) -> WorkerSpec:
+    """Returns the worker that hosts a model in a slot."""
     flags = _shared_flags(config)
-    if place.device == "cuda" and config.sleep_seconds > 0 and not _is_pinned(config, model):
-        # vLLM then keeps its memory in an allocator that can give it back.
+    if slot.device == "cuda" and config.sleep_seconds > 0 and not _is_pinned(config, model):
+        # vLLM then keeps its memory in an allocator that can release it.
         flags += ["--engine-arg", "enable_sleep_mode=true"]
-    if place.gpu_share is not None:
-        flags += ["--gpu-memory-utilization", f"{place.gpu_share:.4g}"]
+    if slot.gpu_share is not None:
+        flags += ["--gpu-memory-utilization", f"{slot.gpu_share:.4g}"]
     if config.fleet == "ray" and config.tls_authority is not None:
-        # They listen on the network; the files lie at the same paths on every node.
+        # Workers listen on the network; the files have the same paths on every node.
         flags += ["--tls-cert", str(config.tls_certificate), "--tls-key", str(config.tls_key)]
         flags += ["--tls-ca", str(config.tls_authority)]
     if config.tensor_parallel > 1 and config.engine == "vllm":
         flags += ["--engine-arg", f"tensor_parallel_size={config.tensor_parallel}"]
         flags += ["--engine-arg", "distributed_executor_backend=ray"]
-    for key, value in engine_args_of(place.index, config.engine_args):
+    for key, value in engine_args_of(slot.index, config.engine_args):
         flags += ["--engine-arg", f"{key}={value}"]
-    return WorkerSpec(place.index, model, config.engine, place.device, tuple(flags), place.environment)
+    return WorkerSpec(slot.index, model, config.engine, slot.device, tuple(flags), slot.environment)
 
 
 def engine_args_of(index: int, given: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Picks the engine arguments of one worker: "0.speed" is worker 0's alone, and wins over "speed"."""
+    """Returns the engine arguments of one worker: "0.speed" applies to worker 0 only, and wins over "speed"."""
     chosen: dict[str, str] = {}
     for key, value in sorted(given, key=lambda pair: pair[0].split(".")[0].isdigit()):
         owner, separator, rest = key.partition(".")
@@ -134,7 +130,7 @@ def _shared_flags(config: BalancerConfig) -> list[str]:
 
 
 def _on_a_cluster(config: BalancerConfig) -> list[Slot]:
-    """Places without devices: Ray finds them when a worker needs them."""
+    """Returns slots without devices: Ray assigns those when a worker starts."""
     count = max(config.replicas or 1, len(config.models))
     return [Slot(index, config.device, {}, config.gpu_memory_utilization) for index in range(count)]
 
@@ -144,13 +140,13 @@ def _on_gpus(gpus: Sequence[Gpu], count: int, utilization: float | None) -> list
     for index in range(count):
         sharers = sum(1 for other in range(count) if other % len(gpus) == index % len(gpus))
         share = (utilization or DEFAULT_GPU_SHARE) / sharers
-        place = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)].selector}
-        found.append(Slot(index, "cuda", place, share if utilization or sharers > 1 else None))
+        binding = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)].selector}
+        found.append(Slot(index, "cuda", binding, share if utilization or sharers > 1 else None))
     return found
 
 
 def _on_cores(cores: Sequence[int], count: int) -> list[Slot]:
-    """Contiguous groups of cores; two workers that find the same ones would halve each other's speed."""
+    """Returns slots with contiguous groups of cores: workers on the same cores would halve each other's speed."""
     found = []
     for index in range(count):
         start, end = index * len(cores) // count, (index + 1) * len(cores) // count

@@ -1,6 +1,6 @@
-"""Which GPUs and processor cores there are for local workers.
+"""The GPUs and processor cores of this machine.
 
-Behind a protocol, so that placement is tested with devices that no test machine has.
+Behind an interface, so that tests can describe devices that no test machine has.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ class Gpu:
     """One GPU that this process may use."""
 
     selector: str
-    """What CUDA_VISIBLE_DEVICES must say to mean this one: an index or a UUID."""
+    """Its value for CUDA_VISIBLE_DEVICES: an index or a UUID."""
     name: str
-    """For people."""
+    """Product name."""
     memory_bytes: int
-    """Memory in all."""
+    """Total memory."""
     free_bytes: int
-    """Memory that nobody uses now."""
+    """Memory that is free now."""
 
 
 class DeviceProbe(Protocol):
-    """Looks at the machine."""
+    """Lists the devices of a machine."""
 
     def gpus(self) -> Sequence[Gpu]:
-        """Lists the GPUs that may be used; empty on a machine without."""
+        """Lists the GPUs that may be used."""
         ...
 
     def cores(self) -> Sequence[int]:
@@ -42,10 +42,9 @@ class DeviceProbe(Protocol):
 
 
 class MachineProbe:
-    """Asks the NVIDIA driver and the kernel."""
+    """The devices of this machine, from the NVIDIA driver and the kernel."""
 
     def __init__(self, environment: Mapping[str, str], nvml: Any = pynvml) -> None:
-        """Takes the module that speaks to NVIDIA's driver."""
         self._nvml = nvml
         self._visible = environment.get("CUDA_VISIBLE_DEVICES")
         self._bound = environment.get("VLLM_CPU_OMP_THREADS_BIND", "")
@@ -57,14 +56,14 @@ class MachineProbe:
         except self._nvml.NVMLError:
             return ()
         try:
-            return tuple(self._described(selector) for selector in self._selectors())
+            return tuple(self._describe(selector) for selector in self._selectors())
         finally:
             self._nvml.nvmlShutdown()
 
     def cores(self) -> Sequence[int]:
         """Lists the processors of this process's affinity mask, or those of them that VLLM_CPU_OMP_THREADS_BIND lists.
 
-        vLLM's other forms of that variable say nothing that could be shared out.
+        vLLM's other forms of that variable list no cores that could be divided.
         """
         allowed = sorted(os.sched_getaffinity(0))
         chosen = _listed(self._bound)
@@ -78,7 +77,7 @@ class MachineProbe:
         end = next((position for position, part in enumerate(listed) if part.startswith("-")), len(listed))
         return listed[:end]
 
-    def _described(self, selector: str) -> Gpu:
+    def _describe(self, selector: str) -> Gpu:
         nvml = self._nvml
         find = nvml.nvmlDeviceGetHandleByIndex if selector.isdigit() else nvml.nvmlDeviceGetHandleByUUID
         handle = find(int(selector) if selector.isdigit() else selector)
@@ -87,7 +86,7 @@ class MachineProbe:
 
 
 def _listed(binding: str) -> set[int]:
-    """Reads a list of cores such as "0,2-3"; empty for anything else."""
+    """Parses a list of cores such as "0,2-3"; empty for anything else."""
     cores: set[int] = set()
     for part in binding.split(","):
         first, dash, last = part.strip().partition("-")
@@ -99,15 +98,13 @@ def _listed(binding: str) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class FakeProbe:
-    """A machine that a test describes."""
+    """The devices that a test describes."""
 
     gpu_list: tuple[Gpu, ...] = ()
     core_list: tuple[int, ...] = (0, 1)
 
     def gpus(self) -> Sequence[Gpu]:
-        """Lists what the test said."""
         return self.gpu_list
 
     def cores(self) -> Sequence[int]:
-        """Lists what the test said."""
         return self.core_list

@@ -1,9 +1,4 @@
-"""What a fleet source tells the pool: which workers there are, and what became of their processes.
-
-A source (local processes, static addresses, DNS) is one async iterator of these events; the pool
-follows it and does the rest by itself: it connects, watches, probes and ejects. So a source knows
-processes and addresses but nothing of load, and the pool knows load but nothing of processes.
-"""
+"""The events of a fleet source, and the interfaces between the fleet and the rest of the balancer."""
 
 from __future__ import annotations
 
@@ -16,54 +11,54 @@ if TYPE_CHECKING:
 
 
 class ProcessState(Enum):
-    """What the source knows of a worker's process; what the worker says of itself comes by Watch."""
+    """State of a worker's process as its source sees it; the worker's own reports come by Watch."""
 
     RUNNING = "running"
-    """The process runs, or the address is simply given; whether it is ready its reports tell."""
+    """The process runs, or its address was simply given; its reports say whether it is ready."""
     PLACING = "placing"
     """No machine has room for the process yet; requests may wait for it."""
     RESTARTING = "restarting"
     """The process has ended and will be started again; requests may wait for it."""
     STOPPED = "stopped"
-    """The process was asked to leave and is not started again."""
+    """The process was asked to end and is not started again."""
     FAILED = "failed"
-    """The source has given up (a crash loop, a start that cannot succeed); nobody waits for it."""
+    """The source has given up (a crash loop, a start that cannot succeed); no request waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A worker that is to be used from now on. A second one of the same name replaces the first."""
+    """A worker to use from now on. A second one of the same name replaces the first."""
 
     name: str
     """Unique in the fleet: "worker-0"."""
     address: str
     """gRPC target: "unix:/path" or "host:port"; empty while no machine has room (Changed says PLACING)."""
     models: tuple[str, ...] = ()
-    """Models it will serve, as far as the source knows; empty: only Describe will tell."""
+    """Models it will serve, as far as the source knows; empty: Describe will say."""
     pid: int = 0
-    """Process id on this machine; 0 when there is none."""
+    """Process id on this machine; 0 if there is none."""
     restarts: int = 0
-    """Times it was started again after it had died."""
+    """Times it was started again after it had ended."""
     is_supervised: bool = False
-    """Whether the source starts a worker of another machine again when it dies, or says that it is given up."""
+    """True if the source restarts a worker of another machine when it ends, or marks it FAILED."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """News of a known worker's process. Its address stays the same."""
+    """A change of a known worker's process. Its address stays the same."""
 
     name: str
     """As in Added."""
     state: ProcessState
-    """What holds from now on."""
+    """State from now on."""
     reason: str = ""
-    """Why, in one sentence for people; the root cause when FAILED."""
+    """Cause, in one sentence; the root cause for FAILED."""
     pid: int = 0
-    """Process id of the present life; 0 when none runs."""
+    """Process id; 0 while none runs."""
     restarts: int = 0
     """Times it was started again so far."""
     retry_in_seconds: float | None = None
-    """While RESTARTING: until the next start."""
+    """For RESTARTING: time until the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +68,32 @@ class Removed:
     name: str
     """As in Added."""
     reason: str = ""
-    """Why, in one sentence for people."""
+    """Cause, in one sentence."""
 
 
 FleetEvent = Added | Changed | Removed
-"""Everything a source can say."""
 
 
 class FleetSource(Protocol):
-    """Where workers come from."""
+    """A source of workers."""
 
     def events(self) -> AsyncIterator[FleetEvent]:
-        """Yields what happens to the fleet, first the workers that are there already.
+        """Yields the events of the fleet, first those of the workers that exist already.
 
-        Ends only when the source closes; a source whose workers never change just waits.
+        Ends only when the source closes.
         """
         ...
 
 
 class FleetControl(Protocol):
-    """What a source can do to the workers that it has started itself.
+    """Ends and restarts the workers that a source has started itself.
 
-    The caller has taken the worker out of placement and drained it before it calls, and waits
-    for readiness afterwards by following the pool; the source only ends and starts processes,
-    and tells what happened through its events.
+    Before a call, the caller takes the worker out of placement and drains it. After it, the caller follows the pool
+    until the worker is ready. The source only ends and starts processes, and reports that through its events.
     """
 
     def owns(self, name: str) -> bool:
-        """Tells whether the source started this worker and can start it again."""
+        """Returns True if the source started this worker and can start it again."""
         ...
 
     async def restart(self, name: str) -> None:

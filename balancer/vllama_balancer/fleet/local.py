@@ -1,7 +1,4 @@
-"""Keeps one local worker alive: starts it, waits for its end, starts it again or gives it up.
-
-Workers on this machine: a private directory of sockets, and one supervisor for each worker.
-"""
+"""Workers on this machine: a private directory of sockets, and one supervisor for each worker."""
 
 from __future__ import annotations
 
@@ -21,26 +18,26 @@ from vllama_balancer.fleet.process import crash_reason
 from vllama_balancer.fleet.restart_policy import RestartBackoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.events import FleetEvent
     from vllama_balancer.fleet.process import Launcher, WorkerProcess
     from vllama_balancer.fleet.restart_policy import RestartSettings
 
-
 KILL_GRACE_SECONDS = 5.0
 """How much longer than its drain a worker may take to end."""
+_PREFIX = "vllama-"
 
 
 class Supervisor:
-    """Owns one worker through all its lives. `run` it in a task, and `stop` it at the end."""
+    """Starts one local worker, and starts it again when it has ended. `run` it in a task, and `stop` it at the end."""
 
     def __init__(
         self,
         spec: WorkerSpec,
         socket: Path,
-        outbox: asyncio.Queue[FleetEvent],
+        events: asyncio.Queue[FleetEvent],
         launcher: Launcher,
         settings: RestartSettings,
         clock: Callable[[], float] = time.monotonic,
@@ -48,86 +45,83 @@ class Supervisor:
         self.spec = spec
         self._socket = socket
         self._address = f"unix:{socket}"
-        self._outbox = outbox
+        self._events = events
         self._launcher = launcher
-        self._backoff = RestartBackoff(spec.name, settings, self._change)
+        self._backoff = RestartBackoff(spec.name, settings, self._report)
         self._clock = clock
         self._process: WorkerProcess | None = None
-        self._leaving = False
-        self._alive = asyncio.Event()
+        self._is_stopping = False
+        self._has_started = asyncio.Event()
 
     async def run(self) -> None:
-        """Lives until `stop`. The worker is announced at once and removed at the end."""
-        self._tell(Added(self.spec.name, self._address, self.spec.model.names))
+        """Runs until `stop` or `kill`. Emits Added at once and Removed at the end."""
+        self._emit(Added(self.spec.name, self._address, self.spec.model.names))
         try:
-            while not self._leaving:
-                await self._live()
+            while not self._is_stopping:
+                await self._run_process()
         finally:
             if self._process is not None:  # cancelled in the middle
                 self._process.kill()
                 await self._process.ended()
             self._socket.unlink(missing_ok=True)
-            self._tell(Removed(self.spec.name, "was stopped"))
+            self._emit(Removed(self.spec.name, "was stopped"))
 
     async def restart(self, drain_seconds: float) -> None:
-        """Ends the present life and begins a new one; returns when the new process runs."""
-        self._alive.clear()
+        """Ends the process and starts another; returns when that runs."""
+        self._has_started.clear()
         self._backoff.restart_now()
         if (process := self._process) is not None:
             await process.stop(drain_seconds + KILL_GRACE_SECONDS)
-        await self._alive.wait()
+        await self._has_started.wait()
 
     async def stop(self, drain_seconds: float) -> None:
-        """Drains and ends the worker for good; returns when nothing of it is left."""
-        self._leaving = True
+        """Drains and ends the worker for good; returns when its process group has ended."""
+        self._is_stopping = True
         self._backoff.skip_wait()
         if (process := self._process) is not None:
-            self._change(ProcessState.STOPPED, "is being stopped")
+            self._report(ProcessState.STOPPED, "is being stopped")
             await process.stop(drain_seconds + KILL_GRACE_SECONDS)
 
     def kill(self) -> None:
         """Ends the worker for good, at once."""
-        self._leaving = True
+        self._is_stopping = True
         self._backoff.skip_wait()
         if self._process is not None:
             self._process.kill()
 
-    async def _live(self) -> None:
+    async def _run_process(self) -> None:
         self._backoff.begin()
         self._socket.unlink(missing_ok=True)
-        born = self._clock()
+        start = self._clock()
         try:
             self._process = await self._launcher.start(self.spec, self._address)
         except OSError as error:
-            await self._died(1, 0.0, f"it could not be started: {error}")
+            await self._after_exit(1, 0.0, f"it could not be started: {error}")
             return
-        self._change(ProcessState.RUNNING)
-        self._alive.set()
-        if self._leaving:  # asked to stop while the process was being made
+        self._report(ProcessState.RUNNING)
+        self._has_started.set()
+        if self._is_stopping:  # asked to stop while the process was being made
             self._process.kill()
         status = await self._process.ended()
         tail, self._process = self._process.tail, None
-        await self._died(status, self._clock() - born, crash_reason(tail, status))
+        await self._after_exit(status, self._clock() - start, crash_reason(tail, status))
 
-    async def _died(self, status: int, uptime_seconds: float, cause: str) -> None:
-        if not self._leaving:
+    async def _after_exit(self, status: int, uptime_seconds: float, cause: str) -> None:
+        if not self._is_stopping:
             await self._backoff.after_exit(status, uptime_seconds, cause)
 
-    def _change(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
+    def _report(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
         pid = self._process.pid if self._process is not None else 0
-        self._tell(Changed(self.spec.name, state, reason, pid, self._backoff.restarts, delay_seconds))
+        self._emit(Changed(self.spec.name, state, reason, pid, self._backoff.restarts, delay_seconds))
 
-    def _tell(self, event: FleetEvent) -> None:
-        self._outbox.put_nowait(event)
-
-
-_PREFIX = "vllama-"
+    def _emit(self, event: FleetEvent) -> None:
+        self._events.put_nowait(event)
 
 
 class LocalFleet:
-    """Starts, watches, restarts and ends local workers: a FleetSource and a FleetControl.
+    """Starts, restarts and ends local workers: a FleetSource and a FleetControl.
 
-    `close` must be awaited at the end; after it nothing that a worker has started is left.
+    `close` must be awaited at the end; after it, no process that a worker has started is left.
     """
 
     def __init__(
@@ -142,30 +136,25 @@ class LocalFleet:
         self._settings = settings
         self._drain_seconds = drain_seconds
         self._directory = private_directory(runtime_directory)
-        self._outbox: asyncio.Queue[FleetEvent] = asyncio.Queue()
+        self._events: asyncio.Queue[FleetEvent] = asyncio.Queue()
         self._supervisors: dict[str, tuple[Supervisor, asyncio.Task[None]]] = {}
 
     async def events(self) -> AsyncIterator[FleetEvent]:
-        """Yields what happens to the workers, for one reader."""
+        """Yields the events of the workers, for one reader."""
         while True:
-            yield await self._outbox.get()
+            yield await self._events.get()
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
-        """Starts a worker, of a name that is not in use; one that gives up soon does not try a failed start again."""
+        """Starts a worker whose name is not in use; with `fail_fast`, a failed start is not retried."""
         if spec.name in self._supervisors:
             raise ValueError(f"{spec.name} runs already")
         socket = self._directory / f"{spec.name}.sock"
         settings = replace(self._settings, max_failed_starts=1) if fail_fast else self._settings
-        supervisor = Supervisor(spec, socket, self._outbox, self._launcher, settings)
+        supervisor = Supervisor(spec, socket, self._events, self._launcher, settings)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")
         self._supervisors[spec.name] = (supervisor, task)
 
-    def specs(self) -> Sequence[WorkerSpec]:
-        """Lists the workers that are kept alive."""
-        return [supervisor.spec for supervisor, _ in self._supervisors.values()]
-
     def owns(self, name: str) -> bool:
-        """Tells whether this fleet keeps that worker."""
         return name in self._supervisors
 
     async def restart(self, name: str) -> None:
@@ -173,7 +162,7 @@ class LocalFleet:
         await self._supervisors[name][0].restart(self._drain_seconds)
 
     async def retire(self, name: str) -> None:
-        """Ends the worker for good; returns when nothing of it is left. One that has left already is no error."""
+        """Ends the worker for good; returns when its process group has ended. An unknown name is no error."""
         if name not in self._supervisors:
             return
         supervisor, task = self._supervisors[name]
@@ -185,17 +174,17 @@ class LocalFleet:
     async def close(self, drain_seconds: float | None = None) -> None:
         """Drains and ends all workers at once."""
         seconds = self._drain_seconds if drain_seconds is None else drain_seconds
-        leaving = [supervisor.stop(seconds) for supervisor, _ in self._supervisors.values()]
+        stopping = [supervisor.stop(seconds) for supervisor, _ in self._supervisors.values()]
         tasks = [task for _, task in self._supervisors.values()]
         try:
-            await asyncio.gather(*leaving)
+            await asyncio.gather(*stopping)
             await asyncio.gather(*tasks)
         finally:
             self.kill()
             self.clear()
 
     def clear(self) -> None:
-        """Removes the directory of sockets, for a fleet that never started a worker or has ended them all."""
+        """Removes the directory of sockets; no worker may run."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def kill(self) -> None:
@@ -205,7 +194,7 @@ class LocalFleet:
 
 
 def private_directory(parent: Path) -> Path:
-    """Makes a directory that only this user can enter, and clears those of processes that were killed."""
+    """Makes a directory that only this user can enter, and deletes those of killed balancers."""
     for old in parent.glob(f"{_PREFIX}[0-9]*-*"):
         owner = old.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)) and old.stat().st_uid == os.getuid():

@@ -1,9 +1,9 @@
-"""Workers that offer themselves: each keeps a lease by keeping its call open.
+"""Workers that join by calling the balancer: membership lasts as long as the Join stream, and one lease longer.
 
-A worker is known by its address, which only one process can have at a time; so nothing can be counted twice,
-however often it calls, and two that share a name are two workers. The lease says only that the worker wants to be
-used. Whether it can be is found out as for every other: over the balancer's own connection to it. A partition
-therefore does no harm on either side: the worker serves whoever reaches it, the balancer uses whom it reaches.
+A worker is identified by its address, which only one process can have at a time: repeated calls do not count twice,
+and two workers may share a name. Membership says only that the worker is willing; the pool connects to it and finds
+out whether it serves. A network partition therefore harms neither side: a worker serves every balancer that reaches
+it, and a balancer uses every worker that it reaches.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a worker says when it joins."""
+    """The fields with which a worker joins."""
 
     worker: str
     """Its name, unique or not."""
     boot_id: str
-    """Random id of its present life."""
+    """Random id of its process."""
     address: str
     """"host:port"."""
     models: tuple[str, ...] = ()
-    """What it serves."""
+    """Models it serves."""
 
     @property
     def name(self) -> str:
-        """Its name in the fleet."""
+        """Name of the worker in the fleet."""
         return f"{self.worker}@{self.address}"
 
     def check(self) -> None:
-        """Raises InvalidRequest for a field that cannot be."""
+        """Raises InvalidRequest that names the wrong field."""
         if (
             not self.worker
             or len(self.worker) > LONGEST_NAME
@@ -71,36 +71,35 @@ class Offer:
 
 @dataclass(eq=False, slots=True)
 class JoinLease:
-    """One worker's presence, through one call."""
+    """The membership of one worker, through one call."""
 
     offer: Offer
     superseded: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a later call for the same address has taken its place."""
-    lapse: asyncio.TimerHandle | None = None
-    """Once the call has ended: what will remove the worker."""
+    """Set when a later call for the same address has replaced this one."""
+    expiry: asyncio.TimerHandle | None = None
+    """Removes the worker; set once the call has ended."""
 
 
 class JoinedFleet:
     """The workers that have joined: a FleetSource, filled by the front door's Membership service."""
 
     def __init__(self, token: str, lease_seconds: float = LEASE_SECONDS) -> None:
-        """Takes workers that show the token."""
         self._token = token.encode()
         self._leases: dict[str, JoinLease] = {}
-        self._outbox: asyncio.Queue[FleetEvent] = asyncio.Queue()
+        self._events: asyncio.Queue[FleetEvent] = asyncio.Queue()
         self.lease_seconds = lease_seconds
         """How long a worker stays after its call has ended."""
 
     async def events(self) -> AsyncIterator[FleetEvent]:
         """Yields the workers as they join and leave, for one reader."""
         while True:
-            yield await self._outbox.get()
+            yield await self._events.get()
 
     @contextlib.contextmanager
     def lease(self, offer: Offer, token: str) -> Iterator[JoinLease]:
-        """Lists the worker inside the block, and for one lease after it.
+        """Lists the worker inside the block, and for `lease_seconds` after it.
 
-        Raises Unauthenticated for a wrong token, InvalidRequest for an offer that cannot be.
+        Raises Unauthenticated for a wrong token, InvalidRequest for an invalid offer.
         """
         if not hmac.compare_digest(token.encode(errors="surrogateescape"), self._token):
             raise Unauthenticated("the token for joining is wrong: give the worker the one of --join-token-file")
@@ -111,35 +110,35 @@ class JoinedFleet:
         finally:
             if not lease.superseded.is_set():
                 loop = asyncio.get_running_loop()
-                lease.lapse = loop.call_later(self.lease_seconds, self._lapsed, lease)
+                lease.expiry = loop.call_later(self.lease_seconds, self._expire, lease)
 
     def _take(self, offer: Offer) -> JoinLease:
         before = self._leases.get(offer.address)
         lease = self._leases[offer.address] = JoinLease(offer)
         if before is not None:
             before.superseded.set()
-            if before.lapse is not None:
-                before.lapse.cancel()
-        # The same name at the same address goes on as it is, whatever became of its process: its own reports tell.
+            if before.expiry is not None:
+                before.expiry.cancel()
+        # The same name at the same address stays the same worker; its own reports show a new process.
         if before is None or before.offer.name != offer.name:
             if before is not None:
-                self._tell(Removed(before.offer.name, f"gave its address to {offer.name}"))
-            logger.info("worker %s has joined", offer.name)
-            self._tell(Added(offer.name, offer.address, offer.models))
+                self._emit(Removed(before.offer.name, f"gave its address to {offer.name}"))
+            logger.info("worker %s joined", offer.name)
+            self._emit(Added(offer.name, offer.address, offer.models))
         return lease
 
-    def _lapsed(self, lease: JoinLease) -> None:
+    def _expire(self, lease: JoinLease) -> None:
         if self._leases.get(lease.offer.address) is lease:
             del self._leases[lease.offer.address]
-            logger.info("worker %s has left", lease.offer.name)
-            self._tell(Removed(lease.offer.name, "has left"))
+            logger.info("worker %s left", lease.offer.name)
+            self._emit(Removed(lease.offer.name, "has left"))
 
-    def _tell(self, event: FleetEvent) -> None:
-        self._outbox.put_nowait(event)
+    def _emit(self, event: FleetEvent) -> None:
+        self._events.put_nowait(event)
 
 
 def read_token(path: Path) -> str:
-    """Reads the token for joining. Raises ConfigError for a file that holds none."""
+    """Reads the token for joining. Raises ConfigError for a file without a usable token."""
     try:
         token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

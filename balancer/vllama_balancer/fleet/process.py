@@ -1,10 +1,7 @@
-"""One life of a local worker: a process in a session of its own, its log, and its end.
+"""One worker process on this machine: its command line, its log, its end, and the reason of a crash.
 
-Nothing of a worker outlives it: whatever it has started is in its process group, which is killed when the
-worker has gone; and the worker holds the read end of a pipe whose write end is only here, so that it ends when this
-process does, however that happens.
-
-Finds, in what a dead worker printed last, the line that says why.
+Nothing that a worker starts outlives it: its process group is killed when it has ended. The worker ends with this
+process, however that ends: it holds the read end of a pipe whose write end is only here.
 """
 
 from __future__ import annotations
@@ -26,15 +23,20 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.assignment import WorkerSpec
 
-
 TAIL_LINES = 200
-"""Last lines of the log that are kept to explain a death."""
+"""Last lines of the log that are kept to explain a crash."""
 _CHUNK_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 16
+_OWN_MESSAGE = re.compile(r"^vllama(?: worker)?: (?P<message>.+)$")
+"""A worker's last sentence, as vllama_server.main prints it."""
+_TEXT_ERROR = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+ [\w.]+: (?P<message>.+)$")
+"""An error in the text format of vllama_server.logs."""
+_EXCEPTION = re.compile(r"^(?P<message>[\w.]+(?:Error|Exception|Exit)\b.*)$")
+_LONGEST_REASON = 1000
 
 
 class LogSink(Protocol):
-    """Takes what workers print."""
+    """Takes the lines that workers print."""
 
     def line(self, worker: str, text: str) -> None:
         """Takes one line, without its end."""
@@ -42,12 +44,17 @@ class LogSink(Protocol):
 
 
 def worker_command(spec: WorkerSpec, address: str, parent_fd: int) -> list[str]:
-    """Writes the command line of a worker."""
     command = [sys.executable, "-m", "vllama_server", spec.model.argument, "--listen", address, "--name", spec.name]
     for name in spec.model.names:
         command += ["--served-name", name]
     command += ["--engine", spec.engine, "--device", spec.device, "--parent-fd", str(parent_fd), *spec.flags]
     return command
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment without the balancer's own settings: a worker has variables of the same names."""
+    own = {setting.variable for setting in SETTINGS} | {"VLLAMA_MODEL"}
+    return {name: value for name, value in environment.items() if name not in own}
 
 
 class Launcher:
@@ -59,15 +66,14 @@ class Launcher:
         environment: Mapping[str, str],
         command: Callable[[WorkerSpec, str, int], Sequence[str]] = worker_command,
     ) -> None:
-        """Gives every worker `environment`; `command` writes its command line."""
         self._sink = sink
         self._environment = environment
         self._command = command
 
     async def start(self, spec: WorkerSpec, address: str) -> WorkerProcess:
-        """Starts a worker; OSError when the system refuses."""
+        """Starts a worker. Raises OSError."""
         parent_fd, lifeline = os.pipe()
-        # Not asyncio's own pipe: with that the end of a worker is told only when its last child closes it.
+        # Not asyncio's own pipe: it reports the end of a worker only once the worker's last child has closed it.
         log_fd, stdout_fd = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -103,11 +109,11 @@ class WorkerProcess:
         self._end = asyncio.create_task(self._wait(), name=f"end of {name}")
 
     async def ended(self) -> int:
-        """Waits for the end and clears what is left; returns the exit status, negative for a signal."""
+        """Waits for the end of the whole process group; returns the exit status, negative for a signal."""
         return await asyncio.shield(self._end)
 
     async def stop(self, timeout_seconds: float) -> int:
-        """Asks the worker to drain and leave, and kills it when it takes longer."""
+        """Asks the worker to drain and end, and kills it after the time-out."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(asyncio.shield(self._end), timeout_seconds)
@@ -162,24 +168,17 @@ class WorkerProcess:
                 self._sink.line(self._name, text)
 
 
-_SAID = re.compile(r"^vllama(?: worker)?: (?P<message>.+)$")
-_TEXT_ERROR = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+ [\w.]+: (?P<message>.+)$")
-_EXCEPTION = re.compile(r"^(?P<message>[\w.]+(?:Error|Exception|Exit)\b.*)$")
-_LONGEST = 1000
-
-
 def crash_reason(tail: Iterable[str], exit_status: int) -> str:
-    """Gives the worker's own explanation, or how it ended when it left none."""
+    """Returns the worker's own last message, else its last logged error or exception, else its exit status in words."""
     lines = list(tail)
-    for find in (_said, _logged, _raised):
+    for find in (_own_message, _logged_error, _exception):
         for line in reversed(lines):
             if message := find(line):
-                return message[:_LONGEST]
+                return message[:_LONGEST_REASON]
     return describe_exit(exit_status)
 
 
 def describe_exit(exit_status: int) -> str:
-    """Words an exit status for people."""
     if exit_status >= 0:
         return f"it ended with status {exit_status}"
     try:
@@ -189,12 +188,12 @@ def describe_exit(exit_status: int) -> str:
     return f"it was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def _said(line: str) -> str:
-    found = _SAID.match(line)
+def _own_message(line: str) -> str:
+    found = _OWN_MESSAGE.match(line)
     return found["message"] if found else ""
 
 
-def _logged(line: str) -> str:
+def _logged_error(line: str) -> str:
     if found := _TEXT_ERROR.match(line):
         return found["message"]
     if not line.startswith("{"):
@@ -206,12 +205,6 @@ def _logged(line: str) -> str:
     return str(record.get("message", "")) if record.get("level") in ("error", "critical") else ""
 
 
-def _raised(line: str) -> str:
+def _exception(line: str) -> str:
     found = _EXCEPTION.match(line)
     return found["message"] if found else ""
-
-
-def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Drops this process's own settings: a worker reads variables of the same names as its own."""
-    own = {setting.variable for setting in SETTINGS} | {"VLLAMA_MODEL"}
-    return {name: value for name, value in environment.items() if name not in own}

@@ -1,9 +1,7 @@
-"""Workers that somebody else runs, at addresses that are given once.
+"""Workers that are started elsewhere: at given addresses, or behind a DNS name.
 
-Workers behind a DNS name: every address that it resolves to is one worker.
-
-Resolved again every few seconds, so that workers join and leave as records come and go. A failed lookup
-changes nothing: a name server's bad moment must not empty the fleet.
+A DNS name is resolved again every few seconds: each address is one worker. A failed lookup changes nothing, so that
+an outage of the name server does not empty the fleet.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllama_balancer.fleet.events import Added, Removed
 
@@ -20,37 +18,27 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.events import FleetEvent
 
+logger = logging.getLogger(__name__)
+
+DNS_SCHEME = "dns:///"
+RESOLVE_INTERVAL_SECONDS = 5.0
+
 
 class StaticFleet:
-    """Announces fixed addresses; whether anybody answers there is for the pool to find out."""
+    """Fixed addresses; the pool finds out whether a worker answers there."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = tuple(dict.fromkeys(addresses))
 
     async def events(self) -> AsyncIterator[FleetEvent]:
-        """Yields every address once, named by itself, and then waits for ever."""
+        """Yields every address once, as its own name, and then waits for ever."""
         for address in self._addresses:
             yield Added(name=address, address=address)
         await asyncio.Event().wait()
 
 
-logger = logging.getLogger(__name__)
-
-DNS_SCHEME = "dns:///"
-RESOLVE_INTERVAL_SECONDS = 5.0
-"""Between two lookups."""
-
-
-class Resolver(Protocol):
-    """Looks a name up."""
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Lists its addresses as "host:port". Raises OSError."""
-        ...
-
-
 async def system_resolve(host: str, port: int) -> Sequence[str]:
-    """Asks the system's resolver."""
+    """Returns the addresses of a name as "host:port", by the system's resolver. Raises OSError."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = {(family, target[0]) for family, _, _, _, target in found}
@@ -58,12 +46,12 @@ async def system_resolve(host: str, port: int) -> Sequence[str]:
 
 
 class DnsFleet:
-    """Follows one name."""
+    """The addresses of one DNS name."""
 
     def __init__(
         self,
         target: str,
-        resolve: Resolver = system_resolve,
+        resolve: Callable[[str, int], Awaitable[Sequence[str]]] = system_resolve,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         host, _, port = target.removeprefix(DNS_SCHEME).rpartition(":")
@@ -72,13 +60,13 @@ class DnsFleet:
         self._pause = pause
 
     async def events(self) -> AsyncIterator[FleetEvent]:
-        """Yields the workers that the name stands for, as they come and go."""
+        """Yields Added and Removed as addresses come and go."""
         known: set[str] = set()
         while True:
             try:
                 found = set(await self._resolve(self._host, self._port))
             except OSError as error:
-                logger.warning("%s cannot be resolved, the workers stay as they are: %s", self._host, error)
+                logger.warning("%s cannot be resolved, its workers stay: %s", self._host, error)
                 found = known
             for address in sorted(found - known):
                 yield Added(name=address, address=address)

@@ -1,11 +1,8 @@
-"""Decides what follows the death of a worker: another start after a pause, or none.
+"""When a worker that has ended is started again, and when it is marked FAILED instead.
 
-The pause doubles from one second to a minute and starts over after a healthy minute. A worker that cannot even
-start, or keeps dying young, is given up with the cause: an endless loop would hide it.
-
-Brings one worker back after each of its deaths, or gives it up; the same for local workers and those of a cluster.
-
-Who owns the worker knows how a life begins and ends; this tells what follows, and waits until it may.
+The pause doubles from one second to a minute and starts over after a healthy minute. A worker that cannot start, or
+keeps crashing early, is given up with the cause: an endless loop would hide it. Supervisors of local workers and of
+Ray actors share this policy.
 """
 
 from __future__ import annotations
@@ -21,62 +18,63 @@ from vllama_balancer.fleet.events import ProcessState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+logger = logging.getLogger(__name__)
+
+EXIT_START_FAILED = 1
+EXIT_BAD_FLAGS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class RestartSettings:
-    """When to try again, and when to stop trying."""
+    """Pauses and limits of the policy."""
 
     initial_delay_seconds: float = 1.0
-    """Pause after the first death."""
+    """Pause after the first crash."""
     max_delay_seconds: float = 60.0
     """The pause doubles up to this."""
     healthy_seconds: float = 60.0
-    """A worker that lived so long starts with a clean slate."""
+    """A worker that ran for as long starts with a clean slate."""
     max_early_exits: int = 5
-    """So many deaths in a row before that, and it is a crash loop."""
+    """Number of crashes in a row, each before `healthy_seconds`, that make a crash loop."""
     max_failed_starts: int = 3
-    """So many failed starts in a row, and it cannot start."""
+    """Number of failed starts in a row after which the worker is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Start again after a pause."""
+    """Verdict: start again after a pause."""
 
     delay_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not start again."""
+    """Verdict: do not start again."""
 
     verdict: str
-    """How it came to that, for people: "failed to start 3 times"."""
-
-
-EXIT_START_FAILED = 1
-EXIT_BAD_FLAGS = 2
+    """Cause in words: "failed to start 3 times"."""
 
 
 class RestartPolicy:
-    """Remembers the deaths of one worker."""
+    """Counts the exits of one worker and decides what follows each; pure."""
 
     def __init__(self, settings: RestartSettings) -> None:
         self._settings = settings
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the past."""
+        """Drops all counts."""
         self._delay_seconds = self._settings.initial_delay_seconds
         self._early_exits = 0
         self._failed_starts = 0
 
     def after_exit(self, exit_status: int, uptime_seconds: float) -> Retry | GiveUp:
-        """Judges a death that nobody asked for; a negative status is the signal that killed it."""
+        """Judges an exit that was not requested; a negative status is the signal that killed the worker."""
         if uptime_seconds >= self._settings.healthy_seconds:
             self.reset()
         if exit_status == EXIT_BAD_FLAGS:
             return GiveUp("refused its flags")
-        # A worker that was told to leave from outside drained and ended well: that is no crash.
+        # Status 0: the worker drained and ended on a signal from outside. That is no crash.
         self._early_exits += exit_status != 0
         self._failed_starts = self._failed_starts + 1 if exit_status == EXIT_START_FAILED else 0
         if self._failed_starts >= self._settings.max_failed_starts:
@@ -88,58 +86,58 @@ class RestartPolicy:
         return Retry(delay)
 
 
-logger = logging.getLogger(__name__)
-
-
 class RestartBackoff:
-    """The deaths of one worker, and the pauses between its lives."""
+    """Waits between the end of a worker's process and its next start, and reports the state meanwhile."""
 
     def __init__(
-        self, name: str, settings: RestartSettings, tell: Callable[[ProcessState, str, float | None], None]
+        self, name: str, settings: RestartSettings, report: Callable[[ProcessState, str, float | None], None]
     ) -> None:
-        """Tells `tell` what holds after each death: the state, why, and the seconds until the next start."""
+        """Calls `report` after each exit with the state, the reason, and the seconds until the next start."""
         self._name = name
-        self._judge = RestartPolicy(settings)
-        self._tell = tell
-        self._asked = asyncio.Event()
+        self._policy = RestartPolicy(settings)
+        self._report = report
+        self._skip = asyncio.Event()
         self.restarts = 0
         """Times the worker was started again so far."""
 
     def begin(self) -> None:
-        """Notes that a life begins: whoever asked for one has it."""
-        self._asked.clear()
+        """Notes a start: an earlier request to skip a wait is fulfilled."""
+        self._skip.clear()
 
     def skip_wait(self) -> None:
-        """Ends the present wait, or leaves out the next one."""
-        self._asked.set()
+        """Ends the present wait, or skips the next one."""
+        self._skip.set()
 
     def restart_now(self) -> None:
-        """Asks for a life that is judged without the earlier ones."""
-        self._judge.reset()
+        """Skips the wait, and drops the counts of earlier exits."""
+        self._policy.reset()
         self.skip_wait()
 
     async def after_exit(self, exit_status: int, uptime_seconds: float, cause: str) -> None:
-        """Tells what follows, and returns when the next life may begin: for a worker that is given up, when asked."""
+        """Reports what follows an exit, and returns when the worker may be started again.
+
+        For a worker that is given up, that is after `skip_wait` or `restart_now`.
+        """
         self.restarts += 1
-        if self._asked.is_set():
-            self._tell(ProcessState.RESTARTING, "is being restarted", None)
+        if self._skip.is_set():
+            self._report(ProcessState.RESTARTING, "is being restarted", None)
             return
-        verdict = self._judge.after_exit(exit_status, uptime_seconds)
+        verdict = self._policy.after_exit(exit_status, uptime_seconds)
         if isinstance(verdict, GiveUp):
-            await self._given_up(f"{verdict.verdict}: {cause}")
+            await self._give_up(f"{verdict.verdict}: {cause}")
         else:
             await self._pause(verdict.delay_seconds, uptime_seconds, cause)
 
-    async def _given_up(self, reason: str) -> None:
+    async def _give_up(self, reason: str) -> None:
         self.restarts -= 1
-        logger.error("%s is given up: it %s", self._name, reason)
-        self._tell(ProcessState.FAILED, reason, None)
-        await self._asked.wait()
+        logger.error("worker %s given up: it %s", self._name, reason)
+        self._report(ProcessState.FAILED, reason, None)
+        await self._skip.wait()
 
     async def _pause(self, delay_seconds: float, uptime_seconds: float, cause: str) -> None:
         logger.warning(
-            "%s died after %.1f s, starts again in %g s: %s", self._name, uptime_seconds, delay_seconds, cause
+            "worker %s ended after %.1f s, restart in %g s: %s", self._name, uptime_seconds, delay_seconds, cause
         )
-        self._tell(ProcessState.RESTARTING, cause, delay_seconds)
+        self._report(ProcessState.RESTARTING, cause, delay_seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), delay_seconds)
+            await asyncio.wait_for(self._skip.wait(), delay_seconds)

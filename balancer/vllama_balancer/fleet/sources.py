@@ -1,4 +1,4 @@
-"""Where this balancer's workers come from: local processes, a Ray cluster, given addresses, or DNS names."""
+"""Builds the fleet sources that the flags ask for: local, Ray, given addresses, DNS names."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def remote_sources(addresses: Sequence[str]) -> list[FleetSource]:
-    """Makes a source for the plain addresses, and one for each DNS name."""
+    """Returns one source for the plain addresses, and one for each DNS name."""
     plain = [address for address in addresses if not address.startswith(DNS_SCHEME)]
     named = [DnsFleet(address) for address in addresses if address.startswith(DNS_SCHEME)]
     return [StaticFleet(plain), *named]
 
 
 def local_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: LogSink) -> LocalFleet:
-    """Makes the fleet of local processes, empty."""
+    """Returns an empty fleet of local processes."""
     return LocalFleet(
         Launcher(sink, worker_environment(environment)),
         RestartSettings(),
@@ -40,7 +40,7 @@ def local_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: Lo
 
 
 def ray_fleet(config: BalancerConfig, environment: Mapping[str, str], sink: LogSink) -> RayFleet:
-    """Makes the fleet on a Ray cluster, empty. Raises ConfigError where Ray is not installed."""
+    """Returns an empty fleet on a Ray cluster. Raises ConfigError if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("--fleet ray needs Ray, which is not installed here: pip install 'ray>=2.50' beside vllama")
     command = driver_command(

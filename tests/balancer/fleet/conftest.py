@@ -1,4 +1,4 @@
-"""Small real processes that behave as workers may: well, badly, and worse."""
+"""Fleets of small real processes that behave like workers, good and bad ones."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ SETTINGS = RestartSettings(initial_delay_seconds=0.02, max_delay_seconds=0.1)
 
 
 class ListSink:
-    """Keeps what workers print, and wakes whoever waits for a line."""
+    """A LogSink that keeps the lines."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
-        self._news = asyncio.Condition()
 
     def line(self, worker: str, text: str) -> None:
-        """Takes one line."""
         self.lines.append((worker, text))
 
     async def printed(self, text: str) -> None:
@@ -42,7 +40,7 @@ class ListSink:
 
 
 class Watched:
-    """A fleet of scripted workers, its events as they come, and its log."""
+    """A fleet of scripted workers, the events read so far, and its log."""
 
     def __init__(self, fleet: LocalFleet, sink: ListSink) -> None:
         self.fleet = fleet
@@ -55,7 +53,7 @@ class Watched:
         self.fleet.add(WorkerSpec(index, HostedModel("m", ("m:latest",))))
 
     async def until(self, wanted: Callable[[FleetEvent], bool], seconds: float = 20.0) -> FleetEvent:
-        """Reads events up to one that is wanted."""
+        """Reads events until one matches."""
         async with asyncio.timeout(seconds):
             while True:
                 event = await anext(self._events)

@@ -1,4 +1,4 @@
-"""The line that says why a worker died is found among the last ones."""
+"""The reason of a worker's crash is found in its last lines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ from vllama_balancer.fleet.process import crash_reason
         ([], -99, "it was killed by signal 99"),
     ],
 )  # fmt: skip
-def test_the_cause_is_the_workers_own_words_or_its_end(tail: list[str], status: int, cause: str) -> None:
-    """Its own sentence first, then its log, then an exception, then how it ended."""
+def test_the_reason_is_the_workers_message_or_its_exit_status(tail: list[str], status: int, cause: str) -> None:
+    """In this order: its last message, a logged error, an exception, the exit status."""
     assert crash_reason(tail, status) == cause

@@ -11,20 +11,20 @@ from vllama_balancer.fleet.devices import Gpu, MachineProbe
 
 
 def test_the_cores_are_those_of_the_affinity_mask() -> None:
-    """Cores that this process may not use are not given away."""
+    """Cores that this process may not use are not assigned."""
     assert MachineProbe({}).cores() == sorted(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("binding", ["{core}", "{core}-{core}", " {core} , 99999"])
 def test_an_operator_may_keep_cores_for_something_else(binding: str) -> None:
-    """A list in vLLM's own variable is what the workers share; cores that are not there do not count."""
+    """Workers share the list in vLLM's own variable; missing cores are ignored."""
     core = max(os.sched_getaffinity(0))
     assert MachineProbe({"VLLM_CPU_OMP_THREADS_BIND": binding.format(core=core)}).cores() == [core]
 
 
 @pytest.mark.parametrize("binding", ["", "auto", "nobind", "0-1|2-3", "0-", "99999"])
-def test_what_lists_no_core_of_ours_chooses_none(binding: str) -> None:
-    """VLLM's other words for a binding leave the choice to us."""
+def test_a_binding_without_usable_cores_is_ignored(binding: str) -> None:
+    """Other values of vLLM's variable are no list of cores."""
     assert MachineProbe({"VLLM_CPU_OMP_THREADS_BIND": binding}).cores() == sorted(os.sched_getaffinity(0))
 
 
@@ -38,28 +38,24 @@ class FakeDriver:
     """NVIDIA's driver as nvidia-ml-py shows it, with two GPUs."""
 
     class NVMLError(Exception):
-        """What the driver raises."""
+        """The driver's error."""
 
     def __init__(self, *, is_installed: bool = True) -> None:
         self.is_installed = is_installed
         self.sessions = 0
 
     def nvmlInit(self) -> None:
-        """Begins a session."""
         if not self.is_installed:
             raise self.NVMLError("no driver")
         self.sessions += 1
 
     def nvmlShutdown(self) -> None:
-        """Ends it."""
         self.sessions -= 1
 
     def nvmlDeviceGetCount(self) -> int:
-        """Two."""
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        """The index is the handle."""
         return index
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
@@ -67,16 +63,14 @@ class FakeDriver:
         return int(uuid[-1])
 
     def nvmlDeviceGetName(self, handle: int) -> str:
-        """A name."""
         return f"NVIDIA {handle}"
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
-        """Memory."""
         return SimpleNamespace(total=24_000, free=1_000 * (handle + 1))
 
 
 def test_gpus_are_listed_with_what_is_free_now() -> None:
-    """All of them, or those that CUDA_VISIBLE_DEVICES allows, up to the first that means none."""
+    """All of them, or those in CUDA_VISIBLE_DEVICES up to the first entry that means none."""
     driver = FakeDriver()
     both = [Gpu("0", "NVIDIA 0", 24_000, 1_000), Gpu("1", "NVIDIA 1", 24_000, 2_000)]
     assert list(MachineProbe({}, driver).gpus()) == both

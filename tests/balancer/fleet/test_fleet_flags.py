@@ -1,4 +1,4 @@
-"""Where workers are started, as the flags say it, and what contradicts itself."""
+"""Flags that say where workers are started, and contradictions among them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from vllama_balancer.errors import ConfigError
 from vllama_balancer.fleet.assignment import HostedModel, slots, worker_spec
 from vllama_balancer.fleet.devices import FakeProbe
 
-HOME = Path("/home/somebody")
+HOME = Path("/home/user")
 
 
 def config_of(*flags: str) -> BalancerConfig:
-    """What the flags make."""
+    """The configuration of these flags."""
     return parse(flags, {}, home=HOME)
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--replicas", "2"], "--fleet ray"),
         (["--tensor-parallel", "2"], "--fleet ray"),
@@ -35,31 +35,31 @@ def config_of(*flags: str) -> BalancerConfig:
         (["--tls-ca", "ca.pem"], "--tls-cert"),
     ],
 )
-def test_flags_that_contradict_each_other_are_refused(flags: list[str], said: str) -> None:
-    """The sentence names what to change."""
-    with pytest.raises(ConfigError, match=said):
+def test_flags_that_contradict_each_other_are_refused(flags: list[str], message: str) -> None:
+    """The message names the flag to change."""
+    with pytest.raises(ConfigError, match=message):
         config_of(*flags)
 
 
 def test_a_balancer_of_joining_workers_names_no_model() -> None:
-    """Its models are those of whoever joins."""
+    """Its models are those of the workers that join."""
     assert config_of("--fleet", "none", "--join-token-file", "t").models == ()
 
 
-def test_replicas_are_places_without_a_device() -> None:
+def test_replicas_are_slots_without_a_device() -> None:
     """Ray finds the device; the flags go to every worker."""
     config = config_of("m", "--fleet", "ray", "--replicas", "3", "--gpu-memory-utilization", "0.8")
-    places = slots(config, FakeProbe())
-    assert [(place.index, place.device, dict(place.environment)) for place in places] == [
+    found = slots(config, FakeProbe())
+    assert [(slot.index, slot.device, dict(slot.environment)) for slot in found] == [
         (index, "auto", {}) for index in range(3)
     ]
-    flags = " ".join(worker_spec(config, places[0], HostedModel("m", ("m",))).flags)
+    flags = " ".join(worker_spec(config, found[0], HostedModel("m", ("m",))).flags)
     assert "--gpu-memory-utilization 0.8" in flags
     assert "tensor_parallel" not in flags
 
 
 def test_a_model_over_several_gpus_uses_vllms_own_executor() -> None:
-    """The engine is told its size and to ask Ray for its processes."""
+    """The engine gets its size, and asks Ray for its processes."""
     config = config_of("m", "--fleet", "ray", "--tensor-parallel", "2")
     flags = " ".join(worker_spec(config, slots(config, FakeProbe())[0], HostedModel("m", ("m",))).flags)
     assert "--engine-arg tensor_parallel_size=2" in flags

@@ -1,4 +1,4 @@
-"""Local workers are started, watched, restarted, given up and ended, with nothing left behind."""
+"""Local workers are started, restarted, given up and ended; no process is left behind."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVE = "print('up', flush=True)\nos.read(fd, 1)"
-"""A worker that lives until its supervisor is gone."""
+"""Script of a worker that runs until its parent has ended."""
 
 
 def running(event) -> bool:
-    """Tells whether a new process runs."""
     return isinstance(event, Changed) and event.state is ProcessState.RUNNING
 
 
 def failed(event) -> bool:
-    """Tells whether a worker was given up."""
     return isinstance(event, Changed) and event.state is ProcessState.FAILED
 
 
@@ -45,7 +43,7 @@ async def test_a_worker_is_announced_and_then_runs(fleet_of) -> None:
 
 
 async def test_lines_are_kept_with_the_name_of_their_worker(fleet_of) -> None:
-    """What a worker prints is passed on line by line, a rewritten line only as it stood last."""
+    """The worker's output is passed on line by line, a rewritten line in its last form."""
     watched = fleet_of("sys.stdout.write('one\\r 50%\\r100%\\ntwo\\n')\n" + SERVE)
     watched.add(3)
     await watched.sink.printed("up")
@@ -53,15 +51,15 @@ async def test_lines_are_kept_with_the_name_of_their_worker(fleet_of) -> None:
 
 
 async def test_a_killed_worker_starts_again_at_the_same_address(fleet_of) -> None:
-    """SIGKILL is answered by a new process; its count of restarts grows."""
+    """After SIGKILL a new process starts; the count of restarts grows."""
     watched = fleet_of(SERVE)
     watched.add()
     first = await watched.until(running)
     os.kill(first.pid, signal.SIGKILL)
     second = await watched.until(running)
-    told = watched.seen[-2]
-    assert told.state is ProcessState.RESTARTING
-    assert "SIGKILL" in told.reason and told.retry_in_seconds == SETTINGS.initial_delay_seconds
+    news = watched.seen[-2]
+    assert news.state is ProcessState.RESTARTING
+    assert "SIGKILL" in news.reason and news.retry_in_seconds == SETTINGS.initial_delay_seconds
     assert second.pid != first.pid and second.restarts == 1
 
 
@@ -76,8 +74,8 @@ async def test_children_of_a_dead_worker_are_killed(fleet_of) -> None:
     await gone(child)
 
 
-async def test_an_early_death_loop_ends_as_failed_with_the_cause(fleet_of) -> None:
-    """A worker that keeps dying young is given up, and its own last words are the reason."""
+async def test_a_crash_loop_ends_as_failed_with_the_cause(fleet_of) -> None:
+    """A worker that keeps crashing early is given up; its last message is the reason."""
     watched = fleet_of("print('RuntimeError: the tensor is on fire')\nos._exit(3)")
     watched.add()
     event = await watched.until(failed)
@@ -112,18 +110,18 @@ async def test_pauses_double(fleet_of) -> None:
 
 
 async def test_a_given_up_worker_can_be_restarted(fleet_of, tmp_path: Path) -> None:
-    """Once the cause is mended, a restart brings the worker back with a clean slate."""
-    mended = tmp_path / "mended"
-    watched = fleet_of(f"os.path.exists({str(mended)!r}) or os._exit(2)\n" + SERVE)
+    """Once the cause is fixed, a requested restart starts the worker with a clean slate."""
+    fixed = tmp_path / "fixed"
+    watched = fleet_of(f"os.path.exists({str(fixed)!r}) or os._exit(2)\n" + SERVE)
     watched.add()
     await watched.until(failed)
-    mended.touch()
+    fixed.touch()
     await watched.fleet.restart("worker-0")
     await watched.sink.printed("up")
 
 
 async def test_restart_replaces_a_running_process(fleet_of) -> None:
-    """An asked restart ends the old life by SIGTERM and is not counted as a crash."""
+    """A requested restart ends the old process by SIGTERM and is not counted as a crash."""
     watched = fleet_of("signal.signal(signal.SIGTERM, lambda *_: (print('drained'), os._exit(0)))\n" + SERVE)
     watched.add()
     first = await watched.until(running)
@@ -135,7 +133,7 @@ async def test_restart_replaces_a_running_process(fleet_of) -> None:
 
 
 async def test_retire_drains_and_removes(fleet_of) -> None:
-    """A retired worker is told to leave, leaves, and is not started again."""
+    """A retired worker gets SIGTERM, drains, and is not started again."""
     watched = fleet_of("signal.signal(signal.SIGTERM, lambda *_: (print('drained'), os._exit(0)))\n" + SERVE)
     watched.add()
     event = await watched.until(running)
@@ -168,18 +166,18 @@ async def test_close_ends_many_at_once_and_clears_the_directory(fleet_of, tmp_pa
 
 
 def test_sockets_lie_in_a_private_directory(tmp_path: Path) -> None:
-    """Nobody else can enter the directory of sockets."""
+    """Other users cannot enter the directory of sockets."""
     directory = private_directory(tmp_path)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
 def test_directories_of_dead_processes_are_cleared(tmp_path: Path) -> None:
-    """What a killed balancer has left is swept, what a living one uses stays."""
-    dead, living = tmp_path / "vllama-999999999-x", tmp_path / f"vllama-{os.getppid()}-x"
+    """The directory of a killed balancer is deleted, that of a running one stays."""
+    dead, running = tmp_path / "vllama-999999999-x", tmp_path / f"vllama-{os.getppid()}-x"
     dead.mkdir()
-    living.mkdir()
+    running.mkdir()
     mine = private_directory(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([living, mine])
+    assert sorted(tmp_path.iterdir()) == sorted([running, mine])
 
 
 async def test_two_workers_of_one_name_are_refused(fleet_of) -> None:
@@ -195,12 +193,12 @@ async def test_two_workers_of_one_name_are_refused(fleet_of) -> None:
 
 
 def test_local_fleet_is_source_and_control() -> None:
-    """It has what the pool and the Fleet service ask of it."""
+    """It implements both interfaces."""
     assert all(hasattr(LocalFleet, name) for name in ("events", "owns", "restart", "retire"))
 
 
 async def test_retiring_twice_is_no_error(fleet_of) -> None:
-    """Whoever comes second finds it done."""
+    """The second call returns at once."""
     watched = fleet_of(SERVE)
     watched.add()
     await watched.until(running)
@@ -209,7 +207,7 @@ async def test_retiring_twice_is_no_error(fleet_of) -> None:
 
 
 async def test_close_ends_a_worker_that_was_being_retired(fleet_of) -> None:
-    """A retirement that is cancelled in its drain leaves no process behind."""
+    """If a retirement is cancelled during its drain, `close` ends the process."""
     watched = fleet_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVE)
     watched.add()
     event = await watched.until(running)

@@ -1,4 +1,4 @@
-"""Workers that offer themselves: leases, their end, and that nobody is counted twice."""
+"""Workers that join: leases, their end, and that no worker is counted twice."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ OFFER = Offer("gpu7", "boot", "10.0.0.7:50061", ("m:latest",))
 ADDED = Added("gpu7@10.0.0.7:50061", "10.0.0.7:50061", ("m:latest",))
 
 
-async def told(fleet: JoinedFleet) -> FleetEvent:
+async def next_event(fleet: JoinedFleet) -> FleetEvent:
     """The fleet's next event."""
     async with asyncio.timeout(10):
         return await anext(fleet.events())
 
 
 async def silent(fleet: JoinedFleet) -> bool:
-    """Whether no event is ready."""
+    """Returns True if no event is ready."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(anext(fleet.events()), 0.01)
     return True
 
 
 async def test_a_worker_is_listed_until_one_lease_after_its_call() -> None:
-    """It comes with its address and models, and goes when the lease has lapsed."""
+    """It is added with its address and models, and removed when the lease has expired."""
     fleet = JoinedFleet(TOKEN, lease_seconds=0.05)
     with fleet.lease(OFFER, TOKEN):
-        assert await told(fleet) == ADDED
-    assert await told(fleet) == Removed(ADDED.name, "has left")
+        assert await next_event(fleet) == ADDED
+    assert await next_event(fleet) == Removed(ADDED.name, "has left")
 
 
 async def test_a_call_within_the_lease_changes_nothing() -> None:
-    """A short interruption is no news."""
+    """A short interruption changes nothing."""
     fleet = JoinedFleet(TOKEN, lease_seconds=30)
     with fleet.lease(OFFER, TOKEN):
-        assert await told(fleet) == ADDED
+        assert await next_event(fleet) == ADDED
     with fleet.lease(OFFER, TOKEN):
         assert await silent(fleet)
 
 
 async def test_two_calls_for_one_address_are_one_worker() -> None:
-    """The later call takes the earlier one's place, whose end then means nothing."""
+    """The later call replaces the earlier one, whose end is then ignored."""
     fleet = JoinedFleet(TOKEN, lease_seconds=0.01)
     with fleet.lease(OFFER, TOKEN) as first:
-        assert await told(fleet) == ADDED
+        assert await next_event(fleet) == ADDED
         with fleet.lease(Offer("gpu7", "boot-2", OFFER.address), TOKEN) as second:
             assert first.superseded.is_set() and not second.superseded.is_set()
             assert await silent(fleet)
-    assert isinstance(await told(fleet), Removed)
+    assert isinstance(await next_event(fleet), Removed)
     assert await silent(fleet)
 
 
-async def test_the_end_of_a_superseded_call_removes_nobody() -> None:
-    """A half-open connection that dies late does not take the worker's new call with it."""
+async def test_the_end_of_a_superseded_call_removes_no_worker() -> None:
+    """A half-open connection that breaks late does not remove the worker's new call."""
     fleet = JoinedFleet(TOKEN, lease_seconds=0.01)
     first = fleet.lease(OFFER, TOKEN)
     first.__enter__()
-    assert await told(fleet) == ADDED
+    assert await next_event(fleet) == ADDED
     with fleet.lease(OFFER, TOKEN):
         first.__exit__(None, None, None)
         await asyncio.sleep(0.05)
@@ -76,19 +76,19 @@ async def test_the_end_of_a_superseded_call_removes_nobody() -> None:
 
 
 async def test_two_workers_of_one_name_are_two() -> None:
-    """The default name is everybody's; the address tells them apart."""
+    """Workers may share the default name; the address distinguishes them."""
     fleet = JoinedFleet(TOKEN)
     with fleet.lease(OFFER, TOKEN), fleet.lease(Offer("gpu7", "other", "10.0.0.8:50061"), TOKEN):
-        assert {(await told(fleet)).name, (await told(fleet)).name} == {ADDED.name, "gpu7@10.0.0.8:50061"}
+        assert {(await next_event(fleet)).name, (await next_event(fleet)).name} == {ADDED.name, "gpu7@10.0.0.8:50061"}
 
 
 async def test_another_worker_at_the_address_replaces_the_first() -> None:
-    """An address that has been given to another worker leaves no ghost."""
+    """The earlier worker of an address is removed."""
     fleet = JoinedFleet(TOKEN)
     with fleet.lease(OFFER, TOKEN), fleet.lease(Offer("new", "boot", OFFER.address), TOKEN):
-        assert await told(fleet) == ADDED
-        assert isinstance(await told(fleet), Removed)
-        assert (await told(fleet)).name == "new@10.0.0.7:50061"
+        assert await next_event(fleet) == ADDED
+        assert isinstance(await next_event(fleet), Removed)
+        assert (await next_event(fleet)).name == "new@10.0.0.7:50061"
 
 
 async def test_a_wrong_token_is_refused() -> None:
@@ -112,7 +112,7 @@ async def test_a_wrong_token_is_refused() -> None:
         (Offer("a", "boot", "dns:///h:1"), "address"),
     ],
 )
-async def test_an_offer_that_cannot_be_names_its_field(offer: Offer, field: str) -> None:
+async def test_an_invalid_offer_names_its_field(offer: Offer, field: str) -> None:
     """Each wrong field is refused by name."""
     with pytest.raises(InvalidRequest) as error, JoinedFleet(TOKEN).lease(offer, TOKEN):
         pass
@@ -120,7 +120,7 @@ async def test_an_offer_that_cannot_be_names_its_field(offer: Offer, field: str)
 
 
 def test_a_token_file_is_read_and_a_poor_one_refused(tmp_path: Path) -> None:
-    """Blanks around it do not count; a short or missing one is a configuration error."""
+    """Blanks around it are ignored; a short or missing token is a configuration error."""
     path = tmp_path / "token"
     path.write_text(f" {TOKEN}\n")
     assert read_token(path) == TOKEN

@@ -16,7 +16,7 @@ class Names:
         self.answers = list(answers)
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Gives the next answer, the last one again and again."""
+        """Returns the next answer, and the last one repeatedly."""
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, OSError):
             raise answer
@@ -30,12 +30,12 @@ async def taken(fleet, count: int) -> list[object]:
 
 
 async def pause(_: float) -> None:
-    """Waits no longer than it must."""
+    """Does not wait."""
     await asyncio.sleep(0)
 
 
 async def test_given_addresses_are_announced_once() -> None:
-    """Each address is one worker, named by itself; a repeated one counts once."""
+    """Each address is one worker and its name; a repeated one counts once."""
     events = StaticFleet(["a:1", "unix:/b", "a:1"]).events()
     assert [await anext(events), await anext(events)] == [Added("a:1", "a:1"), Added("unix:/b", "unix:/b")]
     rest = asyncio.ensure_future(anext(events))
@@ -45,7 +45,7 @@ async def test_given_addresses_are_announced_once() -> None:
 
 
 async def test_every_address_of_a_name_is_a_worker() -> None:
-    """Records that come are added, records that go are removed."""
+    """New records are added, missing ones removed."""
     fleet = DnsFleet("dns:///workers:7", Names(["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"]), pause)
     assert await taken(fleet, 4) == [
         Added("10.0.0.1:7", "10.0.0.1:7"), Added("10.0.0.2:7", "10.0.0.2:7"),
@@ -54,7 +54,7 @@ async def test_every_address_of_a_name_is_a_worker() -> None:
 
 
 async def test_a_failed_lookup_changes_nothing() -> None:
-    """A bad moment of the name server does not empty the fleet."""
+    """An outage of the name server does not empty the fleet."""
     fleet = DnsFleet(
         "dns:///workers:7", Names(["10.0.0.1"], OSError("down"), OSError("down"), ["10.0.0.1", "10.0.0.9"]), pause
     )

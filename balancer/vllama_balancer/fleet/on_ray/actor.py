@@ -1,13 +1,11 @@
-"""The body of the Ray actor: starts the worker server as a process on the actor's node and waits for its end.
+"""Slots on a real Ray cluster: one actor per worker, which holds its GPUs and runs the worker as a process on its node.
 
-A process of its own, as on one machine, so that vLLM finds the same conditions everywhere and a crash in native
-code leaves the actor alive to tell about it. The process holds the read end of the actor's pipe and so ends with
-the actor, however that ends: `ray stop`, a killed raylet, a lost node.
+Only this module and the driver import Ray. Calls of the actor carry commands and the end of the worker; requests and
+tokens go directly from the balancer to the worker's gRPC server on its node.
 
-Seats on a real Ray cluster: one actor for each worker, which holds its GPUs and may be moved for ever.
-
-The only module beside the driver that imports Ray. Calls of the actor carry orders and the news of a worker's end;
-requests and tokens go straight from the balancer to the worker's gRPC server on its node.
+The worker is a process of its own, as on one machine: vLLM finds the same conditions everywhere, and a crash in native
+code leaves the actor alive to report it. The process holds the read end of the actor's pipe and so ends with the
+actor, however that ends: `ray stop`, a killed raylet, a lost node.
 """
 
 from __future__ import annotations
@@ -36,30 +34,34 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.process import WorkerProcess
 
+GROUP_VARIABLE = "VLLAMA_RAY_PLACEMENT_GROUP"
+"""Names, for the worker, the placement group in which its engine puts the processes of its other GPUs."""
+CONCURRENT_CALLS = 8
+"""Calls of one actor that may wait side by side: one for the end, others for commands."""
+
 
 class StandardOutput:
     """Puts what the worker prints into the actor's own log, where `ray logs` and the dashboard show it."""
 
     def line(self, worker: str, text: str) -> None:
-        """Takes one line."""
         sys.stdout.write(f"[{worker}] {text}\n")
         sys.stdout.flush()
 
 
 class WorkerHost:
-    """Hosts one worker process at a time."""
+    """Runs one worker process at a time, on the node of the actor."""
 
     def __init__(self, node_address: str, environment: Mapping[str, str]) -> None:
-        """Listens on the node's address, which the balancer must be able to reach."""
+        """Workers listen on the node's address, which the balancer must be able to reach."""
         self._node_address = node_address
         self._launcher = Launcher(StandardOutput(), environment)
         self._process: WorkerProcess | None = None
-        _wake_up()
+        _raise_priority()
 
     async def start(self, plain_spec: dict[str, Any]) -> tuple[str, str]:
         """Starts the worker and returns its address and this node's name. Raises OSError."""
         if self._process is not None:
-            # The answer of an earlier start never arrived: nobody knows of that worker.
+            # The reply to an earlier start was lost: that worker is not in use.
             self._process.kill()
             await self._process.ended()
         spec = decode_spec(plain_spec)
@@ -70,7 +72,7 @@ class WorkerHost:
         return address, socket.gethostname()
 
     async def ended(self) -> tuple[int, str]:
-        """Waits for the worker's end; its exit status and what it said last."""
+        """Waits for the worker's end; returns its exit status and cause."""
         if self._process is None:
             return 1, "it was not started"
         process = self._process
@@ -78,72 +80,13 @@ class WorkerHost:
         return status, crash_reason(process.tail, status)
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Lets the worker drain and end."""
+        """Drains and ends the worker."""
         if self._process is not None:
             await self._process.stop(timeout_seconds)
 
 
-def free_port(host: str) -> int:
-    """Finds a port of an address that nobody listens on; whoever loses the race for it is simply started again."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def _has_weights_here(spec: WorkerSpec) -> bool:
-    """Tells whether the weights lie where they do on the balancer's machine, as on a shared disk, or need no place."""
-    given = Path(spec.model.argument)
-    return spec.engine == "fake" or not given.is_absolute() or given.exists()
-
-
-async def _with_weights_of_this_node(spec: WorkerSpec) -> WorkerSpec:
-    """Finds the model by its name on this node, installing it if need be. Raises OSError."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vllama_balancer.models", "resolve", spec.model.names[0],
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    found = [line for line in out.decode(errors="replace").splitlines() if line.strip()]
-    if process.returncode or not found:
-        said = err.decode(errors="replace").strip().splitlines()
-        raise OSError(f"its weights cannot be had on this node: {said[-1] if said else 'the resolver said nothing'}")
-    return replace(spec, model=replace(spec.model, argument=found[-1].strip()))
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _wake_up() -> None:
-    """Undoes the low priority that Ray gives its actors, where this user may: a worker serves, it does not crunch."""
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-
-
-GROUP_VARIABLE = "VLLAMA_RAY_PLACEMENT_GROUP"
-"""Tells the worker in which placement group its engine may put the processes of its other GPUs."""
-CALLS_AT_ONCE = 8
-"""Calls of one actor that may wait side by side: one for the end, others for orders."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceRequest:
-    """What one worker needs."""
-
-    gpus: int
-    """GPUs of one worker; 0 on a cluster that computes on processors."""
-
-    @property
-    def words(self) -> str:
-        """For people."""
-        if not self.gpus:
-            return "a node with 1 free CPU"
-        return f"{self.gpus} free GPUs" if self.gpus > 1 else "a node with 1 free GPU"
-
-
 class HostActor(WorkerHost):
-    """A WorkerHost that knows its node."""
+    """The WorkerHost of a Ray actor: with the address and the environment of its node."""
 
     def __init__(self, extra_environment: dict[str, str]) -> None:
         environment = worker_environment(os.environ) | extra_environment
@@ -154,35 +97,85 @@ class HostActor(WorkerHost):
         super().__init__(ray.util.get_node_ip_address(), environment)
 
 
-class RayActorSlot:
-    """One actor, and the placement group that holds the GPUs of a worker with several."""
+def free_port(host: str) -> int:
+    """Returns a free port of an address; a worker that loses the race for it is restarted."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
-    def __init__(self, demand: ResourceRequest) -> None:
-        """Asks Ray for the resources; returns at once, also when no node has them."""
-        self.needs = demand.words
-        self._demand = demand
+
+def _has_weights_here(spec: WorkerSpec) -> bool:
+    """Returns True if the weights have the same path as on the balancer's machine (a shared disk), or need no path."""
+    given = Path(spec.model.argument)
+    return spec.engine == "fake" or not given.is_absolute() or given.exists()
+
+
+async def _with_weights_of_this_node(spec: WorkerSpec) -> WorkerSpec:
+    """Resolves the model by its name on this node, installing it if need be. Raises OSError."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vllama_balancer.models", "resolve", spec.model.names[0],
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    found = [line for line in out.decode(errors="replace").splitlines() if line.strip()]
+    if process.returncode or not found:
+        errors = err.decode(errors="replace").strip().splitlines()
+        cause = errors[-1] if errors else "the resolver said nothing"
+        raise OSError(f"its weights cannot be had on this node: {cause}")
+    return replace(spec, model=replace(spec.model, argument=found[-1].strip()))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _raise_priority() -> None:
+    """Undoes the low priority that Ray gives its actors, where this user may: a worker serves requests."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRequest:
+    """Resources that one worker needs."""
+
+    gpus: int
+    """GPUs of one worker; 0 on a cluster that computes on processors."""
+
+    @property
+    def words(self) -> str:
+        """The request in words, for messages."""
+        if not self.gpus:
+            return "a node with 1 free CPU"
+        return f"{self.gpus} free GPUs" if self.gpus > 1 else "a node with 1 free GPU"
+
+
+class RayActorSlot:
+    """An ActorSlot: one actor, and for a worker with several GPUs the placement group that holds them."""
+
+    def __init__(self, request: ResourceRequest) -> None:
+        """Asks Ray for the resources; returns at once, even if no node has them."""
+        self.needs = request.words
+        self._request = request
         self._group: Any = None
         self._actor: Any = None
         self._may_be_dead = False
         self._reserve()
 
     async def start(self, spec: dict[str, object]) -> Placed:
-        """Starts the worker where Ray has put the actor."""
         await self._renew_if_dead()
         address, node = await self._answer(self._actor.start.remote(spec))
         return Placed(address, node)
 
     async def ended(self) -> tuple[int, str]:
-        """Waits for the worker's end."""
         status, cause = await self._answer(self._actor.ended.remote())
         return status, cause
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Lets the worker drain and end."""
         await self._answer(self._actor.stop.remote(timeout_seconds))
 
     async def leave(self) -> None:
-        """Gives actor and resources back."""
         with contextlib.suppress(RayError, ValueError):
             ray.kill(self._actor, no_restart=True)
         if self._group is not None:
@@ -191,28 +184,28 @@ class RayActorSlot:
 
     def _reserve(self) -> None:
         options: dict[str, Any] = {
-            "max_restarts": -1, "max_task_retries": 0, "max_concurrency": CALLS_AT_ONCE, "num_cpus": 0
+            "max_restarts": -1, "max_task_retries": 0, "max_concurrency": CONCURRENT_CALLS, "num_cpus": 0
         }  # fmt: skip
         environment: dict[str, str] = {}
-        if self._demand.gpus > 1:
-            self._group = placement_group([{"GPU": 1}] * self._demand.gpus, strategy="PACK")
+        if self._request.gpus > 1:
+            self._group = placement_group([{"GPU": 1}] * self._request.gpus, strategy="PACK")
             # The actor itself takes none of the group's GPUs: they are for the engine's own processes.
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
             )
             environment[GROUP_VARIABLE] = self._group.id.hex()
         else:
-            options["num_gpus" if self._demand.gpus else "num_cpus"] = 1
-            # The fewer replicas a lost node takes with it, the better.
+            options["num_gpus" if self._request.gpus else "num_cpus"] = 1
+            # Spread: a lost node takes fewer replicas with it.
             options["scheduling_strategy"] = "SPREAD"
         self._actor = ray.remote(HostActor).options(**options).remote(environment)
 
     async def _renew_if_dead(self) -> None:
-        """Asks anew when Ray will not bring the actor back: when somebody killed it, or removed its group."""
+        """Reserves anew if Ray will not restart the actor: when it was killed, or its group removed."""
         if not self._may_be_dead:
             return
         try:
-            # Of an actor that is being moved this waits for the new node.
+            # For an actor that is being moved, this waits for the new node.
             await self._answer(self._actor.__ray_ready__.remote())
         except ActorLost:
             await self.leave()
@@ -220,7 +213,7 @@ class RayActorSlot:
         self._may_be_dead = False
 
     async def _answer(self, call: Awaitable[Any]) -> Any:
-        """Awaits a call of the actor. Raises ActorLost when it has gone, OSError for what the actor itself raised."""
+        """Awaits a call of the actor. Raises ActorLost if that has gone, OSError for what the actor itself raised."""
         try:
             return await call
         except RayTaskError as error:

@@ -1,7 +1,7 @@
-"""The Ray driver: `python -m vllama_balancer.fleet.on_ray.driver`, a child of the balancer that speaks to the cluster.
+"""The Ray driver: `python -m vllama_balancer.fleet.on_ray.driver`, a child of the balancer, connected to the cluster.
 
-Takes orders from standard input and tells what happens on standard output, a JSON line each. Its actors belong to
-it: when it ends, by an order, by the end of the input or by kill -9, Ray ends them, and nothing holds a GPU.
+Reads commands from standard input and writes events to standard output, one JSON line each. Its actors belong to it:
+when it ends, by a command, by the end of the input or by kill -9, Ray ends them, and no GPU stays reserved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ray
 
 from vllama_balancer import logs
 from vllama_balancer.fleet.on_ray.actor import RayActorSlot, ResourceRequest
-from vllama_balancer.fleet.on_ray.messages import Connected, decode, encode
+from vllama_balancer.fleet.on_ray.messages import LONGEST_LINE_BYTES, Connected, decode, encode
 from vllama_balancer.fleet.on_ray.supervisor import ActorSupervisors
 from vllama_balancer.fleet.restart_policy import RestartSettings
 
@@ -31,19 +31,18 @@ if TYPE_CHECKING:
 EXIT_UNREACHABLE = 1
 ANSWER_SECONDS = 5.0
 """How long the head of the cluster may take to accept a connection."""
-LONGEST_LINE_BYTES = 1 << 20
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Drives until told to close; returns the exit status of the process."""
+    """Runs until Close or the end of the input; returns the exit status of the process."""
     arguments = _parser().parse_args(argv)
-    # Ray prints to standard output: what is said to the balancer gets a descriptor that nobody else knows.
+    # Ray prints to standard output: messages to the balancer use a descriptor of their own.
     outlet = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logs.set_up(arguments.log_format, arguments.log_level)
-    # Ctrl-C goes to the whole group of a terminal: when to leave is the balancer's to say.
+    # Ctrl-C goes to the whole group of a terminal: the balancer decides when the driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         check_reachable(arguments.address)
@@ -52,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vllama: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
         return EXIT_UNREACHABLE
     try:
-        asyncio.run(_drive(arguments, outlet))
+        asyncio.run(_run(arguments, outlet))
     finally:
         ray.shutdown()
     return 0
 
 
 def check_reachable(address: str) -> None:
-    """Raises ConnectionError when nobody listens at "host:port": Ray itself would look for minutes, without a word."""
+    """Raises ConnectionError if nothing listens at "host:port": Ray itself would try silently for minutes."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit():
         return
@@ -72,7 +71,7 @@ def check_reachable(address: str) -> None:
 
 
 def resources_for(device: str, tensor_parallel: int, cluster_gpus: float) -> ResourceRequest:
-    """Says what a worker asks for: GPUs, unless it computes on processors or the cluster has nothing else."""
+    """Returns the resources of one worker: GPUs, unless it computes on processors or the cluster has no GPU."""
     on_processors = device == "cpu" or (device == "auto" and tensor_parallel == 1 and not cluster_gpus)
     return ResourceRequest(0 if on_processors else tensor_parallel)
 
@@ -87,24 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _drive(arguments: argparse.Namespace, outlet: Any) -> None:
-    def tell(news: DriverEvent) -> None:
-        outlet.write(encode(news))
+async def _run(arguments: argparse.Namespace, outlet: Any) -> None:
+    def emit(event: DriverEvent) -> None:
+        outlet.write(encode(event))
 
     gpus = ray.cluster_resources().get("GPU", 0.0)
-    demand = resources_for(arguments.device, arguments.tensor_parallel, gpus)
-    keepers = ActorSupervisors(lambda: RayActorSlot(demand), RestartSettings(), tell)
-    tell(Connected(ray.get_runtime_context().gcs_address))
+    request = resources_for(arguments.device, arguments.tensor_parallel, gpus)
+    supervisors = ActorSupervisors(lambda: RayActorSlot(request), RestartSettings(), emit)
+    emit(Connected(ray.get_runtime_context().gcs_address))
     reader = asyncio.StreamReader(limit=LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     try:
-        while not keepers.is_closing and (line := await reader.readline()):
-            keepers.obey(decode(line))
-        await keepers.closed()
+        while not supervisors.is_closing and (line := await reader.readline()):
+            supervisors.execute(decode(line))
+        await supervisors.closed()
     except (BrokenPipeError, ConnectionResetError):
-        logger.warning("the balancer has gone")
+        logger.warning("the balancer has ended")
     finally:
-        await keepers.abandon()
+        await supervisors.abort()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""The driver as a child process: orders down its standard input, news up its standard output.
+"""Workers on a Ray cluster as the balancer sees them: the interface of LocalFleet, over a driver process.
 
-Workers on a Ray cluster, as the balancer sees them: the interface of the local fleet, over a driver process.
-
-Ray ends a process that has lost its cluster. The balancer therefore never imports it: it starts a driver, passes
-orders down a pipe and takes events from another. When the driver dies, the balancer goes on with whatever still
-answers, starts another driver and orders the same workers again.
+When the driver ends, the balancer keeps serving with the workers that still answer, starts another driver, and sends
+it the same workers again.
 """
 
 from __future__ import annotations
@@ -14,48 +11,53 @@ import contextlib
 import logging
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.on_ray.messages import Close, Connected, Restart, Retire, decode, encode, start_command
+from vllama_balancer.fleet.on_ray.messages import (
+    LONGEST_LINE_BYTES,
+    Close,
+    Connected,
+    Restart,
+    Retire,
+    decode,
+    encode,
+    start_command,
+)
 from vllama_balancer.fleet.process import crash_reason
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.events import FleetEvent
     from vllama_balancer.fleet.on_ray.messages import DriverCommand, DriverEvent, Start
     from vllama_balancer.fleet.process import LogSink
 
-
 logger = logging.getLogger(__name__)
 
-NAME = "ray"
-"""How its lines are marked in the log."""
-LONGEST_LINE_BYTES = 1 << 20
+LOG_NAME = "ray"
+"""Name in the log of the lines that a driver prints."""
 TAIL_LINES = 50
-
-
-class DriverLauncher(Protocol):
-    """Starts drivers."""
-
-    async def __call__(self) -> DriverProcess:
-        """Starts one. Raises OSError."""
-        ...
+FIRST_PAUSE_SECONDS = 0.5
+"""Pause before another driver is started; doubles with each one that does not reach the cluster."""
+LONGEST_PAUSE_SECONDS = 10.0
+CLOSE_GRACE_SECONDS = 15.0
+"""How much longer than the workers' drain the driver may take to end."""
 
 
 def driver_command(*, address: str, device: str, tensor_parallel: int, log_format: str, log_level: str) -> list[str]:
-    """Writes the command line of a driver."""
     return [
         sys.executable, "-m", "vllama_balancer.fleet.on_ray.driver", "--address", address, "--device", device,
         "--tensor-parallel", str(tensor_parallel), "--log-format", log_format, "--log-level", log_level,
     ]  # fmt: skip
 
 
-def launcher(command: Sequence[str], environment: Mapping[str, str], sink: LogSink) -> DriverLauncher:
-    """Makes a launcher of one command line; what drivers print goes to the sink."""
+def launcher(
+    command: Sequence[str], environment: Mapping[str, str], sink: LogSink
+) -> Callable[[], Awaitable[DriverProcess]]:
+    """Returns a function that starts drivers by one command line; it raises OSError."""
 
     async def launch() -> DriverProcess:
         pipe = asyncio.subprocess.PIPE
@@ -68,7 +70,10 @@ def launcher(command: Sequence[str], environment: Mapping[str, str], sink: LogSi
 
 
 class DriverProcess:
-    """One running driver. Read its `news` to the end, then await `ended`."""
+    """A running driver: commands to its standard input, events from its standard output.
+
+    Read its `events` to the end, then await `ended`.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process, sink: LogSink) -> None:
         self._process = process
@@ -76,22 +81,22 @@ class DriverProcess:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._log = asyncio.create_task(self._pump(), name="log of the Ray driver")
 
-    def tell(self, order: DriverCommand) -> bool:
-        """Gives an order; False when the driver takes none any more."""
+    def send(self, command: DriverCommand) -> bool:
+        """Sends a command; returns False if the driver takes none any more."""
         stdin = self._process.stdin
         if stdin is None or stdin.is_closing():
             return False
-        stdin.write(encode(order))
+        stdin.write(encode(command))
         return True
 
-    async def news(self) -> AsyncIterator[DriverEvent]:
-        """Yields what the driver says until it ends."""
+    async def events(self) -> AsyncIterator[DriverEvent]:
+        """Yields the driver's messages until it ends."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             try:
                 yield decode(line)
             except ValueError:
-                logger.warning("the Ray driver said something that is no message")
+                logger.warning("the Ray driver wrote a line that is no message")
 
     async def ended(self) -> str:
         """Waits for the driver's end and returns its cause in one sentence."""
@@ -112,28 +117,21 @@ class DriverProcess:
             text = line.decode(errors="replace").rstrip()
             if text:
                 self._tail.append(text)
-                self._sink.line(NAME, text)
-
-
-FIRST_PAUSE_SECONDS = 0.5
-"""Before another driver is started; doubles with every one that does not reach the cluster."""
-LONGEST_PAUSE_SECONDS = 10.0
-CLOSE_GRACE_SECONDS = 15.0
-"""How much longer than the workers' drain the driver may take to end."""
+                self._sink.line(LOG_NAME, text)
 
 
 class RayFleet:
-    """Starts, watches, restarts and ends workers on a cluster: a FleetSource, a FleetControl and a WorkerLauncher.
+    """Starts, restarts and ends workers on a cluster: a FleetSource, a FleetControl and a WorkerLauncher.
 
-    `close` must be awaited at the end; after it nothing of it runs on the cluster.
+    `close` must be awaited at the end; after it, none of its workers runs on the cluster.
     """
 
-    def __init__(self, launch: DriverLauncher, *, drain_seconds: float) -> None:
-        """Nothing is started before the first worker is added."""
+    def __init__(self, launch: Callable[[], Awaitable[DriverProcess]], *, drain_seconds: float) -> None:
+        """Starts no driver before the first worker is added."""
         self._launch = launch
         self._drain_seconds = drain_seconds
-        self._outbox: asyncio.Queue[FleetEvent | NoWorker] = asyncio.Queue()
-        self._wanted: dict[str, tuple[WorkerSpec, Start]] = {}
+        self._events: asyncio.Queue[FleetEvent | NoWorker] = asyncio.Queue()
+        self._workers: dict[str, tuple[WorkerSpec, Start]] = {}
         self._removed: dict[str, asyncio.Event] = {}
         self._placed: dict[str, asyncio.Event] = {}
         self._driver: DriverProcess | None = None
@@ -143,49 +141,44 @@ class RayFleet:
         self._task: asyncio.Task[None] | None = None
 
     async def events(self) -> AsyncIterator[FleetEvent]:
-        """Yields what happens to the workers, for one reader. Raises NoWorker when no cluster is there at first."""
+        """Yields the events of the workers, for one reader. Raises NoWorker if the cluster was never reached."""
         while True:
-            event = await self._outbox.get()
+            event = await self._events.get()
             if isinstance(event, NoWorker):
                 raise event
             yield event
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
-        """Starts a worker, of a name that is not in use; one that gives up soon does not try a failed start again."""
-        if spec.name in self._wanted:
+        """Starts a worker whose name is not in use; with `fail_fast`, a failed start is not retried."""
+        if spec.name in self._workers:
             raise ValueError(f"{spec.name} runs already")
-        order = start_command(spec, fail_fast=fail_fast)
-        self._wanted[spec.name] = (spec, order)
+        command = start_command(spec, fail_fast=fail_fast)
+        self._workers[spec.name] = (spec, command)
         self._removed[spec.name] = asyncio.Event()
         self._placed[spec.name] = asyncio.Event()
         if self._task is None:
-            self._task = asyncio.create_task(self._keep_driving(), name="keep the Ray driver alive")
+            self._task = asyncio.create_task(self._supervise_driver(), name="supervisor of the Ray driver")
         else:
-            self._order(order)
-
-    def specs(self) -> Sequence[WorkerSpec]:
-        """Lists the workers that are kept alive."""
-        return [spec for spec, _ in self._wanted.values()]
+            self._send(command)
 
     def owns(self, name: str) -> bool:
-        """Tells whether this fleet keeps that worker."""
-        return name in self._wanted
+        return name in self._workers
 
     async def restart(self, name: str) -> None:
         """Ends the worker's process and starts it again; returns when the new process runs."""
         self._placed[name].clear()
-        self._order(Restart(name, self._drain_seconds))
+        self._send(Restart(name, self._drain_seconds))
         await self._placed[name].wait()
 
     async def retire(self, name: str) -> None:
-        """Ends the worker for good; returns when nothing of it is left. One that has left already is no error."""
-        if name not in self._wanted:
+        """Ends the worker for good; returns when it has ended. An unknown name is no error."""
+        if name not in self._workers:
             return
         removed = self._removed[name]
-        del self._wanted[name]
-        if not self._order(Retire(name, self._drain_seconds)):
-            # Without a driver there is no worker: Ray has ended them with it.
-            self._take(Removed(name, "was stopped"))
+        del self._workers[name]
+        if not self._send(Retire(name, self._drain_seconds)):
+            # Ray has ended the workers with their driver.
+            self._handle(Removed(name, "was stopped"))
         await removed.wait()
 
     async def close(self, drain_seconds: float | None = None) -> None:
@@ -195,8 +188,8 @@ class RayFleet:
         if self._task is None:
             return
         with contextlib.suppress(TimeoutError):
-            # A driver that still looks for its cluster has started nothing.
-            if self._is_connected and self._order(Close(seconds)):
+            # A driver that still looks for its cluster has started no worker.
+            if self._is_connected and self._send(Close(seconds)):
                 await asyncio.wait_for(asyncio.shield(self._task), seconds + CLOSE_GRACE_SECONDS)
         self.kill()
         self._task.cancel()
@@ -204,7 +197,7 @@ class RayFleet:
             await self._task
 
     def clear(self) -> None:
-        """Removes what a fleet leaves on this machine's disk: nothing."""
+        """Does nothing: this fleet leaves no files on this machine."""
 
     def kill(self) -> None:
         """Ends the driver now, and with it all workers; `close` is still due."""
@@ -212,52 +205,52 @@ class RayFleet:
         if self._driver is not None:
             self._driver.kill()
 
-    def _order(self, order: DriverCommand) -> bool:
-        """Tells the driver; False when there is none, and so nothing to tell: a new one is told what is wanted."""
-        return self._driver is not None and self._driver.tell(order)
+    def _send(self, command: DriverCommand) -> bool:
+        """Returns False if there is no driver; the next one starts with all workers anyway."""
+        return self._driver is not None and self._driver.send(command)
 
-    async def _keep_driving(self) -> None:
+    async def _supervise_driver(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not self._is_closing:
-            connected, cause = await self._drive()
+            connected, cause = await self._run_driver()
             if self._is_closing:
                 return
             if not self._was_connected:
-                self._outbox.put_nowait(NoWorker(f"the Ray cluster cannot be used: {cause}"))
+                self._events.put_nowait(NoWorker(f"the Ray cluster cannot be used: {cause}"))
                 return
             pause = FIRST_PAUSE_SECONDS if connected else min(2 * pause, LONGEST_PAUSE_SECONDS)
-            logger.warning("the connection to Ray is lost, trying again in %g s: %s", pause, cause)
-            for name in self._wanted:
+            logger.warning("connection to Ray lost, next attempt in %g s: %s", pause, cause)
+            for name in self._workers:
                 reason = f"the connection to Ray is lost: {cause}"
-                self._outbox.put_nowait(Changed(name, ProcessState.RESTARTING, reason, retry_in_seconds=pause))
+                self._events.put_nowait(Changed(name, ProcessState.RESTARTING, reason, retry_in_seconds=pause))
             await asyncio.sleep(pause)
 
-    async def _drive(self) -> tuple[bool, str]:
-        """Runs one driver to its end; tells whether it had reached the cluster, and why it ended."""
+    async def _run_driver(self) -> tuple[bool, str]:
+        """Runs one driver to its end; returns whether it had reached the cluster, and why it ended."""
         connected = False
         try:
-            self._driver = driver = await self._launched()
+            self._driver = driver = await self._start_driver()
         except OSError as error:
             return False, f"the driver could not be started: {error}"
         try:
-            async for news in driver.news():
-                if isinstance(news, Connected):
+            async for event in driver.events():
+                if isinstance(event, Connected):
                     connected = self._is_connected = self._was_connected = True
-                    logger.info("connected to the Ray cluster at %s", news.cluster)
-                    for _, order in self._wanted.values():
-                        driver.tell(order)
+                    logger.info("connected to the Ray cluster at %s", event.cluster)
+                    for _, command in self._workers.values():
+                        driver.send(command)
                 else:
-                    self._take(news)
+                    self._handle(event)
             return connected, await driver.ended()
         finally:
             self._driver = None
             self._is_connected = False
             driver.kill()
             await driver.ended()
-            self._forget_the_retired()
+            self._remove_retired()
 
-    async def _launched(self) -> DriverProcess:
-        """Starts a driver; one whose start nobody waits for any more is ended. Raises OSError."""
+    async def _start_driver(self) -> DriverProcess:
+        """Starts a driver, and ends it if this is cancelled meanwhile. Raises OSError."""
         launching = asyncio.ensure_future(self._launch())
         try:
             return await asyncio.shield(launching)
@@ -267,17 +260,17 @@ class RayFleet:
             await driver.ended()
             raise
 
-    def _take(self, event: FleetEvent) -> None:
+    def _handle(self, event: FleetEvent) -> None:
         if isinstance(event, Removed):
             self._placed.pop(event.name, None)
             if (removed := self._removed.get(event.name)) is not None:
                 removed.set()
         elif isinstance(event, Added) and event.address and event.name in self._placed:
             self._placed[event.name].set()
-        self._outbox.put_nowait(event)
+        self._events.put_nowait(event)
 
-    def _forget_the_retired(self) -> None:
-        """Ends the waiting for workers that were leaving when the driver died: they have gone with it."""
+    def _remove_retired(self) -> None:
+        """Removes the workers that were being retired when the driver ended: they have ended with it."""
         for name, removed in self._removed.items():
-            if name not in self._wanted and not removed.is_set():
-                self._take(Removed(name, "has gone with its cluster"))
+            if name not in self._workers and not removed.is_set():
+                self._handle(Removed(name, "has gone with its cluster"))

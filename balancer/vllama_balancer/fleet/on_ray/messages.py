@@ -1,8 +1,4 @@
-"""What the balancer and its Ray driver say to each other: one JSON line for each order and each event.
-
-The driver is a process of its own because Ray ends a process whose cluster has gone: that must cost the
-balancer its Ray workers' supervision for a moment, and never itself.
-"""
+"""The messages between the balancer and its Ray driver: commands and events, one JSON line each."""
 
 from __future__ import annotations
 
@@ -17,18 +13,19 @@ from vllama_balancer.fleet.events import Added, Changed, Removed
 if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetEvent
 
+LONGEST_LINE_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Keep a worker alive from now on."""
+    """Start a worker, and restart it when it ends."""
 
     spec: dict[str, Any]
     """A WorkerSpec as plain values."""
     fail_fast: bool = False
-    """Whether a failed start is not tried again."""
+    """True if a failed start is not retried."""
 
     def worker_spec(self) -> WorkerSpec:
-        """Reads the specification."""
         return decode_spec(self.spec)
 
 
@@ -50,7 +47,7 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Drain all workers, end them and leave."""
+    """Drain and end all workers, then end the driver."""
 
     drain_seconds: float
 
@@ -60,24 +57,24 @@ class Connected:
     """The driver has reached the cluster."""
 
     cluster: str
-    """The cluster's address."""
+    """Address of the cluster."""
 
 
 DriverCommand = Start | Restart | Retire | Close
-"""Everything that the balancer says."""
+"""Messages to the driver."""
 DriverEvent = Connected | Added | Changed | Removed
-"""Everything that the driver says."""
+"""Messages from the driver."""
 
 _KINDS = {kind.__name__: kind for kind in (Start, Restart, Retire, Close, Connected, Added, Changed, Removed)}
 
 
 def encode(message: DriverCommand | FleetEvent | Connected) -> bytes:
-    """Writes one message, with the line's end."""
+    """Returns one line, with its end."""
     return msgspec.json.encode([type(message).__name__, message]) + b"\n"
 
 
 def decode(line: bytes) -> Any:
-    """Reads one message. Raises ValueError for a line that is none."""
+    """Returns the message of one line. Raises ValueError for a line that is none."""
     try:
         name, body = msgspec.json.decode(line, type=tuple[str, dict[str, Any]])
         return msgspec.convert(body, _KINDS[name])
@@ -86,11 +83,9 @@ def decode(line: bytes) -> Any:
 
 
 def start_command(spec: WorkerSpec, *, fail_fast: bool) -> Start:
-    """Writes the order that starts a worker."""
     return Start(asdict(spec) | {"environment": dict(spec.environment)}, fail_fast)
 
 
 def decode_spec(plain: dict[str, Any]) -> WorkerSpec:
-    """Makes a WorkerSpec from plain values."""
     model = HostedModel(plain["model"]["argument"], tuple(plain["model"]["names"]))
     return WorkerSpec(**{**plain, "model": model, "flags": tuple(plain["flags"])})

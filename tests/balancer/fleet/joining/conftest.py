@@ -38,7 +38,7 @@ class Certificates:
         return [*ours, "--join-token-file", str(self.path / "join-token")]
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What a client shows and trusts at this moment."""
+        """The client's certificate and the authority, as they are now."""
         certificate, key = self.path / "client.pem", self.path / "client-key.pem"
         if not key.exists():
             CertificateFolder(self.path).issue("client", ["client"])
@@ -55,27 +55,26 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 class JoinedBalancer(FleetProcess):
-    """A balancer of workers that join, spoken to with certificates."""
+    """A balancer of workers that join, called with certificates."""
 
     def __init__(self, arguments: Sequence[str], log: Path, credentials: Callable[[], grpc.ChannelCredentials]) -> None:
         super().__init__(["--fleet", "none", *arguments], log)
         self._credentials = credentials
 
     def workers(self) -> list[fleet_pb2.WorkerStatus]:
-        """Asks the balancer for its workers."""
         with grpc.secure_channel(self.target, self._credentials(), OPTIONS) as channel:
             listed = fleet_pb2_grpc.FleetStub(channel).ListWorkers(fleet_pb2.ListWorkersRequest(), timeout=5)
         return list(listed.workers)
 
     async def ask(self, count: int, tokens: int, first: int = 0) -> list[str]:
-        """Sends so many requests at once and returns what was wrong with each; nothing when all went well."""
+        """Sends so many requests at once and returns the errors."""
         async with grpc.aio.secure_channel(self.target, self._credentials(), OPTIONS) as channel:
             stub = generation_pb2_grpc.GenerationStub(channel)
             answers = await asyncio.gather(*(_answer(stub, first + index, tokens) for index in range(count)))
         return [answer for answer in answers if answer]
 
     async def until(self, wanted: Callable[[list[fleet_pb2.WorkerStatus]], bool], seconds: float = 60) -> float:
-        """Waits until the list of workers is as wanted, and returns how long that took."""
+        """Waits until the list of workers matches, and returns how long that took."""
         begun = time.monotonic()
         async with asyncio.timeout(seconds):
             while True:
@@ -87,7 +86,7 @@ class JoinedBalancer(FleetProcess):
                 await asyncio.sleep(0.02)
 
     def kill(self) -> None:
-        """Ends it without a word."""
+        """Ends it by SIGKILL."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

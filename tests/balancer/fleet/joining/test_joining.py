@@ -1,4 +1,4 @@
-"""Workers of other machines join over mutual TLS, stay, come back and are never counted twice."""
+"""Workers of other machines join over mutual TLS, stay, rejoin and are never counted twice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_one_worker_serves_two_balancers(balancer: Callable[..., JoinedBal
 async def test_a_restarted_balancer_has_its_workers_back_at_once(
     balancer: Callable[..., JoinedBalancer], worker: Worker
 ) -> None:
-    """Killed and started again at the same port, it lists both workers, each once, in their old lives."""
+    """Killed and started again at the same port, it lists both workers, each once, with their old boot ids."""
     one = balancer()
     for name in ("gpu7", "gpu8"):
         worker(name, one.target)
@@ -65,7 +65,7 @@ async def test_a_restarted_balancer_has_its_workers_back_at_once(
 async def test_requests_right_after_a_restart_wait_for_the_workers_to_come_back(
     balancer: Callable[..., JoinedBalancer], worker: Worker
 ) -> None:
-    """Sent as soon as the balancer answers, when it knows no worker and no model yet."""
+    """They are sent as soon as the balancer answers, before it has a worker or a model."""
     one = balancer()
     worker("gpu7", one.target)
     await one.until(ready(1))
@@ -76,7 +76,7 @@ async def test_requests_right_after_a_restart_wait_for_the_workers_to_come_back(
 
 
 async def test_a_worker_that_ends_leaves(balancer: Callable[..., JoinedBalancer], worker: Worker) -> None:
-    """After SIGTERM its requests go elsewhere, and it is off the list when its lease has lapsed."""
+    """After SIGTERM its requests go elsewhere, and it is off the list when its lease has expired."""
     one = balancer()
     leaving = worker("gpu7", one.target)
     worker("gpu8", one.target)
@@ -86,10 +86,10 @@ async def test_a_worker_that_ends_leaves(balancer: Callable[..., JoinedBalancer]
     await one.until(ready(1))
 
 
-async def test_nobody_gets_in_without_certificate_and_token(
+async def test_certificate_and_token_are_required(
     balancer: Callable[..., JoinedBalancer], certificates: Certificates
 ) -> None:
-    """Plain text and strangers fail at the connection, a wrong token at the call."""
+    """Plain text fails at the connection, a wrong token at the call."""
     one = balancer()
     await one.until(lambda workers: True)
     offer = membership_pb2.JoinRequest(token="wrong", worker="x", boot_id="x", address="10.0.0.9:1")
@@ -107,7 +107,7 @@ async def test_nobody_gets_in_without_certificate_and_token(
 async def test_renewed_certificates_serve_without_a_restart(
     balancer: Callable[..., JoinedBalancer], worker: Worker, certificates: Certificates
 ) -> None:
-    """After a change of authority new connections are made with the new certificates, and old ones go on."""
+    """After a change of authority new connections use the new certificates, and old ones stay open."""
     one = balancer()
     worker("gpu7", one.target)
     await one.until(ready(1))

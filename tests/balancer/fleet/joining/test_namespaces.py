@@ -1,7 +1,7 @@
-"""A worker behind a router of its own: real addresses, a link that swallows everything, and one that heals.
+"""A worker behind a router of its own: real addresses, a link that drops everything, and one that recovers.
 
 Three network namespaces: this one with the balancer, a router, and the worker's. The router drops what it should
-forward when it is told to, without a word to anybody, as a pulled cable or a lost machine does.
+forward when the test says so, silently, as with a pulled cable or a lost machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(240)
 
 DETECTION_SECONDS = 15.0
-"""Within which a link that swallows everything has to be noticed."""
+"""Time within which a link that drops everything has to be noticed."""
 
 
 def run(command: str) -> None:
@@ -72,7 +72,7 @@ class Network:
         self.forward(True)
 
     def forward(self, is_on: bool) -> None:
-        """Lets the router forward, or swallow everything."""
+        """Makes the router forward, or drop everything."""
         script = f"echo {int(is_on)} > /proc/sys/net/ipv4/ip_forward"
         subprocess.run(
             ["ip", "netns", "exec", self._router, "sh", "-c", script], check=True, capture_output=True, timeout=20
@@ -92,8 +92,8 @@ def network() -> Iterator[Network]:
         made.make()
     except (OSError, subprocess.SubprocessError) as error:
         made.remove()
-        said = getattr(error, "stderr", b"") or str(error).encode()
-        pytest.skip(f"network namespaces cannot be made here: {said.decode(errors='replace').strip()}")
+        cause = getattr(error, "stderr", b"") or str(error).encode()
+        pytest.skip(f"network namespaces cannot be made here: {cause.decode(errors='replace').strip()}")
     yield made
     made.remove()
 
@@ -106,7 +106,7 @@ def is_available(name: str) -> Callable[[list[fleet_pb2.WorkerStatus]], bool]:
 async def test_a_black_holed_link_is_noticed_and_a_healed_one_used_again(
     network: Network, balancer: Callable[..., JoinedBalancer], worker: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """Streams over the dead link go on at the other worker, and the far one is back when the link heals."""
+    """Streams over the dead link continue at the other worker, and the far one is back when the link recovers."""
     one = balancer(network.balancer, listen="0.0.0.0")
     join = f"{network.balancer}:{one.grpc_port}"
     worker("far", join, host=network.worker, inside=network.inside)
@@ -142,7 +142,7 @@ async def test_a_black_holed_link_is_noticed_and_a_healed_one_used_again(
 async def test_a_short_interruption_costs_no_membership(
     network: Network, balancer: Callable[..., JoinedBalancer], worker: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """A link that heals before the lease has lapsed leaves the same single entry, in the same life."""
+    """A link that recovers before the lease has expired leaves the same single entry, with the same boot id."""
     one = balancer(network.balancer, listen="0.0.0.0")
     worker("far", f"{network.balancer}:{one.grpc_port}", host=network.worker, inside=network.inside)
     await one.until(is_available("far"))

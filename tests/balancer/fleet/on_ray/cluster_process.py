@@ -1,6 +1,6 @@
-"""A Ray cluster of several raylets on this machine, as a process that takes orders on its standard input.
+"""A Ray cluster of several raylets on this machine, as a process that reads commands from its standard input.
 
-A process of its own, so that Ray's threads, signal handlers and exits stay out of the tests'.
+A process of its own, so that Ray's threads, signal handlers and exits stay out of the test process.
 """
 
 import os
@@ -21,7 +21,7 @@ SYSTEM = {
 
 
 def main() -> None:
-    """Makes a head without resources and the nodes, prints the address, obeys until the input ends."""
+    """Makes a head without resources and the nodes, prints the address, executes commands until the input ends."""
     count, gpus = int(sys.argv[1]), int(sys.argv[2])
     outlet = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -33,11 +33,11 @@ def main() -> None:
         nodes = [cluster.add_node(num_cpus=1, num_gpus=gpus, **STORE) for _ in range(count)]
         outlet.write(f"{cluster.address}\n")
         for line in sys.stdin:
-            order, _, index = line.strip().partition(" ")
-            if order == "add":
+            command, _, index = line.strip().partition(" ")
+            if command == "add":
                 nodes.append(cluster.add_node(num_cpus=1, num_gpus=gpus, **STORE))
             else:
-                cluster.remove_node(nodes[int(index)], allow_graceful=order == "stop")
+                cluster.remove_node(nodes[int(index)], allow_graceful=command == "stop")
             outlet.write("done\n")
     finally:
         cluster.shutdown()

@@ -21,7 +21,7 @@ GPUS_OF_A_NODE = 2
 
 
 class RayCluster:
-    """A cluster that a test may damage and mend."""
+    """A cluster whose nodes a test adds and removes."""
 
     def __init__(self, nodes: int, gpus: int, log: Path) -> None:
         script = Path(__file__).with_name("cluster_process.py")
@@ -31,21 +31,21 @@ class RayCluster:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
             )  # fmt: skip
         self.nodes = nodes
-        """Nodes that were ever added; their numbers are never given again."""
+        """Nodes that were ever added; their numbers are never reused."""
         self.address = self._line()
         assert self.address, log.read_text()[-4000:]
 
     def kill(self, node: int) -> None:
-        """Kills a node's raylet without a word; its actors die of that."""
-        self._order(f"kill {node}")
+        """Kills a node's raylet by SIGKILL, and with it its actors."""
+        self._send(f"kill {node}")
 
     def stop(self, node: int) -> None:
         """Ends a node as `ray stop` does."""
-        self._order(f"stop {node}")
+        self._send(f"stop {node}")
 
     def add(self) -> None:
-        """Lets one more node join."""
-        self._order("add")
+        """Adds a node."""
+        self._send("add")
         self.nodes += 1
 
     def actors(self) -> list[psutil.Process]:
@@ -54,7 +54,6 @@ class RayCluster:
         return [process for process in below if _title(process).startswith("ray::HostActor")]
 
     def close(self) -> None:
-        """Ends the cluster."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -65,7 +64,7 @@ class RayCluster:
             self._process.wait()
             self._process.stdout.close()
 
-    def _order(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(text + "\n")
         self._process.stdin.flush()
@@ -77,7 +76,7 @@ class RayCluster:
 
 
 def _title(process: psutil.Process) -> str:
-    """The name that a process has given itself."""
+    """The command line of a process; Ray sets it to the name of the actor."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

@@ -26,7 +26,7 @@ CLIENTS, REQUESTS = 8, 100
 
 
 async def until(fleet: FleetProcess, wanted: Callable[[list[fleet_pb2.WorkerStatus]], bool]) -> None:
-    """Waits until the balancer's view of its workers is as wanted."""
+    """Waits until the balancer's list of workers matches."""
     async with asyncio.timeout(90):
         while not wanted(await asyncio.to_thread(fleet.workers)):
             await asyncio.sleep(0.1)
@@ -37,8 +37,8 @@ def available(count: int) -> Callable[[list[fleet_pb2.WorkerStatus]], bool]:
     return lambda workers: sum(worker.available for worker in workers) == count
 
 
-def told(outcome: Outcome) -> str:
-    """Words what became of a load, for whoever reads the output."""
+def summary(outcome: Outcome) -> str:
+    """Returns the outcome of a load in one sentence."""
     return (
         f"{outcome.complete} of {CLIENTS * REQUESTS} requests whole, {sum(outcome.failed.values())} failed, "
         f"{outcome.truncated} truncated, {outcome.wrong} wrong, {outcome.migrated} moved in {outcome.seconds:.1f} s"
@@ -46,7 +46,7 @@ def told(outcome: Outcome) -> str:
 
 
 async def test_a_killed_raylet_fails_no_request(cluster: RayCluster, balancer: Callable[..., FleetProcess]) -> None:
-    """A raylet dies under 8 x 100 requests; its replica comes back on another node."""
+    """A raylet is killed under 8 x 100 requests; its replica restarts on another node."""
     running = balancer(*SIMULATED, "--replicas", "3", ready=3)
     before = {worker.name: worker.address for worker in running.workers()}
     load = Load(running.target, clients=CLIENTS, requests=REQUESTS)
@@ -60,7 +60,7 @@ async def test_a_killed_raylet_fails_no_request(cluster: RayCluster, balancer: C
     assert outcome.complete == CLIENTS * REQUESTS
     await until(running, lambda workers: available(3)(workers) and any(worker.restarts for worker in workers))
     moved = [worker for worker in running.workers() if worker.address != before[worker.name]]
-    print(f"{told(outcome)}; {len(moved)} of 3 replicas came back elsewhere; began on {dict(outcome.workers)}")
+    print(f"{summary(outcome)}; {len(moved)} of 3 replicas came back elsewhere; began on {dict(outcome.workers)}")
     assert moved
     assert all(worker.restarts >= 1 for worker in moved)
     await asyncio.to_thread(cluster.add)
@@ -81,7 +81,7 @@ async def test_a_node_leaves_and_another_joins(cluster: RayCluster, balancer: Ca
         await asyncio.to_thread(cluster.add)
 
     outcome = await load.run(leave_and_join)
-    print(told(outcome))
+    print(summary(outcome))
     assert outcome.clean, outcome
     await until(running, available(6))
 
@@ -89,7 +89,7 @@ async def test_a_node_leaves_and_another_joins(cluster: RayCluster, balancer: Ca
 async def test_a_worker_with_two_gpus_has_a_placement_group(
     cluster: RayCluster, balancer: Callable[..., FleetProcess]
 ) -> None:
-    """Four replicas of two GPUs each: three fit the six GPUs, and the fourth says what it waits for."""
+    """Four replicas of two GPUs each: three fit the six GPUs, and the fourth shows what it waits for."""
     running = balancer(*SIMULATED, "--replicas", "4", "--tensor-parallel", "2", ready=3)
     waiting = [worker.reason for worker in running.workers() if not worker.available]
     assert len(waiting) == 1 and "waits for 2 free GPUs" in waiting[0]
@@ -98,7 +98,7 @@ async def test_a_worker_with_two_gpus_has_a_placement_group(
 
 @pytest.mark.faults
 async def test_a_killed_actor_is_restarted(cluster: RayCluster, balancer: Callable[..., FleetProcess]) -> None:
-    """The actor's process dies under load, and its worker with it; Ray restarts it, and no request fails."""
+    """The actor's process is killed under load, and its worker with it; Ray restarts it, and no request fails."""
     running = balancer(*SIMULATED, "--replicas", "2", ready=2)
     load = Load(running.target, clients=CLIENTS, requests=REQUESTS)
 
@@ -107,7 +107,7 @@ async def test_a_killed_actor_is_restarted(cluster: RayCluster, balancer: Callab
         cluster.actors()[0].kill()
 
     outcome = await load.run(kill)
-    print(told(outcome))
+    print(summary(outcome))
     assert outcome.clean, outcome
     await until(running, lambda workers: available(2)(workers) and any(worker.restarts for worker in workers))
 

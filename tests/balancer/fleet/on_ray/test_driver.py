@@ -1,4 +1,4 @@
-"""What the driver decides before it speaks to a cluster."""
+"""Decisions of the driver before it connects to a cluster."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from vllama_balancer.fleet.on_ray.driver import check_reachable, resources_for
 def test_a_worker_asks_for_gpus_where_there_are_any(
     device: str, tensor_parallel: int, cluster_gpus: float, gpus: int
 ) -> None:
-    """Unless it was told to compute on processors; what it waits for is said in words."""
-    demand = resources_for(device, tensor_parallel, cluster_gpus)
-    assert demand.gpus == gpus
-    assert ("GPU" in demand.words) == (gpus > 0)
+    """Unless it is to compute on processors; the request is also worded for messages."""
+    request = resources_for(device, tensor_parallel, cluster_gpus)
+    assert request.gpus == gpus
+    assert ("GPU" in request.words) == (gpus > 0)
 
 
-def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
-    """The sentence names the address and the command to start a cluster."""
+def test_an_address_without_a_listener_is_an_error_at_once() -> None:
+    """The message names the address and the command to start a cluster."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionError, match="ray start --head"):
             check_reachable(f"127.0.0.1:{taken.getsockname()[1]}")
 
 
-def test_an_address_where_somebody_listens_and_a_word_pass() -> None:
-    """What is no host and port is Ray's to understand."""
+def test_an_address_with_a_listener_and_a_word_pass() -> None:
+    """Anything but host and port is left to Ray."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         check_reachable(f"127.0.0.1:{listening.getsockname()[1]}")
     check_reachable("auto")

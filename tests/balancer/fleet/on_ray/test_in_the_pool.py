@@ -1,4 +1,4 @@
-"""How the pool treats a worker that a cluster places, loses and places again."""
+"""Workers that a cluster places, loses and places again, in the pool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNPLACED = Added("worker-0", "", ("m:latest",), is_supervised=True)
 PLACING = Changed("worker-0", ProcessState.PLACING, "waits for a node with 1 free GPU")
 
 
-async def test_requests_wait_for_a_worker_without_a_place_and_for_one_that_starts() -> None:
+async def test_requests_wait_for_an_unplaced_worker_and_for_one_that_starts() -> None:
     """Neither is hopeless: the cluster will have room, or the process will open its port."""
     pool = Pool()
     try:
@@ -29,7 +29,7 @@ async def test_requests_wait_for_a_worker_without_a_place_and_for_one_that_start
         await pool.close()
 
 
-async def test_nobody_waits_with_the_welcome_for_a_worker_without_a_place() -> None:
+async def test_readiness_does_not_wait_for_an_unplaced_worker() -> None:
     """A fleet larger than its cluster still becomes ready; with nothing but waiting workers it does not."""
     pool = Pool()
     try:

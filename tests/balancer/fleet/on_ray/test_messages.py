@@ -1,4 +1,4 @@
-"""What the balancer and its driver say to each other survives the pipe."""
+"""Messages between the balancer and its driver survive the pipe."""
 
 import pytest
 
@@ -24,21 +24,21 @@ SPEC = WorkerSpec(
     ],
 )
 def test_messages_are_read_as_they_were_written(message: object) -> None:
-    """Each message is one line, and equal after the journey."""
+    """Each message is one line, and equal after decoding."""
     line = encode(message)
     assert line.count(b"\n") == 1
     assert decode(line) == message
 
 
-def test_a_worker_is_ordered_with_all_that_it_needs() -> None:
-    """The specification arrives as it was."""
-    order = decode(encode(start_command(SPEC, fail_fast=True)))
-    assert order.fail_fast
-    assert order.worker_spec() == SPEC
+def test_a_start_carries_the_whole_specification() -> None:
+    """The specification is equal after decoding."""
+    command = decode(encode(start_command(SPEC, fail_fast=True)))
+    assert command.fail_fast
+    assert command.worker_spec() == SPEC
 
 
 @pytest.mark.parametrize("line", [b"hello\n", b'["Nothing", {}]\n', b'["Retire", {"name": 3}]\n', b"\n"])
-def test_what_is_no_message_is_refused(line: bytes) -> None:
+def test_other_lines_are_refused(line: bytes) -> None:
     """Anything else raises ValueError."""
     with pytest.raises(ValueError, match="not a message"):
         decode(line)

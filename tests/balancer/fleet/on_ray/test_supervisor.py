@@ -1,4 +1,4 @@
-"""What follows the ends of a worker on a cluster: its own, its node's, and those that are asked for."""
+"""Restarts of a worker on a cluster: after a crash, the loss of its node, and a request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SPEC = WorkerSpec(0, HostedModel("m", ("m:latest",)), engine="fake")
 SETTINGS = RestartSettings(initial_delay_seconds=0.01, max_delay_seconds=0.02, max_early_exits=3)
 
 
-class ScriptedSeat:
-    """A seat whose fate the test decides."""
+class ScriptedSlot:
+    """An ActorSlot that a test controls."""
 
     needs = "a node with 1 free GPU"
 
@@ -43,33 +43,31 @@ class ScriptedSeat:
         return Placed(f"10.0.0.1:{self.starts}", "node")
 
     async def ended(self) -> tuple[int, str]:
-        """Ends as the test says."""
+        """Ends as the test queued it."""
         end = await self.ends.get()
         if isinstance(end, ActorLost):
             raise end
         return end
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Ends the worker well."""
         self.stopped_after.append(timeout_seconds)
         self.ends.put_nowait((0, "drained"))
 
     async def leave(self) -> None:
-        """Notes that it is given up."""
         self.has_left = True
 
 
-class Kept:
-    """A keeper that runs, and what it tells."""
+class Running:
+    """A supervisor that runs, and its events."""
 
     def __init__(self) -> None:
-        self.seat = ScriptedSeat()
+        self.slot = ScriptedSlot()
         self.events: asyncio.Queue[FleetEvent] = asyncio.Queue()
-        self.keeper = ActorSupervisor(SPEC, lambda: self.seat, SETTINGS, self.events.put_nowait)
-        self.task = asyncio.create_task(self.keeper.run())
+        self.supervisor = ActorSupervisor(SPEC, lambda: self.slot, SETTINGS, self.events.put_nowait)
+        self.task = asyncio.create_task(self.supervisor.run())
 
-    async def told(self, kind: type[FleetEvent], state: ProcessState | None = None) -> FleetEvent:
-        """Reads events up to one of a kind."""
+    async def next_event(self, kind: type[FleetEvent], state: ProcessState | None = None) -> FleetEvent:
+        """Reads events until one is of a kind."""
         async with asyncio.timeout(10):
             while True:
                 event = await self.events.get()
@@ -77,102 +75,104 @@ class Kept:
                     return event
 
     async def placed(self) -> Added:
-        """Reads events up to one that tells an address."""
-        while not (event := await self.told(Added)).address:
+        """Reads events until one has an address."""
+        while not (event := await self.next_event(Added)).address:
             pass
         return event
 
 
 @pytest.fixture
-async def kept() -> AsyncIterator[Kept]:
-    """A keeper, ended at the end."""
-    made = Kept()
+async def running() -> AsyncIterator[Running]:
+    """A supervisor, ended at the end."""
+    made = Running()
     yield made
-    made.keeper.kill()
+    made.supervisor.kill()
     await made.task
 
 
-async def test_a_worker_without_room_is_told_and_waits(kept: Kept) -> None:
-    """The worker is announced without an address, with what it waits for, and gets one when there is room."""
-    assert await kept.told(Added) == Added("worker-0", "", ("m:latest",), is_supervised=True)
-    news = await kept.told(Changed, ProcessState.PLACING)
+async def test_a_worker_without_room_is_announced_and_waits(running: Running) -> None:
+    """It is announced without an address and with the resources it waits for, and gets an address later."""
+    assert await running.next_event(Added) == Added("worker-0", "", ("m:latest",), is_supervised=True)
+    news = await running.next_event(Changed, ProcessState.PLACING)
     assert "a node with 1 free GPU" in news.reason
-    kept.seat.room.set()
-    assert await kept.placed() == Added("worker-0", "10.0.0.1:1", ("m:latest",), is_supervised=True)
+    running.slot.room.set()
+    assert await running.placed() == Added("worker-0", "10.0.0.1:1", ("m:latest",), is_supervised=True)
 
 
-async def test_a_worker_that_dies_is_started_again_on_its_seat(kept: Kept) -> None:
-    """A death is told with its cause and a pause, and the new life has a new address and one restart."""
-    kept.seat.room.set()
-    await kept.placed()
-    kept.seat.ends.put_nowait((-9, "it was killed by SIGKILL"))
-    news = await kept.told(Changed, ProcessState.RESTARTING)
+async def test_a_worker_that_crashes_is_started_again_in_its_slot(running: Running) -> None:
+    """A crash is reported with its cause and a pause; the new process has a new address and one restart."""
+    running.slot.room.set()
+    await running.placed()
+    running.slot.ends.put_nowait((-9, "it was killed by SIGKILL"))
+    news = await running.next_event(Changed, ProcessState.RESTARTING)
     assert (news.reason, news.restarts) == ("it was killed by SIGKILL", 1)
-    assert await kept.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True)
+    assert await running.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True)
 
 
-async def test_a_lost_node_is_nobodys_fault(kept: Kept) -> None:
+async def test_a_lost_node_is_not_the_workers_fault(running: Running) -> None:
     """However often nodes are lost, the worker is placed again and never given up."""
-    kept.seat.room.set()
+    running.slot.room.set()
     for loss in range(1, 6):
-        await kept.placed()
-        kept.seat.ends.put_nowait(ActorLost("the node died"))
-        assert (await kept.told(Changed, ProcessState.PLACING)).restarts == loss
-    assert (await kept.placed()).restarts == 5
+        await running.placed()
+        running.slot.ends.put_nowait(ActorLost("the node died"))
+        assert (await running.next_event(Changed, ProcessState.PLACING)).restarts == loss
+    assert (await running.placed()).restarts == 5
 
 
-async def test_waiting_for_room_counts_no_restarts(kept: Kept) -> None:
-    """However often the cluster gives up a call of a worker that has no place, it was lost once."""
-    kept.seat.room.set()
-    await kept.placed()
-    kept.seat.refusals = [ActorLost("the actor is unavailable")] * 3
-    kept.seat.ends.put_nowait(ActorLost("the node died"))
-    await kept.told(Changed, ProcessState.PLACING)
-    assert await kept.told(Added) == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True)
+async def test_waiting_for_room_counts_no_restarts(running: Running) -> None:
+    """However often the cluster fails a call of an unplaced worker, its node was lost once."""
+    running.slot.room.set()
+    await running.placed()
+    running.slot.refusals = [ActorLost("the actor is unavailable")] * 3
+    running.slot.ends.put_nowait(ActorLost("the node died"))
+    await running.next_event(Changed, ProcessState.PLACING)
+    assert await running.next_event(Added) == Added(
+        "worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True
+    )
 
 
-async def test_a_worker_that_keeps_dying_is_given_up_with_its_cause(kept: Kept) -> None:
-    """A crash loop ends as FAILED; a restart that is asked for begins anew."""
-    kept.seat.room.set()
+async def test_a_worker_that_keeps_crashing_is_given_up_with_its_cause(running: Running) -> None:
+    """A crash loop ends as FAILED; a requested restart begins anew."""
+    running.slot.room.set()
     for _ in range(3):
-        await kept.placed()
-        kept.seat.ends.put_nowait((3, "the engine died"))
-    news = await kept.told(Changed, ProcessState.FAILED)
+        await running.placed()
+        running.slot.ends.put_nowait((3, "the engine died"))
+    news = await running.next_event(Changed, ProcessState.FAILED)
     assert "died 3 times" in news.reason and "the engine died" in news.reason
-    await kept.keeper.restart(0.0)
-    assert (await kept.placed()).address == "10.0.0.1:4"
+    await running.supervisor.restart(0.0)
+    assert (await running.placed()).address == "10.0.0.1:4"
 
 
-async def test_a_process_that_cannot_be_started_is_given_up(kept: Kept) -> None:
-    """What the node's system refuses counts as a failed start."""
-    kept.seat.refusals = [OSError("no such file")] * 3
-    kept.seat.room.set()
-    assert "no such file" in (await kept.told(Changed, ProcessState.FAILED)).reason
+async def test_a_process_that_cannot_be_started_is_given_up(running: Running) -> None:
+    """An OSError on the node counts as a failed start."""
+    running.slot.refusals = [OSError("no such file")] * 3
+    running.slot.room.set()
+    assert "no such file" in (await running.next_event(Changed, ProcessState.FAILED)).reason
 
 
-async def test_a_restart_drains_and_does_not_wait(kept: Kept) -> None:
-    """The present life is asked to drain; the next one begins without a pause."""
-    kept.seat.room.set()
-    await kept.placed()
-    await kept.keeper.restart(7.0)
-    assert kept.seat.stopped_after == [12.0]
-    assert (await kept.told(Changed, ProcessState.RESTARTING)).reason == "is being restarted"
-    assert (await kept.placed()).address == "10.0.0.1:2"
+async def test_a_restart_drains_and_does_not_wait(running: Running) -> None:
+    """The process is drained; the next one starts without a pause."""
+    running.slot.room.set()
+    await running.placed()
+    await running.supervisor.restart(7.0)
+    assert running.slot.stopped_after == [12.0]
+    assert (await running.next_event(Changed, ProcessState.RESTARTING)).reason == "is being restarted"
+    assert (await running.placed()).address == "10.0.0.1:2"
 
 
-async def test_stopping_drains_and_gives_the_seat_back(kept: Kept) -> None:
+async def test_stopping_drains_and_releases_the_slot(running: Running) -> None:
     """A stopped worker is drained, removed, and holds no GPU any more."""
-    kept.seat.room.set()
-    await kept.placed()
-    await kept.keeper.stop(1.0)
-    await kept.told(Removed)
-    await kept.task
-    assert kept.seat.stopped_after == [6.0] and kept.seat.has_left
+    running.slot.room.set()
+    await running.placed()
+    await running.supervisor.stop(1.0)
+    await running.next_event(Removed)
+    await running.task
+    assert running.slot.stopped_after == [6.0] and running.slot.has_left
 
 
-async def test_a_worker_that_still_waits_for_room_leaves_at_once(kept: Kept) -> None:
-    """Stopping one that has no place yet takes no time and gives its request for one back."""
-    await kept.told(Changed, ProcessState.PLACING)
-    await kept.keeper.stop(30.0)
-    await asyncio.wait_for(kept.task, 5)
-    assert kept.seat.has_left and kept.seat.stopped_after == []
+async def test_a_worker_that_still_waits_for_room_leaves_at_once(running: Running) -> None:
+    """Stopping an unplaced worker takes no time and releases its slot."""
+    await running.next_event(Changed, ProcessState.PLACING)
+    await running.supervisor.stop(30.0)
+    await asyncio.wait_for(running.task, 5)
+    assert running.slot.has_left and running.slot.stopped_after == []
