@@ -1,4 +1,4 @@
-"""`python -m vllama_balancer.config --help-all`: the flags alone, for shells; a server takes a second to import."""
+"""`python -m vllama_balancer.config --help-all`: the flags for shells, without the import of a whole server."""
 
 import sys
 from pathlib import Path

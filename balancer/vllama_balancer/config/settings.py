@@ -1,10 +1,12 @@
-"""The table of the balancer's settings: one row holds flag, environment twin, Ollama's variable, reader and help.
+"""BalancerConfig: the table of the balancer's settings, one row each for flag, environment twin, default and help.
 
-One table, so that these cannot drift apart; `config.py` turns it into a configuration.
+`config.py` is its only reader: it turns the command line and the environment into one BalancerConfig.
 """
+# ruff: noqa: RUF009 - every default that is a call of `_flag` is a field of the dataclass
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,29 +14,45 @@ from vllama_balancer.config import values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ipaddress import IPv4Network, IPv6Network
+    from pathlib import Path
 
 POLICIES = ("expected-completion", "least-load", "round-robin", "random")
+EMBEDDED_MODEL = "smollm2:135m"
+"""Served when no model is named: its weights ship with the installation."""
+MODELS_VARIABLE = "VLLAMA_MODEL"
+"""Environment twin of the models on the command line, a comma list."""
+KV_CACHE_VARIABLE = "OLLAMA_KV_CACHE_TYPE"
+"""Ollama's variable for one of the engine's arguments."""
+WITHOUT_EFFECT = (
+    "OLLAMA_FLASH_ATTENTION", "OLLAMA_SCHED_SPREAD", "OLLAMA_GPU_OVERHEAD", "OLLAMA_NOPRUNE", "OLLAMA_LLM_LIBRARY",
+    "OLLAMA_VULKAN",
+)  # fmt: skip
+"""Ollama's variables that mean nothing here; they are accepted and named in the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table of settings."""
+    """How one field of BalancerConfig is set."""
 
-    target: str
-    """Field of BalancerConfig."""
     flag: str
     """Name on the command line, without dashes."""
     parse: Callable[[str], Any]
     """Turns text into a value; ValueError says what would be right."""
     help: str
-    metavar: str = ""
-    ollama: str = ""
+    """Text of the help, with `{default}` where the default is shown."""
+    metavar: str
+    default: str
+    """The default as a user would type it; empty: unset."""
+    everyday: bool
+    """Whether the short help shows it."""
+    ollama: str
     """Ollama's variable for the same thing."""
-    parse_ollama: Callable[[str], Any] | None = None
-    """How that one is read, when differently."""
-    repeatable: bool = False
+    parse_ollama: Callable[[str], Any]
+    """Turns the text of Ollama's variable into a value."""
+    repeatable: bool
     """Whether it collects values; its environment twin is a comma list."""
-    switch: bool = False
+    switch: bool
     """Whether it is a flag without a value."""
 
     @property
@@ -43,75 +61,173 @@ class Setting:
         return "VLLAMA_" + self.flag.upper().replace("-", "_")
 
 
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return text
+def _flag(
+    flag: str,
+    parse: Callable[[str], Any],
+    help: str,
+    metavar: str = "",
+    *,
+    default: str = "",
+    parse_default: Callable[[str], Any] | None = None,
+    everyday: bool = False,
+    ollama: str = "",
+    parse_ollama: Callable[[str], Any] | None = None,
+    repeatable: bool = False,
+    switch: bool = False,
+) -> Any:
+    """Returns a field of BalancerConfig that carries its row of the table."""
+    row = Setting(
+        flag, parse, help, metavar, default, everyday, ollama, parse_ollama or parse, repeatable, switch
+    )  # fmt: skip
+    value: object = () if repeatable else False if switch else None
+    if default:
+        value = (parse_default or parse)(default)
+    return dataclasses.field(default=value, metadata={"setting": row})
 
-    return parse
+
+@dataclass(frozen=True, slots=True)
+class BalancerConfig:
+    """The whole configuration of a balancer process. The order of the fields is that of the help."""
+
+    models: tuple[str, ...] = (EMBEDDED_MODEL,)
+    """Models to load at the start; they share the workers."""
+    is_pinned: bool = False
+    """True if `models` were named: they are never unloaded, and other models take only replicas that they can spare."""
+    host: str = _flag(
+        "host", values.address, "address to listen on, with or without a port (default {default})", "ADDRESS",
+        default="127.0.0.1", parse_default=str, everyday=True, ollama="OLLAMA_HOST", parse_ollama=values.ollama_address,
+    )  # fmt: skip
+    port: int = _flag(
+        "port", values.port, "HTTP port for Ollama and OpenAI clients (default {default})", "PORT",
+        default="11434", everyday=True,
+    )  # fmt: skip
+    """HTTP port; 0 takes a free one."""
+    grpc_port: int = _flag(
+        "grpc-port", values.port, "gRPC port (default {default})", "PORT", default="50051", everyday=True
+    )
+    """gRPC port; 0 takes a free one."""
+    workers: int | None = _flag(
+        "workers", values.positive, "local workers (default one per GPU, 1 without)", "N", everyday=True
+    )
+    """None: one per GPU, one on a machine without."""
+    fleet: str = _flag(
+        "fleet", values.one_of("local", "ray", "none"),
+        "where workers are started: local, ray or none (default {default})", "NAME", default="local",
+    )  # fmt: skip
+    """"none": only workers that join or are named by address."""
+    ray_address: str = _flag(
+        "ray-address", str, "Ray cluster: auto, or host:port of its head (default {default})", "ADDRESS", default="auto"
+    )
+    """"auto": the cluster that this machine belongs to."""
+    replicas: int | None = _flag(
+        "replicas", values.positive, "workers on the cluster (default one for each model)", "N"
+    )
+    tensor_parallel: int = _flag(
+        "tensor-parallel", values.positive, "GPUs of one worker on the cluster (default {default})", "N", default="1"
+    )
+    worker_addresses: tuple[str, ...] = _flag(
+        "worker", values.worker_address,
+        "use a running worker instead: host:port, unix:/path or dns:///name:port; repeatable", "ADDRESS",
+        everyday=True, repeatable=True,
+    )  # fmt: skip
+    engine: str = _flag(
+        "engine", values.one_of("vllm", "fake"), "vllm, or fake: a simulation without weights", "NAME",
+        default="vllm", everyday=True,
+    )  # fmt: skip
+    device: str = _flag(
+        "device", values.one_of("auto", "cuda", "cpu"), "auto, cuda or cpu", "NAME", default="auto", everyday=True
+    )
+    policy: str = _flag(
+        "policy", values.one_of(*POLICIES), f"{', '.join(POLICIES[:-1])} or {POLICIES[-1]}", "NAME", default=POLICIES[0]
+    )
+    max_queue: int = _flag(
+        "max-queue", values.natural, "requests that may wait (default {default})", "N",
+        default="512", everyday=True, ollama="OLLAMA_MAX_QUEUE",
+    )  # fmt: skip
+    max_streams: int | None = _flag(
+        "max-streams", values.positive, "streams of one worker at once", "N",
+        everyday=True, ollama="OLLAMA_NUM_PARALLEL", parse_ollama=values.zero_as_none,
+    )  # fmt: skip
+    """None: the worker's default."""
+    max_model_len: int | None = _flag(
+        "max-model-len", values.natural, "context length; 0: the model's own", "TOKENS",
+        everyday=True, ollama="OLLAMA_CONTEXT_LENGTH", parse_ollama=values.zero_as_none,
+    )  # fmt: skip
+    """None: the worker's default."""
+    gpu_memory_utilization: float | None = _flag(
+        "gpu-memory-utilization", values.share, "share of a GPU's memory to use, above 0 to 1", "SHARE", everyday=True
+    )
+    """Share that the workers of one GPU take together; None: the worker's default."""
+    deterministic: bool = _flag(
+        "deterministic", values.boolean, "greedy and seeded output independent of the batch", switch=True
+    )
+    engine_args: tuple[tuple[str, str], ...] = _flag(
+        "engine-arg", values.key_value, "argument for the engine; 0.key=value: for worker 0 alone; repeatable",
+        "KEY=VALUE", repeatable=True,
+    )  # fmt: skip
+    models_directory: Path = _flag(
+        "models", values.path, "the model store", "DIRECTORY", default=".", everyday=True, ollama="OLLAMA_MODELS"
+    )
+    """`parse` replaces the default by the user's data directory."""
+    keep_alive_seconds: float = _flag(
+        "keep-alive", values.duration, "how long an idle model stays loaded (default {default})", "DURATION",
+        default="5m", everyday=True, ollama="OLLAMA_KEEP_ALIVE",
+    )  # fmt: skip
+    """For a model that is not pinned; negative: for ever."""
+    sleep_seconds: float = _flag(
+        "sleep-for", values.timeout, "how long it then sleeps in host memory, on GPUs (default {default}; 0: not)",
+        "DURATION", default="30m",
+    )  # fmt: skip
+    load_timeout_seconds: float = _flag(
+        "load-timeout", values.timeout, "longest stall of a starting worker (default {default}; 0: none)", "DURATION",
+        default="5m", ollama="OLLAMA_LOAD_TIMEOUT",
+    )  # fmt: skip
+    """How long a starting worker may show no progress; 0: without limit."""
+    max_loaded_models: int = _flag(
+        "max-loaded-models", values.natural, "most models loaded at once (default: what fits)", "N",
+        default="0", ollama="OLLAMA_MAX_LOADED_MODELS",
+    )  # fmt: skip
+    """0: as many as there is room for."""
+    origins: tuple[str, ...] = _flag(
+        "origin", str, "browser origin to let in; repeatable", "ORIGIN", ollama="OLLAMA_ORIGINS", repeatable=True
+    )
+    """Browser origins that are accepted beside the local ones."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = _flag(
+        "trusted-proxy", values.network,
+        "proxy whose X-Forwarded-For tells the client, an address or a network; repeatable", "ADDRESS",
+        repeatable=True,
+    )  # fmt: skip
+    api_keys: Path | None = _flag(
+        "api-key-file", values.path, "file with the hashes of accepted API keys", "FILE", everyday=True
+    )
+    """None: no key is asked for."""
+    tls_certificate: Path | None = _flag("tls-cert", values.path, "PEM certificate for both front doors", "FILE")
+    """None: plain text."""
+    tls_key: Path | None = _flag("tls-key", values.path, "PEM private key of the certificate", "FILE")
+    tls_authority: Path | None = _flag(
+        "tls-ca", values.path, "PEM authority whose certificates gRPC callers and TCP workers must show", "FILE"
+    )
+    """None: no certificate is asked for."""
+    join_token_file: Path | None = _flag(
+        "join-token-file", values.path, "file with the token that lets workers join", "FILE"
+    )
+    """None: no worker may join."""
+    drain_timeout_seconds: float = _flag(
+        "drain-timeout", values.timeout, "how long streams may finish at the end (default {default})", "DURATION",
+        default="30s",
+    )  # fmt: skip
+    log_format: str = _flag("log-format", values.one_of("text", "json"), "text or json", "NAME", default="text")
+    log_level: str = _flag(
+        "log-level", values.one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "NAME",
+        default="info", ollama="OLLAMA_DEBUG", parse_ollama=values.ollama_debug,
+    )  # fmt: skip
+    warnings: tuple[str, ...] = ()
+    """Values of Ollama's variables that were replaced by a default, for the log."""
 
 
-SETTINGS = (
-    Setting("host", "host", values.address, "address to listen on, with or without a port (default 127.0.0.1)",
-            "ADDRESS", "OLLAMA_HOST", values.ollama_address),
-    Setting("port", "port", values.port, "HTTP port for Ollama and OpenAI clients (default 11434)", "PORT"),
-    Setting("grpc_port", "grpc-port", values.port, "gRPC port (default 50051)", "PORT"),
-    Setting("workers", "workers", values.positive, "local workers (default one per GPU, 1 without)", "N"),
-    Setting("fleet", "fleet", _one_of("local", "ray", "none"),
-            "where workers are started: local, ray or none (default local)", "NAME"),
-    Setting("ray_address", "ray-address", str, "Ray cluster: auto, or host:port of its head (default auto)", "ADDRESS"),
-    Setting("replicas", "replicas", values.positive, "workers on the cluster (default one for each model)", "N"),
-    Setting("tensor_parallel", "tensor-parallel", values.positive, "GPUs of one worker on the cluster (default 1)",
-            "N"),
-    Setting("worker_addresses", "worker", values.worker_address,
-            "use a running worker instead: host:port, unix:/path or dns:///name:port; repeatable", "ADDRESS",
-            repeatable=True),
-    Setting("engine", "engine", _one_of("vllm", "fake"), "vllm, or fake: a simulation without weights", "NAME"),
-    Setting("device", "device", _one_of("auto", "cuda", "cpu"), "auto, cuda or cpu", "NAME"),
-    Setting("policy", "policy", _one_of(*POLICIES), f"{', '.join(POLICIES[:-1])} or {POLICIES[-1]}", "NAME"),
-    Setting("max_queue", "max-queue", values.natural, "requests that may wait (default 512)", "N",
-            "OLLAMA_MAX_QUEUE"),
-    Setting("max_streams", "max-streams", values.positive, "streams of one worker at once", "N",
-            "OLLAMA_NUM_PARALLEL", values.zero_as_none),
-    Setting("max_model_len", "max-model-len", values.natural, "context length; 0: the model's own", "TOKENS",
-            "OLLAMA_CONTEXT_LENGTH", values.zero_as_none),
-    Setting("gpu_memory_utilization", "gpu-memory-utilization", values.share,
-            "share of a GPU's memory to use, above 0 to 1", "SHARE"),
-    Setting("deterministic", "deterministic", values.boolean, "greedy and seeded output independent of the batch",
-            switch=True),
-    Setting("engine_args", "engine-arg", values.key_value,
-            "argument for the engine; 0.key=value: for worker 0 alone; repeatable", "KEY=VALUE", repeatable=True),
-    Setting("models_directory", "models", values.path, "the model store", "DIRECTORY", "OLLAMA_MODELS"),
-    Setting("keep_alive_seconds", "keep-alive", values.keep_alive, "how long an idle model stays loaded (default 5m)",
-            "DURATION", "OLLAMA_KEEP_ALIVE"),
-    Setting("sleep_seconds", "sleep-for", values.timeout,
-            "how long it then sleeps in host memory, on GPUs (default 30m; 0: not)", "DURATION"),
-    Setting("load_timeout_seconds", "load-timeout", values.timeout,
-            "longest stall of a starting worker (default 5m; 0: none)", "DURATION", "OLLAMA_LOAD_TIMEOUT"),
-    Setting("max_loaded_models", "max-loaded-models", values.natural, "most models loaded at once (default: what fits)",
-            "N", "OLLAMA_MAX_LOADED_MODELS"),
-    Setting("origins", "origin", str, "browser origin to let in; repeatable", "ORIGIN", "OLLAMA_ORIGINS",
-            repeatable=True),
-    Setting("trusted_proxies", "trusted-proxy", values.network,
-            "proxy whose X-Forwarded-For tells the client, an address or a network; repeatable", "ADDRESS",
-            repeatable=True),
-    Setting("api_keys", "api-key-file", values.path, "file with the hashes of accepted API keys", "FILE"),
-    Setting("tls_certificate", "tls-cert", values.path, "PEM certificate for both front doors", "FILE"),
-    Setting("tls_key", "tls-key", values.path, "PEM private key of the certificate", "FILE"),
-    Setting("tls_authority", "tls-ca", values.path,
-            "PEM authority whose certificates gRPC callers and TCP workers must show", "FILE"),
-    Setting("join_token_file", "join-token-file", values.path, "file with the token that lets workers join", "FILE"),
-    Setting("drain_timeout_seconds", "drain-timeout", values.timeout,
-            "how long streams may finish at the end (default 30s)", "DURATION"),
-    Setting("log_format", "log-format", _one_of("text", "json"), "text or json", "NAME"),
-    Setting("log_level", "log-level", _one_of("debug", "info", "warning", "error"),
-            "debug, info, warning or error", "NAME", "OLLAMA_DEBUG", values.ollama_debug),
-)  # fmt: skip
-"""Every setting but the models themselves, in the order of the help."""
-
-WITHOUT_EFFECT = (
-    "OLLAMA_FLASH_ATTENTION", "OLLAMA_SCHED_SPREAD", "OLLAMA_GPU_OVERHEAD", "OLLAMA_NOPRUNE", "OLLAMA_LLM_LIBRARY",
-    "OLLAMA_VULKAN",
-)  # fmt: skip
-"""Ollama's variables that mean nothing here; they are accepted and named in the log."""
+SETTINGS: dict[str, Setting] = {
+    field.name: field.metadata["setting"] for field in dataclasses.fields(BalancerConfig) if field.metadata
+}
+"""Every row of the table by its field, in the order of the help."""
+VARIABLES = frozenset(setting.variable for setting in SETTINGS.values()) | {MODELS_VARIABLE}
+"""Every environment twin."""

@@ -1,7 +1,6 @@
 """Readers of single configuration values: text in, value out.
 
-Each raises ValueError with the words that complete "it must be …", so that one place can name the
-flag or variable and all refusals read alike.
+Each raises ValueError with the words that complete "it must be …": `config.py` adds the flag or variable.
 """
 
 from __future__ import annotations
@@ -10,6 +9,10 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEFAULT_PORT = 11434
 _SCHEME_PORTS = {"http": 80, "https": 443}
@@ -52,16 +55,16 @@ def port(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen."""
+    """An address to listen on."""
 
     host: str
     """Name or IP address, without brackets."""
     port: int | None
-    """TCP port; None: not said."""
+    """TCP port; None: none given."""
 
 
 def address(text: str) -> Address:
-    """Reads host, host:port, :port, [v6]:port or http://host as OLLAMA_HOST has them; a scheme brings its port."""
+    """Reads host, host:port, :port, [v6]:port or http://host, as in OLLAMA_HOST; a scheme implies its port."""
     scheme, separator, rest = text.partition("://")
     name, number = _split_port((rest if separator else text).partition("/")[0])
     is_port = not number or (number.isascii() and number.isdigit() and int(number) <= 65535)
@@ -69,6 +72,17 @@ def address(text: str) -> Address:
         raise ValueError("an address such as 0.0.0.0, 0.0.0.0:8080 or http://0.0.0.0:8080")
     default_port = _SCHEME_PORTS[scheme] if separator else None
     return Address(name or "127.0.0.1", int(number) if number else default_port)
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Returns a reader of one of these words."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text
+
+    return read
 
 
 def share(text: str) -> float:
@@ -136,18 +150,13 @@ def timeout(text: str) -> float:
     return max(0.0, duration(text))
 
 
-def keep_alive(text: str) -> float:
-    """Reads how long an idle model stays; negative means for ever."""
-    return duration(text)
-
-
 def ollama_debug(text: str) -> str:
-    """Reads OLLAMA_DEBUG: anything but a no means debug."""
+    """Reads OLLAMA_DEBUG: everything but a no means debug."""
     return "info" if text.lower() in _FALSE else "debug"
 
 
 def ollama_address(text: str) -> Address:
-    """Reads OLLAMA_HOST: as an address, but another scheme means nothing, and a bad port becomes 11434."""
+    """Reads OLLAMA_HOST: as an address, but another scheme is ignored, and a bad port becomes 11434."""
     scheme, separator, rest = text.partition("://")
     if separator and scheme not in _SCHEME_PORTS:
         text = rest

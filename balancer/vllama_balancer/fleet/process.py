@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from vllama_balancer.config.settings import SETTINGS
+from vllama_balancer.config.settings import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,8 +53,7 @@ def worker_command(spec: WorkerSpec, address: str, parent_fd: int) -> list[str]:
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment without the balancer's own settings: a worker has variables of the same names."""
-    own = {setting.variable for setting in SETTINGS} | {"VLLAMA_MODEL"}
-    return {name: value for name, value in environment.items() if name not in own}
+    return {name: value for name, value in environment.items() if name not in VARIABLES}
 
 
 class Launcher:

@@ -33,9 +33,10 @@ def test_flag_beats_vllama_beats_ollama() -> None:
     assert parsed(OLLAMA_MAX_QUEUE="3").max_queue == 3
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
-def test_every_flag_has_an_environment_twin(setting) -> None:
+@pytest.mark.parametrize("field", SETTINGS, ids=lambda field: SETTINGS[field].flag)
+def test_every_flag_has_an_environment_twin(field: str) -> None:
     """A value given by the twin arrives as one given by the flag does."""
+    setting = SETTINGS[field]
     value = {
         "host": "::1", "port": "1", "grpc-port": "2", "worker": "h:1,h:2", "engine": "fake", "device": "cpu",
         "policy": "random", "gpu-memory-utilization": "0.5", "deterministic": "1", "engine-arg": "a=1,0.b=2",
@@ -52,7 +53,7 @@ def test_every_flag_has_an_environment_twin(setting) -> None:
     for part in value.split(",") if setting.repeatable else [value]:
         flags += [] if setting.switch else [f"--{setting.flag}", part]
     by_flag, by_twin = parsed(*others, *flags), parsed(*others, **{setting.variable: value})
-    assert getattr(by_flag, setting.target) == getattr(by_twin, setting.target) != getattr(parsed(), setting.target)
+    assert getattr(by_flag, field) == getattr(by_twin, field) != getattr(parsed(), field)
 
 
 @pytest.mark.parametrize(
