@@ -1,4 +1,4 @@
-"""Serves vllama.v1.Fleet: what the balancer knows of its workers, and orders to drain or restart them."""
+"""The gRPC service vllama.v1.Fleet: lists and watches the workers, drains and restarts them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 PUSH_SECONDS = 1.0
-"""The list is pushed at least this often, as leases and loads move without a change of state."""
+"""The list is pushed at least this often, as loads move without a change of state."""
 LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
 """How gRPC names peers on this machine."""
 SHORTEST_PUSH_SECONDS = 0.1
@@ -25,10 +25,9 @@ SHORTEST_PUSH_SECONDS = 0.1
 
 
 class FleetService(fleet_pb2_grpc.FleetServicer):
-    """The Fleet service."""
+    """The Fleet service. Unless callers need an API key (`is_guarded`), orders are accepted from this machine only."""
 
     def __init__(self, pool: Pool, rolling: Rolling, view: FleetView, *, is_guarded: bool) -> None:
-        """Unless callers are guarded by keys, orders are taken from this machine only."""
         self._is_guarded = is_guarded
         self._pool = pool
         self._rolling = rolling
@@ -37,7 +36,6 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     async def ListWorkers(  # noqa: N802
         self, request: fleet_pb2.ListWorkersRequest, context: Context
     ) -> fleet_pb2.ListWorkersResponse:
-        """Lists every worker once."""
         return self._view.fleet()
 
     async def WatchFleet(self, request: fleet_pb2.WatchFleetRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -51,7 +49,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     async def DrainWorker(  # noqa: N802
         self, request: fleet_pb2.DrainWorkerRequest, context: Context
     ) -> fleet_pb2.DrainWorkerResponse:
-        """Lets one worker finish its streams and takes it out."""
+        """Takes one worker out after its streams have ended, or at the deadline."""
         await self._check_caller(context)
         if self._pool.find(request.worker) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {request.worker!r}")
@@ -60,7 +58,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         return fleet_pb2.DrainWorkerResponse(remaining_streams=remaining)
 
     async def RestartWorkers(self, request: fleet_pb2.RestartWorkersRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
-        """Restarts workers one after the other, each drained first; streams the list after every one."""
+        """Restarts workers one after the other, each drained first; streams the list after each."""
         await self._check_caller(context)
         names = list(request.workers) or [worker.name for worker in self._pool.workers()]
         for name in names:

@@ -1,7 +1,7 @@
-"""Serves grpc.health.v1 from the pool: SERVING while a worker is available, or would be started for a request.
+"""The gRPC service grpc.health.v1: SERVING while a worker is available or models are loaded on demand.
 
-The package's own servicer forgets its other watchers when one of them leaves, and would have to be
-told every change; this one asks the pool, which knows.
+It replaces the servicer of grpcio-health-checking, which forgets its other watchers when one of them leaves and needs
+a call for every change.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from vllama_balancer.gateway import FleetView
     from vllama_balancer.workers.pool import Pool
 
+    Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
+
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """Answers for the server as a whole ("") and for each of its services alike."""
+    """The health of the server as a whole ("") and of each of its services: they are alike."""
 
     def __init__(self, pool: Pool, view: FleetView, services: Collection[str]) -> None:
         self._pool = pool
@@ -28,26 +30,18 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._is_leaving = False
 
     def leave(self) -> None:
-        """Says NOT_SERVING from now on, so that clients look for another balancer."""
+        """Reports NOT_SERVING from now on, so that clients choose another balancer."""
         self._is_leaving = True
         self._pool.changes.tell()
 
-    async def Check(  # noqa: N802
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse],
-    ) -> health_pb2.HealthCheckResponse:
-        """Tells the present state. NOT_FOUND for an unknown service."""
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:  # noqa: N802
+        """Returns the present state. NOT_FOUND for an unknown service."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}")
         return health_pb2.HealthCheckResponse(status=self._status())
 
-    async def Watch(  # noqa: N802
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse],
-    ) -> None:
-        """Tells the state now and whenever it changes."""
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        """Streams the state: now and whenever it changes."""
         if request.service not in self._services:
             unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             await context.write(health_pb2.HealthCheckResponse(status=unknown))
@@ -61,8 +55,6 @@ class HealthService(health_pb2_grpc.HealthServicer):
             version = await self._pool.changes.after(version)
 
     def _status(self) -> int:
-        is_serving = not self._is_leaving and (self._is_anybody_there() or self._view.fleet().loads_on_demand)
+        is_available = any(not worker.unavailable for worker in self._pool.workers())
+        is_serving = not self._is_leaving and (is_available or self._view.fleet().loads_on_demand)
         return health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
-
-    def _is_anybody_there(self) -> bool:
-        return any(not worker.unavailable for worker in self._pool.workers())

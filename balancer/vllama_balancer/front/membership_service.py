@@ -1,4 +1,4 @@
-"""Serves vllama.v1.Membership: workers join by calling, and stay by not hanging up."""
+"""The gRPC service vllama.v1.Membership: a worker is a member as long as its Join stream lasts."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class NotAccepted(BalancerError):
-    """This balancer takes no workers that offer themselves."""
+    """Workers may not join this balancer."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "JOINING_NOT_ACCEPTED"
 
 
 class MembershipService(membership_pb2_grpc.MembershipServicer):
-    """The Membership service."""
+    """The Membership service; without a fleet to join it refuses every worker."""
 
     def __init__(self, joined: JoinedFleet | None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
-        """Refuses everybody when there is no fleet to join."""
         self._joined = joined
         self._heartbeat_seconds = heartbeat_seconds
 
-    # The generated base class knows handlers that return or yield, not coroutines that write.
+    # The generated base class declares handlers that return or yield, not coroutines that write.
     async def Join(self, request: membership_pb2.JoinRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Lists a worker until its call ends."""
         try:

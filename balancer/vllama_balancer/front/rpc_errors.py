@@ -1,7 +1,4 @@
-"""Turns the balancer's exceptions into rich gRPC statuses.
-
-Guards the gRPC front door: demands an API key where keys are configured.
-"""
+"""Errors of the gRPC front door: exceptions as rich gRPC statuses, and the check of API keys."""
 
 from __future__ import annotations
 
@@ -16,17 +13,24 @@ from grpc_status import rpc_status
 from vllama_balancer.errors import Unauthenticated
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from google.protobuf.message import Message
 
     from vllama_balancer.errors import BalancerError
+    from vllama_balancer.keys import ApiKeys
 
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 ERROR_DOMAIN = "vllama"
 """Domain of every ErrorInfo."""
+OPEN_METHODS = ("/grpc.health.v1.Health/", "/vllama.v1.Membership/")
+"""Methods without an API key: health checks have none, and joining workers show a token of their own."""
 
 
 def rich_status(error: BalancerError) -> grpc.Status:
-    """Makes the status of an error: its sentence, an ErrorInfo with its reason and field, and when to come back."""
+    """Returns the status of an error: its message, an ErrorInfo with reason and field, and a RetryInfo."""
     return _status(error.status, str(error), error.reason, error.field, error.retry_after_seconds)
 
 
@@ -50,20 +54,8 @@ def _packed(message: Message) -> any_pb2.Any:
     return packed
 
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from vllama_balancer.keys import ApiKeys
-
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Context = grpc.aio.ServicerContext[Any, Any]
-
-OPEN_METHODS = ("/grpc.health.v1.Health/", "/vllama.v1.Membership/")
-"""Answer without a key: what checks health has none, and who joins shows a token of its own."""
-
-
 class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets calls in that carry one of the keys as metadata, as HTTP callers do in headers."""
+    """Answers calls without a valid API key in their metadata with UNAUTHENTICATED."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -73,7 +65,6 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Lets the call through, or answers it with UNAUTHENTICATED."""
         handler = await continuation(handler_call_details)
         if handler is None or self._may_pass(handler_call_details):
             return handler
@@ -95,7 +86,7 @@ async def _refuse(_: object, context: Context) -> None:
 
 
 def _refusal(handler: Handler) -> Handler:
-    """Makes a handler of the same kind that refuses; every method here takes one request."""
+    """Returns a handler of the same kind that refuses; every method here takes one request."""
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler(_refuse, handler.request_deserializer, handler.response_serializer)
     return grpc.unary_unary_rpc_method_handler(_refuse, handler.request_deserializer, handler.response_serializer)

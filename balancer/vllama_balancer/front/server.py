@@ -1,7 +1,7 @@
-"""The gRPC front door: Generation and Embedding as workers serve them, and the Fleet service.
+"""The gRPC server: Generation and Embedding relayed to the gateway, beside the services of this package.
 
-Handlers write to their context instead of yielding: a client's cancellation then lands inside the
-handler, where the generation is closed, and not in a generator that nobody finishes.
+Handlers write to their context instead of yielding: a client's cancellation then arrives inside the handler, which
+closes the generation; an abandoned generator would stay open.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SERVER_OPTIONS = (
     # Clients may ping every few seconds to notice a dead connection.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # Nothing tells that a client's machine has gone: ask it, so that its calls end within 15 seconds.
+    # A client's machine can vanish without a word: ping it, so that its calls end within 15 seconds.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -85,23 +85,20 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    # The generated base class knows handlers that return or yield, not coroutines that write.
+    # The generated base class declares handlers that return or yield, not coroutines that write.
     async def Generate(  # type: ignore[override]  # noqa: N802
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
-        """Relays one generation."""
         await _answer(context, self._relay(request, context))
 
     async def Tokenize(  # noqa: N802
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
-        """Renders and tokenizes."""
         return await _answer(context, self._gateway.tokenize(request, _call_of(context)))
 
     async def Detokenize(  # noqa: N802
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
-        """Turns token ids into text."""
         return await _answer(context, self._gateway.detokenize(request, _call_of(context)))
 
     async def _relay(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
@@ -123,7 +120,6 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         self._gateway = gateway
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:  # noqa: N802
-        """Embeds texts."""
         return await _answer(context, self._embed(request, context))
 
     async def _embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
@@ -133,7 +129,10 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
 
 
 class GrpcServer:
-    """The gRPC server with all its services. Start it before the workers: a port in use is found at once."""
+    """The gRPC server with all its services. With `keys`, every call must carry one of them.
+
+    Start it before the workers, so that a port in use is found at once.
+    """
 
     def __init__(
         self,
@@ -144,8 +143,7 @@ class GrpcServer:
         keys: ApiKeys | None = None,
         joined: JoinedFleet | None = None,
     ) -> None:
-        """Demands one of the keys with every call when there are any."""
-        # Even an interceptor that lets everybody in costs every call some time.
+        # Even an interceptor that passes everything costs every call some time.
         interceptors = [KeyInterceptor(keys)] if keys is not None else []
         self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
         self._health = HealthService(pool, fleet, SERVICES)
@@ -180,7 +178,7 @@ class GrpcServer:
 
 
 async def _answer(context: Context, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits a handler's work and turns its errors into a status; what nobody foresaw is INTERNAL and logged."""
+    """Awaits a handler's work and turns its errors into a status; an unexpected one is INTERNAL and logged."""
     try:
         return await work
     except grpc.aio.BaseError:
@@ -188,13 +186,13 @@ async def _answer(context: Context, work: Coroutine[Any, Any, T]) -> T:
     except BalancerError as error:
         status = rich_status(error)
     except Exception:
-        logger.exception("a call failed for a reason that nobody foresaw")
+        logger.exception("unhandled exception in a gRPC call")
         status = rich_status(BalancerError("the balancer failed on this request; its log says why"))
     return await context.abort_with_status(status)
 
 
 def _check_generation(request: generation_pb2.GenerateRequest) -> None:
-    """Refuses what no worker could serve, before it takes anybody's place in the queue."""
+    """Refuses what no worker could serve, before it takes a place in the queue."""
     if not request.model:
         raise InvalidRequest("model is empty: name the model to use", field="model")
     if request.WhichOneof("input") is None:
@@ -202,7 +200,7 @@ def _check_generation(request: generation_pb2.GenerateRequest) -> None:
 
 
 def _request_id(given: str, context: Context) -> str:
-    """Takes the id from the request, else from its metadata, else makes one."""
+    """Returns the id of the request, else that of its metadata, else a new one."""
     request_id = given or _metadata(context).get(REQUEST_ID_HEADER, "") or uuid.uuid4().hex
     if len(request_id) > LONGEST_REQUEST_ID or not (request_id.isascii() and request_id.isprintable()):
         message = f"request_id must be printable ASCII of at most {LONGEST_REQUEST_ID} characters"
@@ -217,7 +215,7 @@ def _call_of(context: Context) -> Call:
 
 
 def _client_of(context: Context) -> str:
-    """Keys the caller for fair turns: its API key, else its host; empty for a local socket (then its session)."""
+    """Returns the caller's key for fair queueing: API key, else host; empty for a local socket (then its session)."""
     if authorization := _metadata(context).get("authorization", ""):
         return authorization
     kind, _, rest = context.peer().partition(":")
