@@ -1,8 +1,8 @@
-"""The balancer process from its ports to its end: the only place where its parts are put together.
+"""Balancer: one balancer process, from its ports to its end. The only place where its parts are put together.
 
-Ports are bound before anything is started, so that a port in use costs nothing; front doors answer while
-workers load, so that health checks and waiting requests see a server; and whatever ends the process, the
-workers end with it.
+- Ports are bound before anything is started: a port in use costs nothing.
+- The front doors answer while workers load: health checks and waiting requests see a server.
+- Workers end with the process, however it ends.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ logger = logging.getLogger(__name__)
 
 
 class Balancer:
-    """One balancer process. `run` it once."""
+    """One balancer process. `run` it once.
+
+    `sink` gets the lines of the workers, `out` the banner, and `display` the progress of the start.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,6 @@ class Balancer:
         out: TextIO,
         display: TextIO,
     ) -> None:
-        """Takes where workers' lines go (`sink`), the welcome (`out`) and the progress (`display`)."""
         self._config = config
         self._environment = environment
         self._stops = stops
@@ -103,7 +105,7 @@ class Balancer:
         self._scheduler: ModelScheduler | None = None
 
     async def run(self) -> None:
-        """Serves until asked to stop.
+        """Serves until a stop request.
 
         Raises BalancerError when it cannot start: a port in use, an unknown model, no worker that lives.
         """
@@ -121,9 +123,9 @@ class Balancer:
             await self._serve(doors)
 
     def _local_parts(self, ending: AsyncExitStack) -> LocalParts:
-        """Makes what serves models from this machine; nothing is started yet."""
+        """Builds what starts workers and loads models; nothing is started yet."""
         config = self._config
-        places = slots(config, MachineProbe(self._environment))
+        found = slots(config, MachineProbe(self._environment))
         make_fleet = ray_fleet if config.fleet == "ray" else local_fleet
         self._fleet = make_fleet(config, self._environment, self._sink)
         ending.callback(self._fleet.clear)
@@ -134,7 +136,7 @@ class Balancer:
             max_waiting=config.max_queue,
             sleep_seconds=config.sleep_seconds,
         )
-        replicas = Replicas(self._fleet, places, functools.partial(worker_spec, config))
+        replicas = Replicas(self._fleet, found, functools.partial(worker_spec, config))
         gpus = GpuMemory(MachineProbe(self._environment), config.gpu_memory_utilization)
         machine = Machine(replicas, self._pool, GrpcSleepControl(self._pool), settings, spare_host_memory)
         self._scheduler = ModelScheduler(machine, gpus, self._catalog.expires, awaits_preload=True)
@@ -181,7 +183,7 @@ class Balancer:
         self._out.flush()
 
     async def _read_store(self) -> None:
-        """Makes known what is installed, before anybody can ask; who asks for a model that is yet to come will wait."""
+        """Fills the catalog with the installed models before the first request. Requests for named ones wait."""
         resolver = self._resolver()
         for stored in await asyncio.to_thread(self._store.models):
             self._catalog.install(stored, await asyncio.to_thread(resolver.describe, stored))
@@ -202,20 +204,20 @@ class Balancer:
         scheduler.preload([(model_key(host.names[0]), host) for host in named], pinned=config.is_pinned)
 
     async def _drain(self, doors: FrontDoors) -> None:
-        """Refuses what is new and lets running streams finish, as long as there is time and patience."""
+        """Refuses new requests and waits for running streams: until the timeout, or until a second stop request."""
         doors.drain()
         if not self._dispatcher.in_flight:
             return
         logger.info("finishing %d requests; stop again to end at once", self._dispatcher.in_flight)
-        patience = _task(self._stops.abort.wait(), "wait for a second stop")
+        second_stop = _task(self._stops.abort.wait(), "wait for a second stop")
         idle = _task(self._idle(), "wait for the last request")
         await asyncio.wait(
-            [patience, idle], timeout=self._config.drain_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            [second_stop, idle], timeout=self._config.drain_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
         )
-        await _cancelled(patience, idle)
+        await _cancelled(second_stop, idle)
 
     async def _idle(self) -> None:
-        # The dispatcher counts and tells nobody; that this ends a little late costs nothing.
+        # The dispatcher only counts its requests; ending a little late costs nothing.
         while self._dispatcher.in_flight:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -224,11 +226,11 @@ class Balancer:
             await self._scheduler.close()
         if self._fleet is not None:
             closing = _task(self._fleet.close(), "end the workers")
-            patience = _task(self._stops.abort.wait(), "wait for a second stop")
-            await asyncio.wait([closing, patience], return_when=asyncio.FIRST_COMPLETED)
+            second_stop = _task(self._stops.abort.wait(), "wait for a second stop")
+            await asyncio.wait([closing, second_stop], return_when=asyncio.FIRST_COMPLETED)
             self._fleet.kill()
             await closing
-            await _cancelled(patience)
+            await _cancelled(second_stop)
         await self._pool.close()
 
 
@@ -237,7 +239,7 @@ def _task(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels tasks and waits until they have ended; the error of one that has failed is its reader's."""
+    """Cancels tasks and waits for their ends; errors of failed ones are read elsewhere."""
     for task in tasks:
         task.cancel()
     for task in tasks:

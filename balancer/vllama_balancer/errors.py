@@ -4,7 +4,7 @@ BalancerError
 |-- InvalidRequest        a field is wrong; the message names it and the fix
 |-- ModelNotFound         no such model
 |-- CapabilityMissing     the model cannot do what is asked
-|-- QueueFull             too many requests wait; says when to come back
+|-- QueueFull             too many requests wait; carries the time of a retry
 |-- NoWorker              no worker can take the request now
 |-- DeadlineExceeded      the caller's deadline passed
 |-- WorkerLost            the worker ended in the middle and nothing could take over
@@ -20,7 +20,7 @@ import grpc
 
 
 class BalancerError(Exception):
-    """Root of everything that the balancer raises on purpose; `str()` is a sentence for people."""
+    """Root of the balancer's own exceptions; `str()` is a sentence for people."""
 
     status = grpc.StatusCode.INTERNAL
     """The gRPC status it becomes."""
@@ -35,7 +35,7 @@ class BalancerError(Exception):
         self.field = field
         """The wrong field or the missing capability; empty when there is none."""
         self.retry_after_seconds = retry_after_seconds
-        """When it makes sense to come back; None when that is not known."""
+        """When a retry makes sense; None when that is not known."""
 
 
 class InvalidRequest(BalancerError):

@@ -1,7 +1,6 @@
-"""A Gateway that plays scripts: for tests of the front doors, in process and without time.
+"""FakeGateway: a Gateway that plays scripts, for tests of the front doors.
 
-It records every request it is given, so that a test can look at what a translation made, and it
-can be told to fail, or to wait until the test lets it go on.
+It records every request for the test to inspect. A script can raise an error, or wait for an event of the test.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ _ALL_TEXT = (worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT)
 
 
 def started(prompt_token_ids: Sequence[int] = (1, 2, 3), *, worker: str = "worker-0") -> Step:
-    """Makes a first event."""
     event = generation_pb2.Started(
         worker=worker, boot_id="boot", prompt_tokens=len(prompt_token_ids), prompt_token_ids=prompt_token_ids
     )
@@ -99,7 +97,7 @@ def model(
 
 
 HELLO: tuple[Step, ...] = (started(), delta("Hello"), delta(" world"), finished())
-"""What is played when a test says nothing else."""
+"""The default script."""
 
 
 class FakeGateway:
@@ -108,7 +106,7 @@ class FakeGateway:
     def __init__(self, *models: ModelEntry) -> None:
         self.entries = list(models) or [model()]
         self.requests: list[generation_pb2.GenerateRequest] = []
-        """Every generation asked for, as it came."""
+        """Every request of a generation, as it came."""
         self.embed_requests: list[embedding_pb2.EmbedRequest] = []
         self.calls: list[Call] = []
         self.running = 0
@@ -119,17 +117,15 @@ class FakeGateway:
         self.waiting = asyncio.Event()
         """Set once a generation waits at an Event of its script."""
         self.full: QueueFull | None = None
-        """Raised to whoever expects room; None: there is room."""
+        """Raised by `expect_room`; None: there is room."""
         self._scripts: list[Sequence[Step]] = []
 
     def play(self, *steps: Step) -> None:
-        """Appends a script for one generation."""
         self._scripts.append(steps)
 
     async def generate(
         self, request: generation_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
-        """Plays the next script."""
         self.requests.append(request)
         self.calls.append(call)
         script = self._scripts.pop(0) if self._scripts else HELLO
@@ -175,19 +171,15 @@ class FakeGateway:
         return generation_pb2.DetokenizeResponse(text=" ".join(map(str, request.token_ids)))
 
     def models(self) -> list[ModelEntry]:
-        """Lists the entries."""
         return self.entries
 
     def find(self, name: str) -> ModelEntry | None:
-        """Finds an entry as a catalog does."""
         key = parse_name(name).key
         return next((entry for entry in self.entries if parse_name(entry.name).key == key), None)
 
     def expect_room(self, name: str) -> None:
-        """Raises what a test has put into `full`."""
         if self.full is not None:
             raise self.full
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
-        """Finds an entry; none is ever on its way."""
         return self.find(name)

@@ -1,7 +1,7 @@
-"""What both front doors call: one small protocol in the wire's own messages.
+"""The interface between the front doors and the rest of the balancer, in the wire's own messages.
 
-The dispatcher implements it in process; a remote balancer can stand behind it as well, so the
-edge can run alone. Front doors translate into these calls and know nothing of workers.
+`Gateway` serves requests: the Dispatcher implements it, OnDemand around it where models are loaded on demand.
+`Residency` and `Management` are for clients that load and install models. `FleetView` is the state of the fleet.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Placement:
-    """Where a call went; the gateway fills it in, front doors show it as metadata."""
+    """The worker that serves a call; the gateway fills it in, front doors show it as metadata."""
 
     worker: str = ""
-    """Name of the worker that took it first; empty until one has."""
+    """Name of the first worker that accepted it; empty before that."""
     reason: str = ""
-    """Why that one, in one phrase: "cached-prefix"."""
+    """The policy's reason in one phrase: "cached-prefix"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks, and until when."""
+    """One request's client and deadline."""
 
     client: str
-    """Key for fair turns: API key, else client address, else session."""
+    """Key of fair queueing: API key, else client address, else session."""
     deadline: float | None = None
     """On the event loop's clock, seconds; None: no deadline."""
     placement: Placement = field(default_factory=Placement)
-    """Where it went; known once the first event has come."""
+    """Known once the first event has come."""
 
     def remaining_seconds(self, now: float) -> float | None:
-        """Tells how much time is left, never less than a millisecond; None without a deadline."""
+        """Returns the time until the deadline, at least a millisecond; None without a deadline."""
         return None if self.deadline is None else max(self.deadline - now, 0.001)
 
 
@@ -59,7 +59,7 @@ class ModelEntry:
     expires_at: datetime | None = None
     """When an idle model is unloaded; None: pinned."""
     description: worker_pb2.DescribeResponse | None = None
-    """What a worker said of it; None until one has been ready."""
+    """A worker's own description of it; None until one has been ready."""
     license: str = ""
     """Text of the licence."""
     system: str = ""
@@ -75,7 +75,7 @@ class ModelEntry:
 
 
 class Gateway(Protocol):
-    """Serves generations, embeddings and the catalog. Errors are those of errors.py."""
+    """Serves generations, embeddings and the list of models. Errors are those of errors.py."""
 
     def generate(
         self, request: generation_pb2.GenerateRequest, call: Call
@@ -102,33 +102,33 @@ class Gateway(Protocol):
         ...
 
     def models(self) -> Sequence[ModelEntry]:
-        """Lists the models that can be named, newest first. Cheap: no I/O."""
+        """Returns the models that can be named, newest first. Cheap: no I/O."""
         ...
 
     def find(self, name: str) -> ModelEntry | None:
-        """Finds a model by any spelling of its name that names.py treats as the same."""
+        """Returns a model by any spelling of its name that names.py treats as the same."""
         ...
 
     def expect_room(self, name: str) -> None:
         """Raises QueueFull when a generation or embedding by this model would be refused now, as far as is known.
 
-        Cheap: front doors ask before they make anything of a request, so that a burst costs little.
+        Cheap: front doors call it before they translate a request, so that a burst costs little.
         """
         ...
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
-        """Finds a model as `find` does; one that is on its way, as in the first moments of a start, is waited for.
+        """Finds a model as `find` does; waits for one that may still be announced, as shortly after the start.
 
         Raises DeadlineExceeded at the deadline (on the event loop's clock), NoWorker when it passes before the
-        workers have told what they serve, QueueFull when too many wait already.
+        workers have announced their models, QueueFull when too many wait already.
         """
         ...
 
 
 class Residency(Protocol):
-    """Decides how long models stay loaded; told by clients through `keep_alive`.
+    """Loads and unloads models, and sets how long they stay, as clients ask with `keep_alive`.
 
-    For models that are pinned all of it is a no-op.
+    All of it is a no-op for pinned models.
     """
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
@@ -139,20 +139,20 @@ class Residency(Protocol):
         ...
 
     async def unload(self, name: str) -> None:
-        """Lets the model go once it is idle; never loads it."""
+        """Unloads the model once it is idle; never loads it."""
         ...
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
-        """Replaces how long the model stays after its last request; 0: it goes once idle."""
+        """Sets how long the model stays after its last request; 0: it is unloaded once idle."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a new alias is made of; None leaves what its base presets."""
+    """The content of a new alias; None keeps the preset of its base."""
 
     base: str
-    """Model or alias that it is made from."""
+    """Model or alias that it is derived from."""
     system: str | None = None
     """System text."""
     parameters: Mapping[str, object] | None = None
@@ -163,6 +163,20 @@ class Recipe:
     """Text of the licence."""
     template: str | None = None
     """Jinja text that renders chats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a long task."""
+
+    status: str
+    """The present step, for people: "converting tensors"."""
+    completed: int = 0
+    """The done part of `total`."""
+    total: int = 0
+    """The whole amount; 0 when that is not known."""
+    digest: str = ""
+    """The file in question, as "sha256:<64 hex>"; empty when it is not one file."""
 
 
 class Management(Protocol):
@@ -193,22 +207,8 @@ class Management(Protocol):
 
 
 class FleetView(Protocol):
-    """Shows the fleet at this moment, for the page and for /health."""
+    """The present state of the fleet, for the dashboard, /health and the Fleet service."""
 
     def fleet(self) -> fleet_pb2.ListWorkersResponse:
-        """Lists every worker. Cheap: no I/O."""
+        """Returns every worker and model. Cheap: no I/O."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One step of a long task."""
-
-    status: str
-    """What is being done, for people: "converting tensors"."""
-    completed: int = 0
-    """How much of `total` is done."""
-    total: int = 0
-    """How much there is; 0 when that is not known."""
-    digest: str = ""
-    """The file that is meant, as "sha256:<64 hex>"; empty when no single one is."""

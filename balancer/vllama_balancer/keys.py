@@ -25,14 +25,13 @@ _LINE = re.compile(r"([^:\s]+):([0-9a-f]{64})")
 _BEARER = "bearer "
 
 MISSING = "a valid API key is required: send it as Authorization: Bearer KEY, or as x-api-key"
-"""What is said to a caller without a key, or with a wrong one."""
+"""Message to a caller without a valid key."""
 
 
 class ApiKeys:
-    """The keys that are accepted."""
+    """The accepted keys: names and their SHA-256 digests."""
 
     def __init__(self, hashes: Mapping[str, bytes]) -> None:
-        """`hashes` maps names to SHA-256 digests."""
         self._hashes = dict(hashes)
 
     @classmethod
@@ -56,9 +55,9 @@ class ApiKeys:
         return cls(hashes)
 
     def owner(self, key: str) -> str:
-        """Finds the name that a key belongs to. Raises Unauthenticated for any other.
+        """Returns the name of a key. Raises Unauthenticated for an unknown key.
 
-        Every hash is compared, so that the time tells nothing about which one was close.
+        Every hash is compared, so that the time does not depend on the key.
         """
         given = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
         found = ""
@@ -70,10 +69,7 @@ class ApiKeys:
         return found
 
     def owner_of(self, headers: Mapping[str, str]) -> str:
-        """Finds the caller by `Authorization: Bearer` or `x-api-key`, whichever is there.
-
-        Raises Unauthenticated.
-        """
+        """Returns the name of the key in `Authorization: Bearer` or `x-api-key`. Raises Unauthenticated."""
         authorization = headers.get("Authorization") or headers.get("authorization") or ""
         if authorization[: len(_BEARER)].lower() == _BEARER and authorization[len(_BEARER) :].strip():
             return self.owner(authorization[len(_BEARER) :].strip())
@@ -81,7 +77,7 @@ class ApiKeys:
 
 
 def make_key() -> tuple[str, str]:
-    """Makes a random key; returns it and its SHA-256 in hex."""
+    """Returns a new random key and its SHA-256 in hex."""
     key = f"vl-{secrets.token_urlsafe(32)}"
     return key, hashlib.sha256(key.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The balancer's log: its own records and what its workers print, as text for people or JSON for machines."""
+"""The balancer's log: its own records and the lines of its workers, as text for people or JSON for machines."""
 
 from __future__ import annotations
 
@@ -13,28 +13,25 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _OWN = re.compile(r"^(\d{4}-\d\d-\d\d \S+ [A-Z]+ |\{|vllama worker: )")
-"""How the worker's own lines begin."""
+"""Start of a line that the worker's own code printed."""
 _GRAVE = re.compile(r"^(\([^)]*\) )*(ERROR|CRITICAL) ")
-"""How vLLM begins a line that everybody wants to see."""
+"""Start of an error that vLLM printed."""
 
 
 class StandardError:
-    """Standard error as it is at each write: a live display puts itself in its place while it is shown."""
+    """Standard error as it is at each write: a live display replaces it while it is shown."""
 
     def write(self, text: str) -> int:
-        """Writes text."""
         return sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Flushes what was written."""
         sys.stderr.flush()
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes one JSON object per record."""
+    """Writes one JSON object per record; a traceback becomes one string."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Formats time, level, logger and message; a traceback becomes one string."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -58,11 +55,11 @@ def set_up(log_format: str, level: str) -> None:
 
 
 class WorkerLog:
-    """Passes on what workers print: a LogSink of the fleet.
+    """The LogSink of the fleet: writes the workers' lines to the balancer's log.
 
     Text gets the worker's name in front; JSON lines stay as they are, so that the stream stays JSON.
-    What vLLM and its libraries say is left out below an error unless the level is debug: it is kept to explain a
-    death all the same.
+    Below debug level, lines of vLLM and its libraries are left out unless they are errors; the supervisor keeps them
+    to explain a crash.
     """
 
     def __init__(self, stream: TextIO | StandardError, log_format: str, level: str) -> None:
@@ -71,7 +68,6 @@ class WorkerLog:
         self._everything = level == "debug"
 
     def line(self, worker: str, text: str) -> None:
-        """Takes one line."""
         if not (self._everything or _OWN.match(text) or _GRAVE.match(text)):
             return
         if not self._as_json:

@@ -1,4 +1,4 @@
-"""From flags to a served fleet: sets up the log, the signals and the event loop, and runs the balancer."""
+"""The entry point of the balancer: configuration, log, signals and event loop, then the Balancer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the balancer until it is told to stop; returns the exit status of the process."""
+    """Runs the balancer until a stop request; returns the exit status of the process."""
     try:
         config = configuration.parse(sys.argv[1:] if argv is None else argv, os.environ, home=Path.home())
     except ConfigError as error:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.set_up(config.log_format, config.log_level)
     for warning in config.warnings:
         logger.warning("%s", warning)
-    # What has been imported lives as long as the process: no collection need stop every stream to look at it.
+    # Imported modules live as long as the process: frozen, they lengthen no garbage collection.
     gc.collect()
     gc.freeze()
     try:

@@ -1,8 +1,6 @@
-"""Every collector of the balancer's heart, in objects by concern that are given one registry.
+"""Prometheus collectors of the dispatch path (Metrics, one method per event) and of the process itself.
 
-Metrics of the process itself: memory, descriptors and processor time as everywhere, and the event loop's tasks.
-
-A leak of any kind shows in one of them long before it hurts.
+Edge and workers have collectors of their own, in edge/metrics.py and workers/metrics.py.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ if TYPE_CHECKING:
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TOKEN_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
-# Within a second is what is promised: finer below it.
+# A request is moved within a second: finer below it.
 _REROUTE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class _Requests:
-    """What comes in, what goes out, and how long that takes."""
+    """Requests in and out, and their latency."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.ended = Counter(
@@ -58,7 +56,7 @@ class _Requests:
         )
 
     def of(self, model: str, outcome: str) -> Counter:
-        """Finds the counter of such requests; kept, as finding it takes longer than counting."""
+        """Returns the counter of such requests; cached, as `labels()` takes longer than counting."""
         counter = self._counters.get((model, outcome))
         if counter is None:
             self._counters[model, outcome] = counter = self.ended.labels(model, outcome)
@@ -66,7 +64,7 @@ class _Requests:
 
 
 class _Tokens:
-    """What was computed, and what did not have to be."""
+    """Tokens computed, and tokens found in a cache."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.prompt = Counter(
@@ -91,7 +89,7 @@ class _Tokens:
 
 
 class _Placement:
-    """Who waits, and who goes where."""
+    """The queue, and the choice of workers."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.queue_wait = Histogram(
@@ -112,7 +110,7 @@ class _Placement:
         self._counters: dict[tuple[str, str], Counter] = {}
 
     def of(self, worker: str, reason: str) -> Counter:
-        """Finds the counter of such decisions; kept, as it is asked for by every one of them."""
+        """Returns the counter of such decisions; cached, as `labels()` takes longer than counting."""
         counter = self._counters.get((worker, reason))
         if counter is None:
             self._counters[worker, reason] = counter = self.placements.labels(worker, reason)
@@ -120,7 +118,7 @@ class _Placement:
 
 
 class _Failover:
-    """What went wrong, and how it went on."""
+    """Failed attempts, retries and migrations."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.attempt_failures = Counter(
@@ -157,71 +155,62 @@ class _Failover:
 
 
 class Metrics:
-    """Counts what the balancer does. One method per event, so that call sites name no collector."""
+    """Counts events of the dispatch path: one method per event. A registry takes one Metrics only."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Registers the collectors; a registry takes one Metrics only."""
         self._requests = _Requests(registry)
         self._tokens = _Tokens(registry)
         self._placement = _Placement(registry)
         self._failover = _Failover(registry)
 
     def arrived(self) -> None:
-        """Counts a request in."""
         self._requests.in_flight.inc()
 
     def ended(self, model: str, outcome: str) -> None:
-        """Counts a request out: "ok", "cancelled", or the reason of its error."""
+        """Counts an ended request; the outcome is "ok", "cancelled", or the reason of its error."""
         self._requests.in_flight.dec()
         self._requests.of(model, outcome).inc()
 
     def refused(self, outcome: str) -> None:
-        """Counts a request that was turned away before its model was looked for."""
+        """Counts a request that was refused before its model was looked up."""
         self._requests.of("", outcome).inc()
 
     def waited(self, seconds: float) -> None:
-        """Notes how long a request waited for a place."""
         self._placement.queue_wait.observe(seconds)
 
     def queue_full(self) -> None:
-        """Counts a refusal."""
         self._placement.queue_full.inc()
 
     def placed(self, worker: str, reason: str) -> None:
-        """Counts a decision."""
         self._placement.of(worker, reason).inc()
 
     def cache_answered(self, believed_tokens: int, cached_tokens: int) -> None:
-        """Compares a belief with what the worker found."""
+        """Counts the prompt tokens that were expected in the worker's cache, and those that it found there."""
         self._tokens.believed.inc(believed_tokens)
         self._tokens.cached.inc(cached_tokens)
 
     def attempt_failed(self, worker: str, kind: str) -> None:
-        """Counts a failed try."""
         self._failover.attempt_failures.labels(worker, kind).inc()
 
     def moved(self, *, had_output: bool) -> None:
-        """Counts a retry, or a migration."""
+        """Counts a retry, or with output a migration."""
         (self._failover.migrations if had_output else self._failover.retries).inc()
 
     def rerouted(self, seconds: float) -> None:
-        """Notes how long a request belonged to no worker because its own had failed it."""
+        """Observes the time between a worker's failure and the next attempt."""
         self._failover.reroute.observe(seconds)
 
     def resumed(self, seconds: float) -> None:
-        """Notes how long a request stood still because its worker had failed it."""
+        """Observes the time between a worker's failure and the next output."""
         self._failover.resume.observe(seconds)
 
     def quarantined(self) -> None:
-        """Counts a request that is given up for killing workers."""
         self._failover.quarantined.inc()
 
     def first_token(self, model: str, seconds: float) -> None:
-        """Notes a time to first token."""
         self._requests.time_to_first_token.labels(model).observe(seconds)
 
     def finished(self, model: str, usage: generation_pb2.Usage, decode_seconds: float) -> None:
-        """Counts the tokens of a finished generation."""
         self._tokens.prompt.labels(model).inc(usage.prompt_tokens)
         self._tokens.generated.labels(model).inc(usage.completion_tokens)
         if usage.completion_tokens > 1:
@@ -230,10 +219,9 @@ class Metrics:
 
 
 class TasksCollector(Collector):
-    """Counts the tasks of the event loop in which it is scraped."""
+    """Counts the tasks of the event loop in which it is scraped: a leak of tasks shows here."""
 
     def collect(self) -> Iterable[Metric]:
-        """Yields the family with its present value."""
         try:
             tasks = len(asyncio.all_tasks())
         except RuntimeError:  # outside of any event loop, as when a registry asks for names
@@ -242,6 +230,6 @@ class TasksCollector(Collector):
 
 
 def register_process_metrics(registry: CollectorRegistry) -> None:
-    """Adds the process's own collectors to a registry, once."""
+    """Adds memory, descriptors, processor time and the event loop's tasks to a registry, once."""
     ProcessCollector(registry=registry)
     registry.register(TasksCollector())

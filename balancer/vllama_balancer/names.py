@@ -1,10 +1,8 @@
-"""Model names: parses, checks, compares and displays them as Ollama does.
+"""Model names: grammar, comparison and display, as in Ollama.
 
 A name is `[scheme://][host/][namespace/]model[:tag]`; what is left out has a default, so several
 spellings are one model. Spelling is kept for display, and ignored when names are compared. A
 missing tag means "latest", never any tag.
-
-Makes one comparable key of every spelling of a model's name.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ class ModelName:
 
     @property
     def is_cloud(self) -> bool:
-        """Whether the tag asks for a hosted model, which nobody serves here."""
+        """True if the tag names a model hosted by Ollama, which cannot be served here."""
         return _is_cloud(self.tag)
 
 
@@ -82,7 +80,7 @@ def parse_name(text: str) -> ModelName:
 
 
 def same_model(one: str, other: str) -> bool:
-    """Tells whether two spellings name one model. Raises as `parse_name` does."""
+    """True if two spellings name one model. Raises as `parse_name` does."""
     return parse_name(one).key == parse_name(other).key
 
 
@@ -123,7 +121,7 @@ def _contradiction(text: str) -> InvalidRequest:
 
 @lru_cache(maxsize=4096)
 def model_key(name: str) -> str:
-    """Keys a name; what is no well-formed name (a worker may serve a directory) is compared as text."""
+    """Returns the key of a name; a text that is no name (a worker may serve a directory) is compared as text."""
     try:
         return parse_name(name).key
     except InvalidRequest:

@@ -1,4 +1,4 @@
-"""Counts the signals that ask the process to stop: the first drains, the second aborts."""
+"""Stop requests of the process: the first signal drains, the second aborts."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """Whether the process was asked to stop, and whether it was asked again."""
+    """Two events, set by the first and the second request to stop."""
 
     def __init__(self) -> None:
         self.drain = asyncio.Event()
-        """Set by the first request."""
         self.abort = asyncio.Event()
-        """Set by the second."""
 
     def listen(self, loop: AbstractEventLoop) -> None:
-        """Takes SIGTERM and SIGINT as requests from now on."""
+        """Treats SIGTERM and SIGINT as requests from now on."""
         for number in SIGNALS:
             loop.add_signal_handler(number, self.request)
 
     def request(self) -> None:
-        """Asks to stop, or not to wait any longer."""
         if self.drain.is_set():
-            logger.warning("asked to stop again: ending without waiting for streams")
+            logger.warning("second stop request: ending without waiting for streams")
             self.abort.set()
         else:
-            logger.info("asked to stop")
+            logger.info("stop requested")
             self.drain.set()

@@ -1,7 +1,4 @@
-"""Both front doors of one process: bound together, opened together, drained and closed together.
-
-Binds the ports of the front doors, and says who has one that is taken.
-"""
+"""The HTTP and the gRPC server of one process: bound, opened, drained and closed together."""
 
 from __future__ import annotations
 
@@ -36,26 +33,27 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.membership import JoinedFleet
     from vllama_balancer.gateway import Management
     from vllama_balancer.scheduler.on_demand import OnDemand
-    from vllama_balancer.startup.fleet_view import ModelsView
+    from vllama_balancer.scheduler.scheduler import ModelScheduler
     from vllama_balancer.workers.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
 class LocalParts:
-    """What the doors offer only where the workers are this process's own."""
+    """Collaborators of the front doors where this process starts the workers."""
 
     gateway: OnDemand
     """Loads models before requests reach the dispatcher."""
     management: Management
-    """Installs and removes models."""
     control: FleetControl
     """Restarts and retires workers."""
-    models: ModelsView
-    """Knows where models stand."""
+    scheduler: ModelScheduler
 
 
 class FrontDoors:
-    """The HTTP and the gRPC front door. Call `bind`, `open`, `drain`, `close` in this order, and `release` at last."""
+    """The HTTP and the gRPC server. Call `bind`, `open`, `drain`, `close` in this order, and `release` at last.
+
+    `local` is there where this process starts the workers, `joined` where workers may join.
+    """
 
     def __init__(
         self,
@@ -66,11 +64,9 @@ class FrontDoors:
         local: LocalParts | None,
         joined: JoinedFleet | None = None,
     ) -> None:
-        """Takes `local` where the workers are this process's own, and `joined` where others may offer themselves."""
         self._config = config
         gateway = local.gateway if local is not None else dispatcher
-        models = local.models if local is not None else None
-        view = PoolView(pool, lambda: dispatcher.waiting, models)
+        view = PoolView(pool, lambda: dispatcher.waiting, local.scheduler if local is not None else None)
         keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
         self._listener: socket.socket | None = None
         edge_config = EdgeConfig(
@@ -90,52 +86,51 @@ class FrontDoors:
         self._front = GrpcServer(gateway, pool, rolling, view, keys, joined)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
-        """Port of the HTTP door, once it is bound."""
+        """HTTP port, once it is bound."""
         self.grpc_port = config.grpc_port
-        """Port of the gRPC door, once it is open."""
+        """gRPC port, once it is open."""
 
     @property
     def http_url(self) -> str:
-        """Where a client on this machine finds the HTTP door."""
+        """Address of the HTTP server for a client on this machine."""
         scheme = "https" if self._config.tls_certificate else "http"
         return f"{scheme}://{authority(reachable(self._config.host), self.http_port)}"
 
     @property
     def grpc_address(self) -> str:
-        """Where a client on this machine finds the gRPC door."""
+        """Address of the gRPC server for a client on this machine."""
         return authority(reachable(self._config.host), self.grpc_port)
 
     def bind(self) -> None:
-        """Takes both ports, or none. Raises ConfigError that names who has one of them."""
+        """Takes both ports, or none. Raises ConfigError that names the process that has one of them."""
         self._listener = bind(self._config.host, self._config.port, "--port")
         self.http_port = self._listener.getsockname()[1]
-        # gRPC binds by itself: this only finds out beforehand, with the same words for both ports.
+        # gRPC binds by itself: this is a test beforehand, with the same message for both ports.
         bind(self._config.host, self._config.grpc_port, "--grpc-port").close()
 
     async def open(self) -> None:
-        """Answers from now on."""
         grpc_credentials, ssl_context = self._tls()
         target = authority(self._config.host, self._config.grpc_port)
         self.grpc_port = await self._front.start(target, grpc_credentials)
         await self._edge.start(self._config.host, self.http_port, ssl_context=ssl_context, sock=self._listener)
 
     def drain(self) -> None:
-        """Refuses what is new; what runs goes on."""
+        """Refuses new requests; running ones go on."""
         self._edge.drain()
         if self._leaving is None:
             self._leaving = asyncio.create_task(
-                self._front.stop(self._config.drain_timeout_seconds), name="drain the gRPC door"
+                self._front.stop(self._config.drain_timeout_seconds), name="drain the gRPC server"
             )
 
     async def close(self) -> None:
-        """Cuts what still runs and closes both doors."""
+        """Ends what still runs and closes both servers."""
         await self._edge.stop()
         await self._front.stop(0)
         if self._leaving is not None:
             await self._leaving
 
     def release(self) -> None:
-        """Gives the ports back if the doors never opened."""
+        """Closes the bound port if the servers never opened."""
         if self._listener is not None:
             self._listener.close()
 
@@ -150,7 +145,7 @@ class FrontDoors:
 
 
 def is_loopback(host: str) -> bool:
-    """Tells whether only this machine can reach an address."""
+    """True if only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -158,12 +153,12 @@ def is_loopback(host: str) -> bool:
 
 
 def reachable(host: str) -> str:
-    """Turns "any address" into one that a client here can use."""
+    """Replaces "any address" by one that a client on this machine can use."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def authority(host: str, port: int) -> str:
-    """Writes host and port, with the brackets that an IPv6 address needs."""
+    """Returns host:port, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -171,7 +166,7 @@ BACKLOG = 1024
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
-    """Binds and listens; the caller closes the socket.
+    """Returns a bound, listening socket; the caller closes it.
 
     Raises ConfigError with one sentence that names the process that has the port and `flag`.
     """
@@ -202,7 +197,7 @@ def _refusal(host: str, port: int, flag: str, error: OSError) -> str:
 
 
 def owner_of(port: int) -> str:
-    """Names the process that listens on a port, for people; without rights to see it only "another process"."""
+    """Returns the name of the process that listens on a port; "another process" without the rights to see it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port

@@ -1,7 +1,4 @@
-"""Makes the configured models ready to be loaded, before any worker is started.
-
-Waits until the fleet can serve, or until it is clear that it never will.
-"""
+"""Set-up of the configured models: resolves them before workers start, and waits until workers serve."""
 
 from __future__ import annotations
 
@@ -38,24 +35,24 @@ async def installed(names: tuple[str, ...], resolver: Resolver, stream: TextIO) 
 
 
 def simulated(name: str) -> StoredModel:
-    """Describes a model of the simulated engine, which needs no weights: any name does."""
+    """Returns a model of the simulated engine, which needs no weights: any name does."""
     display = parse_name(name).display
     digest = hashlib.sha256(f"simulated:{model_key(name)}".encode()).hexdigest()
     return StoredModel(display, Path(name), digest, 0, "simulated", datetime.now(UTC))
 
 
 def hosted(model: HostedModel, asked: str) -> HostedModel:
-    """Lets a worker answer to the name that was asked for as well, unless that is a path."""
+    """Adds the name that the configuration used to the names of a model, unless that is a path."""
     if asked.startswith(("/", ".", "~")):
         return model
     return replace(model, names=tuple(dict.fromkeys([*model.names, asked])))
 
 
 async def first_readiness(pool: Pool) -> None:
-    """Returns when no worker is still starting and at least one serves. Nobody waits for one without a place.
+    """Returns when no worker is still starting and at least one serves. Workers without a place do not count.
 
-    Raises NoWorker with the causes when every local worker has been given up. Static workers are waited
-    for as long as it takes.
+    Raises NoWorker with the causes when every local worker has been given up. There is no time limit for workers
+    elsewhere.
     """
     while True:
         workers = [worker for worker in pool.workers() if worker.process.state is not ProcessState.PLACING]

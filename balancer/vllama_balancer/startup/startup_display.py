@@ -1,10 +1,4 @@
-"""What a person sees while models load: one live line for each worker, or plain lines off a terminal.
-
-It reads the pool and writes to a stream, and nothing depends on it: a service manager's log gets one line for each
-step, a terminal gets lines that move.
-
-What is printed when the fleet is ready: the addresses, and one command to try.
-"""
+"""The display while workers start (moving lines on a terminal, plain lines elsewhere), and the banner at its end."""
 
 from __future__ import annotations
 
@@ -12,13 +6,13 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from rich.console import Console as RichConsole
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from vllama_balancer.fleet.events import Changed, ProcessState
+from vllama_balancer.fleet.events import ProcessState
 from vllama_balancer.workers.start_progress import PHASES
 from vllama_protos.v1 import worker_pb2
 
@@ -27,36 +21,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from vllama_balancer.gateway import ModelEntry
-
+    from vllama_balancer.workers.pool import Pool
+    from vllama_balancer.workers.worker import Worker
 
 REFRESH_SECONDS = 0.25
-
-
-class ShownWorker(Protocol):
-    """What the display asks of a worker."""
-
-    @property
-    def name(self) -> str:
-        """Name of the worker."""
-        ...
-
-    @property
-    def process(self) -> Changed:
-        """What its supervisor said last."""
-        ...
-
-    @property
-    def report(self) -> worker_pb2.WorkerReport | None:
-        """Its last report."""
-        ...
-
-
-class ShownPool(Protocol):
-    """What the display asks of the pool."""
-
-    def workers(self) -> Sequence[ShownWorker]:
-        """Lists the workers by name."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +34,9 @@ class Line:
     worker: str
     """Its name."""
     doing: str
-    """What it is doing."""
+    """Its state in words."""
     percent: int = 0
-    """How far that is; 0 when it cannot be told."""
+    """Progress of that; 0 when it is not known."""
 
     @property
     def text(self) -> str:
@@ -76,8 +44,8 @@ class Line:
         return f"{self.worker}: {self.doing}" + (f" {self.percent}%" if self.percent else "")
 
 
-def line_of(worker: ShownWorker) -> Line:
-    """Words a worker's state."""
+def line_of(worker: Worker) -> Line:
+    """Returns a worker's state in words."""
     process, report = worker.process, worker.report
     if process.state is not ProcessState.RUNNING:
         return Line(worker.name, f"{process.state.value}: {process.reason}".rstrip(": "))
@@ -93,9 +61,9 @@ def line_of(worker: ShownWorker) -> Line:
 
 
 class StartupDisplay:
-    """Shows the workers from `run` until it is cancelled."""
+    """Shows one line per worker from `run` until it is cancelled. A log gets one line for each step."""
 
-    def __init__(self, pool: ShownPool, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, pool: Pool, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._stream = stream
         self._clock = clock
@@ -107,11 +75,11 @@ class StartupDisplay:
         if not self._stream.isatty():
             try:
                 while True:
-                    self.print_news()
+                    self.print_changes()
                     await asyncio.sleep(REFRESH_SECONDS)
             finally:
-                self.print_news()
-        with Live(console=RichConsole(file=self._stream), auto_refresh=False) as live:
+                self.print_changes()
+        with Live(console=Console(file=self._stream), auto_refresh=False) as live:
             try:
                 while True:
                     live.update(self._table(), refresh=True)
@@ -119,8 +87,8 @@ class StartupDisplay:
             finally:
                 live.update(self._table(), refresh=True)
 
-    def print_news(self) -> None:
-        """Prints a plain line for every worker that does something else than before."""
+    def print_changes(self) -> None:
+        """Prints a plain line for every worker whose state has changed."""
         for line in map(line_of, self._pool.workers()):
             seconds = self._seconds(line.worker)
             if self._shown.get(line.worker) != (news := (line.worker, line.doing)):
@@ -141,7 +109,7 @@ class StartupDisplay:
 
 
 def banner(models: Sequence[ModelEntry], workers: int, http_url: str, grpc_address: str, elapsed_seconds: float) -> str:
-    """Words it for people."""
+    """Returns what is printed when the fleet is ready: models, addresses, and one command to try."""
     names = ", ".join(model.name for model in models if model.replicas) or "no model"
     count = f"{workers} worker" + ("" if workers == 1 else "s")
     lines = [

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """A certificate, its key, and whose certificates are demanded of others."""
+    """A certificate, its key, and the authority of the other side's certificates."""
 
     certificate: Path
     """PEM file with the chain."""
@@ -49,7 +49,7 @@ class TlsFiles:
                 raise ConfigError(f"--tls-ca {self.authority} cannot be used: {error}") from None
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Makes credentials that follow the files: every connection begins with what they hold then."""
+        """Returns credentials that read the files anew for every connection."""
         return grpc.dynamic_ssl_server_credentials(
             self._server_configuration(),
             self._renewed,  # type: ignore[arg-type]  # gRPC takes None for "as before"
@@ -57,7 +57,7 @@ class TlsFiles:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Makes credentials that trust the authority and show the certificate, as the files are now."""
+        """Returns credentials that trust the authority and show the certificate, as the files are now."""
         roots = self.authority.read_bytes() if self.authority is not None else None
         return grpc.ssl_channel_credentials(roots, self.key.read_bytes(), self.certificate.read_bytes())
 
@@ -74,21 +74,21 @@ class TlsFiles:
             return self._server_configuration()
         except (OSError, ConfigError) as error:
             # Half of a renewal, or a mistake: the old certificate serves on.
-            logger.warning("the renewed certificate is not used: %s", error)
+            logger.warning("renewed certificate not used: %s", error)
             return None
 
 
 def tls_files(config: BalancerConfig) -> TlsFiles | None:
-    """Picks the files from the configuration; None for plain text."""
+    """Returns the files of the configuration; None for plain text."""
     if config.tls_certificate is None or config.tls_key is None:
         return None
     return TlsFiles(config.tls_certificate, config.tls_key, config.tls_authority)
 
 
 def channel_opener(config: BalancerConfig) -> Callable[[str], Channel]:
-    """Chooses how workers are called: with TLS both ways where an authority is given, else in plain text.
+    """Returns how channels to workers are opened: with mutual TLS if an authority is given, else in plain text.
 
-    Raises ConfigError when the files are of no use.
+    Raises ConfigError when the files cannot be used.
     """
     files = tls_files(config)
     if files is None or files.authority is None:

@@ -57,10 +57,10 @@ def test_plain_lines_tell_only_news() -> None:
     now = [100.0]
     stream, pool = io.StringIO(), Pool([running(state=1, phase=3, progress=0.1)])
     console = StartupDisplay(pool, stream, lambda: now[0])
-    console.print_news()
+    console.print_changes()
     now[0] = 103.0
     pool[0] = running(state=1, phase=3, progress=0.6)
-    console.print_news()
+    console.print_changes()
     pool[0] = running(state=2)
-    console.print_news()
+    console.print_changes()
     assert stream.getvalue() == "worker-0: loading weights 10% (0 s)\nworker-0: ready (3 s)\n"
