@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vllama_balancer.gateway import Call, ModelEntry
+from vllama_balancer.models.presets import to_options
 from vllama_balancer.names import parse_name
-from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
+from vllama_protos.v1 import embedding_pb2, generation_pb2, presets_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -94,6 +95,13 @@ def model(
         "description": description,
     }
     return ModelEntry(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def presets(
+    system: str = "", *, messages: Iterable[generation_pb2.Message] = (), template: str = "", **options: object
+) -> presets_pb2.ModelPresets:
+    """Makes presets; `options` are values by Ollama's names."""
+    return presets_pb2.ModelPresets(system=system, messages=messages, template=template, options=to_options(options))
 
 
 HELLO: tuple[Step, ...] = (started(), delta("Hello"), delta(" world"), finished())

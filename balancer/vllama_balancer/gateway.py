@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from vllama_protos.v1 import presets_pb2
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
     from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
@@ -62,14 +64,8 @@ class ModelEntry:
     """A worker's own description of it; None until one has been ready."""
     license: str = ""
     """Text of the licence."""
-    system: str = ""
-    """System text that the model or alias presets."""
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    """Option values that the model or alias presets, by Ollama's names."""
-    messages: Sequence[generation_pb2.Message] = ()
-    """Turns that the alias puts before every conversation."""
-    template: str = ""
-    """Jinja text that the alias renders chats with; empty: the model's own template."""
+    presets: presets_pb2.ModelPresets = field(default_factory=presets_pb2.ModelPresets)
+    """What the model or alias presets; shared, so not to be changed."""
     target: str = ""
     """For an alias: the model whose workers serve it; empty: the name itself."""
 
@@ -155,10 +151,10 @@ class Recipe:
     """Model or alias that it is derived from."""
     system: str | None = None
     """System text."""
-    parameters: Mapping[str, object] | None = None
-    """Option values by Ollama's names; they are put over the base's own."""
-    messages: Sequence[Mapping[str, object]] | None = None
-    """Turns put before every conversation, as Ollama's JSON."""
+    options: Sequence[presets_pb2.ModelOption] = ()
+    """Option values; they are put over the base's own."""
+    messages: Sequence[generation_pb2.Message] | None = None
+    """Turns put before every conversation."""
     license: str | None = None
     """Text of the licence."""
     template: str | None = None

@@ -5,21 +5,18 @@ Reading it is cheap and does no I/O, because every request and every listing doe
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import ModelEntry
 from vllama_balancer.names import model_key
 from vllama_balancer.workers.changes import Changes
-from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from vllama_balancer.models.manifest import StoredModel
     from vllama_protos.v1 import worker_pb2
@@ -182,27 +179,8 @@ def _from_store(model: StoredModel, target: str) -> ModelEntry:
         size_bytes=model.size_bytes,
         modified_at=model.modified_at,
         license=model.license,
-        system=model.system,
-        parameters=model.parameters,
-        messages=tuple(map(_message, model.messages)),
-        template=model.template,
+        presets=model.presets,
         target=target,
-    )
-
-
-def _message(message: Mapping[str, Any]) -> generation_pb2.Message:
-    """Converts one preset turn from Ollama's JSON."""
-    calls = [call["function"] for call in message.get("tool_calls") or ()]
-    return generation_pb2.Message(
-        role=message.get("role", ""),
-        content=message.get("content") or "",
-        thinking=message.get("thinking") or "",
-        images=[generation_pb2.Image(data=base64.b64decode(image)) for image in message.get("images") or ()],
-        tool_calls=[
-            generation_pb2.ToolCall(name=call["name"], arguments_json=json.dumps(call.get("arguments") or {}))
-            for call in calls
-        ],
-        tool_name=message.get("tool_name") or "",
     )
 
 

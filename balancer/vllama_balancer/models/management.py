@@ -15,6 +15,7 @@ from vllama_balancer.gateway import Progress
 from vllama_balancer.models.errors import ModelInUse
 from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.names import model_key
+from vllama_protos.v1 import presets_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -97,15 +98,7 @@ class StoreManagement:
     async def create(self, name: str, recipe: Recipe) -> None:
         """Makes an alias with presets. Raises ModelNotFound for an unknown base."""
         base = self._required(recipe.base)
-        changes: dict[str, object] = {"parent": base.parent or base.name}
-        if recipe.system is not None:
-            changes["system"] = recipe.system
-        if recipe.parameters is not None:
-            changes["parameters"] = {**base.parameters, **recipe.parameters}
-        if recipe.messages is not None:
-            changes["messages"] = tuple(recipe.messages)
-        if recipe.template is not None:
-            changes["template"] = recipe.template
+        changes: dict[str, object] = {"parent": base.parent or base.name, "presets": _with_recipe(base.presets, recipe)}
         if recipe.license is not None:
             changes["license"] = recipe.license
         await self._install(await asyncio.to_thread(self._store.copy, base, name, **changes))
@@ -118,3 +111,14 @@ class StoreManagement:
         if model is None:
             raise ModelNotFound(f"model {name!r} not found", field="model")
         return model
+
+
+def _with_recipe(base: presets_pb2.ModelPresets, recipe: Recipe) -> presets_pb2.ModelPresets:
+    """Returns the presets of an alias: the recipe's over those of its base."""
+    options = {option.name: option for option in (*base.options, *recipe.options)}
+    return presets_pb2.ModelPresets(
+        system=base.system if recipe.system is None else recipe.system,
+        messages=base.messages if recipe.messages is None else recipe.messages,
+        template=base.template if recipe.template is None else recipe.template,
+        options=options.values(),
+    )

@@ -86,7 +86,7 @@ class Store:
             return decode_manifest(path.read_bytes(), self.directory)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("%s is not a readable manifest and is ignored: %s", path, error)
             return None
 

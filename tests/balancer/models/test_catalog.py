@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from vllama_balancer.fake_gateway import presets
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.names import model_key
@@ -113,22 +114,11 @@ def test_an_alias_is_as_loaded_as_its_parent() -> None:
     """Replicas, description and expiry are those of the model behind it."""
     known = catalog(Host("base:a"))
     known.install(stored("base:a"))
-    known.install(stored("mine:latest", parent="base:a", system="Be brief."))
+    known.install(stored("mine:latest", parent="base:a", presets=presets("Be brief.")))
     known.expires(model_key("base:a"), 60)
     alias = known.find("mine")
-    assert (alias.replicas, alias.target, alias.system) == (1, "base:a", "Be brief.")
+    assert (alias.replicas, alias.target, alias.presets.system) == (1, "base:a", "Be brief.")
     assert alias.expires_at == NOW + timedelta(seconds=60) and alias.description is not None
-
-
-def test_preset_turns_become_wire_messages() -> None:
-    """Ollama's JSON of a turn is understood, pictures and calls included."""
-    known = catalog()
-    call = {"function": {"name": "f", "arguments": {"x": 1}}}
-    turn = {"role": "assistant", "content": None, "tool_calls": [call], "images": ["aGk="]}
-    known.install(stored("m:a", messages=(turn,)))
-    (message,) = known.find("m:a").messages
-    assert message.role == "assistant" and message.images[0].data == b"hi"
-    assert (message.tool_calls[0].name, message.tool_calls[0].arguments_json) == ("f", '{"x": 1}')
 
 
 def test_a_removed_model_is_unknown() -> None:

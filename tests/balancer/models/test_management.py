@@ -9,14 +9,17 @@ import pytest
 
 from tests.balancer.models.hub import Hub, Repo
 from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.fake_gateway import presets
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.errors import ModelInUse, ModelUnknown
 from vllama_balancer.models.management import StoreManagement
+from vllama_balancer.models.presets import option_values
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
 from vllama_balancer.names import model_key
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +69,7 @@ class Setup:
 def setup(store: Store, installed) -> Setup:
     """One installed model, "base:1b"."""
     made = Setup(store, {})
-    made.catalog.install(installed("base:1b", license="mit", parameters={"top_k": 40}))
+    made.catalog.install(installed("base:1b", license="mit", presets=presets(top_k=40)))
     return made
 
 
@@ -112,24 +115,30 @@ async def test_a_copy_is_served_by_the_original(setup: Setup) -> None:
 
 async def test_an_alias_keeps_its_presets_over_a_restart(setup: Setup) -> None:
     """System text, turns and parameters are there again from the store alone; parameters lie over the base's."""
-    recipe = Recipe("base:1b", "Be brief.", {"temperature": 0.1}, [{"role": "user", "content": "hi"}], "mine")
+    recipe = Recipe(
+        "base:1b",
+        "Be brief.",
+        options=presets(temperature=0.1).options,
+        messages=[generation_pb2.Message(role="user", content="hi")],
+        license="mine",
+    )
     await setup.management.create("brief", recipe)
     reopened = Catalog(NoWorkers())
     for model in Store(setup.store.directory).models():
         reopened.install(model)
     alias = reopened.find("brief")
-    assert (alias.system, alias.license, alias.target) == ("Be brief.", "mine", "base:1b")
-    assert alias.parameters == {"top_k": 40, "temperature": 0.1}
-    assert [(message.role, message.content) for message in alias.messages] == [("user", "hi")]
+    assert (alias.presets.system, alias.license, alias.target) == ("Be brief.", "mine", "base:1b")
+    assert option_values(alias.presets.options) == {"top_k": 40, "temperature": 0.1}
+    assert [(message.role, message.content) for message in alias.presets.messages] == [("user", "hi")]
     assert alias.digest != reopened.find("base:1b").digest
 
 
 async def test_an_alias_of_an_alias_points_at_the_root(setup: Setup) -> None:
     """Only what workers host is a target, and presets are inherited."""
     await setup.management.create("one", Recipe("base:1b", system="One."))
-    await setup.management.create("two", Recipe("one", parameters={"seed": 1}))
+    await setup.management.create("two", Recipe("one", options=presets(seed=1).options))
     two = setup.catalog.find("two")
-    assert (two.target, two.system, two.parameters) == ("base:1b", "One.", {"top_k": 40, "seed": 1})
+    assert (two.target, two.presets) == ("base:1b", presets("One.", top_k=40, seed=1))
 
 
 async def test_delete_unloads_and_removes(setup: Setup) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.balancer.models.hub import Hub, Repo
+from vllama_balancer.fake_gateway import presets
 from vllama_balancer.models.errors import ModelUnknown, SourceUnavailable
 from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.models.resolve import GgufFile, HubRepository, Resolver, directory_digest
@@ -177,4 +178,4 @@ async def test_the_options_of_the_table_become_the_models_presets(store: Store, 
         hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"}
         model = await Resolver(store, ModelTable.load(own), environment).resolve("mine:1b", lambda _: None)
-    assert model.parameters == {"temperature": 0.6} == store.find("mine:1b").parameters
+    assert model.presets == presets(temperature=0.6) == store.find("mine:1b").presets

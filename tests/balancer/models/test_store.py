@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.fake_gateway import presets
 from vllama_balancer.models.store import Store, delete_tree, directory_size, write_atomically
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ with Store(pathlib.Path(sys.argv[1])).locked("k"):
 
 def test_a_registered_model_is_found_by_any_spelling(store, installed) -> None:
     """Names are compared as Ollama compares them, and survive a new process."""
-    model = installed("smollm2:135m", license="Apache", parameters={"stop": ["a"]})
+    model = installed("smollm2:135m", license="Apache", presets=presets(stop=["a"]))
     again = Store(store.directory)
     assert again.find("SmolLM2:135M") == again.find("library/smollm2:135m") == model
     assert again.find("smollm2") is None
@@ -62,7 +63,7 @@ def test_a_copy_shares_weights_and_digest(store, installed) -> None:
 def test_presets_change_the_digest(store, installed) -> None:
     """An alias that behaves differently has a digest of its own, 64 hex digits long."""
     original = installed("m:a")
-    strict = store.copy(original, "strict", system="Be brief.", parent="m:a")
+    strict = store.copy(original, "strict", presets=presets("Be brief."), parent="m:a")
     assert strict.digest != original.digest and len(strict.digest) == 64
     assert Store(store.directory).find("strict") == strict
 

@@ -121,7 +121,7 @@ async def test_tags_and_show_reply_as_before(catalog: Catalog) -> None:
 
 def test_preset_turns_reach_a_chat_whole(catalog: Catalog) -> None:
     """Pictures, thoughts and tool calls of a stored turn are in the messages that a chat starts with."""
-    question, call, result, answer = catalog.find("pictures:v1").messages
+    question, call, result, answer = catalog.find("pictures:v1").presets.messages
     assert question.content == "What is in the picture?" and question.images[0].data == b"hi"
     assert (call.role, call.thinking, call.tool_calls[0].name) == ("assistant", "Better look.", "look")
     assert json.loads(call.tool_calls[0].arguments_json) == {"x": 1, "deep": [True, None]}

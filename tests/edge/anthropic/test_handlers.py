@@ -10,7 +10,7 @@ import anthropic
 import pytest
 
 from vllama_balancer.errors import EngineFault, QueueFull, WorkerLost
-from vllama_balancer.fake_gateway import delta, finished, model, started
+from vllama_balancer.fake_gateway import delta, finished, model, presets, started
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ async def test_leaving_a_stream_ends_the_generation(client: anthropic.AsyncAnthr
 
 async def test_tokens_are_counted_by_the_model(client: anthropic.AsyncAnthropic, gateway: FakeGateway) -> None:
     """count_tokens renders the chat, presets included, and tokenizes it."""
-    gateway.entries.append(model("pirate:latest", system="Arr matey"))
+    gateway.entries.append(model("pirate:latest", presets=presets("Arr matey")))
     plain = await client.messages.count_tokens(model=MODEL, messages=HI)
     preset = await client.messages.count_tokens(model="pirate", messages=HI)
     assert (plain.input_tokens, preset.input_tokens) == (2, 5)

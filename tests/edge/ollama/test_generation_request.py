@@ -13,7 +13,7 @@ from vllama_balancer.edge.model_lookup import RequestedModel
 from vllama_balancer.edge.ollama.generation_request import to_chat_request, to_generate_request
 from vllama_balancer.edge.ollama.schema import ChatBody, GenerateBody
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.fake_gateway import model
+from vllama_balancer.fake_gateway import model, presets
 from vllama_balancer.names import parse_name
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
@@ -59,7 +59,7 @@ def test_a_prompt_is_a_user_turn() -> None:
 
 def test_system_replaces_the_models_own() -> None:
     """It does not append; an empty one removes it."""
-    own = requested(system="own")
+    own = requested(presets=presets("own"))
     assert turns(generate(own, prompt="hi"))[0] == ("system", "own")
     assert turns(generate(own, prompt="hi", system="other"))[0] == ("system", "other")
     assert turns(generate(own, prompt="hi", system="")) == [("user", "hi")]
@@ -67,7 +67,7 @@ def test_system_replaces_the_models_own() -> None:
 
 def test_context_comes_before_and_leaves_presets_out() -> None:
     """The tokens of an earlier reply are continued."""
-    preset = requested(messages=[generation_pb2.Message(role="user", content="preset")])
+    preset = requested(presets=presets(messages=[generation_pb2.Message(role="user", content="preset")]))
     assert turns(generate(preset, prompt="hi")) == [("user", "preset"), ("user", "hi")]
     wire = generate(preset, prompt="hi", context=[1, 2])
     assert turns(wire) == [("user", "hi")]
@@ -178,7 +178,7 @@ def test_roles_are_lower_cased_and_unknown_ones_kept() -> None:
 
 def test_the_models_system_text_comes_first_unless_there_is_one() -> None:
     """A chat that begins with its own system turn keeps it."""
-    own = requested(system="own")
+    own = requested(presets=presets("own"))
     assert turns(chat(own, messages=[{"role": "user"}]))[0] == ("system", "own")
     assert turns(chat(own, messages=[{"role": "system", "content": "mine"}])) == [("system", "mine")]
 
@@ -260,7 +260,7 @@ def test_an_unfinished_answer_is_continued(last: dict[str, Any], continues: bool
 
 def test_a_template_of_the_request_or_of_the_alias() -> None:
     """The request's is used before the alias's, and a raw prompt has none."""
-    alias = requested(template="{{ messages }}")
+    alias = requested(presets=presets(template="{{ messages }}"))
     assert generate(alias, prompt="hi").chat.template == "{{ messages }}"
     assert generate(alias, prompt="hi", template="{{ bos_token }}").chat.template == "{{ bos_token }}"
     assert chat(alias, messages=[{"role": "user", "content": "hi"}]).chat.template == "{{ messages }}"

@@ -16,7 +16,7 @@ import pytest
 from google.protobuf import json_format
 
 from vllama_balancer.errors import WorkerLost
-from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_balancer.fake_gateway import FakeGateway, model, presets
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ ABLE = [value for value in worker_pb2.Capability.values() if value not in (0, wo
 
 def gateway_for(case: dict[str, Any]) -> FakeGateway:
     """Two models, and the events of the exchange; an event `{"error": …}` is a worker that dies."""
-    able = model("able:7b", capabilities=ABLE, sampling=generation_pb2.Sampling(temperature=0.6), system="Be brief.")
+    sampling = generation_pb2.Sampling(temperature=0.6)
+    able = model("able:7b", capabilities=ABLE, sampling=sampling, presets=presets("Be brief."))
     gateway = FakeGateway(able, model("embedder:latest", capabilities=[worker_pb2.CAPABILITY_EMBEDDING]))
     if "events" in case:
         gateway.play(*(_step(event) for event in case["events"]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vllama_balancer.edge.ollama.listing import human_number
-from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_balancer.fake_gateway import FakeGateway, model, presets
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ async def test_show_lists_parameters_line_by_line(serve: Serve) -> None:
     """Name padded to 30 columns, strings quoted, one line per stop text; no blank line."""
     entry = model(
         sampling=generation_pb2.Sampling(temperature=0.2, top_k=50),
-        parameters={"stop": ["<|a|>", 'b"'], "top_k": 20},
-        system="Be brief.",
+        presets=presets("Be brief.", stop=["<|a|>", 'b"'], top_k=20),
         license="Apache-2.0",
     )
     async with serve(FakeGateway(entry)) as http:

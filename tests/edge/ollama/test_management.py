@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.fake_gateway import presets
 from vllama_balancer.gateway import Progress, Recipe
 from vllama_balancer.models.errors import AccessRefused, ModelInUse, ModelUnknown
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -166,8 +168,8 @@ async def test_create_makes_an_alias(http: aiohttp.ClientSession, management: Sc
     recipe = Recipe(
         base="smollm2:135m",
         system="You are Mario.",
-        parameters={"temperature": 1.0, "stop": ("###",)},
-        messages=[{"role": "user", "content": "hi"}],
+        options=presets(temperature=1.0, stop=["###"]).options,
+        messages=[generation_pb2.Message(role="user", content="hi")],
         license="A\n\nB",
         template="{{ messages[0].content }}",
     )

@@ -20,7 +20,7 @@ from vllama_balancer.edge.ollama.options import (
     to_sampling,
 )
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.fake_gateway import model
+from vllama_balancer.fake_gateway import model, presets
 from vllama_protos.v1 import generation_pb2
 
 
@@ -45,7 +45,7 @@ def test_unset_options_take_ollamas_defaults() -> None:
 def test_defaults_yield_to_generation_config_to_presets_to_the_request() -> None:
     """Each layer wins over the one before."""
     config = generation_pb2.Sampling(temperature=0.1, top_k=11, top_p=0.5, repetition_penalty=1.2)
-    entry = model(sampling=config, parameters={"top_k": 22, "top_p": 0.6, "stop": ["###"]})
+    entry = model(sampling=config, presets=presets(top_k=22, top_p=0.6, stop=["###"]))
     result = to_sampling(resolve_options({"top_p": 0.7}, entry))
     assert (result.temperature, result.top_k, result.top_p) == (0.1, 22, 0.7)
     assert result.repetition_penalty == 1.2

@@ -14,7 +14,7 @@ import pydantic
 import pytest
 
 from vllama_balancer.errors import CapabilityMissing, EngineFault, InvalidRequest, QueueFull, WorkerLost
-from vllama_balancer.fake_gateway import delta, finished, model, started
+from vllama_balancer.fake_gateway import delta, finished, model, presets, started
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ async def test_leaving_a_stream_ends_all_its_generations(client: openai.AsyncOpe
 async def test_an_alias_brings_its_system_text_and_options(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
     """Presets of a model apply where the request is silent, and give way where it is not."""
     gateway.entries.append(
-        model("pirate:latest", system="Talk like a pirate.", parameters={"top_k": 3, "stop": ["Arr"], "num_ctx": 512})
+        model("pirate:latest", presets=presets("Talk like a pirate.", top_k=3, stop=["Arr"], num_ctx=512))
     )
     await client.chat.completions.create(model="pirate", messages=HI)
     await client.chat.completions.create(

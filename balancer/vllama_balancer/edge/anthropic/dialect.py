@@ -105,7 +105,7 @@ class Handlers:
 def _fit(model: RequestedModel, generation: generation_pb2.GenerateRequest) -> None:
     drop_thinking(model, generation.chat)
     check_capabilities(model, generation)
-    apply_presets(model.entry, generation)
+    apply_presets(model.entry.presets, generation)
 
 
 def _reply(value: object) -> web.Response:

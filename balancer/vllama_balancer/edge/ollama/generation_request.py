@@ -49,11 +49,11 @@ def to_chat_request(body: ChatBody, model: RequestedModel) -> generation_pb2.Gen
 def _chat(body: ChatBody, model: RequestedModel) -> generation_pb2.Chat:
     chat = generation_pb2.Chat(think=to_think(body.think, model))
     turns = [_message(turn, f"messages[{index}]", model) for index, turn in enumerate(body.messages or ())]
-    if model.entry.system and (not turns or turns[0].role != "system"):
-        chat.messages.add(role="system", content=model.entry.system)
-    chat.messages.extend(model.entry.messages)
+    if model.entry.presets.system and (not turns or turns[0].role != "system"):
+        chat.messages.add(role="system", content=model.entry.presets.system)
+    chat.messages.extend(model.entry.presets.messages)
     chat.messages.extend(turns)
-    chat.template = model.entry.template
+    chat.template = model.entry.presets.template
     continue_unfinished(chat)
     chat.tools.extend(_tool(tool, f"tools[{index}].function") for index, tool in enumerate(body.tools or ()))
     return chat
@@ -140,13 +140,13 @@ def _check(body: GenerateBody, model: RequestedModel) -> None:
 
 
 def _prompt_chat(body: GenerateBody, model: RequestedModel, think: generation_pb2.ThinkLevel) -> generation_pb2.Chat:
-    template = check_template(body.template) if body.template else model.entry.template
+    template = check_template(body.template) if body.template else model.entry.presets.template
     chat = generation_pb2.Chat(think=think, template=template)
-    system = model.entry.system if body.system is None else body.system
+    system = model.entry.presets.system if body.system is None else body.system
     if system:
         chat.messages.add(role="system", content=system)
     if not body.context:
-        chat.messages.extend(model.entry.messages)
+        chat.messages.extend(model.entry.presets.messages)
     chat.messages.add(role="user", content=body.prompt or "", images=to_images(body.images, model))
     return chat
 
@@ -154,7 +154,7 @@ def _prompt_chat(body: GenerateBody, model: RequestedModel, think: generation_pb
 def _plain_prompt(body: GenerateBody, model: RequestedModel) -> str:
     """A model without a chat template continues the system text and the prompt."""
     to_images(body.images, model)
-    system = model.entry.system if body.system is None else body.system
+    system = model.entry.presets.system if body.system is None else body.system
     return f"{system}\n\n{body.prompt or ''}" if system else body.prompt or ""
 
 

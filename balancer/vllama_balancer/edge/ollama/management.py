@@ -21,7 +21,9 @@ from vllama_balancer.edge.wire.chat import check_template
 from vllama_balancer.errors import InvalidRequest, ModelNotFound
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.models.errors import ModelUnknown
+from vllama_balancer.models.presets import to_options
 from vllama_balancer.names import parse_name
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -122,11 +124,15 @@ def to_recipe(body: CreateBody) -> Recipe:
     return Recipe(
         base=body.base,
         system=body.system,
-        parameters=None if body.parameters is None else check_options(body.parameters),
-        messages=None if body.messages is None else [msgspec.to_builtins(turn) for turn in body.messages],
+        options=to_options(check_options(body.parameters or {})),
+        messages=None if body.messages is None else [_message(turn) for turn in body.messages],
         license=texts,
         template=None if body.template is None else check_template(body.template),
     )
+
+
+def _message(turn: PresetTurn) -> generation_pb2.Message:
+    return generation_pb2.Message(role=turn.role, content=turn.content)
 
 
 def to_status(progress: Progress) -> Status:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.edge.wire.bounds import INT32_MAX, INT64_MAX
 from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.models.presets import option_values
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_options(entry: ModelEntry) -> dict[str, Any]:
     """Reads what a model brings along: its generation_config, under the alias's own parameters."""
-    return {**_generation_config(entry), **check_options(entry.parameters)}
+    return {**_generation_config(entry), **check_options(option_values(entry.presets.options))}
 
 
 def resolve_options(given: Mapping[str, Any], entry: ModelEntry) -> Options:

@@ -58,7 +58,7 @@ def to_show_reply(body: ShowBody, model: RequestedModel, user_agent: str) -> Sho
     """Tells all about a model. Raises InvalidRequest for an option of a wrong type."""
     entry = model.entry
     parameters = model_options(entry)
-    system = entry.system if body.system is None else body.system
+    system = entry.presets.system if body.system is None else body.system
     template = _template(model)
     basename = model.requested if user_agent.startswith(_COPILOT) else parse_name(entry.name).model
     return ShowReply(
@@ -71,14 +71,14 @@ def to_show_reply(body: ShowBody, model: RequestedModel, user_agent: str) -> Sho
         model_info=listing.model_info(entry, basename),
         capabilities=listing.capabilities(entry),
         modified_at=entry.modified_at,
-        messages=[PresetMessage(turn.role, turn.content) for turn in entry.messages],
+        messages=[PresetMessage(turn.role, turn.content) for turn in entry.presets.messages],
         tensors=[] if body.verbose else msgspec.UNSET,
     )
 
 
 def _template(model: RequestedModel) -> str:
-    if model.entry.template:
-        return model.entry.template
+    if model.entry.presets.template:
+        return model.entry.presets.template
     described = model.entry.description
     template = (described.model_info.chat_template if described is not None else "") or _PLAIN_TEMPLATE
     return f"{template}{_INSERT_MARK}" if model.has("insert") else template
@@ -106,7 +106,7 @@ def _modelfile(entry: ModelEntry, system: str, template: str, parameters: Mappin
     for line in _parameter_lines(parameters):
         name, _, value = line.partition(" ")
         lines.append(f"PARAMETER {name} {value.strip()}")
-    lines.extend(f"MESSAGE {turn.role} {turn.content}" for turn in entry.messages)
+    lines.extend(f"MESSAGE {turn.role} {turn.content}" for turn in entry.presets.messages)
     if entry.license:
         lines.append(f'LICENSE """{entry.license}"""')
     return "\n".join(lines) + "\n"

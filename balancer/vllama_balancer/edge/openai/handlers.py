@@ -142,7 +142,7 @@ class Handlers:
     ) -> list[Events]:
         for choice in choices:
             check_capabilities(model, choice, verb=verb)
-            apply_presets(model.entry, choice)
+            apply_presets(model.entry.presets, choice)
         return [self._context.generate(request, model, choice, verb=verb) for choice in choices]
 
     def _identity(self, prefix: str, model: RequestedModel) -> ReplyIdentity:

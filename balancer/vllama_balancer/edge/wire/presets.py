@@ -1,16 +1,17 @@
-"""What an alias brings along: system text, turns, template and option values, under those of a request."""
+"""Applies a model's presets (system text, turns, template, options) beneath the values of a request."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.edge.wire.bounds import INT32_MAX, INT64_MAX, clamp_int32
+from vllama_balancer.models.presets import option_values
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from vllama_balancer.gateway import ModelEntry
+    from vllama_protos.v1 import presets_pb2
 
 _SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("temperature", float),
@@ -23,31 +24,31 @@ _SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "presence_penalty": ("presence_penalty", float),
     "frequency_penalty": ("frequency_penalty", float),
 }
-"""Ollama's name of an option, the wire's, and how its value is read."""
+"""Ollama's name of an option, the field of Sampling, and the conversion of its value."""
 
 
-def apply_presets(entry: ModelEntry, generation: generation_pb2.GenerateRequest) -> None:
+def apply_presets(presets: presets_pb2.ModelPresets, generation: generation_pb2.GenerateRequest) -> None:
     """Fills what a request leaves open; what it sets stays."""
-    presets: Mapping[str, Any] = entry.parameters
+    values = option_values(presets.options)
     sampling = generation.sampling
     if generation.chat.messages:
-        _apply_to_chat(entry, generation.chat)
-    for name, (field, read) in _SAMPLING.items():
-        if presets.get(name) is not None and not sampling.HasField(field):
-            setattr(sampling, field, read(presets[name]))
-    if presets.get("stop") and not sampling.stop:
-        stop = presets["stop"]
+        _apply_to_chat(presets, generation.chat)
+    for name, (field, convert) in _SAMPLING.items():
+        if values.get(name) is not None and not sampling.HasField(field):
+            setattr(sampling, field, convert(values[name]))
+    if values.get("stop") and not sampling.stop:
+        stop = values["stop"]
         sampling.stop.extend([stop] if isinstance(stop, str) else stop)
-    if presets.get("num_ctx") and not generation.max_context_tokens:
-        generation.max_context_tokens = max(0, min(int(presets["num_ctx"]), INT32_MAX))
+    if values.get("num_ctx") and not generation.max_context_tokens:
+        generation.max_context_tokens = max(0, min(int(values["num_ctx"]), INT32_MAX))
 
 
-def _apply_to_chat(entry: ModelEntry, chat: generation_pb2.Chat) -> None:
+def _apply_to_chat(presets: presets_pb2.ModelPresets, chat: generation_pb2.Chat) -> None:
     """Puts system text and turns before a conversation, unless that begins with a system text of its own."""
-    chat.template = entry.template
-    opening = list(entry.messages)
-    if entry.system and chat.messages[0].role != "system":
-        opening.insert(0, generation_pb2.Message(role="system", content=entry.system))
+    chat.template = presets.template
+    opening = list(presets.messages)
+    if presets.system and chat.messages[0].role != "system":
+        opening.insert(0, generation_pb2.Message(role="system", content=presets.system))
     if opening:
         turns = list(chat.messages)
         del chat.messages[:]
