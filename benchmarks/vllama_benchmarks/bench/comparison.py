@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 VLLM_SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
-BARE = (sys.executable, "-m", "vllama_server.vllm_adapter.bare")
+BARE = (sys.executable, "-m", "vllama_benchmarks.bare_engine")
 RESOLVER = (sys.executable, "-m", "vllama_balancer.models", "resolve")
 RETRY_SECONDS = 0.5
 LOG_TAIL_LINES = 5

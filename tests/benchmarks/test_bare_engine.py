@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.server.vllm_adapter.conftest import CACHE_BYTES
-from vllama_server.vllm_adapter.bare import serve, server_flags
+from tests.server.vllm_adapter.conftest import CACHE_BYTES, model_directory, temporary  # noqa: F401
+from vllama_benchmarks.bare_engine import serve, server_flags
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = [
+    pytest.mark.filterwarnings(one) for one in ("ignore", "error:::vllama_server", "error:::vllama_benchmarks")
+]
+"""Only warnings of our own code are errors: vLLM, torch and transformers warn on nearly every path."""
 PATIENCE_SECONDS = 220
 ORDERS = [
     {"id": 0, "prompt": "Say hello.", "max_tokens": 6},
@@ -24,14 +28,14 @@ ORDERS = [
 
 
 class Scripted:
-    """Answers when it is told to, or fails."""
+    """An engine that answers once two requests wait, or fails."""
 
     def __init__(self):
         self.may_answer = asyncio.Event()
         self.waiting = 0
 
     async def answer(self, order, arrived_at):
-        """Waits with all others for the word."""
+        """Returns once two requests wait."""
         self.waiting += 1
         if self.waiting == 2:
             self.may_answer.set()
@@ -72,7 +76,7 @@ def test_engine_arguments_become_flags(arguments, flags):
 async def bare(*arguments: str, said: bytes = b"", **environment: str) -> list[Any]:
     """Runs the program in a process of its own and reads the lines that it wrote; it has to end by itself."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vllama_server.vllm_adapter.bare", *arguments,
+        sys.executable, "-m", "vllama_benchmarks.bare_engine", *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=os.environ | {"VLLM_PLUGINS": ""} | environment,
     )  # fmt: skip
@@ -89,7 +93,7 @@ async def bare(*arguments: str, said: bytes = b"", **environment: str) -> list[A
 
 @pytest.mark.real
 @pytest.mark.timeout(240)
-async def test_real_answers_have_their_full_length_and_their_times(model_directory: Path, temporary: Path) -> None:
+async def test_real_answers_have_their_full_length_and_their_times(model_directory: Path, temporary: Path) -> None:  # noqa: F811
     """Two requests at once are answered, each to the length that was asked for; the program ends and leaves no file."""
     said = b"".join(json.dumps(order).encode() + b"\n" for order in ORDERS)
     cache = f"kv_cache_memory_bytes={CACHE_BYTES}"
@@ -107,7 +111,7 @@ async def test_real_answers_have_their_full_length_and_their_times(model_directo
 
 @pytest.mark.real
 @pytest.mark.timeout(240)
-async def test_vllms_own_server_understands_the_flags(model_directory: Path) -> None:
+async def test_vllms_own_server_understands_the_flags(model_directory: Path) -> None:  # noqa: F811
     """Its parser takes every flag, and the engine that they ask for has the worker's context, batch and cache."""
     from vllm import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser

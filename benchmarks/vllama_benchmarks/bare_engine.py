@@ -1,15 +1,14 @@
-"""The bare engine as a program: what a chain around it is measured against.
+"""The bare engine as a program: the baseline of `vllama bench compare`.
 
-    python -m vllama_server.vllm_adapter.bare DIRECTORY [--engine-arg key=value …]
+    python -m vllama_benchmarks.bare_engine DIRECTORY [--engine-arg key=value …]
 
-It reads a request per line of standard input, {"id": …, "prompt": …, "max_tokens": …}, runs all of them
-concurrently as they come, and writes a line per answer, {"id": …, "seconds": …, "ttft_seconds": …,
-"tokens": …, "prompt_tokens": …}; {"ready": true} first. It ends with its input. `vllama bench --bare`
-speaks this.
+The first line of output is {"ready": true}. Each line of input is a request, {"id": …, "prompt": …, "max_tokens": …};
+all run concurrently. Each answer is a line, {"id": …, "seconds": …, "ttft_seconds": …, "tokens": …,
+"prompt_tokens": …}. The program ends with its input. bench/command_target.py is the other side.
 
-The engine is configured as a worker's is and then used as vLLM's own documents say: one AsyncLLM, the
-tokenizer's chat template, deltas out. Nothing else of the worker takes part. `--server-flags` prints, as
-JSON, the flags by which vLLM's own server gets the same engine.
+The engine is configured as a worker's is and then used as in vLLM's own documents: one AsyncLLM, the tokenizer's chat
+template, deltas out. Nothing else of the worker takes part. `--server-flags` prints, as JSON, the flags by which
+vLLM's own server gets the same engine.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LINE_LIMIT_BYTES = 1 << 24
-GIVEN_ELSEWHERE = ("model", "served_model_name")
+SEPARATE_FLAGS = ("model", "served_model_name")
 
 
 def server_flags(arguments: Mapping[str, Any]) -> list[str]:
-    """Writes engine arguments as flags of vLLM's own server; model and name are the caller's."""
+    """Returns engine arguments as flags of vLLM's own server, without model and name."""
     flags: list[str] = []
     for key, value in arguments.items():
         flag = key.replace("_", "-")
-        if value is None or key in GIVEN_ELSEWHERE:
+        if value is None or key in SEPARATE_FLAGS:
             continue
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
@@ -53,24 +52,24 @@ class BareEngine:
         self._engine = engine
         self._tokenizer = engine.renderer.get_tokenizer()
 
-    async def answer(self, order: Mapping[str, Any], arrived_at: float) -> dict[str, Any]:
-        """Generates one answer, greedily and to its full length, and says how long that took."""
+    async def answer(self, request: Mapping[str, Any], arrived_at: float) -> dict[str, Any]:
+        """Generates one answer, greedily and to its full length, and returns its times."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        messages = [{"role": "user", "content": order["prompt"]}]
+        messages = [{"role": "user", "content": request["prompt"]}]
         prompt = list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
         sampling = SamplingParams(
-            temperature=0, max_tokens=order["max_tokens"], ignore_eos=True, output_kind=RequestOutputKind.DELTA
+            temperature=0, max_tokens=request["max_tokens"], ignore_eos=True, output_kind=RequestOutputKind.DELTA
         )
         tokens, first_at = 0, None
-        outputs = self._engine.generate(tokens_input(prompt_token_ids=prompt), sampling, str(order["id"]))
+        outputs = self._engine.generate(tokens_input(prompt_token_ids=prompt), sampling, str(request["id"]))
         async for output in outputs:
             first_at = first_at or time.perf_counter()
             tokens += len(output.outputs[0].token_ids)
         return {
-            "id": order["id"],
+            "id": request["id"],
             "seconds": time.perf_counter() - arrived_at,
             "ttft_seconds": None if first_at is None else first_at - arrived_at,
             "tokens": tokens,
@@ -82,11 +81,11 @@ async def serve(engine: BareEngine, reader: asyncio.StreamReader) -> None:
     """Answers every line until the input ends; a failed answer is a line with its error."""
 
     async def one(line: bytes, arrived_at: float) -> None:
-        order = json.loads(line)
+        request = json.loads(line)
         try:
-            _write(await engine.answer(order, arrived_at))
+            _write(await engine.answer(request, arrived_at))
         except Exception as error:
-            _write({"id": order["id"], "seconds": time.perf_counter() - arrived_at, "error": str(error)})
+            _write({"id": request["id"], "seconds": time.perf_counter() - arrived_at, "error": str(error)})
 
     _write({"ready": True})
     async with asyncio.TaskGroup() as answers:
@@ -96,7 +95,7 @@ async def serve(engine: BareEngine, reader: asyncio.StreamReader) -> None:
 
 async def run(profile: EngineProfile) -> None:
     """Starts the engine, serves standard input, and ends the engine."""
-    # vLLM is imported here because it reads the environment then, and main() has just set that.
+    # vLLM reads the environment when it is imported, and main() has just set that.
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -139,8 +138,7 @@ def _write(line: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the flags and runs."""
-    parser = argparse.ArgumentParser(prog="python -m vllama_server.vllm_adapter.bare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vllama_benchmarks.bare_engine", description=__doc__)
     parser.add_argument("directory", metavar="DIRECTORY", help="where the weights lie")
     parser.add_argument("--engine-arg", action="append", default=[], metavar="KEY=VALUE", help="as of a worker")
     parser.add_argument("--server-flags", action="store_true", help="print flags for vLLM's own server and end")
@@ -161,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import uvloop  # as vLLM's own server and our worker do
 
     workspace = Workspace()
-    # There vLLM's processes put their sockets and temporary files, not all of which they remove.
+    # vLLM's processes put sockets and temporary files there, not all of which they remove.
     os.environ["VLLM_RPC_BASE_PATH"] = os.environ["TMPDIR"] = str(workspace.path)
     try:
         uvloop.run(run(profile))
