@@ -1,4 +1,4 @@
-"""FakeGateway: a Gateway that plays scripts, for tests of the front doors.
+"""FakeGateway: a Gateway that plays scripts, and FakeFleet: a fleet without workers, for tests of the front doors.
 
 It records every request for the test to inspect. A script can raise an error, or wait for an event of the test.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllama_balancer.gateway import Call, ModelEntry
 from vllama_balancer.models.presets import to_options
 from vllama_balancer.names import parse_name
-from vllama_protos.v1 import embedding_pb2, generation_pb2, presets_pb2, worker_pb2
+from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, presets_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -191,3 +191,10 @@ class FakeGateway:
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         return self.find(name)
+
+
+class FakeFleet:
+    """A FleetView without workers."""
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        return fleet_pb2.ListWorkersResponse()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.server import EdgeServer
+from vllama_balancer.fake_gateway import FakeFleet
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,7 +41,7 @@ class ScriptedEdge:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = EdgeServer(build_app(self.gateway))
+        server = EdgeServer(build_app(self.gateway, fleet=FakeFleet()))
         self.url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
         self._ready.set()
         try:

@@ -11,7 +11,7 @@ import uvloop
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.server import EdgeServer
-from vllama_balancer.fake_gateway import FakeGateway
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,7 +37,7 @@ def serve() -> Serve:
     async def serving(
         gateway: Gateway, config: EdgeConfig | None = None, **options: object
     ) -> AsyncIterator[aiohttp.ClientSession]:
-        server = EdgeServer(build_app(gateway, config=config, **options))  # type: ignore[arg-type]
+        server = EdgeServer(build_app(gateway, config=config, **{"fleet": FakeFleet(), **options}))  # type: ignore[arg-type]
         port = await server.start("127.0.0.1", 0)
         try:
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:

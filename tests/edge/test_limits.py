@@ -13,7 +13,7 @@ from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.context import StreamLimit
 from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.server import EdgeServer
-from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, delta, finished, started
 
 if TYPE_CHECKING:
     from tests.edge.conftest import Serve
@@ -53,7 +53,7 @@ async def test_draining_finishes_streams_and_takes_no_new_ones() -> None:
     """While the process drains, /health says so and new generations are told to go elsewhere."""
     gateway, go_on = FakeGateway(), asyncio.Event()
     gateway.play(started(), delta("a"), go_on, delta("b"), finished())
-    server = EdgeServer(build_app(gateway))
+    server = EdgeServer(build_app(gateway, fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0)
     url = f"http://127.0.0.1:{port}"
     async with aiohttp.ClientSession(url) as http, http.post("/api/generate", json=BODY) as running:
@@ -72,7 +72,7 @@ async def test_draining_finishes_streams_and_takes_no_new_ones() -> None:
 
 async def test_stopping_twice_is_fine() -> None:
     """Whoever ends the process need not know who came first."""
-    server = EdgeServer(build_app(FakeGateway()))
+    server = EdgeServer(build_app(FakeGateway(), fleet=FakeFleet()))
     await server.start("127.0.0.1", 0)
     await server.stop()
     await server.stop()
@@ -97,4 +97,4 @@ async def test_an_idle_connection_is_closed(serve: Serve) -> None:
 
 def test_the_edge_is_found_in_its_application() -> None:
     """Whoever serves the application can reach the edge's switches."""
-    assert build_app(FakeGateway())[CONTEXT].draining is False
+    assert build_app(FakeGateway(), fleet=FakeFleet())[CONTEXT].draining is False

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
-from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, model
 from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
     import aiohttp
 
     from tests.edge.conftest import Serve
+    from vllama_balancer.gateway import FleetView
 
 
 class TwoWorkers:
@@ -109,8 +110,8 @@ async def test_workers_that_load_or_sleep_are_not_out_of_order(serve: Serve) -> 
         assert (await reply.json())["status"] == "ok"
 
 
-@pytest.mark.parametrize(("fleet", "value"), [(Moving(), "1.0"), (None, "0.0")], ids=["idle", "nothing"])
-async def test_the_metric_for_alerts_is_what_health_says(serve: Serve, fleet: Moving | None, value: str) -> None:
+@pytest.mark.parametrize(("fleet", "value"), [(Moving(), "1.0"), (FakeFleet(), "0.0")], ids=["idle", "nothing"])
+async def test_the_metric_for_alerts_is_what_health_says(serve: Serve, fleet: FleetView, value: str) -> None:
     """Nobody is woken because models sleep, or come only when they are asked for."""
     async with serve(FakeGateway(model(replicas=0)), fleet=fleet) as http, http.get("/metrics") as reply:
         assert f"\nvllama_can_serve {value}\n" in await reply.text()

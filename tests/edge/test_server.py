@@ -13,7 +13,7 @@ import pytest
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.server import EdgeServer
-from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, delta, finished, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ async def connected(
     config: EdgeConfig | None = None, gateway: FakeGateway | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Opens one raw connection to an edge of its own."""
-    server = EdgeServer(build_app(gateway or FakeGateway(), config=config))
+    server = EdgeServer(build_app(gateway or FakeGateway(), config=config, fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     try:
@@ -102,7 +102,7 @@ async def test_a_whole_reply_that_nobody_takes_ends() -> None:
     gateway.play(started(), *[delta("x" * 1_000_000)] * 50, finished())
     body = json.dumps({"model": "smollm2:135m", "prompt": "hi", "stream": False}).encode()
     config = EdgeConfig(write_timeout_seconds=0.2, slowest_bytes_per_second=2**30)
-    server = EdgeServer(build_app(gateway, config=config))
+    server = EdgeServer(build_app(gateway, config=config, fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.server import EdgeServer
-from vllama_balancer.fake_gateway import FakeGateway
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ async def test_streams_over_tls(certificate: Path) -> None:
     """Nothing is different but the scheme."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-    server = EdgeServer(build_app(FakeGateway()))
+    server = EdgeServer(build_app(FakeGateway(), fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0, ssl_context=context)
     trusting = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(certificate)))
     body = {"model": "smollm2:135m", "prompt": "hi"}

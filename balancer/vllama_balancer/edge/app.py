@@ -20,7 +20,7 @@ from vllama_balancer.edge.error_middleware import ErrorMiddleware
 from vllama_balancer.edge.metrics import EdgeMetrics
 from vllama_balancer.edge.ollama import DIALECT as OLLAMA
 from vllama_balancer.edge.openai import DIALECT as OPENAI
-from vllama_balancer.edge.operations import NoFleetView, Operations
+from vllama_balancer.edge.operations import Operations
 from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.security import AllowedHosts, AllowedOrigins, Authentication, Guard, cors_headers, this_host
 
@@ -43,9 +43,9 @@ CONTEXT: web.AppKey[HandlerContext] = web.AppKey("context", HandlerContext)
 def build_app(
     gateway: Gateway,
     *,
+    fleet: FleetView,
     config: EdgeConfig | None = None,
     registry: CollectorRegistry | None = None,
-    fleet: FleetView | None = None,
     residency: Residency | None = None,
     management: Management | None = None,
     keys: ApiKeys | None = None,
@@ -79,7 +79,7 @@ def build_app(
         client_max_size=context.config.max_body_bytes,
     )
     app[CONTEXT] = context
-    app.router.add_routes(Operations(context, fleet or NoFleetView(), metrics).routes())
+    app.router.add_routes(Operations(context, fleet, metrics).routes())
     for dialect in dialects:
         app.router.add_routes(dialect.routes(context))
     add_normalized_routes(app.router)

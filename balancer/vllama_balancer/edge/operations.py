@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from vllama_balancer.gateway import FleetView, ModelEntry
 
 
-class NoFleetView:
-    """Stands in where nobody can see the fleet, as in front of a remote balancer."""
-
-    def fleet(self) -> fleet_pb2.ListWorkersResponse:
-        """Lists no worker."""
-        return fleet_pb2.ListWorkersResponse()
-
-
 class Dashboard:
     """The one file that browsers get, and the headers that let nothing else run in it."""
 

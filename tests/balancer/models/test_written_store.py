@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from vllama_balancer.edge.app import build_app
-from vllama_balancer.fake_gateway import FakeGateway
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
@@ -111,7 +111,7 @@ def test_manifests_are_written_as_before(written: Store, tmp_path: Path) -> None
 
 async def test_tags_and_show_reply_as_before(catalog: Catalog) -> None:
     """Sizes, digests, presets, templates and licences are those that the earlier version showed."""
-    async with TestClient(TestServer(build_app(CatalogGateway(catalog)))) as http:
+    async with TestClient(TestServer(build_app(CatalogGateway(catalog), fleet=FakeFleet()))) as http:
         async with http.get("/api/tags") as reply:
             assert await reply.json() == REPLIES["tags"]
         for name, shown in REPLIES["show"].items():

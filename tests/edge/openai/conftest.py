@@ -9,7 +9,7 @@ import pytest
 
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.server import EdgeServer
-from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, model
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def gateway() -> FakeGateway:
 @pytest.fixture
 async def base_url(gateway: FakeGateway) -> AsyncIterator[str]:
     """The address of an edge in front of the gateway."""
-    server = EdgeServer(build_app(gateway))
+    server = EdgeServer(build_app(gateway, fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port}"

@@ -20,7 +20,7 @@ from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
 from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.fake_gateway import FakeGateway, model
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, model
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_no_object_makes_a_server_error(path: str, bodies: list[Any]) -> None:
 async def _post(path: str, bodies: list[Any]) -> list[tuple[int, bytes]]:
     """Posts bodies to an edge whose model can do everything."""
     entry = model(capabilities=worker_pb2.Capability.values()[1:])
-    server = EdgeServer(build_app(FakeGateway(entry)))
+    server = EdgeServer(build_app(FakeGateway(entry), fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
