@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from vllama_balancer.edge.metrics import EdgeMetrics
 from vllama_balancer.edge.operations import register_health_metric
 from vllama_balancer.metrics import Metrics, register_process_metrics
+from vllama_balancer.workers.metrics import PoolCollector
 from vllama_balancer.workers.pool import Pool
-from vllama_balancer.workers.pool_metrics import PoolCollector
 from vllama_server.metrics import WorkerMetrics
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")

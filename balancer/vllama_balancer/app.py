@@ -30,7 +30,7 @@ from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
 from vllama_balancer.names import model_key
-from vllama_balancer.policies import make_policy
+from vllama_balancer.routing.policies import make_policy
 from vllama_balancer.scheduler.machine import Machine
 from vllama_balancer.scheduler.memory import GpuMemory, spare_host_memory
 from vllama_balancer.scheduler.on_demand import OnDemand
@@ -42,9 +42,9 @@ from vllama_balancer.startup.front_doors import FrontDoors, LocalParts
 from vllama_balancer.startup.model_setup import first_readiness, hosted, installed, simulated
 from vllama_balancer.startup.startup_display import StartupDisplay, banner
 from vllama_balancer.startup.tls import channel_opener
-from vllama_balancer.workers.newcomers import Newcomers
+from vllama_balancer.workers.discovery_grace import DiscoveryGrace
+from vllama_balancer.workers.metrics import PoolCollector
 from vllama_balancer.workers.pool import Pool
-from vllama_balancer.workers.pool_metrics import PoolCollector
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -92,7 +92,7 @@ class Balancer:
             make_policy(config.policy),
             Metrics(self._registry),
             AdmissionSettings(max_queue=config.max_queue),
-            newcomers=Newcomers(
+            discovery_grace=DiscoveryGrace(
                 self._pool,
                 joining_seconds=self._joined.lease_seconds if self._joined is not None else 0.0,
                 only_from_elsewhere=not self._has_own,

@@ -184,9 +184,9 @@ class Metrics:
     def placed(self, worker: str, reason: str) -> None:
         self._placement.of(worker, reason).inc()
 
-    def cache_answered(self, believed_tokens: int, cached_tokens: int) -> None:
+    def cache_answered(self, predicted_cached_tokens: int, cached_tokens: int) -> None:
         """Counts the prompt tokens that were expected in the worker's cache, and those that it found there."""
-        self._tokens.believed.inc(believed_tokens)
+        self._tokens.believed.inc(predicted_cached_tokens)
         self._tokens.cached.inc(cached_tokens)
 
     def attempt_failed(self, worker: str, kind: str) -> None:

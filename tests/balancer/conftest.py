@@ -18,10 +18,10 @@ from vllama_balancer.dispatch.dispatcher import Dispatcher
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.gateway import Call, ModelEntry
 from vllama_balancer.metrics import Metrics
-from vllama_balancer.policies import make_policy
-from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.routing.policies import make_policy
+from vllama_balancer.workers.breaker import HealthSettings
+from vllama_balancer.workers.metrics import PoolCollector
 from vllama_balancer.workers.pool import Pool
-from vllama_balancer.workers.pool_metrics import PoolCollector
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ async def make_fleet(tmp_path: Path, can_relay: bool) -> AsyncIterator[Callable[
         assert fleet.leases == 0
         assert fleet.dispatcher.waiting == 0
         for worker in fleet.pool.workers():
-            load = worker.life.load
+            load = worker.incarnation.load
             assert (load.streams, load.prompt_tokens, load.kv_tokens) == (0, 0, 0)
         await fleet.dispatcher.__aexit__()
         await fleet.pool.close()

@@ -18,7 +18,7 @@ from vllama_balancer.dispatch.dispatcher import Dispatcher
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.gateway import Call
 from vllama_balancer.metrics import Metrics
-from vllama_balancer.policies import make_policy
+from vllama_balancer.routing.policies import make_policy
 from vllama_balancer.workers.pool import Pool
 
 if TYPE_CHECKING:

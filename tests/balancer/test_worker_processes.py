@@ -13,7 +13,7 @@ from tests.balancer.conftest import QUICK_HEALTH
 from tests.balancer.scripted_worker import eventually
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.gateway import Call
-from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.workers.breaker import HealthSettings
 from vllama_protos.v1 import generation_pb2
 
 TOKENS = 60
@@ -44,7 +44,7 @@ class Processes:
         """Waits until so many streams have their first token."""
         await eventually(lambda: self.fleet.leases == count)
         await eventually(
-            lambda: all(lease.produced for worker in self.fleet.pool.workers() for lease in worker.life.leases)
+            lambda: all(lease.produced for worker in self.fleet.pool.workers() for lease in worker.incarnation.leases)
         )
 
 
@@ -144,11 +144,11 @@ async def test_a_worker_restarted_at_its_address_serves_again(processes):
     await start_two(processes)
     await answers(processes.fleet, 4)
     process = processes.running["p0"]
-    boot_id = processes.fleet.pool.find("p0").life.boot_id
+    boot_id = processes.fleet.pool.find("p0").incarnation.boot_id
     process.kill()
     await process.wait()
     await processes.start("p0")
-    await eventually(lambda: processes.fleet.pool.find("p0").life.boot_id != boot_id)
+    await eventually(lambda: processes.fleet.pool.find("p0").incarnation.boot_id != boot_id)
     await processes.fleet.all_available()
     assert (await answers(processes.fleet, 8))[0] == []
 

@@ -2,6 +2,11 @@
 
 A place is granted and reserved in the same synchronous step, so a place that falls free cannot be
 promised twice; a waiter that is cancelled at the very moment of its grant gives the place back.
+
+How long a request waits for a worker: to its deadline, and without one for as long as there is reason to.
+
+A queue in front of workers that serve moves on, so it needs no bound in time. While none serves it does not move:
+then a request is told so after a while, soon when nobody can be expected, later when somebody may come back.
 """
 
 from __future__ import annotations
@@ -12,16 +17,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_balancer.dispatch.fair_queue import FairQueue
-from vllama_balancer.dispatch.patience import Patience
-from vllama_balancer.errors import DeadlineExceeded, QueueFull
+from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vllama_balancer.dispatch.placer import PlacementRequest, Placer
     from vllama_balancer.metrics import Metrics
-    from vllama_balancer.placement.placer import Placer, Ticket
     from vllama_balancer.workers.lease import Lease
     from vllama_balancer.workers.pool import Pool
+
 
 RATE_WINDOW_SECONDS = 30.0
 """Time over which the service rate is averaged."""
@@ -36,9 +41,9 @@ class AdmissionSettings(NamedTuple):
 
     max_queue: int = 512
     """Requests that may wait; more are refused at once."""
-    no_worker_patience_seconds: float = 30.0
+    no_worker_timeout_seconds: float = 30.0
     """How long a request without a deadline waits while no worker serves or starts."""
-    absence_patience_seconds: float = 600.0
+    recovery_timeout_seconds: float = 600.0
     """How long it waits while none serves but one may come back: longer than a model takes to load."""
 
 
@@ -71,7 +76,7 @@ class ServiceRate:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    ticket: Ticket
+    request: PlacementRequest
     grant: asyncio.Future[Lease] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -109,7 +114,7 @@ class Admission:
             return
         raise self._full()
 
-    async def admit(self, ticket: Ticket, deadline: float | None) -> Lease:
+    async def admit(self, request: PlacementRequest, deadline: float | None) -> Lease:
         """Waits for a place; the caller must `release` it.
 
         Raises QueueFull at once when too many wait, DeadlineExceeded or NoWorker at the deadline,
@@ -117,18 +122,18 @@ class Admission:
         """
         if deadline is not None and self._clock() >= deadline:
             raise DeadlineExceeded("the deadline had passed before the request was placed")
-        if not self._is_anybody_before(ticket) and (lease := self._placer.place(ticket)) is not None:
+        if not self._is_anybody_before(request) and (lease := self._placer.place(request)) is not None:
             return lease
-        return await self._wait(self._join(ticket), deadline)
+        return await self._wait(self._join(request), deadline)
 
-    def visit(self, ticket: Ticket) -> Lease | None:
+    def place_unmetered(self, request: PlacementRequest) -> Lease | None:
         """Takes a worker for a call that computes nothing, with or without room; None when none is available."""
-        return self._placer.visit(ticket)
+        return self._placer.place_unmetered(request)
 
     def release(self, lease: Lease) -> None:
         """Takes a place back and grants it to whoever is next."""
         self._placer.release(lease)
-        if not lease.is_visit:
+        if not lease.is_unmetered:
             self._rate.ended()
         self.grant_places()
 
@@ -154,20 +159,20 @@ class Admission:
         wait = self.waiting / rate if rate > 0 else SHORTEST_RETRY_SECONDS
         return min(max(math.ceil(wait), SHORTEST_RETRY_SECONDS), LONGEST_RETRY_SECONDS)
 
-    def _is_anybody_before(self, ticket: Ticket) -> bool:
+    def _is_anybody_before(self, request: PlacementRequest) -> bool:
         """Tells whether someone waits for a turn; those ahead of all turns wait for something of their own."""
-        line = self._lines.get(ticket.key)
-        return line is not None and not ticket.is_returning and line.next_turn() is not None
+        line = self._lines.get(request.key)
+        return line is not None and not request.is_retry and line.next_turn() is not None
 
-    def _join(self, ticket: Ticket) -> _Waiter:
-        if not ticket.is_returning and self._waiting_first >= self._settings.max_queue:
+    def _join(self, request: PlacementRequest) -> _Waiter:
+        if not request.is_retry and self._waiting_first >= self._settings.max_queue:
             raise self._full()
-        waiter = _Waiter(ticket)
-        line = self._lines.setdefault(ticket.key, FairQueue())
-        if ticket.is_returning:
+        waiter = _Waiter(request)
+        line = self._lines.setdefault(request.key, FairQueue())
+        if request.is_retry:
             line.push_ahead(waiter)
         else:
-            line.push(ticket.client, waiter, ticket.priority)
+            line.push(request.client, waiter, request.priority)
             self._waiting_first += 1
         return waiter
 
@@ -179,7 +184,7 @@ class Admission:
         )
 
     async def _wait(self, waiter: _Waiter, deadline: float | None) -> Lease:
-        patience = Patience(self._pool, waiter.ticket.key, deadline, self._settings, self._clock)
+        patience = QueueTimeout(self._pool, waiter.request.key, deadline, self._settings, self._clock)
         try:
             while not waiter.grant.done():
                 await asyncio.wait({waiter.grant}, timeout=patience.seconds())
@@ -196,14 +201,14 @@ class Admission:
     def _leave(self, waiter: _Waiter) -> None:
         """Removes a waiter that was not granted; one that was has left the queue by then."""
         waiter.grant.cancel()
-        line = self._lines.get(waiter.ticket.key)
-        if line is not None and line.discard(waiter.ticket.client, waiter):
+        line = self._lines.get(waiter.request.key)
+        if line is not None and line.discard(waiter.request.client, waiter):
             self._left(waiter)
             if not line:
-                del self._lines[waiter.ticket.key]
+                del self._lines[waiter.request.key]
 
     def _left(self, waiter: _Waiter) -> None:
-        if not waiter.ticket.is_returning:
+        if not waiter.request.is_retry:
             self._waiting_first -= 1
 
     def _grant_ahead(self, line: FairQueue[_Waiter]) -> None:
@@ -218,7 +223,7 @@ class Admission:
     def _place(self, waiter: _Waiter) -> bool:
         """Gives a waiter a place, or the error that its own placement met: it is nobody else's."""
         try:
-            lease = self._placer.place(waiter.ticket)
+            lease = self._placer.place(waiter.request)
         except Exception as error:
             waiter.grant.set_exception(error)
             return True
@@ -230,6 +235,74 @@ class Admission:
         """Serves a waiter if there is room; tells whether it is out of the way."""
         if not waiter.grant.done() and not self._place(waiter):
             return False
-        line.take(waiter.ticket.client, waiter)
+        line.take(waiter.request.client, waiter)
         self._left(waiter)
         return True
+
+
+NO_WORKER_RETRY_SECONDS = 5.0
+"""When a fleet without any worker is worth another try."""
+
+
+class QueueTimeout:
+    """One request's wait. `look` whenever `seconds` have passed."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        key: str,
+        deadline: float | None,
+        settings: AdmissionSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        """Waits for a worker of the model with that key."""
+        self._pool = pool
+        self._key = key
+        self._deadline = deadline
+        self._settings = settings
+        self._clock = clock
+        self._hopeless_since: float | None = None
+        self._absent_since: float | None = None
+        self._notice()
+
+    def seconds(self) -> float:
+        """Time until the next look."""
+        now = self._clock()
+        if self._deadline is not None:
+            return max(self._deadline - now, 0.0)
+        return max(min([now + self._settings.no_worker_timeout_seconds, *self._ends()]) - now, 0.0)
+
+    def look(self) -> None:
+        """Raises NoWorker or DeadlineExceeded when there is no more reason to wait."""
+        self._notice()
+        now = self._clock()
+        if self._deadline is None:
+            if any(now >= end for end in self._ends()):
+                raise _no_worker()
+        elif now >= self._deadline:
+            if self._absent_since is not None:
+                raise _no_worker()
+            raise DeadlineExceeded("the deadline passed while the request waited for a worker")
+
+    def _ends(self) -> list[float]:
+        """When a wait without a deadline is over, as things stand."""
+        settings, ends = self._settings, []
+        if self._hopeless_since is not None:
+            ends.append(self._hopeless_since + settings.no_worker_timeout_seconds)
+        if self._absent_since is not None:
+            ends.append(self._absent_since + settings.recovery_timeout_seconds)
+        return ends
+
+    def _notice(self) -> None:
+        self._absent_since = self._since(self._absent_since, not self._pool.is_served(self._key))
+        self._hopeless_since = self._since(self._hopeless_since, self._pool.is_hopeless(self._key))
+
+    def _since(self, before: float | None, holds: bool) -> float | None:
+        """Tells since when something holds, as far as it was looked at."""
+        if not holds:
+            return None
+        return self._clock() if before is None else before
+
+
+def _no_worker() -> NoWorker:
+    return NoWorker("no worker serves the model now; try again later", retry_after_seconds=NO_WORKER_RETRY_SECONDS)

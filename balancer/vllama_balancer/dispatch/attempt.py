@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 
-from vllama_balancer.dispatch.failure import AttemptFailed, FailureKind, read_failure, unreachable
 from vllama_balancer.errors import WorkerLost
+from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind, classify_failure, unreachable
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def stream_generation(
         async for response in call:
             if lease.abandoned:
                 break
-            worker.heard()
+            worker.touch()
             if response.HasField("finished"):
                 if response.finished.reason == generation_pb2.FINISH_REASON_ABORTED:
                     raise _left(worker.name)
@@ -67,7 +67,7 @@ async def stream_generation(
                 return
             yield response
     except grpc.aio.AioRpcError as error:
-        raise read_failure(error, worker.name) from error
+        raise classify_failure(error, worker.name) from error
     except asyncio.CancelledError as error:
         if not _was_given_up(lease):
             raise
@@ -83,14 +83,14 @@ async def ask(lease: Lease, call: UnaryCall[T]) -> T:
     try:
         response = await call
     except grpc.aio.AioRpcError as error:
-        raise read_failure(error, lease.worker.name) from error
+        raise classify_failure(error, lease.worker.name) from error
     except asyncio.CancelledError as error:
         if not _was_given_up(lease):
             raise
         raise _given_up(lease) from error
     finally:
         call.cancel()
-    lease.worker.heard()
+    lease.worker.touch()
     return response
 
 
@@ -106,12 +106,12 @@ async def confirm_life(lease: Lease) -> None:
         if lease.abandoned:  # its connection may be closed by now: there is nobody to ask
             raise _unsent(lease)
     patience_seconds = lease.worker.answer_seconds
-    answer = lease.worker.channel.inquiry.ask(patience_seconds)
+    answer = lease.worker.channel.liveness_probe.check(patience_seconds)
     lease.attach(answer)
     try:
         await answer
-        lease.worker.heard()
-        lease.is_wary = False
+        lease.worker.touch()
+        lease.needs_liveness_check = False
     except grpc.aio.AioRpcError as error:
         raise unreachable(lease.worker.name, error) from error
     except asyncio.CancelledError as error:

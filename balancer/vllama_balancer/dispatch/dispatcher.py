@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vllama_balancer.dispatch.admission import Admission, AdmissionSettings
 from vllama_balancer.dispatch.attempt import ask
-from vllama_balancer.dispatch.failover import Failover
-from vllama_balancer.dispatch.failure import AttemptFailed
-from vllama_balancer.dispatch.generations import Generations
-from vllama_balancer.dispatch.journey import Journey
+from vllama_balancer.dispatch.generation import Generation
+from vllama_balancer.dispatch.generation_stream import GenerationStreamer
+from vllama_balancer.dispatch.placer import PlacementRequest, Placer
+from vllama_balancer.dispatch.retry import RetryPolicy
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.errors import BalancerError, DeadlineExceeded, ModelNotFound, QueueFull
 from vllama_balancer.names import model_key
-from vllama_balancer.placement.estimates import Estimates
-from vllama_balancer.placement.measure import NOTHING, measure_embedding, measure_generation
-from vllama_balancer.placement.placer import Placer, Ticket
-from vllama_balancer.workers.newcomers import Newcomers
+from vllama_balancer.routing.request_size import EMPTY_SIZE, Estimates, measure_embedding, measure_generation
+from vllama_balancer.workers.attempt_errors import AttemptFailed
+from vllama_balancer.workers.discovery_grace import DiscoveryGrace
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from vllama_balancer.dispatch.attempt import UnaryMethod
     from vllama_balancer.gateway import Call, ModelEntry
     from vllama_balancer.metrics import Metrics
-    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.routing.policy import Policy
     from vllama_balancer.workers.channel import Channel
     from vllama_balancer.workers.pool import Pool
 
@@ -69,10 +68,10 @@ class Dispatcher:
         admission: AdmissionSettings | None = None,
         rng: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
-        newcomers: Newcomers | None = None,
+        discovery_grace: DiscoveryGrace | None = None,
     ) -> None:
         """Takes its collaborators; `clock` must agree with the deadlines of calls (the event loop's)."""
-        self._newcomers = newcomers or Newcomers(pool, clock=clock)
+        self._discovery_grace = discovery_grace or DiscoveryGrace(pool, clock=clock)
         self._pool = pool
         self._catalog = catalog
         self._metrics = metrics
@@ -82,8 +81,10 @@ class Dispatcher:
         self._in_flight = 0
         placer = Placer(pool, policy, RetryBudget(lambda: self._in_flight), metrics, self._rng)
         self._admission = Admission(pool, placer, metrics, admission or AdmissionSettings(), clock)
-        self._failover = Failover(pool, metrics)
-        self._generations = Generations(pool, self._admission, self._failover, self._estimates, metrics, clock)
+        self._retry_policy = RetryPolicy(pool, metrics)
+        self._generation_streams = GenerationStreamer(
+            pool, self._admission, self._retry_policy, self._estimates, metrics, clock
+        )
         self._granter: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Dispatcher:
@@ -96,7 +97,7 @@ class Dispatcher:
         if self._granter is not None:
             self._granter.cancel()
             await asyncio.gather(self._granter, return_exceptions=True)
-        self._failover.close()
+        self._retry_policy.close()
 
     @property
     def in_flight(self) -> int:
@@ -121,7 +122,7 @@ class Dispatcher:
         entry = await self._find(request.model, call)
         key = model_key(entry.name)
         size = measure_generation(request, self._estimates.of(key))
-        ticket = Ticket(
+        placement_request = PlacementRequest(
             request.request_id or _new_id(),
             key,
             call.client or request.session,
@@ -129,9 +130,9 @@ class Dispatcher:
             request.session,
             request.priority,
         )
-        journey = Journey(entry.name, request, ticket, call, self._rng, self._clock())
+        generation = Generation(entry.name, request, placement_request, call, self._rng, self._clock())
         with self._counted(entry.name):
-            async with contextlib.aclosing(self._generations.run(journey)) as events:
+            async with contextlib.aclosing(self._generation_streams.run(generation)) as events:
                 async for event in events:
                     yield event
 
@@ -140,21 +141,21 @@ class Dispatcher:
         entry = await self._find(request.model, call)
         key = model_key(entry.name)
         size = measure_embedding(request, self._estimates.of(key))
-        ticket = Ticket(request.request_id or _new_id(), key, call.client, size)
+        placement_request = PlacementRequest(request.request_id or _new_id(), key, call.client, size)
         with self._counted(entry.name):
-            return await self._ask(request, ticket, call, lambda channel: channel.embedding.Embed)
+            return await self._ask(request, placement_request, call, lambda channel: channel.embedding.Embed)
 
     async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
         """Renders and tokenizes, on any worker of the model, however busy it is."""
-        ticket = await self._visit(request.model, call)
-        return await self._ask(request, ticket, call, lambda channel: channel.generation.Tokenize)
+        placement_request = await self._unmetered_request(request.model, call)
+        return await self._ask(request, placement_request, call, lambda channel: channel.generation.Tokenize)
 
     async def detokenize(
         self, request: generation_pb2.DetokenizeRequest, call: Call
     ) -> generation_pb2.DetokenizeResponse:
         """Turns token ids into text, on any worker of the model, however busy it is."""
-        ticket = await self._visit(request.model, call)
-        return await self._ask(request, ticket, call, lambda channel: channel.generation.Detokenize)
+        placement_request = await self._unmetered_request(request.model, call)
+        return await self._ask(request, placement_request, call, lambda channel: channel.generation.Detokenize)
 
     def models(self) -> Sequence[ModelEntry]:
         """Lists the models that can be named, newest first. Cheap: no I/O."""
@@ -180,7 +181,7 @@ class Dispatcher:
                 entry = await self._catalog.search(name)
         except TimeoutError:
             raise DeadlineExceeded(f"the deadline passed before model {name!r} was known") from None
-        return entry or await self._newcomers.bring(name, self._catalog.find, deadline)
+        return entry or await self._discovery_grace.bring(name, self._catalog.find, deadline)
 
     # -- one request -----------------------------------------------------------------------
 
@@ -190,9 +191,9 @@ class Dispatcher:
             raise ModelNotFound(f"model {name!r} not found", field="model")
         return entry
 
-    async def _visit(self, model: str, call: Call) -> Ticket:
-        """Makes the ticket of a call that computes nothing."""
-        return Ticket(_new_id(), model_key((await self._find(model, call)).name), "", NOTHING)
+    async def _unmetered_request(self, model: str, call: Call) -> PlacementRequest:
+        """Makes the placement_request of a call that computes nothing."""
+        return PlacementRequest(_new_id(), model_key((await self._find(model, call)).name), "", EMPTY_SIZE)
 
     @contextlib.contextmanager
     def _counted(self, model: str) -> Iterator[None]:
@@ -210,23 +211,29 @@ class Dispatcher:
             self._in_flight -= 1
             self._metrics.ended(model, outcome)
 
-    async def _ask(self, request: R, ticket: Ticket, call: Call, method: Callable[[Channel], UnaryMethod[R, T]]) -> T:
+    async def _ask(
+        self,
+        request: R,
+        placement_request: PlacementRequest,
+        call: Call,
+        method: Callable[[Channel], UnaryMethod[R, T]],
+    ) -> T:
         """Has a unary call answered; it may be asked anew anywhere, as it changes nothing."""
         named = type(request)()
         named.CopyFrom(request)
         failures = 0
         while True:
-            lease = self._admission.visit(ticket) if ticket.size is NOTHING else None
-            lease = lease or await self._admission.admit(ticket, call.deadline)
+            lease = self._admission.place_unmetered(placement_request) if placement_request.size is EMPTY_SIZE else None
+            lease = lease or await self._admission.admit(placement_request, call.deadline)
             try:
-                named.model = lease.worker.name_of(ticket.key)
+                named.model = lease.worker.name_of(placement_request.key)
                 answering = method(lease.worker.channel)(named, timeout=call.remaining_seconds(self._clock()))
                 answer = await ask(lease, answering)
                 lease.worker.breaker.success()
                 return answer
             except AttemptFailed as failure:
-                self._failover.judge_worker(lease, failure)
-                failures = self._failover.next_try(ticket, lease, failure, failures)
+                self._retry_policy.penalise_worker(lease, failure)
+                failures = self._retry_policy.prepare_retry(placement_request, lease, failure, failures)
                 self._metrics.moved(had_output=False)
             finally:
                 self._admission.release(lease)

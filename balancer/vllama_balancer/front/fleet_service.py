@@ -10,9 +10,9 @@ import grpc
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
-    from vllama_balancer.fleet.rolling import Rolling
     from vllama_balancer.gateway import FleetView
     from vllama_balancer.workers.pool import Pool
+    from vllama_balancer.workers.rolling_restart import RollingRestart
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,7 +27,7 @@ SHORTEST_PUSH_SECONDS = 0.1
 class FleetService(fleet_pb2_grpc.FleetServicer):
     """The Fleet service. Unless callers need an API key (`is_guarded`), orders are accepted from this machine only."""
 
-    def __init__(self, pool: Pool, rolling: Rolling, view: FleetView, *, is_guarded: bool) -> None:
+    def __init__(self, pool: Pool, rolling: RollingRestart, view: FleetView, *, is_guarded: bool) -> None:
         self._is_guarded = is_guarded
         self._pool = pool
         self._rolling = rolling

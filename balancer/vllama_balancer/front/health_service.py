@@ -32,7 +32,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     def leave(self) -> None:
         """Reports NOT_SERVING from now on, so that clients choose another balancer."""
         self._is_leaving = True
-        self._pool.changes.tell()
+        self._pool.changes.increment()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:  # noqa: N802
         """Returns the present state. NOT_FOUND for an unknown service."""

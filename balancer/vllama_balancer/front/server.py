@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from vllama_balancer.fleet.membership import JoinedFleet
-    from vllama_balancer.fleet.rolling import Rolling
     from vllama_balancer.gateway import FleetView, Gateway
     from vllama_balancer.keys import ApiKeys
     from vllama_balancer.workers.pool import Pool
+    from vllama_balancer.workers.rolling_restart import RollingRestart
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -138,7 +138,7 @@ class GrpcServer:
         self,
         gateway: Gateway,
         pool: Pool,
-        rolling: Rolling,
+        rolling: RollingRestart,
         fleet: FleetView,
         keys: ApiKeys | None = None,
         joined: JoinedFleet | None = None,

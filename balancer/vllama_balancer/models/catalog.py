@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import ModelEntry
 from vllama_balancer.names import model_key
-from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -61,7 +61,7 @@ class Catalog:
         self._now = now
         self._installed: dict[str, StoredModel] = {}
         self._expected: frozenset[str] = frozenset()
-        self._changes = Changes()
+        self._changes = ChangeCounter()
         self._descriptions: dict[str, worker_pb2.DescribeResponse] = {}
         self._expiry: dict[str, datetime] = {}
         self._first_seen: dict[str, datetime] = {}
@@ -73,12 +73,12 @@ class Catalog:
         self._descriptions.pop(key, None)
         if description is not None:
             self._descriptions[key] = description
-        self._changes.tell()
+        self._changes.increment()
 
     def expect(self, names: Collection[str]) -> None:
         """Sets the models being installed; `search` waits until one is installed or no longer expected."""
         self._expected = frozenset(map(model_key, names))
-        self._changes.tell()
+        self._changes.increment()
 
     def expects(self, name: str) -> bool:
         """Returns True for an expected model that is not in the catalog yet."""

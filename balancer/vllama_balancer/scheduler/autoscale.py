@@ -60,7 +60,7 @@ class Autoscaler:
             model.share = max(model.share - 1, 1)
             machine.replicas.retired(replica)
             machine.note_ready(model)
-            machine.changes.tell()
+            machine.changes.increment()
 
     def _scale_up(self) -> None:
         if decision := scale_up(self._machine.snapshot(), self._machine.settings):

@@ -71,7 +71,7 @@ class Loader:
         # Models paused for this load resume.
         for other in self._machine.models.values():
             other.paused = False
-        self._machine.changes.tell()
+        self._machine.changes.increment()
 
     async def _take_step(self, model: LoadedModel) -> None:
         machine = self._machine

@@ -9,12 +9,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.scheduler.decisions import MachineState
 from vllama_balancer.scheduler.model import EvictionHistory
 from vllama_balancer.scheduler.sleeping import SleepingModels
 from vllama_balancer.scheduler.state import SlotState
-from vllama_balancer.workers.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -47,11 +47,11 @@ class Machine:
         """When models are loaded and unloaded."""
         self.models: dict[str, LoadedModel] = {}
         """Models that are awake, starting or leaving."""
-        self.changes = Changes()
+        self.changes = ChangeCounter()
         """Grows when a model comes, goes, or becomes idle."""
         self.clock = asyncio.get_running_loop().time
         """The time in seconds."""
-        self.sleeping = SleepingModels(replicas, pool, sleep, settings.sleep_seconds, self.changes.tell)
+        self.sleeping = SleepingModels(replicas, pool, sleep, settings.sleep_seconds, self.changes.increment)
         """Models that are asleep."""
         self.eviction_history = EvictionHistory()
         """Models that were evicted for others."""

@@ -114,7 +114,7 @@ class ModelScheduler:
                 self._begin(model, self._loader.load)
             if not model.is_loaded:
                 with model.awaited(deadline):
-                    self._machine.changes.tell()
+                    self._machine.changes.increment()
                     async with self.waiting(deadline):
                         await asyncio.shield(self._loads[model])
             yield
@@ -122,7 +122,7 @@ class ModelScheduler:
             model.requests -= 1
             model.last_used = self._machine.clock()
             self._unloader.start_expiry(model)
-            self._machine.changes.tell()
+            self._machine.changes.increment()
 
     def keep(self, key: str, seconds: float) -> None:
         """Replaces how long a model stays after its last request."""
@@ -211,7 +211,7 @@ class ModelScheduler:
             if self._machine.holds(model):
                 self._machine.note_ready(model)
                 self._unloader.start_expiry(model)
-            self._machine.changes.tell()
+            self._machine.changes.increment()
 
     def _has_failed(self, model: LoadedModel) -> bool:
         """Returns whether all workers of a loaded model have been given up."""

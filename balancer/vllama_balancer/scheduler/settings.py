@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from vllama_balancer.change_counter import ChangeCounter
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.events import Changed
-    from vllama_balancer.workers.changes import Changes
     from vllama_protos.v1 import worker_pb2
 
 
@@ -87,7 +87,7 @@ class WatchedWorker(Protocol):
 class WatchedPool(Protocol):
     """The part of the pool that the scheduler reads."""
 
-    changes: Changes
+    changes: ChangeCounter
 
     def find(self, name: str) -> WatchedWorker | None:
         """Returns a worker by name."""

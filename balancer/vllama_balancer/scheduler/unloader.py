@@ -59,7 +59,7 @@ class Unloader:
         finally:
             del machine.models[model.key]
             self._expires(model.key, None)
-            machine.changes.tell()
+            machine.changes.increment()
         self._autoscaler.restore_replicas()
 
     def _expire(self, model: LoadedModel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.workers.worker_status import status_of
+from vllama_balancer.workers.status import status_of
 from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.errors import ConfigError
-from vllama_balancer.fleet.rolling import Rolling
 from vllama_balancer.front.server import GrpcServer
 from vllama_balancer.keys import ApiKeys
 from vllama_balancer.startup.fleet_view import PoolView
 from vllama_balancer.startup.tls import tls_files
+from vllama_balancer.workers.rolling_restart import RollingRestart
 
 if TYPE_CHECKING:
     import grpc
@@ -82,7 +82,7 @@ class FrontDoors:
             keys=keys,
         )
         self._edge = EdgeServer(app)
-        rolling = Rolling(pool, local.control if local is not None else None)
+        rolling = RollingRestart(pool, local.control if local is not None else None)
         self._front = GrpcServer(gateway, pool, rolling, view, keys, joined)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port

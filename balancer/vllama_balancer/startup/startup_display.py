@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vllama_balancer.fleet.events import ProcessState
-from vllama_balancer.workers.start_progress import PHASES
+from vllama_balancer.workers.status import PHASES
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:

@@ -1,19 +1,26 @@
-"""The gRPC channel to a worker, its stubs, and how generations begin on it."""
+"""The gRPC channel to a worker, its stubs, and how generations begin on it.
+
+Asks one worker whether it lives; whoever wants to know meanwhile shares the answer.
+
+When a worker dies, all its requests want to know it of the next one at the same moment. On a busy machine each answer
+takes its time, and one is as good as many.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
-from vllama_balancer.workers.inquiry import Inquiry
 from vllama_balancer.workers.relay import Relay
-from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2_grpc, worker_pb2_grpc
+from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from vllama_protos.v1 import generation_pb2
+
 
 REQUEST_ID_HEADER = "x-request-id"
 """Metadata key under which a request's id travels."""
@@ -70,7 +77,7 @@ class Channel:
         """Embed."""
         self.worker = worker_pb2_grpc.WorkerStub(channel)
         """Describe, Watch, Drain."""
-        self.inquiry = Inquiry(self.worker)
+        self.liveness_probe = LivenessProbe(self.worker)
         """Whether it lives."""
         self._relay = Relay(self.worker)
 
@@ -85,7 +92,7 @@ class Channel:
 
     async def close(self) -> None:
         """Closes the connection and ends its calls."""
-        await self.inquiry.close()
+        await self.liveness_probe.close()
         await self._relay.close()
         await self._channel.close()
 
@@ -110,3 +117,29 @@ def secure_channel_opener(read_credentials: Callable[[], grpc.ChannelCredentials
         return Channel(grpc.aio.secure_channel(address, read_credentials(), options=REMOTE_OPTIONS))
 
     return open_secure
+
+
+class LivenessProbe:
+    """The question that is open, if any."""
+
+    def __init__(self, stub: worker_pb2_grpc.WorkerAsyncStub) -> None:
+        self._stub = stub
+        self._open: asyncio.Task[None] | None = None
+
+    def check(self, patience_seconds: float) -> asyncio.Future[None]:
+        """Asks, or joins who has asked already; cancelling it leaves the question open for the others.
+
+        Awaiting it raises AioRpcError when no answer comes.
+        """
+        if self._open is None or self._open.done():
+            self._open = asyncio.create_task(self._answer(patience_seconds), name="ask for a sign of life")
+        return asyncio.shield(self._open)
+
+    async def close(self) -> None:
+        """Drops the question; who waits for its answer is cancelled."""
+        if self._open is not None:
+            self._open.cancel()
+            await asyncio.gather(self._open, return_exceptions=True)
+
+    async def _answer(self, patience_seconds: float) -> None:
+        await self._stub.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from vllama_balancer.dispatch.failure import FailureKind
-from vllama_balancer.workers.load import Promise
+from vllama_balancer.workers.attempt_errors import FailureKind
+from vllama_balancer.workers.load import Reservation
 
 if TYPE_CHECKING:
-    from vllama_balancer.placement.prefix_belief import Prefix
-    from vllama_balancer.policies.policy import Choice
-    from vllama_balancer.workers.worker import Life, Worker
+    from vllama_balancer.routing.policy import Choice
+    from vllama_balancer.routing.prefix_index import Prefix
+    from vllama_balancer.workers.worker import Incarnation, Worker
 
 
 class Cancellable(Protocol):
@@ -35,15 +35,15 @@ class Lease:
         "_released",
         "abandoned",
         "abandoned_as",
-        "believed_tokens",
         "choice",
+        "crash_count",
         "expected_output_tokens",
         "had_output",
+        "incarnation",
         "is_blamed",
-        "is_visit",
-        "is_wary",
-        "kills",
-        "life",
+        "is_unmetered",
+        "needs_liveness_check",
+        "predicted_cached_tokens",
         "produced",
         "request_id",
         "taken_at",
@@ -51,26 +51,28 @@ class Lease:
         "worker",
     )
 
-    def __init__(self, worker: Worker, life: Life, choice: Choice, promise: Promise, request_id: str) -> None:
+    def __init__(
+        self, worker: Worker, life: Incarnation, choice: Choice, promise: Reservation, request_id: str
+    ) -> None:
         self.worker = worker
         """Where."""
-        self.life = life
+        self.incarnation = life
         """In which of the worker's lives."""
         self.choice = choice
         """Why there."""
         self.request_id = request_id
         """For whom."""
-        self.believed_tokens = 0
+        self.predicted_cached_tokens = 0
         """Prompt tokens that were believed to be cached."""
         self.expected_output_tokens = 0
         """Output that was promised KV cache."""
-        self.kills = 0
+        self.crash_count = 0
         """Deaths that the request was blamed for before it came here."""
         self.had_output = False
         """Whether an earlier worker generated anything for the request."""
-        self.is_visit = False
+        self.is_unmetered = False
         """Whether it is for a call that computes nothing."""
-        self.is_wary = False
+        self.needs_liveness_check = False
         """Whether the worker has to say that it lives before it gets the request."""
         self.uses_retry_budget = False
         """Whether this is a retry that the budget counts."""
@@ -92,7 +94,7 @@ class Lease:
     @property
     def is_suspect(self) -> bool:
         """Whether its request has been blamed for a death, and nothing speaks for it yet."""
-        return self.kills > 0 and not (self.produced or self.had_output)
+        return self.crash_count > 0 and not (self.produced or self.had_output)
 
     def attach(self, call: Cancellable) -> None:
         """Takes the call that runs under the lease, so that giving up ends it."""
@@ -102,23 +104,23 @@ class Lease:
 
     def started(self, prompt_tokens: int, cached_tokens: int) -> None:
         """Corrects the estimates by what the worker found."""
-        actual = Promise(prompt_tokens - cached_tokens, prompt_tokens + self.expected_output_tokens)
+        actual = Reservation(prompt_tokens - cached_tokens, prompt_tokens + self.expected_output_tokens)
         if not self._computed and not self._released:
-            self.life.load.correct(self._promise, actual)
+            self.incarnation.load.correct(self._promise, actual)
             self._promise = actual
-        if cached_tokens < self.believed_tokens:
-            self.life.belief.missed(self.believed_tokens - cached_tokens)
+        if cached_tokens < self.predicted_cached_tokens:
+            self.incarnation.prefix_index.missed(self.predicted_cached_tokens - cached_tokens)
 
     def first_token(self) -> None:
         """Takes the prompt off the worker's count: it is computed."""
-        if not self.produced and not self.is_visit:
-            self.worker.first_token_after(self.taken_at)
+        if not self.produced and not self.is_unmetered:
+            self.worker.record_first_token(self.taken_at)
         self.produced = True
         self._take_prompt_off()
 
     def answered(self, prefix: Prefix) -> None:
         """Believes from now on that the worker's cache holds the prompt and the reply."""
-        self.life.belief.hold(prefix)
+        self.incarnation.prefix_index.hold(prefix)
 
     def abandon(self, reason: str, kind: FailureKind = FailureKind.LOST) -> None:
         """Gives the attempt up: its call ends, and whoever reads it finds `abandoned` set."""
@@ -135,11 +137,11 @@ class Lease:
             return
         self._take_prompt_off()
         self._released = True
-        self.life.load.release(self._promise)
-        self.life.leases.pop(self, None)
+        self.incarnation.load.release(self._promise)
+        self.incarnation.leases.pop(self, None)
         self._call = None
 
     def _take_prompt_off(self) -> None:
         if not self._computed:
             self._computed = True
-            self.life.load.computed(self._promise)
+            self.incarnation.load.computed(self._promise)

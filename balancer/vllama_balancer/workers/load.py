@@ -2,21 +2,24 @@
 
 Counts change in the same synchronous step as the pick, so a burst of fifty requests sees each of
 its own placements; reports lag by up to a second and only add what other balancers put there.
+
+How long a worker's latest requests waited for their first token.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllama_balancer.placement.snapshot import ASSIGNED_HALF_LIFE_SECONDS, STREAMS_PER_STEP, Candidate
+from vllama_balancer.routing.snapshot import ASSIGNED_HALF_LIFE_SECONDS, STREAMS_PER_STEP, Candidate
 
 if TYPE_CHECKING:
     from vllama_protos.v1 import worker_pb2
 
 
-class Promise(NamedTuple):
+class Reservation(NamedTuple):
     """What one lease will cost its worker."""
 
     prompt_tokens: int
@@ -63,7 +66,7 @@ class Load:
     _shown: Candidate | None = None
     _is_stale: bool = True
 
-    def reserve(self, promise: Promise, now: float) -> None:
+    def reserve(self, promise: Reservation, now: float) -> None:
         """Counts a new lease."""
         self._is_stale = True
         self.streams += 1
@@ -71,18 +74,18 @@ class Load:
         self.kv_tokens += promise.kv_tokens
         self._assign(promise.prompt_tokens, now)
 
-    def correct(self, promised: Promise, actual: Promise) -> None:
+    def correct(self, promised: Reservation, actual: Reservation) -> None:
         """Replaces an estimate by what the worker found, while the prompt is still being computed."""
         self._is_stale = True
         self.prompt_tokens += actual.prompt_tokens - promised.prompt_tokens
         self.kv_tokens += actual.kv_tokens - promised.kv_tokens
 
-    def computed(self, promise: Promise) -> None:
+    def computed(self, promise: Reservation) -> None:
         """Takes a prompt off the count: its first token has come, or it will never be computed."""
         self._is_stale = True
         self.prompt_tokens -= promise.prompt_tokens
 
-    def release(self, promise: Promise) -> None:
+    def release(self, promise: Reservation) -> None:
         """Takes a lease off the count. Its prompt must have been taken off by `computed` before."""
         self._is_stale = True
         self.streams -= 1
@@ -149,3 +152,24 @@ class Load:
         total = tokens + math.exp2((self._assigned_until - now) / ASSIGNED_HALF_LIFE_SECONDS)
         if total:
             self._assigned_until = now + ASSIGNED_HALF_LIFE_SECONDS * math.log2(total)
+
+
+TTFT_WINDOW_REQUESTS = 256
+"""Requests that are remembered: enough for the slowest of a hundred, few enough to be of today."""
+
+
+class TtftWindow:
+    """Times from placement to the first token, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=TTFT_WINDOW_REQUESTS)
+
+    def record(self, seconds: float) -> None:
+        """Remembers one more request."""
+        self._seconds.append(seconds)
+
+    def quantile(self, share: float) -> float | None:
+        """The least time that this share of the requests did not exceed; None before the first."""
+        if not self._seconds:
+            return None
+        return sorted(self._seconds)[max(0, math.ceil(share * len(self._seconds)) - 1)]

@@ -7,14 +7,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from vllama_balancer.dispatch.failure import FailureKind
+from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.placement.snapshot import Snapshot
-from vllama_balancer.workers.caretaker import Caretaker
-from vllama_balancer.workers.changes import Changes
+from vllama_balancer.routing.snapshot import Snapshot
+from vllama_balancer.workers.attempt_errors import FailureKind
+from vllama_balancer.workers.breaker import HealthSettings
 from vllama_balancer.workers.channel import open_channel
-from vllama_balancer.workers.health import HealthSettings
-from vllama_balancer.workers.watcher import Watcher
+from vllama_balancer.workers.health_checker import HealthChecker
+from vllama_balancer.workers.watch import Watcher
 from vllama_balancer.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Pool:
         # Cached until the next change: this is asked for every request.
         self._available: dict[str, list[Worker]] = {}
         self._available_at = 0
-        self.changes = Changes()
+        self.changes = ChangeCounter()
         """Grows when a worker comes, goes, or becomes available or not."""
 
     # -- what it is asked ------------------------------------------------------------------
@@ -92,9 +92,9 @@ class Pool:
         """
         available: Sequence[Worker] = self.available(key)
         if excluded:
-            available = [worker for worker in available if worker.life.boot_id not in excluded] or available
+            available = [worker for worker in available if worker.incarnation.boot_id not in excluded] or available
         # Past `Worker.candidate`: this is done for every worker in every decision.
-        shown = [worker.life.load.candidate(worker.name) for worker in available]
+        shown = [worker.incarnation.load.candidate(worker.name) for worker in available]
         return Snapshot(self._clock(), tuple(filter(None, shown)))
 
     def is_hopeless(self, key: str) -> bool:
@@ -126,7 +126,7 @@ class Pool:
             self._remove(event.name, event.reason or "was removed")
         elif event.name in self._workers:
             self._workers[event.name].process_changed(event)
-        self.changes.tell()
+        self.changes.increment()
 
     async def close(self) -> None:
         """Ends every task and connection; calls that still run are cut."""
@@ -140,7 +140,7 @@ class Pool:
         self._tasks[event.name] = []
         if not event.address:  # placed nowhere yet
             return
-        caretaker = Caretaker(worker, self._health, self._clock, self.is_last)
+        caretaker = HealthChecker(worker, self._health, self._clock, self.is_last)
         self._tasks[event.name] = [
             asyncio.create_task(_keep_running(Watcher(worker).run), name=f"watch {event.name}"),
             asyncio.create_task(_keep_running(caretaker.run), name=f"care {event.name}"),
@@ -151,7 +151,7 @@ class Pool:
         if worker is None:
             return
         worker.process_changed(Changed(name, ProcessState.STOPPED, reason))
-        for lease in tuple(worker.life.leases):
+        for lease in tuple(worker.incarnation.leases):
             lease.abandon(f"worker {name} {reason}", FailureKind.REFUSED)
         # The connection closes a moment later: whoever reads a call that was given up finds it open.
         task = asyncio.create_task(_close(worker, self._tasks.pop(name)), name=f"close {name}")

@@ -12,25 +12,24 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllama_balancer.dispatch.blame import blamed
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.names import model_key
-from vllama_balancer.placement.prefix_belief import PrefixBelief
+from vllama_balancer.routing.prefix_index import PrefixIndex
+from vllama_balancer.workers.breaker import Breaker, HealthSettings
 from vllama_balancer.workers.channel import is_local
-from vllama_balancer.workers.first_tokens import FirstTokenTimes
-from vllama_balancer.workers.health import Breaker, HealthSettings
 from vllama_balancer.workers.lease import Lease
-from vllama_balancer.workers.load import Capacity, Load
+from vllama_balancer.workers.load import Capacity, Load, TtftWindow
+from vllama_balancer.workers.poison import blamed
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllama_balancer.placement.snapshot import Candidate
-    from vllama_balancer.policies.policy import Choice
-    from vllama_balancer.workers.changes import Changes
+    from vllama_balancer.change_counter import ChangeCounter
+    from vllama_balancer.routing.policy import Choice
+    from vllama_balancer.routing.snapshot import Candidate
     from vllama_balancer.workers.channel import Channel
-    from vllama_balancer.workers.load import Promise
+    from vllama_balancer.workers.load import Reservation
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +45,14 @@ _WAITING_STATES = {
 
 
 @dataclass(slots=True)
-class Life:
+class Incarnation:
     """What belongs to one life of a worker and ends with it: counts, caches, leases."""
 
     boot_id: str
     """The worker's own random id of this life."""
     load: Load = field(default_factory=Load)
     """What it carries."""
-    belief: PrefixBelief = field(default_factory=PrefixBelief)
+    prefix_index: PrefixIndex = field(default_factory=PrefixIndex)
     """What its prefix cache is believed to hold."""
     leases: dict[Lease, None] = field(default_factory=dict)
     """Places taken and not released, oldest first."""
@@ -65,7 +64,7 @@ class Worker:
     """One endpoint. Availability changes are told to `changes`."""
 
     def __init__(
-        self, added: Added, channel: Channel, health: HealthSettings, changes: Changes, clock: Callable[[], float]
+        self, added: Added, channel: Channel, health: HealthSettings, changes: ChangeCounter, clock: Callable[[], float]
     ) -> None:
         self.name = added.name
         """Unique in the fleet."""
@@ -76,7 +75,7 @@ class Worker:
         self.process = Changed(added.name, ProcessState.RUNNING, pid=added.pid, restarts=added.restarts)
         """What the fleet source said last."""
         self._is_supervised = added.is_supervised
-        self.life = Life("")
+        self.incarnation = Incarnation("")
         """The present life."""
         self.description: worker_pb2.DescribeResponse | None = None
         """What it said of itself in this life or the last; None until reached."""
@@ -84,9 +83,9 @@ class Worker:
         """Its last report; None until one has come."""
         self.is_connected = False
         """Whether reports come."""
-        self.first_tokens = FirstTokenTimes()
+        self.ttft_window = TtftWindow()
         """How long its latest requests waited for their first token."""
-        self.heard_at = -math.inf
+        self.last_seen_at = -math.inf
         """When anything came from it last: a report or an event of a stream."""
         self.breaker = Breaker(health, clock)
         """Whether it may be used, judged by what came of its requests."""
@@ -97,7 +96,7 @@ class Worker:
         self.unavailable = "has not reported yet"
         """Why no request may go to it now; empty while one may. See `update`."""
         self._health = health
-        self._busy = False
+        self._is_saturated = False
         self._born_at = clock()
         self._is_reached = False
         self._connection_fault = "is not connected yet"
@@ -162,67 +161,67 @@ class Worker:
     @property
     def has_suspect(self) -> bool:
         """Whether a request is aboard that may have killed another worker."""
-        return any(lease.is_suspect for lease in self.life.leases)
+        return any(lease.is_suspect for lease in self.incarnation.leases)
 
     def candidate(self) -> Candidate | None:
         """Shows its load to a policy; None when it has no stream to spare."""
-        return self.life.load.candidate(self.name)
+        return self.incarnation.load.candidate(self.name)
 
     @property
     def leases(self) -> int:
         """Streams that this balancer has on it."""
-        return len(self.life.leases)
+        return len(self.incarnation.leases)
 
     # -- what it is told -------------------------------------------------------------------
 
-    def lease(self, choice: Choice, promise: Promise, request_id: str) -> Lease:
+    def lease(self, choice: Choice, promise: Reservation, request_id: str) -> Lease:
         """Takes a place, counted at once."""
-        life, now = self.life, self._clock()
+        life, now = self.incarnation, self._clock()
         lease = Lease(self, life, choice, promise, request_id)
         lease.taken_at = now
         life.load.reserve(promise, now)
         life.leases[lease] = None
         return lease
 
-    def heard(self) -> None:
+    def touch(self) -> None:
         """Notes that something came from it."""
-        self.heard_at = self._clock()
+        self.last_seen_at = self._clock()
 
-    def first_token_after(self, taken_at: float) -> None:
+    def record_first_token(self, taken_at: float) -> None:
         """Notes the first token of a request that was placed here at that time."""
-        self.first_tokens.record(self._clock() - taken_at)
+        self.ttft_window.record(self._clock() - taken_at)
 
-    def begin_life(self, description: worker_pb2.DescribeResponse) -> None:
+    def begin_incarnation(self, description: worker_pb2.DescribeResponse) -> None:
         """Starts over with empty counts and beliefs when the description is of another boot."""
-        if description.boot_id == self.life.boot_id:
+        if description.boot_id == self.incarnation.boot_id:
             return
-        if self.life.boot_id:
-            self.end_life("was restarted")
-        self.life = Life(description.boot_id)
+        if self.incarnation.boot_id:
+            self.end_incarnation("was restarted")
+        self.incarnation = Incarnation(description.boot_id)
         self.breaker.close()
 
     def describe(self, description: worker_pb2.DescribeResponse) -> None:
         """Takes in what the worker says it is."""
-        self.begin_life(description)
+        self.begin_incarnation(description)
         self.description = description
         keys = frozenset(model_key(model) for model in description.models)
         if keys != self.keys:
             self.keys = keys
-            self._changes.tell()
-        self.life.belief = PrefixBelief(description.kv_cache_tokens)
+            self._changes.increment()
+        self.incarnation.prefix_index = PrefixIndex(description.kv_cache_tokens)
         capacity = Capacity(max(description.max_streams, 1), description.kv_cache_tokens)
-        self.life.load.ready(capacity, self._clock())
+        self.incarnation.load.ready(capacity, self._clock())
         self.update()
 
     def take_report(self, report: worker_pb2.WorkerReport) -> None:
         """Takes in what the worker says of its state and load."""
         self.report = report
         self._is_reached = True
-        self.heard()
+        self.touch()
         if not self.is_connected:
             self.is_connected = True
             self._connection_fault = ""
-        self.life.load.report(report, self.heard_at)
+        self.incarnation.load.report(report, self.last_seen_at)
         self.update()
 
     def disconnected(self, reason: str) -> None:
@@ -251,42 +250,42 @@ class Worker:
         self.held = ""
         self.update()
 
-    def busy(self, is_busy: bool) -> None:
+    def mark_saturated(self, is_saturated: bool) -> None:
         """Notes that its own queue is full, or has room again."""
-        self._busy = is_busy
+        self._is_saturated = is_saturated
         self.update()
 
-    def refuses(self) -> None:
+    def mark_draining(self) -> None:
         """Notes that it leaves, told by a refused request before its report says so."""
         if self.report is not None and self.report.state == worker_pb2.WORKER_STATE_READY:
             self.report.state = worker_pb2.WORKER_STATE_DRAINING
         self.update()
 
-    def hang(self, reason: str) -> None:
+    def mark_hung(self, reason: str) -> None:
         """Takes it out because it does not answer; its streams are given up so that they move on."""
         self.breaker.eject(reason)
-        self.end_life(reason)
+        self.end_incarnation(reason)
         self.update()
 
-    def end_life(self, reason: str) -> None:
+    def end_incarnation(self, reason: str) -> None:
         """Deals out the blame for this life's end, once, and gives its leases up."""
-        self.deal_blame()
-        for lease in tuple(self.life.leases):
+        self.assign_blame()
+        for lease in tuple(self.incarnation.leases):
             lease.abandon(f"worker {self.name} {reason}")
 
-    def deal_blame(self) -> None:
+    def assign_blame(self) -> None:
         """Marks the leases that may have killed the worker. The first call of a life decides."""
         # One that is still waiting for a sign of life has not sent its request.
-        aboard = [lease for lease in self.life.leases if not lease.is_wary]
-        if self.life.is_over or not aboard:
+        aboard = [lease for lease in self.incarnation.leases if not lease.needs_liveness_check]
+        if self.incarnation.is_over or not aboard:
             return
-        self.life.is_over = True
+        self.incarnation.is_over = True
         for lease in blamed(aboard):
             lease.is_blamed = True
 
     def lost(self, reason: str) -> None:
         """Takes it out because a call found it dead."""
-        self.deal_blame()
+        self.assign_blame()
         if not self.breaker.is_open:
             self.breaker.eject(reason)
         self.update()
@@ -294,7 +293,7 @@ class Worker:
     def recovered(self) -> None:
         """Puts it back after a probe; a later death of the same life is judged anew."""
         self.breaker.close()
-        self.life.is_over = False
+        self.incarnation.is_over = False
         self.update()
 
     def update(self) -> None:
@@ -303,7 +302,7 @@ class Worker:
         if before != self.unavailable:
             if bool(before) != bool(self.unavailable):
                 logger.info("worker %s is %s", self.name, f"out: it {self.unavailable}" if self.unavailable else "in")
-            self._changes.tell()
+            self._changes.increment()
 
     def _why_unavailable(self) -> str:
         if self.process.state is not ProcessState.RUNNING:
@@ -316,8 +315,8 @@ class Worker:
             return f"has failed: {self.report.failure}"
         if self.report.state != worker_pb2.WORKER_STATE_READY:
             return _WAITING_STATES[self.report.state]
-        if self.description is None or self.description.boot_id != self.life.boot_id:
+        if self.description is None or self.description.boot_id != self.incarnation.boot_id:
             return "has not described itself yet"
         if self.breaker.is_open:
             return f"is ejected: {self.breaker.reason}"
-        return "has a full queue" if self._busy else ""
+        return "has a full queue" if self._is_saturated else ""

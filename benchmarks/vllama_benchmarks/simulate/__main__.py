@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.routing.policies import POLICIES, make_policy
 from vllama_benchmarks.simulate.archive import Archive
 from vllama_benchmarks.simulate.contenders import CONTENDERS, LEAST_REQUEST, SUBJECT
 from vllama_benchmarks.simulate.decision_time import FLEETS, measure

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SOURCES = (
-    "vllama_balancer.policies",
-    "vllama_balancer.placement",
+    "vllama_balancer.dispatch.placer",
+    "vllama_balancer.routing",
     "vllama_balancer.workers.load",
     "vllama_balancer.workers.lease",
     "vllama_benchmarks.simulate",

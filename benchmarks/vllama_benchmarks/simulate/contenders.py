@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.routing.policies import POLICIES, make_policy
 from vllama_benchmarks.simulate.baselines import (
     CacheAware,
     CacheAwareRule,

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
+from vllama_balancer.dispatch.placer import PlacementRequest, Placer
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.fleet.events import Added
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.names import model_key
-from vllama_balancer.placement.measure import Size
-from vllama_balancer.placement.placer import Placer, Ticket
-from vllama_balancer.placement.prefix_belief import Prefix
+from vllama_balancer.routing.prefix_index import Prefix
+from vllama_balancer.routing.request_size import RequestSize
 from vllama_benchmarks.simulate.engine_model import EngineModel
 from vllama_benchmarks.simulate.outcome import percentile
 from vllama_benchmarks.simulate.policy_placement import MODEL, SimulatedPool, describe, name_of
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
-    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.routing.policy import Policy
     from vllama_balancer.workers.lease import Lease
 
 FLEETS = (1, 4, 16)
@@ -89,10 +89,12 @@ def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTi
     return DecisionTime(workers, calm, percentile(sorted(seconds), 0.50), percentile(sorted(seconds), 0.99))
 
 
-def _ticket(conversation: int) -> Ticket:
+def _ticket(conversation: int) -> PlacementRequest:
     keys = [hash((conversation, block)) for block in range(PROMPT_BLOCKS)]
     tokens = int(PROMPT_BLOCKS * TOKENS_PER_BLOCK)
-    return Ticket("", model_key(MODEL), "", Size(4 * tokens, tokens, 128, Prefix(keys, TOKENS_PER_BLOCK)))
+    return PlacementRequest(
+        "", model_key(MODEL), "", RequestSize(4 * tokens, tokens, 128, Prefix(keys, TOKENS_PER_BLOCK))
+    )
 
 
 def _pool(workers: int) -> SimulatedPool:
@@ -103,7 +105,7 @@ def _pool(workers: int) -> SimulatedPool:
         pool.apply(Added(name_of(index), address="", models=(MODEL,)))
         worker = pool.worker(index)
         worker.describe(describe(index, engine, str(index)))
-        worker.life.load.ready_at = began - 3600.0
+        worker.incarnation.load.ready_at = began - 3600.0
         _report(pool, index)
     return pool
 

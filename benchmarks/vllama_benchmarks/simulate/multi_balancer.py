@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.policies.expected_completion import ExpectedCompletion
-from vllama_balancer.policies.weights import Weights
+from vllama_balancer.routing.expected_completion import ExpectedCompletion, Weights
 from vllama_benchmarks.simulate.grid import Grid, run_factories, silent
 from vllama_benchmarks.simulate.outcome import mean
 from vllama_benchmarks.simulate.policy_placement import PolicyPlacement
@@ -20,7 +19,7 @@ from vllama_benchmarks.simulate.verdict import MEASURES, geometric_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.routing.policy import Policy
     from vllama_benchmarks.simulate.engine_model import LoadReport
     from vllama_benchmarks.simulate.grid import Progress, Results
     from vllama_benchmarks.simulate.placement import PlacementContext, PlacementFactory

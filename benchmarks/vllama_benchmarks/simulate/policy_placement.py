@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry
 
+from vllama_balancer.dispatch.placer import PlacementRequest, Placer
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.names import model_key
-from vllama_balancer.placement.estimates import ModelEstimates
-from vllama_balancer.placement.measure import Size
-from vllama_balancer.placement.placer import Placer, Ticket
-from vllama_balancer.placement.prefix_belief import Prefix
-from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.routing.prefix_index import Prefix
+from vllama_balancer.routing.request_size import ModelEstimates, RequestSize
+from vllama_balancer.workers.breaker import HealthSettings
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.worker import Worker
 from vllama_benchmarks.simulate.workload import BLOCK_TOKENS
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllama_balancer.fleet.events import FleetEvent
-    from vllama_balancer.policies.policy import Policy
+    from vllama_balancer.routing.policy import Policy
     from vllama_balancer.workers.channel import Channel
     from vllama_balancer.workers.lease import Lease
     from vllama_benchmarks.simulate.engine_model import EngineModel, LoadReport
@@ -88,7 +87,7 @@ class PolicyPlacement:
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
         """Gets a lease on a worker."""
         self._now = now
-        lease = self._placer.place(Ticket("", self._key, "", self._size(request)))
+        lease = self._placer.place(PlacementRequest("", self._key, "", self._size(request)))
         if lease is None:
             raise RuntimeError("no worker has room: the simulated load is larger than the fleet's batches")
         self._leases[request] = lease
@@ -149,13 +148,13 @@ class PolicyPlacement:
     def _begin_life(self, index: int) -> None:
         self._pool.worker(index).describe(describe(index, self._engines[index], f"{index}@{self._now}"))
 
-    def _size(self, request: Request) -> Size:
+    def _size(self, request: Request) -> RequestSize:
         turn = request.turn
         # An exact count, as the estimate of bytes per token is for one language and one tokenizer.
         tokens = turn.prompt_tokens + request.delivered_tokens
         expected = int(self._estimates.output_tokens)
         output = expected if turn.max_tokens is None else min(turn.max_tokens, expected)
-        return Size(4 * tokens, tokens, output, Prefix(turn.blocks, BLOCK_TOKENS))
+        return RequestSize(4 * tokens, tokens, output, Prefix(turn.blocks, BLOCK_TOKENS))
 
 
 def describe(index: int, engine: EngineModel, boot_id: str) -> worker_pb2.DescribeResponse:

@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.fleet.events import Changed, ProcessState
-from vllama_balancer.workers.changes import Changes
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SimulatedFleet:
     """WorkerLauncher, pool, sleep control and device probe of a loading policy."""
 
     def __init__(self) -> None:
-        self.changes = Changes()
+        self.changes = ChangeCounter()
         self.stays: list[Residency] = []
         """Everything that was ever loaded, in order."""
         self._hands: dict[str, SimulatedWorker] = {}
@@ -90,7 +90,7 @@ class SimulatedFleet:
         self.stays.append(stay)
         self._hands[spec.name] = hand = SimulatedWorker(stay, Changed(spec.name, ProcessState.RUNNING))
         asyncio.get_running_loop().call_later(LOAD_SECONDS, self._ready, hand)
-        self.changes.tell()
+        self.changes.increment()
 
     async def retire(self, name: str) -> None:
         """Ends a worker after its streams."""
@@ -101,7 +101,7 @@ class SimulatedFleet:
         await asyncio.sleep(LEAVE_SECONDS)
         del self._hands[name]
         hand.stay.ended = self._clock()
-        self.changes.tell()
+        self.changes.increment()
 
     async def sleep(self, worker: str) -> None:
         """Is never asked: no worker says that it can."""
@@ -123,7 +123,7 @@ class SimulatedFleet:
             await asyncio.sleep(seconds)
         finally:
             hand.streams -= 1
-            self.changes.tell()
+            self.changes.increment()
         return began
 
     def _roomiest(self, model: str) -> SimulatedWorker | None:
@@ -134,4 +134,4 @@ class SimulatedFleet:
         if hand.unavailable == "is starting":
             hand.unavailable = ""
             hand.stay.ready = self._clock()
-            self.changes.tell()
+            self.changes.increment()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vllama_balancer.policies.expected_completion import ExpectedCompletion
-from vllama_balancer.policies.weights import ASSIGNED, HELD, PROMPTS, STREAMS, Weights
+from vllama_balancer.routing.expected_completion import ASSIGNED, HELD, PROMPTS, STREAMS, ExpectedCompletion, Weights
 from vllama_benchmarks.simulate.policy_placement import PolicyPlacement
 
 if TYPE_CHECKING:

@@ -11,22 +11,22 @@ from prometheus_client import CollectorRegistry
 
 from tests.balancer.scripted_worker import eventually
 from vllama_balancer.dispatch.admission import Admission, AdmissionSettings, ServiceRate
+from vllama_balancer.dispatch.placer import PlacementRequest, Placer
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.metrics import Metrics
 from vllama_balancer.names import model_key
-from vllama_balancer.placement.measure import Size
-from vllama_balancer.placement.placer import Placer, Ticket
-from vllama_balancer.placement.prefix_belief import Prefix
-from vllama_balancer.policies import make_policy
-from vllama_balancer.workers.health import HealthSettings
+from vllama_balancer.routing.policies import make_policy
+from vllama_balancer.routing.prefix_index import Prefix
+from vllama_balancer.routing.request_size import RequestSize
+from vllama_balancer.workers.breaker import HealthSettings
 from vllama_balancer.workers.pool import Pool
 from vllama_balancer.workers.worker import Worker
 from vllama_protos.v1 import worker_pb2
 
 KEY = model_key("m")
-SIZE = Size(40, 10, 5, Prefix((1, 2), 5.0))
+SIZE = RequestSize(40, 10, 5, Prefix((1, 2), 5.0))
 
 
 class Time:
@@ -39,7 +39,7 @@ class Time:
         return self.now
 
 
-class Roster(Pool):
+class ReadyPool(Pool):
     """A pool of workers without connections."""
 
     def join(self, name, max_streams=2, models=("m",)):
@@ -56,7 +56,7 @@ class House:
 
     def __init__(self, *sizes, clock=None, in_flight=lambda: 0, **settings):
         self.clock = clock or Time()
-        self.pool = Roster(clock=self.clock)
+        self.pool = ReadyPool(clock=self.clock)
         self.workers = [self.pool.join(f"w{i}", size) for i, size in enumerate(sizes)]
         self.budget = RetryBudget(in_flight)
         metrics = Metrics(CollectorRegistry())
@@ -65,13 +65,13 @@ class House:
 
     def ask(self, client="c", deadline=None, **fields):
         """Asks for a place in a task."""
-        ticket = Ticket("r", KEY, client, SIZE, **fields)
-        return asyncio.create_task(self.admission.admit(ticket, deadline))
+        request = PlacementRequest("r", KEY, client, SIZE, **fields)
+        return asyncio.create_task(self.admission.admit(request, deadline))
 
     @property
     def streams(self):
         """Places taken."""
-        return sum(worker.life.load.streams for worker in self.workers)
+        return sum(worker.incarnation.load.streams for worker in self.workers)
 
 
 async def settle():
@@ -220,7 +220,7 @@ async def test_a_returning_request_goes_ahead_and_is_never_refused():
     lease = await house.ask()
     fresh = house.ask("a")
     await settle()
-    returning = house.ask("b", is_returning=True)
+    returning = house.ask("b", is_retry=True)
     await settle()
     house.admission.release(lease)
     await settle()
@@ -233,9 +233,9 @@ async def test_a_returning_request_goes_ahead_and_is_never_refused():
 async def test_a_returning_request_prefers_other_workers():
     """Even when the one that failed it is idle."""
     house = House(1, 1)
-    lease = await house.ask(excluded={"w0-1"}, is_returning=True)
+    lease = await house.ask(excluded={"w0-1"}, is_retry=True)
     assert lease.worker.name == "w1"
-    waiting = house.ask(excluded={"w0-1"}, is_returning=True)
+    waiting = house.ask(excluded={"w0-1"}, is_retry=True)
     await settle()
     assert not waiting.done()
     house.admission.release(lease)
@@ -247,8 +247,8 @@ async def test_a_returning_request_prefers_other_workers():
 async def test_a_newcomer_passes_a_retry_that_waits_for_something_of_its_own():
     """A place that the retry does not want is not kept empty for it."""
     house = House(1, 1)
-    lease = await house.ask(excluded={"w0-1"}, is_returning=True)
-    retry = house.ask(excluded={"w0-1"}, is_returning=True)
+    lease = await house.ask(excluded={"w0-1"}, is_retry=True)
+    retry = house.ask(excluded={"w0-1"}, is_retry=True)
     await settle()
     newcomer = await house.ask()
     assert newcomer.worker.name == "w0"
@@ -260,7 +260,7 @@ async def test_a_newcomer_passes_a_retry_that_waits_for_something_of_its_own():
 async def test_retries_wait_for_the_budget_and_not_for_ever():
     """Three may run at once; the fourth starts when one has its first token."""
     house = House(8)
-    retries = [house.ask(is_returning=True, needs_retry_budget=True) for _ in range(4)]
+    retries = [house.ask(is_retry=True, needs_retry_budget=True) for _ in range(4)]
     await settle()
     assert [task.done() for task in retries] == [True, True, True, False]
     house.admission.first_token(retries[0].result())
@@ -288,7 +288,7 @@ async def test_a_passed_deadline_is_refused_before_a_place_is_taken():
 async def test_nobody_waits_for_a_fleet_that_has_given_up():
     """All workers FAILED: patience, then NoWorker."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_patience_seconds=0.05)
+    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.05)
     house.pool.apply(Changed("w0", ProcessState.FAILED, "a crash loop"))
     with pytest.raises(NoWorker):
         await house.ask()
@@ -297,7 +297,7 @@ async def test_nobody_waits_for_a_fleet_that_has_given_up():
 async def test_a_restarting_worker_is_worth_waiting_for():
     """Beyond the patience."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_patience_seconds=0.02)
+    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.02)
     house.pool.apply(Changed("w0", ProcessState.RESTARTING, "it died"))
     task = house.ask()
     done, _ = await asyncio.wait({task}, timeout=0.1)
@@ -330,7 +330,7 @@ async def test_a_deadline_that_passes_in_the_queue_of_workers_that_serve_is_a_de
 async def test_nobody_waits_for_ever_for_workers_that_only_may_come_back():
     """A worker that starts again and again, or finds no machine, does not keep requests for ever."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_patience_seconds=0.01, absence_patience_seconds=0.05)
+    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.01, recovery_timeout_seconds=0.05)
     house.pool.apply(Changed("w0", ProcessState.PLACING, "waits for a GPU"))
     begun = loop.time()
     with pytest.raises(NoWorker):
@@ -341,7 +341,7 @@ async def test_nobody_waits_for_ever_for_workers_that_only_may_come_back():
 async def test_a_queue_that_moves_has_no_bound_in_time():
     """Its workers serve: whoever set no deadline is served in turn."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_patience_seconds=0.01, absence_patience_seconds=0.01)
+    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.01, recovery_timeout_seconds=0.01)
     lease = await house.ask()
     task = house.ask()
     done, _ = await asyncio.wait({task}, timeout=0.1)
@@ -392,13 +392,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert self.house.admission._waiting_first == 0
         assert self.house.budget.running == 0
         for worker in self.house.workers:
-            load = worker.life.load
-            assert (load.streams, load.prompt_tokens, load.kv_tokens, len(worker.life.leases)) == (0, 0, 0, 0)
+            load = worker.incarnation.load
+            assert (load.streams, load.prompt_tokens, load.kv_tokens, len(worker.incarnation.leases)) == (0, 0, 0, 0)
 
     @rule(client=st.sampled_from("abc"), returning=st.booleans(), budgeted=st.booleans(), excluded=st.booleans())
     def ask(self, client, returning, budgeted, excluded):
         """A request comes, or comes back."""
-        fields = {"is_returning": returning, "needs_retry_budget": returning and budgeted}
+        fields = {"is_retry": returning, "needs_retry_budget": returning and budgeted}
         if returning and excluded:
             fields["excluded"] = {"w0-1"}
         self.runner.run(self._ask(client, fields))
@@ -460,7 +460,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         """What is counted is what is held."""
         assert self.house.streams == len(self.leases)
         assert self.house.admission.waiting == len(self.tasks)
-        assert all(w.life.load.streams <= w.life.load.capacity.max_streams for w in self.house.workers)
+        assert all(w.incarnation.load.streams <= w.incarnation.load.capacity.max_streams for w in self.house.workers)
         assert 0 <= self.house.budget.running <= 3
 
     @invariant()
@@ -506,7 +506,9 @@ async def test_an_error_in_placing_one_request_is_that_requests_alone():
     house = House(1)
     house.admission._placer._policy = Stumbling()
     lease = await house.ask()
-    unlucky = asyncio.create_task(house.admission.admit(Ticket("r", KEY, "a", SIZE._replace(prompt_tokens=13)), None))
+    unlucky = asyncio.create_task(
+        house.admission.admit(PlacementRequest("r", KEY, "a", SIZE._replace(prompt_tokens=13)), None)
+    )
     await settle()
     lucky = house.ask("b")
     await settle()

@@ -38,8 +38,8 @@ async def test_the_reply_is_believed_to_be_cached_where_it_was_generated(make_fl
     first = await fleet.generate(prompt, max_tokens=400)
     second = await fleet.generate(prompt + first.text + " and now?")
     assert second.started[0].worker == first.started[0].worker
-    believed_tokens = fleet.value("vllama_cached_tokens_predicted_total")
-    assert believed_tokens > 0.8 * len(prompt + first.text) / 4
+    predicted_cached_tokens = fleet.value("vllama_cached_tokens_predicted_total")
+    assert predicted_cached_tokens > 0.8 * len(prompt + first.text) / 4
 
 
 async def test_the_call_tells_where_it_went_and_why(make_fleet):
@@ -95,7 +95,7 @@ async def test_prompt_tokens_count_only_until_the_first_token(make_fleet):
     fleet = await make_fleet(1)
     fleet.workers[0].script = Script(pause_after_tokens=1)
     events = fleet.dispatcher.generate(make_request("x" * 400), Call("me"))
-    load = fleet.pool.workers()[0].life.load
+    load = fleet.pool.workers()[0].incarnation.load
     assert (await anext(events)).HasField("started")
     assert load.prompt_tokens == 400
     await anext(events)
@@ -187,12 +187,12 @@ async def test_a_request_that_was_never_sent_is_not_to_blame(make_fleet):
     others = [worker for worker in fleet.workers if worker is not hung[0]]
     for worker in others:
         worker.answers_describe = False
-    fleet.pool.find(hung[0].name).hang("for the test")
+    fleet.pool.find(hung[0].name).mark_hung("for the test")
     for _ in range(2):
         await eventually(lambda: any(fleet.pool.find(worker.name).leases for worker in others))
         worker = next(worker for worker in others if fleet.pool.find(worker.name).leases)
         others.remove(worker)
-        fleet.pool.find(worker.name).hang("for the test")
+        fleet.pool.find(worker.name).mark_hung("for the test")
         hung.append(worker)
     others[0].script, others[0].answers_describe = Script(), True
     assert (await task).text == text_of(6)
@@ -212,7 +212,7 @@ async def test_requests_of_a_dead_worker_share_one_question_to_the_next(make_fle
     fleet.pool.find(survivor.name).hold("for the test")
     tasks = [asyncio.create_task(fleet.generate()) for _ in range(5)]
     # With a first token nobody is a suspect: those would be placed one after the other.
-    await eventually(lambda: sum(lease.produced for lease in fleet.pool.find(dying.name).life.leases) == 5)
+    await eventually(lambda: sum(lease.produced for lease in fleet.pool.find(dying.name).incarnation.leases) == 5)
     fleet.pool.find(survivor.name).unhold()
     survivor.answers_describe, asked = False, survivor.describes
     await dying.die()
@@ -398,7 +398,7 @@ async def test_innocent_streams_survive_poison_beside_them(make_fleet):
         worker.script = Script(poison="mandrake", pause_after_tokens=3)
     tasks = [asyncio.create_task(fleet.generate(max_tokens=9)) for _ in range(8)]
     await eventually(lambda: sum(worker.running for worker in fleet.workers) == 8)
-    await eventually(lambda: all(worker.life.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
+    await eventually(lambda: all(worker.incarnation.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
     with pytest.raises(Quarantined):
         await fleet.generate("mandrake")
     for worker in fleet.workers:
@@ -460,7 +460,7 @@ async def test_requests_survive_the_loss_of_all_workers(make_fleet):
         worker.script = Script(pause_after_tokens=3)
     tasks = [asyncio.create_task(fleet.generate(max_tokens=6)) for _ in range(4)]
     await eventually(lambda: sum(worker.running for worker in fleet.workers) == 4)
-    await eventually(lambda: all(worker.life.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
+    await eventually(lambda: all(worker.incarnation.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
     for worker in fleet.workers:
         await worker.die()
     await eventually(lambda: fleet.dispatcher.waiting == 4)
@@ -474,12 +474,12 @@ async def test_a_restarted_worker_starts_with_empty_counts(make_fleet):
     """A new boot id is a new life: nothing of the old one counts."""
     fleet = await make_fleet(1)
     await fleet.generate("x" * 1000)
-    old = fleet.pool.find("w0").life
+    old = fleet.pool.find("w0").incarnation
     await fleet.workers[0].die()
     await eventually(lambda: fleet.pool.find("w0").unavailable)
     await fleet.workers[0].start()
     await fleet.all_available()
-    life = fleet.pool.find("w0").life
+    life = fleet.pool.find("w0").incarnation
     assert life is not old
     assert life.boot_id == fleet.workers[0].boot_id
 
@@ -494,14 +494,14 @@ async def test_without_any_worker_a_request_fails_at_its_deadline(make_fleet):
 
 async def test_without_any_worker_patience_ends_without_a_deadline_too(make_fleet):
     """Nobody waits for ever for an address that never answers."""
-    fleet = await make_fleet(1, start=False, no_worker_patience_seconds=0.1)
+    fleet = await make_fleet(1, start=False, no_worker_timeout_seconds=0.1)
     with pytest.raises(NoWorker):
         await fleet.generate()
 
 
 async def test_a_request_waits_for_a_worker_that_starts(make_fleet):
     """Longer than the patience for absent ones, and the time counts as load."""
-    fleet = await make_fleet(1, start=False, no_worker_patience_seconds=0.3)
+    fleet = await make_fleet(1, start=False, no_worker_timeout_seconds=0.3)
     task = asyncio.create_task(fleet.generate())
     await eventually(lambda: fleet.dispatcher.waiting == 1)
     await fleet.workers[0].start()

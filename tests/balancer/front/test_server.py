@@ -12,10 +12,10 @@ from grpc_status import rpc_status
 
 from tests.balancer.scripted_worker import Script, eventually, fault, text_of
 from vllama_balancer.errors import ConfigError, InvalidRequest
-from vllama_balancer.fleet.rolling import Rolling
 from vllama_balancer.front.server import GrpcServer
 from vllama_balancer.keys import ApiKeys
 from vllama_balancer.startup.fleet_view import PoolView
+from vllama_balancer.workers.rolling_restart import RollingRestart
 from vllama_protos.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,
@@ -75,7 +75,7 @@ async def open_door(make_fleet):
 
     async def make(count=2, keys=None, owned=True, models=None, **options):
         fleet = await make_fleet(count, **options)
-        rolling = Rolling(fleet.pool, Control(fleet, owned))
+        rolling = RollingRestart(fleet.pool, Control(fleet, owned))
         view = PoolView(fleet.pool, lambda: fleet.dispatcher.waiting, models)
         front = GrpcServer(fleet.dispatcher, fleet.pool, rolling, view, keys)
         port = await front.start("127.0.0.1:0")
@@ -322,7 +322,7 @@ async def test_a_port_in_use_is_one_sentence(open_door):
     """Never a second listener that takes half of the calls."""
     door = await open_door(1)
     fleet = door.fleet
-    other = GrpcServer(fleet.dispatcher, fleet.pool, Rolling(fleet.pool, None), PoolView(fleet.pool, lambda: 0))
+    other = GrpcServer(fleet.dispatcher, fleet.pool, RollingRestart(fleet.pool, None), PoolView(fleet.pool, lambda: 0))
     with pytest.raises(ConfigError, match=f"cannot listen at 127.0.0.1:{door.port}"):
         await other.start(f"127.0.0.1:{door.port}")
     await other.stop(0)

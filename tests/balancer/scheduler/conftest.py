@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
 from vllama_balancer.fleet.events import Changed, ProcessState
@@ -17,7 +18,6 @@ from vllama_balancer.scheduler.memory import GpuMemory
 from vllama_balancer.scheduler.replicas import Replicas
 from vllama_balancer.scheduler.scheduler import ModelScheduler
 from vllama_balancer.scheduler.settings import SchedulerSettings
-from vllama_balancer.workers.changes import Changes
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class FakeWorker:
 class FakeFleet:
     """Pool and fleet in one: workers become ready when they are added, unless their model is slow."""
 
-    changes: Changes = field(default_factory=Changes)
+    changes: ChangeCounter = field(default_factory=ChangeCounter)
     workers: dict[str, FakeWorker] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     """Which model each worker hosts."""
@@ -88,14 +88,14 @@ class FakeFleet:
         self.models[spec.name] = model
         if model not in self.slow and model not in self.failures:
             self.finish(model)
-        self.changes.tell()
+        self.changes.increment()
 
     def finish(self, model: str) -> None:
         """Makes the workers of a model ready."""
         for name, hosted in self.models.items():
             if hosted == model:
                 self.workers[name].unavailable = ""
-        self.changes.tell()
+        self.changes.increment()
 
     def owns(self, name: str) -> bool:
         """Returns whether a worker is there."""
@@ -118,7 +118,7 @@ class FakeFleet:
         self.gpu_list = tuple(replace(gpu, free_bytes=gpu.free_bytes + freed) for gpu in self.gpu_list)
         self.log.append(f"-{model}@{name.removeprefix('worker-')}")
         self.host_memory_bytes += self.sizes[model] if worker.unavailable == "is asleep" else 0
-        self.changes.tell()
+        self.changes.increment()
 
     async def sleep(self, worker: str) -> None:
         """Lets a worker sleep."""
@@ -129,7 +129,7 @@ class FakeFleet:
         await asyncio.sleep(0.005)
         self.workers[worker].unavailable = "is asleep"
         self.host_memory_bytes -= self.sizes[model]
-        self.changes.tell()
+        self.changes.increment()
 
     async def wake(self, worker: str) -> None:
         """Wakes a worker."""
@@ -139,7 +139,7 @@ class FakeFleet:
         self.log.append(f"w{model}@{worker.removeprefix('worker-')}")
         self.workers[worker].unavailable = ""
         self.host_memory_bytes += self.sizes[model]
-        self.changes.tell()
+        self.changes.increment()
 
 
 @dataclass

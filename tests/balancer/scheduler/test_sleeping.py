@@ -66,7 +66,7 @@ async def test_a_sleeper_whose_process_dies_is_not_started_again(harness_of) -> 
     await harness.logged("za@0")
     worker = harness.fleet.workers["worker-0"]
     worker.process = replace(worker.process, state=ProcessState.RESTARTING)
-    harness.fleet.changes.tell()
+    harness.fleet.changes.increment()
     await harness.logged("-a@0")
     await harness.touch("a")
     assert harness.fleet.log == ["+a@0", "za@0", "-a@0", "+a@0"]

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
+from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.fleet.events import Added
-from vllama_balancer.placement.prefix_belief import Prefix
-from vllama_balancer.policies.policy import Choice
-from vllama_balancer.workers.changes import Changes
-from vllama_balancer.workers.health import HealthSettings
-from vllama_balancer.workers.load import Promise
+from vllama_balancer.routing.policy import Choice
+from vllama_balancer.routing.prefix_index import Prefix
+from vllama_balancer.workers.breaker import HealthSettings
+from vllama_balancer.workers.load import Reservation
 from vllama_balancer.workers.worker import Worker
 from vllama_protos.v1 import worker_pb2
 
@@ -29,7 +29,7 @@ class Call:
 @pytest.fixture
 def worker():
     """A ready worker without a connection."""
-    worker = Worker(Added("w0", "unused", ("m",)), None, HealthSettings(), Changes(), time.monotonic)
+    worker = Worker(Added("w0", "unused", ("m",)), None, HealthSettings(), ChangeCounter(), time.monotonic)
     worker.describe(worker_pb2.DescribeResponse(boot_id="one", models=["m"], max_streams=2, kv_cache_tokens=1000))
     worker.take_report(worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY))
     return worker
@@ -37,15 +37,15 @@ def worker():
 
 def lease_of(worker, uncached=100, prompt=150, output=50):
     """Takes a place for a request."""
-    lease = worker.lease(Choice(worker.name, "test"), Promise(uncached, prompt + output), "r")
-    lease.believed_tokens = prompt - uncached
+    lease = worker.lease(Choice(worker.name, "test"), Reservation(uncached, prompt + output), "r")
+    lease.predicted_cached_tokens = prompt - uncached
     lease.expected_output_tokens = output
     return lease
 
 
 def counts(worker):
     """Streams, uncached prompt tokens, KV tokens."""
-    load = worker.life.load
+    load = worker.incarnation.load
     return load.streams, load.prompt_tokens, load.kv_tokens
 
 
@@ -82,10 +82,10 @@ def test_the_workers_own_count_replaces_the_estimate(worker):
 def test_a_belief_that_was_too_high_is_corrected(worker):
     """What the worker has evicted is forgotten here as well."""
     prefix = Prefix(tuple(range(10)), 10.0)
-    worker.life.belief.hold(prefix)
+    worker.incarnation.prefix_index.hold(prefix)
     lease = lease_of(worker, uncached=50, prompt=150)
     lease.started(prompt_tokens=150, cached_tokens=40)
-    assert worker.life.belief.held_blocks(prefix) == 4
+    assert worker.incarnation.prefix_index.held_blocks(prefix) == 4
 
 
 def test_a_full_worker_is_no_candidate(worker):
@@ -142,10 +142,10 @@ def test_speeds_are_measured_while_there_is_work(worker):
 
 def test_recent_assignments_fade(worker):
     """They break ties between workers, for a few seconds."""
-    load = worker.life.load
+    load = worker.incarnation.load
     load.capacity.max_streams = 3
-    load.reserve(Promise(100, 0), now=10.0)
-    load.reserve(Promise(0, 0), now=12.0)
+    load.reserve(Reservation(100, 0), now=10.0)
+    load.reserve(Reservation(0, 0), now=12.0)
     # 100 tokens have become 50 after two seconds; from then on, one half-life for each halving down to one.
     assert load.candidate("w0").assigned_until == pytest.approx(12.0 + 2.0 * math.log2(50.0))
 
@@ -205,7 +205,7 @@ def test_a_candidate_has_every_count_in_its_own_field(worker):
     worker.take_report(message)
     shown = worker.candidate()
     assert (shown.name, shown.streams, shown.max_streams, shown.prompt_tokens) == ("w0", 1, 2, 100)
-    assert (shown.kv_promised, shown.kv_per_token) == pytest.approx((0.2, 0.001))
+    assert (shown.kv_reserved, shown.kv_per_token) == pytest.approx((0.2, 0.001))
     assert (shown.other_streams, shown.other_prompt_tokens, shown.reported_kv_use) == (3, 600, pytest.approx(0.3))
     assert (shown.prefill_tokens_per_second, shown.stream_seconds) == (9.0, pytest.approx(0.001))
     assert shown.ready_at <= shown.measured_at == shown.reported_at

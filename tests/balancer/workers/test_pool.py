@@ -43,7 +43,7 @@ async def test_a_starting_worker_takes_nothing_until_it_is_ready(make_fleet):
     fleet.workers[0].max_streams = 3
     fleet.workers[0].become(READY)
     await fleet.all_available()
-    assert worker.life.load.capacity.max_streams == 3
+    assert worker.incarnation.load.capacity.max_streams == 3
 
 
 async def test_the_source_may_say_that_a_process_ended_before_the_connection_does(make_fleet):
@@ -124,9 +124,9 @@ async def test_an_unavailable_life_is_excluded_only_while_another_is_there(make_
     """A request that failed everywhere may come back to where it was."""
     fleet = await make_fleet(2)
     first, second = fleet.pool.workers()
-    only = fleet.pool.snapshot(KEY, {first.life.boot_id}).candidates
+    only = fleet.pool.snapshot(KEY, {first.incarnation.boot_id}).candidates
     assert [candidate.name for candidate in only] == [second.name]
-    both = fleet.pool.snapshot(KEY, {first.life.boot_id, second.life.boot_id}).candidates
+    both = fleet.pool.snapshot(KEY, {first.incarnation.boot_id, second.incarnation.boot_id}).candidates
     assert len(both) == 2
 
 
@@ -146,7 +146,9 @@ async def test_who_sleeps_is_not_counted_as_out(make_fleet):
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
     assert fleet.value("vllama_worker_asleep", worker="w0") == 0
-    worker.take_report(worker_pb2.WorkerReport(boot_id=worker.life.boot_id, state=worker_pb2.WORKER_STATE_SLEEPING))
+    worker.take_report(
+        worker_pb2.WorkerReport(boot_id=worker.incarnation.boot_id, state=worker_pb2.WORKER_STATE_SLEEPING)
+    )
     assert fleet.value("vllama_worker_available", worker="w0") == 0
     assert fleet.value("vllama_worker_asleep", worker="w0") == 1
     worker.disconnected("for the test")
@@ -160,6 +162,6 @@ async def test_looking_after_a_worker_goes_on_after_an_unforeseen_error(make_fle
     sound, worker.take_report = worker.take_report, lambda report: 1 / 0
     await eventually(lambda: "going on" in caplog.text)
     worker.take_report = sound
-    heard = worker.heard_at
-    await eventually(lambda: worker.heard_at > heard)
+    heard = worker.last_seen_at
+    await eventually(lambda: worker.last_seen_at > heard)
     assert (await fleet.generate()).text == text_of(8)

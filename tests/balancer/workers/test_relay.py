@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, fault, text_of
-from vllama_balancer.dispatch.failure import FailureKind, read_failure
+from vllama_balancer.workers.attempt_errors import FailureKind, classify_failure
 from vllama_balancer.workers.channel import LONGEST_RELAYED_BYTES, open_channel
-from vllama_balancer.workers.relay import Trunk
+from vllama_balancer.workers.relay import RelayConnection
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 
@@ -35,7 +35,7 @@ async def channel(worker):
 
 def _is_of_a_call(task: asyncio.Task[object]) -> bool:
     name = getattr(task.get_coro(), "__qualname__", "")
-    return name.startswith("Trunk.") or name.endswith("._consume_request_iterator")
+    return name.startswith("RelayConnection.") or name.endswith("._consume_request_iterator")
 
 
 def request(prompt: str = "hello", tokens: int = 8) -> generation_pb2.GenerateRequest:
@@ -77,7 +77,7 @@ async def test_an_error_is_read_as_from_a_call_of_its_own(worker, channel):
     """Code, reason and message are there; the others go on."""
     worker.script.errors = [fault("the engine stumbled")]
     call = channel.generate(request(), None, can_relay=True)
-    failure = read_failure(await error_of(call), "w0")
+    failure = classify_failure(await error_of(call), "w0")
     assert (failure.kind, failure.error.reason) == (FailureKind.FAULT, "ENGINE_FAULT")
     assert "the engine stumbled" in str(failure)
     assert await read(channel.generate(request(), None, can_relay=True)) == text_of(8)
@@ -91,7 +91,7 @@ async def test_a_death_ends_every_generation_and_the_next_life_gets_a_call_of_it
     await eventually(lambda: worker.running == 5)
     await worker.die()
     for error in await asyncio.gather(*reading):
-        assert read_failure(error, "w0").kind is FailureKind.LOST
+        assert classify_failure(error, "w0").kind is FailureKind.LOST
     worker.script.pause_after_tokens = None
     await worker.start()
 
@@ -109,7 +109,7 @@ async def test_a_worker_that_is_not_there_is_unreachable(tmp_path):
     """The request has nothing to do with it."""
     channel = open_channel(f"unix:{tmp_path}/nobody")
     error = await error_of(channel.generate(request(), None, can_relay=True))
-    assert read_failure(error, "w0").kind is FailureKind.UNREACHABLE
+    assert classify_failure(error, "w0").kind is FailureKind.UNREACHABLE
     await channel.close()
 
 
@@ -151,7 +151,7 @@ class SilentCall:
 
 async def test_a_first_token_is_handed_over_before_the_others():
     """Whoever reads along can wait the moment that a new caller cannot."""
-    trunk = Trunk(SilentCall())
+    connection = RelayConnection(SilentCall())
     order = []
 
     async def note(name, call) -> None:
@@ -164,14 +164,14 @@ async def test_a_first_token_is_handed_over_before_the_others():
         return worker_pb2.RelayEvent(stream=stream, response=generation_pb2.GenerateResponse(**event))
 
     output, end = {"delta": generation_pb2.Delta(text="a")}, {"finished": generation_pb2.Finished()}
-    reading = [asyncio.create_task(note(name, trunk.begin(request(), None))) for name in ("old", "new")]
-    trunk._hand_over([news(1, **output)])
+    reading = [asyncio.create_task(note(name, connection.begin(request(), None))) for name in ("old", "new")]
+    connection._hand_over([news(1, **output)])
     await eventually(lambda: order == [("old", "delta")])
-    trunk._hand_over([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
+    connection._hand_over([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
     await asyncio.gather(*reading)
     assert order[1][0] == "new"
     assert sorted(order[1:]) == sorted([("old", "delta"), ("old", "finished"), ("new", "delta"), ("new", "finished")])
-    await trunk.close()
+    await connection.close()
 
 
 async def test_a_large_request_has_a_call_of_its_own(worker, channel):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_balancer.workers.relayed_generation import RelayedGeneration
+from vllama_balancer.workers.relay import RelayedGeneration
 from vllama_protos.v1 import generation_pb2 as pb
 
 DELTAS = st.builds(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
-from vllama_balancer.policies.expected_completion import ExpectedCompletion
+from vllama_balancer.routing.expected_completion import ExpectedCompletion
+from vllama_balancer.routing.snapshot import Candidate, Demand, Snapshot
 from vllama_benchmarks.simulate import ablation, multi_balancer
 from vllama_benchmarks.simulate.contenders import CONTENDERS, SUBJECT
 from vllama_benchmarks.simulate.engine_model import COLD_STEP_SECONDS, EngineModel

@@ -1,6 +1,6 @@
 import pytest
 
-from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.routing.policies import POLICIES, make_policy
 from vllama_benchmarks.simulate.decision_time import measure
 
 ROOMY_SECONDS = 250e-6

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_balancer.policies import POLICIES, make_policy
+from vllama_balancer.routing.policies import POLICIES, make_policy
 from vllama_benchmarks.simulate.engine_model import LoadReport
 from vllama_benchmarks.simulate.policy_placement import PolicyPlacement
 from vllama_benchmarks.simulate.simulation import Simulation
@@ -47,7 +47,7 @@ def test_a_reply_is_believed_where_it_was_generated(ask: Ask, fleet: Fleet, beli
     placement.ended(1.0, first, 800)
     second = ask((1, 1600), (2, 800), (3, 160))
     placement.place(2.0, second, [0])
-    assert placement._leases[second].believed_tokens == (2400 if believes_replies else 1600)
+    assert placement._leases[second].predicted_cached_tokens == (2400 if believes_replies else 1600)
 
 
 def test_a_conversation_returns_to_its_cache(ask: Ask, fleet: Fleet) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from vllama_balancer.placement.snapshot import Candidate, Demand, Snapshot
-from vllama_balancer.policies.expected_completion import ExpectedCompletion
+from vllama_balancer.routing.expected_completion import ExpectedCompletion
+from vllama_balancer.routing.snapshot import Candidate, Demand, Snapshot
 
 NOW = 1000.0
 

@@ -1,0 +1,148 @@
+"""Runs single generations: one loop over tries, each with one lease that is released whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from vllama_balancer.dispatch.attempt import confirm_life, stream_generation
+from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from vllama_balancer.dispatch.admission import Admission
+    from vllama_balancer.dispatch.generation import Generation
+    from vllama_balancer.dispatch.retry import RetryPolicy
+    from vllama_balancer.metrics import Metrics
+    from vllama_balancer.routing.request_size import Estimates
+    from vllama_balancer.workers.lease import Lease
+    from vllama_balancer.workers.pool import Pool
+    from vllama_protos.v1 import generation_pb2
+
+logger = logging.getLogger(__name__)
+
+_LEVELS = {
+    FailureKind.REJECTED: logging.DEBUG,
+    FailureKind.DEADLINE: logging.DEBUG,
+    FailureKind.BUSY: logging.INFO,
+    FailureKind.REFUSED: logging.INFO,
+}
+"""How loud a failed try is; what is not here warns."""
+
+
+class GenerationStreamer:
+    """Brings journeys to their end."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        admission: Admission,
+        retry_policy: RetryPolicy,
+        estimates: Estimates,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._admission = admission
+        self._retry_policy = retry_policy
+        self._estimates = estimates
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(self, generation: Generation) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Yields what the client gets; closing it ends the generation wherever it runs.
+
+        Raises the BalancerError that ends it when no further try can help.
+        """
+        while not generation.is_finished:
+            lease = await self._place(generation)
+            try:
+                async with contextlib.aclosing(self._try(generation, lease)) as events:
+                    async for event in events:
+                        yield event
+            except AttemptFailed as failure:
+                self._judge(generation, lease, failure)
+            finally:
+                self._admission.release(lease)
+
+    async def _place(self, generation: Generation) -> Lease:
+        asked_at = self._clock()
+        is_loading = not self._pool.is_served(generation.placement_request.key)
+        lease = await self._admission.admit(generation.placement_request, generation.call.deadline)
+        waited = self._clock() - asked_at
+        generation.waited(waited, is_loading=is_loading)
+        self._metrics.waited(waited)
+        return lease
+
+    async def _try(self, generation: Generation, lease: Lease) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Relays one try's events, as far as the client has not had them."""
+        if lease.needs_liveness_check:
+            await confirm_life(lease)
+        if generation.failed_since is not None:
+            self._metrics.rerouted(self._clock() - generation.failed_since)
+            generation.failed_since = None
+        request = generation.next_request(lease.worker.name_of(generation.placement_request.key))
+        timeout = generation.call.remaining_seconds(self._clock())
+        async with contextlib.aclosing(stream_generation(lease, request, timeout)) as events:
+            async for response in events:
+                if response.HasField("delta"):
+                    if not lease.produced:
+                        self._first_token(generation, lease)
+                elif response.HasField("started"):
+                    self._started(generation, lease, response.started)
+                else:
+                    self._finish(generation, lease, response)
+                relayed = generation.relay(response)
+                if relayed is not None:
+                    yield relayed
+
+    def _started(self, generation: Generation, lease: Lease, started: generation_pb2.Started) -> None:
+        self._metrics.cache_answered(lease.predicted_cached_tokens, started.cached_prompt_tokens)
+        lease.started(started.prompt_tokens, started.cached_prompt_tokens)
+        if generation.silent_since is not None:
+            self._metrics.resumed(self._clock() - generation.silent_since)
+            generation.silent_since = None
+        if not generation.is_started:
+            size, key = generation.placement_request.size, generation.placement_request.key
+            self._estimates.of(key).tokenized(size.prompt_bytes, started.prompt_tokens)
+            generation.call.placement.worker = lease.worker.name
+            generation.call.placement.reason = lease.choice.reason
+
+    def _first_token(self, generation: Generation, lease: Lease) -> None:
+        self._admission.first_token(lease)
+        generation.placement_request.has_output = True
+        if generation.first_token_at is None:
+            generation.first_token_at = self._clock()
+            self._metrics.first_token(generation.model, generation.first_token_at - generation.arrived_at)
+
+    def _finish(self, generation: Generation, lease: Lease, response: generation_pb2.GenerateResponse) -> None:
+        now = self._clock()
+        generation.finish(response, now)
+        lease.worker.breaker.success()
+        lease.answered(generation.cached_prefix())
+        usage = response.finished.usage
+        self._estimates.of(generation.placement_request.key).finished(usage.completion_tokens)
+        self._metrics.finished(generation.model, usage, now - (generation.first_token_at or now))
+
+    def _judge(self, generation: Generation, lease: Lease, failure: AttemptFailed) -> None:
+        """Prepares the next try, or raises the error that ends the generation."""
+        logger.log(
+            _LEVELS.get(failure.kind, logging.WARNING),
+            "request %s failed on %s (%s): %s",
+            generation.placement_request.request_id,
+            lease.worker.name,
+            failure.kind.value,
+            failure,
+        )
+        # The worker may have been heard once more since it was given up.
+        generation.failed_since = min(lease.worker.last_seen_at, self._clock())
+        if generation.silent_since is None:
+            generation.silent_since = generation.failed_since
+        self._retry_policy.penalise_worker(lease, failure)
+        generation.failures = self._retry_policy.prepare_retry(
+            generation.placement_request, lease, failure, generation.failures
+        )
+        self._metrics.moved(had_output=generation.has_output)
+        generation.moved()

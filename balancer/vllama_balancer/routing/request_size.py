@@ -1,0 +1,166 @@
+"""Sizes up a request before anything has tokenized it: its text as bytes, blocks and expected tokens.
+
+Learns, per model, what cannot be known before a request has run: output length and token size.
+
+Tells what a finished generation leaves in its worker's prefix cache: the prompt and the reply.
+
+The next turn of a conversation contains the reply, and engines cache what they have generated like
+any prompt. So the reply is cut into blocks exactly as it will be when the client sends it back; a
+client or template that changes it loses the belief from there on, and the cache as well. Reasoning
+ends it too: templates leave the reasoning of earlier turns out, and what follows is computed again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllama_balancer.routing.prefix_index import BLOCK_BYTES, Prefix, block_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vllama_protos.v1 import embedding_pb2, generation_pb2
+
+
+TOKENS_PER_IMAGE = 576
+"""What a picture costs, roughly; models differ and none is asked."""
+
+
+class RequestSize(NamedTuple):
+    """What a request will probably cost, wherever it runs."""
+
+    prompt_bytes: int
+    """Bytes of its text; 0 for token ids."""
+    prompt_tokens: int
+    """Expected tokens of the input."""
+    output_tokens: int
+    """Expected tokens of the output."""
+    prefix: Prefix
+    """The input's blocks."""
+    tail: bytes = b""
+    """What comes after the last whole block."""
+
+
+EMPTY_SIZE = RequestSize(0, 1, 0, Prefix((), 1.0))
+"""The size of a request that computes nothing."""
+
+
+def measure_generation(request: generation_pb2.GenerateRequest, estimates: ModelEstimates) -> RequestSize:
+    """Sizes up a generation."""
+    text = _text_of(request)
+    ids = request.token_ids.ids if request.WhichOneof("input") == "token_ids" else request.context_token_ids
+    images = sum(len(message.images) for message in request.chat.messages)
+    tokens = int(len(text) / estimates.bytes_per_token) + len(ids) + images * TOKENS_PER_IMAGE
+    # Token ids as four bytes each give the same block size as text.
+    data = array("I", ids).tobytes() + text if ids else text
+    keys = block_keys(data)
+    prefix = Prefix(keys, tokens * BLOCK_BYTES / len(data) if data else 1.0)
+    tail = data[len(keys) * BLOCK_BYTES :]
+    return RequestSize(len(text), max(tokens, 1), _output_tokens(request, estimates), prefix, tail)
+
+
+def measure_embedding(request: embedding_pb2.EmbedRequest, estimates: ModelEstimates) -> RequestSize:
+    """Sizes up an embedding, which generates nothing and shares no prefix."""
+    size = sum(len(text.encode()) for text in request.inputs)
+    return RequestSize(size, max(int(size / estimates.bytes_per_token), 1), 0, Prefix((), 1.0))
+
+
+def _output_tokens(request: generation_pb2.GenerateRequest, estimates: ModelEstimates) -> int:
+    limit = request.sampling.max_tokens if request.sampling.HasField("max_tokens") else -1
+    expected = int(estimates.output_tokens)
+    return min(limit, expected) if limit >= 0 else expected
+
+
+def _text_of(request: generation_pb2.GenerateRequest) -> bytes:
+    """Joins whatever the prompt is rendered from, in the order in which a template would show it."""
+    if request.WhichOneof("input") != "chat":
+        return (request.prompt + request.suffix).encode()
+    return "".join(_chat_parts(request.chat)).encode()
+
+
+def _chat_parts(chat: generation_pb2.Chat) -> Iterable[str]:
+    for tool in chat.tools:
+        yield tool.name
+        yield tool.description
+        yield tool.parameters_json
+    for message in chat.messages:
+        yield from message_parts(message)
+
+
+def message_parts(message: generation_pb2.Message) -> Iterable[str]:
+    """Takes a message apart in the order in which a template would show it."""
+    yield f"{message.role}: "
+    yield message.thinking
+    yield message.content
+    for image in message.images:
+        # A picture that differs makes all that follows differ.
+        yield f"[{hash(image.data):x}]"
+    for call in message.tool_calls:
+        yield call.name
+        yield call.arguments_json
+    yield "\n"
+
+
+FIRST_OUTPUT_TOKENS = 128.0
+"""Expected output before anything has been seen."""
+FIRST_BYTES_PER_TOKEN = 4.0
+"""Bytes of text in a token before anything has been seen."""
+WEIGHT = 0.05
+"""Weight of the newest observation: about the last twenty requests count."""
+SHORTEST_PROMPT_BYTES = 64
+"""Shorter prompts say more about the chat template than about the tokenizer."""
+
+
+@dataclass(slots=True)
+class ModelEstimates:
+    """Moving averages of one model."""
+
+    output_tokens: float = FIRST_OUTPUT_TOKENS
+    """Generated tokens of a request."""
+    bytes_per_token: float = FIRST_BYTES_PER_TOKEN
+    """Bytes of prompt text in a token."""
+
+    def finished(self, completion_tokens: int) -> None:
+        """Learns from a request that has ended by itself."""
+        self.output_tokens += WEIGHT * (completion_tokens - self.output_tokens)
+
+    def tokenized(self, prompt_bytes: int, prompt_tokens: int) -> None:
+        """Learns from a prompt whose tokens a worker has counted."""
+        if prompt_bytes >= SHORTEST_PROMPT_BYTES and prompt_tokens:
+            self.bytes_per_token += WEIGHT * (prompt_bytes / prompt_tokens - self.bytes_per_token)
+
+
+@dataclass(slots=True)
+class Estimates:
+    """The averages of every model, by key."""
+
+    _models: dict[str, ModelEstimates] = field(default_factory=dict)
+
+    def of(self, key: str) -> ModelEstimates:
+        """Finds a model's averages; fresh ones for a new model."""
+        return self._models.setdefault(key, ModelEstimates())
+
+
+def with_reply(
+    request: generation_pb2.GenerateRequest, size: RequestSize, reply: generation_pb2.Message, token_ids: Sequence[int]
+) -> Prefix:
+    """Continues a request's blocks by what was generated; `reply` and `token_ids` are the same thing twice."""
+    keys = size.prefix.keys
+    added = block_keys(size.tail + _as_sent_back(request, reply, token_ids), after=keys[-1] if keys else 0)
+    return size.prefix._replace(keys=[*keys, *added])
+
+
+def _as_sent_back(
+    request: generation_pb2.GenerateRequest, reply: generation_pb2.Message, token_ids: Sequence[int]
+) -> bytes:
+    kind = request.WhichOneof("input")
+    if kind == "token_ids":
+        return array("I", token_ids).tobytes()
+    if reply.thinking:
+        return b""
+    if kind == "chat":
+        return "".join(message_parts(reply)).encode()
+    # What comes back after a suffix or before further context is in another place.
+    return b"" if request.suffix or request.context_token_ids else reply.content.encode()

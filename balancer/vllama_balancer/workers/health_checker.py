@@ -1,0 +1,164 @@
+"""Looks after one worker: notices when it hangs, and tries it again after it was taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from vllama_balancer.workers.breaker import AnswerTimeout, engine_is_stalled
+from vllama_balancer.workers.channel import is_local
+from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllama_balancer.workers.breaker import HealthSettings
+    from vllama_balancer.workers.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+PROBE_PROMPT = "Hello"
+"""What a probe asks the model to continue by one token."""
+_STANDING = (b"T", b"t")
+"""States of a process that was stopped, by a signal or a debugger; see proc(5)."""
+
+
+def is_stopped(pid: int) -> bool:
+    """Tells whether the kernel lets a process of this machine stand still: then it need not be asked."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    # The state follows the name, which stands in parentheses and may contain anything.
+    return status.rpartition(b") ")[2][:1] in _STANDING
+
+
+class HealthChecker:
+    """Checks a worker again and again, and remembers how promptly it answers."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        settings: HealthSettings,
+        clock: Callable[[], float],
+        is_last: Callable[[Worker], bool],
+        is_stopped: Callable[[int], bool] = is_stopped,
+    ) -> None:
+        """Takes functions that tell whether a worker is the last one of its models, and whether a process stands."""
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._is_last = is_last
+        self._is_stopped = is_stopped
+        self._patience = AnswerTimeout(settings)
+
+    async def run(self) -> None:
+        """Checks until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.check_interval_seconds)
+            await self.check()
+
+    async def check(self) -> None:
+        """Checks once: silence, a stalled engine, a probe that is due."""
+        worker = self._worker
+        if not worker.is_connected or worker.report is None:
+            return
+        if worker.breaker.is_open:
+            await self._probe_if_due()
+        elif await self._is_hung():
+            silence = self._clock() - worker.last_seen_at
+            worker.mark_hung(f"hangs: nothing has come from it for {silence:.1f} s")
+        elif engine_is_stalled(worker.report, self._settings):
+            age = worker.report.last_step_age.ToTimedelta().total_seconds()
+            worker.mark_hung(f"hangs: streams run, and its engine has made no step for {age:.1f} s")
+
+    async def _is_hung(self) -> bool:
+        """Tells whether the worker is silent and does not answer either; its Watch stream alone may have stopped."""
+        settings, worker = self._settings, self._worker
+        silent_seconds = self._clock() - worker.last_seen_at
+        if silent_seconds <= settings.streaming_silence_seconds:
+            return False
+        # Streams that nobody could take over gain nothing from a hasty verdict.
+        is_last = self._is_last(worker)
+        if not is_last and self._stands_still:
+            return True
+        is_urgent = not is_last and any(lease.produced for lease in worker.incarnation.leases)
+        if not is_urgent and silent_seconds <= settings.silence_seconds:
+            return False
+        patience = self._patience.seconds(is_urgent=is_urgent, least_seconds=worker.least_answer_seconds)
+        return self._stands_still or not await self._shows_life(patience)
+
+    @property
+    def _stands_still(self) -> bool:
+        worker = self._worker
+        # The number of a process on another machine means nothing to this one's kernel.
+        return worker.process.pid > 0 and is_local(worker.address) and self._is_stopped(worker.process.pid)
+
+    async def _shows_life(self, patience_seconds: float) -> bool:
+        """Waits for an answer or any other sign, as long as the worker's process may run at all."""
+        asked_at = self._clock()
+        asking = asyncio.create_task(self._answers(patience_seconds), name=f"ask {self._worker.name}")
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=self._settings.check_interval_seconds)
+                if self._worker.last_seen_at > asked_at:
+                    return True
+                if self._stands_still:
+                    return False
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _answers(self, patience_seconds: float) -> bool:
+        """Asks the worker for a sign of life; true as well when this process was too slow to tell."""
+        asked_at = self._clock()
+        try:
+            await self._worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)
+        except grpc.aio.AioRpcError:
+            was_late = self._clock() - asked_at > 2 * patience_seconds
+            return was_late or self._worker.last_seen_at > asked_at
+        self._patience.answered(self._clock() - asked_at)
+        self._worker.touch()
+        return True
+
+    async def _probe_if_due(self) -> None:
+        worker = self._worker
+        if worker.breaker.retry_in_seconds or worker.report is None:
+            return
+        if worker.report.state != worker_pb2.WORKER_STATE_READY:
+            return
+        life = worker.incarnation
+        try:
+            await asyncio.wait_for(self._probe(), self._settings.probe_timeout_seconds)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
+            worker.breaker.eject(f"a probe failed: {reason}")
+            worker.update()
+        else:
+            if worker.incarnation is life:
+                worker.recovered()
+
+    async def _probe(self) -> None:
+        """Has one real unit of work done: a token, or a vector where the model only embeds."""
+        worker = self._worker
+        capabilities = worker.description.capabilities if worker.description is not None else ()
+        if worker_pb2.CAPABILITY_COMPLETION in capabilities or worker_pb2.CAPABILITY_EMBEDDING not in capabilities:
+            sampling = generation_pb2.Sampling(max_tokens=1, temperature=0.0)
+            request = generation_pb2.GenerateRequest(prompt=PROBE_PROMPT, sampling=sampling, request_id=self._probe_id)
+            call = worker.channel.generation.Generate(request, timeout=self._settings.probe_timeout_seconds)
+            async for _ in call:
+                pass
+        else:
+            await worker.channel.embedding.Embed(
+                embedding_pb2.EmbedRequest(inputs=[PROBE_PROMPT], request_id=self._probe_id),
+                timeout=self._settings.probe_timeout_seconds,
+            )
+
+    @property
+    def _probe_id(self) -> str:
+        return f"probe-{self._worker.name}"

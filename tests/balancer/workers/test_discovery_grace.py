@@ -1,0 +1,111 @@
+"""A model that nobody is known to serve yet may be on its way with a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from vllama_balancer.errors import NoWorker
+from vllama_balancer.fleet.events import Added
+from vllama_balancer.gateway import ModelEntry
+from vllama_balancer.workers.breaker import HealthSettings
+from vllama_balancer.workers.discovery_grace import DiscoveryGrace
+from vllama_balancer.workers.pool import Pool
+from vllama_balancer.workers.worker import Worker
+from vllama_protos.v1 import worker_pb2
+
+
+class ReadyPool(Pool):
+    """A pool of workers without connections, on the loop's clock."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=asyncio.get_running_loop().time)
+
+    def join(self, name: str, *models: str) -> Worker:
+        """Adds a worker that has not told anything."""
+        worker = Worker(Added(name, "unused", models), None, HealthSettings(), self.changes, self._clock)  # type: ignore[arg-type]
+        self._workers[name] = worker
+        self.changes.increment()
+        return worker
+
+    def find_model(self, name: str) -> ModelEntry | None:
+        """What a catalog would know."""
+        hosts = [worker for worker in self.workers() if worker.description and name in worker.description.models]
+        return ModelEntry(name, "0" * 64, 1, datetime(2026, 1, 1, tzinfo=UTC)) if hosts else None
+
+
+def introduce(worker: Worker, *models: str) -> None:
+    """Has a worker tell what it serves."""
+    worker.describe(worker_pb2.DescribeResponse(boot_id=f"{worker.name}-1", models=models, max_streams=1))
+
+
+async def settle() -> None:
+    """Lets every task run as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def roster() -> ReadyPool:
+    """Nobody yet."""
+    return ReadyPool()
+
+
+async def test_a_model_is_found_once_its_worker_has_told(roster: ReadyPool) -> None:
+    """The worker was given by address, and the request came first."""
+    worker = roster.join("w0")
+    search = asyncio.create_task(DiscoveryGrace(roster).bring("m:latest", roster.find_model))
+    await settle()
+    assert not search.done()
+    introduce(worker, "m:latest")
+    entry = await search
+    assert entry is not None and entry.name == "m:latest"
+
+
+async def test_a_worker_that_joins_again_brings_its_model(roster: ReadyPool) -> None:
+    """The balancer was restarted, and its list is empty for a moment."""
+    search = asyncio.create_task(DiscoveryGrace(roster, joining_seconds=60).bring("m:latest", roster.find_model))
+    await settle()
+    introduce(roster.join("w0"), "n:latest")
+    await settle()
+    assert not search.done()
+    introduce(roster.join("w1"), "m:latest")
+    assert await search is not None
+
+
+async def test_nobody_is_waited_for_when_everybody_is_known(roster: ReadyPool) -> None:
+    """A wrong name is told at once."""
+    introduce(roster.join("w0"), "n:latest")
+    assert await DiscoveryGrace(roster, only_from_elsewhere=True).bring("m:latest", roster.find_model) is None
+
+
+async def test_a_worker_that_is_known_to_serve_another_model_is_not_waited_for(roster: ReadyPool) -> None:
+    """A local worker's models are known before it has started."""
+    roster.join("w0", "n:latest")
+    assert await DiscoveryGrace(roster).bring("m:latest", roster.find_model) is None
+
+
+async def test_a_silent_worker_is_waited_for_only_so_long(roster: ReadyPool) -> None:
+    """An address where nobody lives does not keep wrong names from being told."""
+    roster.join("w0")
+    introduce(roster.join("w1"), "n:latest")
+    newcomers = DiscoveryGrace(roster, introduction_seconds=0.05, only_from_elsewhere=True)
+    assert await newcomers.bring("m:latest", roster.find_model) is None
+
+
+async def test_without_any_worker_known_nothing_is_said_of_models(roster: ReadyPool) -> None:
+    """It is the workers that are missing, and the caller may come back."""
+    newcomers = DiscoveryGrace(roster, joining_seconds=0.02, only_from_elsewhere=True)
+    with pytest.raises(NoWorker, match="no worker has told yet") as caught:
+        await newcomers.bring("m:latest", roster.find_model)
+    assert caught.value.retry_after_seconds
+
+
+async def test_the_wait_ends_at_the_deadline(roster: ReadyPool) -> None:
+    """Not as a model that does not exist."""
+    roster.join("w0")
+    deadline = asyncio.get_running_loop().time() + 0.02
+    with pytest.raises(NoWorker):
+        await DiscoveryGrace(roster).bring("m:latest", roster.find_model, deadline)

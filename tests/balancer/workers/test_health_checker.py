@@ -1,0 +1,221 @@
+"""Workers that hang, fall silent, stall, and come back."""
+
+import asyncio
+import signal
+
+from tests.balancer.conftest import QUICK_HEALTH
+from tests.balancer.scripted_worker import Script, eventually, fault, text_of
+from vllama_balancer.fleet.events import Changed, ProcessState
+from vllama_balancer.gateway import Call
+from vllama_balancer.workers.breaker import HealthSettings
+from vllama_balancer.workers.health_checker import is_stopped
+from vllama_protos.v1 import generation_pb2
+
+
+async def running_on(fleet):
+    """Starts a generation that pauses after three tokens; returns it and its worker."""
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=3)
+    task = asyncio.create_task(fleet.generate(max_tokens=6))
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+    await eventually(lambda: all(worker.incarnation.load.prompt_tokens == 0 for worker in fleet.pool.workers()))
+    return task, next(worker for worker in fleet.workers if worker.running)
+
+
+def release_others(fleet, hung):
+    """Lets every worker but one go on."""
+    for worker in fleet.workers:
+        if worker is not hung:
+            worker.script = Script()
+            worker.go_on.set()
+
+
+async def test_a_worker_that_is_silent_and_does_not_answer_loses_its_streams(make_fleet):
+    """They go on elsewhere; what it says later is not read any more."""
+    fleet = await make_fleet(2)
+    task, hung = await running_on(fleet)
+    release_others(fleet, hung)
+    hung.is_silent, hung.answers_describe = True, False
+    reply = await task
+    hung.go_on.set()
+    assert reply.text == text_of(6)
+    assert reply.finished.migrations == 1
+    assert fleet.pool.find(hung.name).breaker.ejections_total == 1
+
+
+async def test_a_worker_on_busy_processors_keeps_its_streams(make_fleet):
+    """It may be kept from answering for long, and is asked again and again until it can."""
+    fleet = await make_fleet(2)
+    for worker in fleet.pool.workers():
+        worker.description.device.kind = "cpu"
+    task, busy = await running_on(fleet)
+    worker = fleet.pool.find(busy.name)
+    busy.is_silent, busy.answers_describe = True, False
+    asked = busy.describes
+    # Longer than the silence and the answer that any other worker would have been given.
+    await eventually(lambda: busy.describes > asked)
+    await asyncio.sleep(QUICK_HEALTH.streaming_answer_seconds + QUICK_HEALTH.answer_seconds)
+    assert worker.unavailable == ""
+    busy.is_silent, busy.answers_describe = False, True
+    busy.go_on.set()
+    reply = await task
+    assert (reply.text, reply.finished.migrations) == (text_of(6), 0)
+
+
+async def test_a_process_that_stands_still_is_not_asked(make_fleet):
+    """The kernel says so at once, whatever the processors are shared with."""
+    fleet = await make_fleet(2)
+    standing = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        standing.send_signal(signal.SIGSTOP)
+        await eventually(lambda: is_stopped(standing.pid))
+        task, hung = await running_on(fleet)
+        worker = fleet.pool.find(hung.name)
+        worker.description.device.kind = "cpu"
+        release_others(fleet, hung)
+        worker.process_changed(Changed(hung.name, ProcessState.RUNNING, pid=standing.pid))
+        hung.is_silent, hung.answers_describe = True, False
+        reply = await task
+        hung.go_on.set()
+        assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
+    finally:
+        standing.kill()
+        await standing.wait()
+
+
+async def test_a_stopped_process_loses_requests_before_their_first_token(make_fleet):
+    """Nothing has come of them yet, and nothing will."""
+    fleet = await make_fleet(2, health=HealthSettings(check_interval_seconds=0.02))
+    standing = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        standing.send_signal(signal.SIGSTOP)
+        await eventually(lambda: is_stopped(standing.pid))
+        for worker in fleet.workers:
+            worker.script = Script(pause_after_tokens=0)
+        task = asyncio.create_task(fleet.generate(max_tokens=6))
+        await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+        hung = next(worker for worker in fleet.workers if worker.running)
+        release_others(fleet, hung)
+        fleet.pool.find(hung.name).process_changed(Changed(hung.name, ProcessState.RUNNING, pid=standing.pid))
+        hung.is_silent, hung.answers_describe = True, False
+        async with asyncio.timeout(HealthSettings().silence_seconds):
+            assert (await task).text == text_of(6)
+        hung.go_on.set()
+    finally:
+        standing.kill()
+        await standing.wait()
+
+
+async def test_a_process_that_is_stopped_while_it_is_asked_is_noticed(make_fleet):
+    """A patient question does not delay the verdict."""
+    fleet = await make_fleet(2)
+    running = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        task, hung = await running_on(fleet)
+        fleet.pool.find(hung.name).description.device.kind = "cpu"
+        release_others(fleet, hung)
+        fleet.pool.find(hung.name).process_changed(Changed(hung.name, ProcessState.RUNNING, pid=running.pid))
+        asked, hung.is_silent, hung.answers_describe = hung.describes, True, False
+        await eventually(lambda: hung.describes > asked)
+        running.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(HealthSettings().shared_answer_seconds / 2):
+            reply = await task
+        hung.go_on.set()
+        assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
+    finally:
+        running.kill()
+        await running.wait()
+
+
+async def test_a_hung_worker_comes_back_after_a_probe(make_fleet):
+    """As soon as one real token comes out of it."""
+    fleet = await make_fleet(2)
+    task, hung = await running_on(fleet)
+    release_others(fleet, hung)
+    hung.is_silent, hung.answers_describe = True, False
+    await task
+    hung.is_silent, hung.answers_describe = False, True
+    hung.go_on.set()
+    await fleet.all_available()
+    assert hung.requests[-1].request_id == f"probe-{hung.name}"
+    assert hung.requests[-1].sampling.max_tokens == 1
+
+
+async def test_a_worker_whose_watch_alone_stops_stays_in(make_fleet):
+    """It answers when asked, and its streams go on."""
+    fleet = await make_fleet(1)
+    task, quiet = await running_on(fleet)
+    quiet.is_silent = True
+    heard = fleet.pool.find("w0").last_seen_at
+    await eventually(lambda: fleet.pool.find("w0").last_seen_at > heard + 0.5)
+    assert fleet.pool.find("w0").unavailable == ""
+    quiet.go_on.set()
+    assert (await task).text == text_of(6)
+
+
+async def test_a_stalled_engine_loses_its_streams(make_fleet):
+    """Its reports come, and say that it makes no step."""
+    fleet = await make_fleet(2)
+    task, stalled = await running_on(fleet)
+    release_others(fleet, stalled)
+    stalled.report.last_step_age.FromNanoseconds(int(5e9))
+    stalled.push()
+    assert (await task).text == text_of(6)
+    assert "no step for 5.0 s" in fleet.pool.find(stalled.name).unavailable
+
+
+async def test_an_idle_hung_worker_is_found_before_a_request_is(make_fleet):
+    """Nobody has to wait for the discovery."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].is_silent, fleet.workers[0].answers_describe = True, False
+    await eventually(lambda: "hangs" in fleet.pool.find("w0").unavailable)
+    assert (await fleet.generate()).text == text_of(8)
+
+
+async def test_a_failed_probe_keeps_a_worker_out(make_fleet):
+    """For twice as long each time."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(always=fault("still broken"))
+    for _ in range(12):
+        await fleet.generate()
+    worker = fleet.pool.find("w0")
+    await eventually(lambda: "a probe failed" in worker.unavailable)
+    await eventually(lambda: sum(r.request_id == "probe-w0" for r in fleet.workers[0].requests) >= 3)
+    assert worker.unavailable
+    fleet.workers[0].script = Script()
+    await fleet.all_available()
+
+
+async def test_a_lost_connection_is_followed_by_a_probe_when_the_life_goes_on(make_fleet):
+    """The same boot id after a broken connection is no fresh start."""
+    fleet = await make_fleet(1)
+    worker = fleet.pool.find("w0")
+    worker.disconnected("somebody pulled a cable")
+    assert "not connected" in worker.unavailable
+    await fleet.all_available()
+    assert [request.request_id for request in fleet.workers[0].requests] == ["probe-w0"]
+
+
+async def test_a_worker_that_only_embeds_is_probed_with_a_text(make_fleet):
+    """It has no token to give."""
+    fleet = await make_fleet(1)
+    worker = fleet.pool.find("w0")
+    del worker.description.capabilities[0]
+    worker.lost("gone for a moment")
+    await fleet.all_available()
+    assert fleet.workers[0].requests == []
+
+
+async def test_a_unary_call_on_a_worker_that_hangs_is_asked_elsewhere(make_fleet):
+    """Giving a lease up ends any kind of call."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_unary=True)
+    asked = generation_pb2.DetokenizeRequest(model="m", token_ids=[65])
+    task = asyncio.create_task(fleet.dispatcher.detokenize(asked, Call("me")))
+    await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
+    hung = next(worker for worker in fleet.workers if worker.running)
+    release_others(fleet, hung)
+    hung.is_silent, hung.answers_describe = True, False
+    assert (await task).text == "A"
+    hung.go_on.set()

@@ -1,0 +1,52 @@
+"""Who may have killed a worker."""
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_balancer.workers.poison import blamed
+
+
+@dataclass(frozen=True)
+class Aboard:
+    """A request aboard."""
+
+    name: str
+    produced: bool = False
+    had_output: bool = False
+    crash_count: int = 0
+
+
+def test_requests_before_their_first_token_come_first():
+    """Streams in the middle of an answer have shown that they can be served."""
+    poison, innocent = Aboard("poison"), Aboard("innocent", produced=True)
+    assert blamed([innocent, poison]) == [poison]
+
+
+def test_a_second_death_points_at_who_was_there_the_first_time():
+    """The others are exonerated."""
+    poison, newcomer = Aboard("poison", crash_count=1), Aboard("newcomer")
+    assert blamed([newcomer, poison]) == [poison]
+
+
+def test_when_all_decode_all_are_suspects():
+    """Somebody has to be."""
+    all_decoding = [Aboard("a", produced=True), Aboard("b", produced=True)]
+    assert blamed(all_decoding) == all_decoding
+
+
+def test_a_stream_that_another_worker_served_is_exonerated_by_one_that_none_did():
+    """Both wait for their first token here, and both were aboard the first death."""
+    poison, moved = Aboard("poison", crash_count=1), Aboard("moved", had_output=True, crash_count=1)
+    assert blamed([moved, poison]) == [poison]
+
+
+suspects = st.builds(Aboard, st.text(max_size=3), st.booleans(), st.booleans(), st.integers(0, 2))
+
+
+@given(st.lists(suspects, min_size=1), suspects)
+def test_poison_that_dies_of_its_prompt_is_always_blamed_the_second_time(others, poison):
+    """Whoever travels with it: it has no token, and has been blamed before."""
+    poison = Aboard(poison.name, crash_count=1)
+    assert poison in blamed([*others, poison])
