@@ -21,7 +21,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 from vllama_server.vllm_adapter.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -93,15 +93,15 @@ async def serve(engine: BareEngine, reader: asyncio.StreamReader) -> None:
             answers.create_task(one(line, time.perf_counter()))
 
 
-async def run(profile: EngineProfile) -> None:
+async def run(profile: EngineConfig) -> None:
     """Starts the engine, serves standard input, and ends the engine."""
     # vLLM reads the environment when it is imported, and main() has just set that.
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from vllama_server.vllm_adapter.computing import bound_to_cores
-    from vllama_server.vllm_adapter.contexts import close_context
-    from vllama_server.vllm_adapter.loaded import configure
+    from vllama_server.vllm_adapter.cpu import bound_to_cores
+    from vllama_server.vllm_adapter.loaded_engine import configure
+    from vllama_server.vllm_adapter.zmq_cleanup import close_context
 
     config = configure(profile)
     with bound_to_cores(config):
@@ -120,12 +120,12 @@ async def run(profile: EngineProfile) -> None:
         close_context(engine)
 
 
-def _flags(profile: EngineProfile) -> list[str]:
+def _flags(profile: EngineConfig) -> list[str]:
     from vllm.platforms import current_platform
 
-    from vllama_server.vllm_adapter.loaded import configure
-    from vllama_server.vllm_adapter.processor import read_number_format
-    from vllama_server.vllm_adapter.profile import engine_arguments
+    from vllama_server.vllm_adapter.cpu import read_number_format
+    from vllama_server.vllm_adapter.engine_config import engine_arguments
+    from vllama_server.vllm_adapter.loaded_engine import configure
 
     arguments = engine_arguments(profile, on_cpu=current_platform.is_cpu(), cpu_dtype=read_number_format())
     arguments["kv_cache_memory_bytes"] = configure(profile).cache_config.kv_cache_memory_bytes
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("VLLM_CPU_OMP_THREADS_BIND", cores),
     ):
         os.environ.setdefault(name, value)
-    profile = EngineProfile(options.directory, engine_args=dict(one.split("=", 1) for one in options.engine_arg))
+    profile = EngineConfig(options.directory, engine_args=dict(one.split("=", 1) for one in options.engine_arg))
     if options.server_flags:
         print(json.dumps(_flags(profile)))
         return

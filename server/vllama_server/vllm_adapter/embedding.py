@@ -13,7 +13,7 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from vllama_server.engine.protocol import EmbeddedText
 from vllama_server.errors import ContextTooLong, InvalidRequest
-from vllama_server.vllm_adapter.faults import translate
+from vllama_server.vllm_adapter.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,6 +2,8 @@
 
 Light to import: vLLM itself is imported in a thread when the engine starts, because that takes
 seconds in which the worker must already answer Watch and health.
+
+The engine's processes as the operating system sees them.
 """
 
 from __future__ import annotations
@@ -10,23 +12,23 @@ import asyncio
 import gc
 import importlib
 import logging
+import multiprocessing
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pynvml
 
 from vllama_server.engine.protocol import StartPhase
 from vllama_server.errors import CapabilityMissing, EngineDead, NotReady, StartFailed
 from vllama_server.vllm_adapter import parent_watch
-from vllama_server.vllm_adapter.advice import failure_message
+from vllama_server.vllm_adapter.child_reports import ProgressHandler, ReportInbox, StartProgress
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 from vllama_server.vllm_adapter.environment import allowed_cores, has_batch_invariance, prepare
-from vllama_server.vllm_adapter.imports import uncollected
-from vllama_server.vllm_adapter.preload import Preloading
-from vllama_server.vllm_adapter.processes import EngineProcesses
-from vllama_server.vllm_adapter.profile import EngineProfile
-from vllama_server.vllm_adapter.progress import ProgressHandler, StartProgress
-from vllama_server.vllm_adapter.reports import ReportInbox
+from vllama_server.vllm_adapter.gc_pause import gc_paused
+from vllama_server.vllm_adapter.preload import Preloader
+from vllama_server.vllm_adapter.start_advice import failure_message
 from vllama_server.vllm_adapter.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
     from vllama_server.engine.events import GenerationEvent
     from vllama_server.engine.protocol import EmbeddedText, EngineLoad, TokenizedText
     from vllama_server.engine.requests import ChatPrompt, GenerationRequest, TextPrompt
-    from vllama_server.vllm_adapter.loaded import LoadedEngine
-    from vllama_server.vllm_adapter.reports import Report
+    from vllama_server.vllm_adapter.child_reports import Report
+    from vllama_server.vllm_adapter.loaded_engine import LoadedEngine
+
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +53,12 @@ DEATH_POLL_SECONDS = 0.25
 class VllmEngine:
     """One model on vLLM. Starts once; see the Engine protocol for each method."""
 
-    def __init__(self, profile: EngineProfile) -> None:
-        self._profile = profile
+    def __init__(self, engine_config: EngineConfig) -> None:
+        self._engine_config = engine_config
         self._loaded: LoadedEngine | None = None
         self._workspace: Workspace | None = None
         self._inbox: ReportInbox | None = None
-        self._preloading = Preloading()
+        self._preloader = Preloader()
         self._processes: EngineProcesses | None = None
         self._building: asyncio.Task[LoadedEngine] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -65,32 +68,32 @@ class VllmEngine:
     @classmethod
     def from_config(cls, config: WorkerConfig) -> VllmEngine:
         """Takes what it needs from a worker's configuration."""
-        return cls(EngineProfile.from_config(config))
+        return cls(EngineConfig.from_config(config))
 
     async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
         """Loads the model in a thread, then computes a first token."""
-        told = StartProgress(progress)
-        told.reach(StartPhase.RESOLVE)
+        start_progress = StartProgress(progress)
+        start_progress.reach(StartPhase.RESOLVE)
         self._failure = asyncio.get_running_loop().create_future()
         self._workspace = Workspace()
-        self._inbox = ReportInbox(self._workspace.path, lambda report: told.read(report.message))
+        self._inbox = ReportInbox(self._workspace.path, lambda report: start_progress.read(report.message))
         self._processes = EngineProcesses()
         prepare(
             os.environ,
-            self._profile,
+            self._engine_config,
             self._workspace.path,
             cores=allowed_cores(),
-            batch_invariant=self._profile.device != "cpu" and has_batch_invariance(pynvml),
+            batch_invariant=self._engine_config.device != "cpu" and has_batch_invariance(pynvml),
             process_id=os.getpid(),
         )
         parent_watch.hand_down()
-        handler = ProgressHandler(told)
+        handler = ProgressHandler(start_progress)
         logging.getLogger("vllm").addHandler(handler)
         try:
-            preloaded = self._preloading.begin(self._profile, os.environ)
-            self._building = asyncio.create_task(self._build(told, preloaded), name="vllm-build")
+            preloaded = self._preloader.begin(self._engine_config, os.environ)
+            self._building = asyncio.create_task(self._build(start_progress, preloaded), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
-            told.reach(StartPhase.WARM_UP)
+            start_progress.reach(StartPhase.WARM_UP)
             await self._loaded.warm_up()
         except Exception as error:
             message = self._explain(error)
@@ -100,16 +103,18 @@ class VllmEngine:
             logging.getLogger("vllm").removeHandler(handler)
         self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-death-watch")
 
-    async def _build(self, told: StartProgress, preloaded: bool) -> LoadedEngine:
+    async def _build(self, start_progress: StartProgress, preloaded: bool) -> LoadedEngine:
         """Imports vLLM, checks the model and loads it, in threads; gives up between steps when stopped."""
         # A thread of its own: a module that keeps an exception of its import keeps with it all that the thread's
         # functions knew, and that must not be the engine.
-        loaded: Any = await asyncio.to_thread(_import, "vllama_server.vllm_adapter.loaded")
+        loaded: Any = await asyncio.to_thread(_import, "vllama_server.vllm_adapter.loaded_engine")
         self._give_up_if_stopped()
-        config = await asyncio.to_thread(loaded.configure, self._profile)
+        config = await asyncio.to_thread(loaded.configure, self._engine_config)
         self._give_up_if_stopped()
-        told.reach(StartPhase.LOAD)
-        engine: LoadedEngine = await asyncio.to_thread(loaded.LoadedEngine, config, self._profile, preloaded=preloaded)
+        start_progress.reach(StartPhase.LOAD)
+        engine: LoadedEngine = await asyncio.to_thread(
+            loaded.LoadedEngine, config, self._engine_config, preloaded=preloaded
+        )
         return engine
 
     def _give_up_if_stopped(self) -> None:
@@ -120,7 +125,7 @@ class VllmEngine:
         if isinstance(error, StartFailed):
             return str(error)
         failures: Sequence[Report] = self._inbox.failures() if self._inbox else ()
-        return failure_message(self._profile, error, failures)
+        return failure_message(self._engine_config, error, failures)
 
     def describe(self) -> EngineDescription:
         """Tells what the engine is."""
@@ -194,7 +199,7 @@ class VllmEngine:
             await asyncio.to_thread(loaded.close)
             del loaded
             gc.collect()  # vLLM's objects refer to each other and complain when they live until the interpreter ends
-        await asyncio.to_thread(self._preloading.end)
+        await asyncio.to_thread(self._preloader.end)
         if self._inbox is not None:
             await asyncio.to_thread(self._inbox.close)
         if self._workspace is not None:
@@ -234,5 +239,30 @@ class VllmEngine:
 
 
 def _import(name: str) -> Any:
-    with uncollected():
+    with gc_paused():
         return importlib.import_module(name)
+
+
+class EngineProcesses:
+    """Those that multiprocessing starts from the moment on when this is made: one engine's, no other's."""
+
+    def __init__(self) -> None:
+        self._others = {child.pid for child in multiprocessing.active_children()}
+
+    def kill(self) -> None:
+        """Kills them with all their descendants.
+
+        Killing instead of asking: this is for processes that are stuck, stopped or in the middle of
+        a start, and would not answer.
+        """
+        for child in multiprocessing.active_children():
+            if child.pid not in self._others:
+                _kill_tree(child.pid)
+
+
+def _kill_tree(process_id: int | None) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(process_id)
+        for doomed in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                doomed.kill()

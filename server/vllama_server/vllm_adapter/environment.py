@@ -3,6 +3,11 @@
 vLLM takes its process-wide switches from the environment only, and hands the whole environment on
 to its processes; so setting them is the adapter's business although configuration is read
 elsewhere.
+
+The placement group of a worker that a Ray actor has started: where vLLM's Ray executor may put its processes.
+
+vLLM finds the group by itself inside an actor. A worker is a process beside its actor, so the actor tells the group's
+id in a variable, and the engine's configuration carries the group to the engine's own processes.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ from vllama_server.vllm_adapter.child_plugin import DIRECTORY_VARIABLE, OWNER_VA
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from vllama_server.vllm_adapter.profile import EngineProfile
+    from vllama_server.vllm_adapter.engine_config import EngineConfig
+
 
 BATCH_INVARIANT_CAPABILITY = (9, 0)
 """Hopper: the oldest devices that vLLM's batch-invariant kernels run on."""
@@ -26,7 +32,7 @@ PLUGIN = "vllama"
 
 def prepare(
     environ: MutableMapping[str, str],
-    profile: EngineProfile,
+    engine_config: EngineConfig,
     directory: Path,
     *,
     cores: set[int],
@@ -49,7 +55,7 @@ def prepare(
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(str(core) for core in sorted(cores)))
-    if profile.deterministic:
+    if engine_config.deterministic:
         environ.setdefault("VLLM_BATCH_INVARIANT", "1" if batch_invariant else "0")
     _allow_plugin(environ)
 
@@ -84,3 +90,19 @@ def has_batch_invariance(nvml: Any) -> bool:
 def allowed_cores() -> set[int]:
     """The logical CPUs that this process may run on."""
     return os.sched_getaffinity(0)
+
+
+RAY_GROUP_VARIABLE = "VLLAMA_RAY_PLACEMENT_GROUP"
+"""Hexadecimal id of the group; unset for a worker of its own."""
+
+
+def use_placement_group(config: Any, environ: Mapping[str, str]) -> None:
+    """Lets an engine that runs on Ray use the group, when there is one; changes nothing otherwise."""
+    group_id = environ.get(RAY_GROUP_VARIABLE, "")
+    if not group_id or config.parallel_config.distributed_executor_backend != "ray":
+        return
+    # Only here: a worker needs Ray for nothing else.
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup
+
+    config.parallel_config.placement_group = PlacementGroup(PlacementGroupID(bytes.fromhex(group_id)))

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
 from vllama_server.errors import EngineFault
-from vllama_server.vllm_adapter.assembly import Assembler, Splitter
-from vllama_server.vllm_adapter.faults import translate
-from vllama_server.vllm_adapter.logprobs import positions
-from vllama_server.vllm_adapter.resumption import Replay, must_replay
+from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, token_logprobs
+from vllama_server.vllm_adapter.errors import translate
+from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
+from vllama_server.vllm_adapter.prompts import DeliveredTokens, must_replay
 from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
-from vllama_server.vllm_adapter.text import DecodeOptions, TokenText
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
     from vllama_server.engine.events import GenerationEvent
     from vllama_server.engine.requests import GenerationRequest
-    from vllama_server.vllm_adapter.assembly import Output
+    from vllama_server.vllm_adapter.detokenizer import Vocabulary
+    from vllama_server.vllm_adapter.output_parser import Output
     from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
-    from vllama_server.vllm_adapter.vocabulary import Vocabulary
 
 _REASONS = {
     "stop": FinishReason.STOP,
@@ -88,10 +87,10 @@ class _Generation:
         self._rendered = rendered
         self._total = total
         self._parameters = parameters
-        self._splitter_parser = _parser(model, rendered)
+        self._vllm_parser = _parser(model, rendered)
         self._assembler = Assembler(
-            TokenText(model.tokenizer, request.request_id, rendered.token_ids, _decode_options(request, rendered)),
-            Splitter(self._splitter_parser, rendered.request, rendered.token_ids) if self._splitter_parser else None,
+            Detokenizer(model.tokenizer, request.request_id, rendered.token_ids, _decode_options(request, rendered)),
+            OutputParser(self._vllm_parser, rendered.request, rendered.token_ids) if self._vllm_parser else None,
         )
         self._cached = 0
         self._matched_stop = ""
@@ -113,15 +112,15 @@ class _Generation:
 
     async def run(self) -> AsyncGenerator[GenerationEvent, None]:
         resumed = self._request.resume_token_ids
-        replay = Replay(resumed if must_replay(self._parameters) else ())
-        if resumed and not replay.delivered:
+        delivered = DeliveredTokens(resumed if must_replay(self._parameters) else ())
+        if resumed and not delivered.token_ids:
             reason = self._take_over(resumed)
             if reason is not None:
                 yield self._accepted()
                 yield self._completed(reason, None)
                 return
         accepted = False
-        stream = self._stream(after=() if replay.delivered else resumed)
+        stream = self._stream(after=() if delivered.token_ids else resumed)
         try:
             async for out in stream:
                 if not accepted:
@@ -131,7 +130,7 @@ class _Generation:
                 completion = out.outputs[0]
                 if completion.finish_reason == "error":
                     raise EngineFault("The engine failed on this request; it can be tried again.")
-                chunk = self._chunk(completion, replay)
+                chunk = self._chunk(completion, delivered)
                 if chunk is not None:
                     yield chunk
                 if self._assembler.ended or out.finished:
@@ -163,11 +162,11 @@ class _Generation:
         self._parameters.max_tokens = max(self._total - len(after), 1)
         self._parameters.min_tokens = max(min(self._parameters.min_tokens, self._total) - len(after), 0)
         options: dict[str, Any] = {}
-        if self._splitter_parser is not None and self._parameters.structured_outputs is not None:
+        if self._vllm_parser is not None and self._parameters.structured_outputs is not None:
             options["reasoning_ended"] = self._rendered.request.resolve_reasoning_ended(  # type: ignore[union-attr]
-                self._splitter_parser, self._rendered.token_ids
+                self._vllm_parser, self._rendered.token_ids
             )
-            if self._splitter_parser.reasoning_parser is not None:
+            if self._vllm_parser.reasoning_parser is not None:
                 options["reasoning_parser_kwargs"] = {"chat_template_kwargs": self._rendered.template_switches}
         stream: AsyncGenerator[Any, None] = self._model.llm.generate(
             {**self._rendered.engine_input, "prompt_token_ids": token_ids},
@@ -178,12 +177,12 @@ class _Generation:
         )
         return stream
 
-    def _chunk(self, completion: Any, replay: Replay) -> Chunk | None:
+    def _chunk(self, completion: Any, delivered: DeliveredTokens) -> Chunk | None:
         """Assembles one output of the engine; None when all of it was delivered before."""
         token_ids = list(completion.token_ids) if self._total else []
         ends = completion.finish_reason is not None
         by_stop_token = completion.finish_reason == "stop"
-        known = replay.take(token_ids)
+        known = delivered.take(token_ids)
         if known:
             all_known = known == len(token_ids)
             output = self._assembler.add(
@@ -204,7 +203,7 @@ class _Generation:
             tool_calls=tuple(output.tool_calls),
             token_ids=used,
             logprobs=(
-                positions(used, logprobs[skipped:], self._request.logprobs or 0, self._model.vocabulary)
+                token_logprobs(used, logprobs[skipped:], self._request.logprobs or 0, self._model.vocabulary)
                 if logprobs
                 else ()
             ),

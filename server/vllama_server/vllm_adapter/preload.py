@@ -26,7 +26,7 @@ from vllama_server.vllm_adapter.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vllama_server.vllm_adapter.profile import EngineProfile
+    from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 PRELOADED = "vllama_server.vllm_adapter.preloaded"
 _OTHER_LAYOUTS = frozenset({"distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size"})
@@ -34,18 +34,18 @@ _OTHER_LAYOUTS = frozenset({"distributed_executor_backend", "tensor_parallel_siz
 _OPENMP = ("libgomp", "libiomp", "libomp")
 
 
-class Preloading:
+class Preloader:
     """The process that imports ahead of one engine. Engines of one worker share it where their lives overlap."""
 
     def __init__(self) -> None:
         self._files: Workspace | None = None
 
-    def begin(self, profile: EngineProfile, environ: Mapping[str, str]) -> bool:
+    def begin(self, engine_config: EngineConfig, environ: Mapping[str, str]) -> bool:
         """Starts the process, where that helps; says whether it did. Call it on a thread that lives on.
 
         `environ` is the environment that the engine is to have.
         """
-        settings = computing_environment(profile, environ)
+        settings = computing_environment(engine_config, environ)
         if settings is None:
             return False
         multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
@@ -68,13 +68,13 @@ class Preloading:
             self._files.close()
 
 
-def computing_environment(profile: EngineProfile, environ: Mapping[str, str]) -> dict[str, str] | None:
+def computing_environment(engine_config: EngineConfig, environ: Mapping[str, str]) -> dict[str, str] | None:
     """What a process that computes must find in its environment; None where preloading does not apply.
 
     OpenMP reads it when the process begins and torch when it is imported, each once; that is before
     vLLM works it out, to the same values.
     """
-    if not _is_for_cpu() or _OTHER_LAYOUTS & profile.engine_args.keys():
+    if not _is_for_cpu() or _OTHER_LAYOUTS & engine_config.engine_args.keys():
         return None
     cores = listed_cores(environ.get("VLLM_CPU_OMP_THREADS_BIND", ""))
     preloads = environ.get("LD_PRELOAD", "")

@@ -13,7 +13,7 @@ import os
 from setproctitle import setproctitle
 
 from vllama_server.vllm_adapter import parent_watch
-from vllama_server.vllm_adapter.imports import uncollected
+from vllama_server.vllm_adapter.gc_pause import gc_paused
 
 MODULES = (
     "vllm.v1.engine.core",
@@ -26,7 +26,7 @@ parent_watch.leave_interrupts_to_parent()
 parent_watch.end_with_parent(os.getppid())
 setproctitle("vllama::fork-server")  # before anything changes the environment, which lies behind the title
 try:
-    with uncollected():  # what is never collected is never written to, either, and stays shared with the fork
+    with gc_paused():  # what is never collected is never written to, either, and stays shared with the fork
         for _module in MODULES:
             importlib.import_module(_module)
 except Exception:

@@ -15,7 +15,7 @@ import sys
 
 from tests.server.vllm_adapter.seams import CASES, cut_everywhere
 from vllama_server.vllm_adapter.engine import VllmEngine
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 PROMPTS = 8
 CUTS = 3
@@ -24,7 +24,7 @@ ARGUMENTS = {"dtype": "bfloat16", "kv_cache_memory_bytes": str(128 * 1024 * 1024
 
 async def main(model: str) -> None:
     """Runs it."""
-    engine = VllmEngine(EngineProfile(model, device="cpu", engine_args=ARGUMENTS))
+    engine = VllmEngine(EngineConfig(model, device="cpu", engine_args=ARGUMENTS))
     await engine.start(lambda _phase, _fraction: None)
     try:
         seams = await cut_everywhere(engine, CASES[:PROMPTS], CUTS, random.Random(2026))

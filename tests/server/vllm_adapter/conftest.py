@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from vllama_server.vllm_adapter.engine import VllmEngine
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what vLLM's own imports warn of is not ours to mend
@@ -56,9 +56,9 @@ def temporary() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def profile(model_directory: Path) -> EngineProfile:
+def engine_config(model_directory: Path) -> EngineConfig:
     """What the session's engine is asked for."""
-    return EngineProfile(
+    return EngineConfig(
         model=str(model_directory),
         name="smollm2:135m",
         device="cpu",
@@ -68,9 +68,9 @@ def profile(model_directory: Path) -> EngineProfile:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def engine(profile: EngineProfile) -> AsyncIterator[VllmEngine]:
+async def engine(engine_config: EngineConfig) -> AsyncIterator[VllmEngine]:
     """A started engine."""
-    engine = VllmEngine(profile)
+    engine = VllmEngine(engine_config)
     await engine.start(lambda _phase, _fraction: None)
     try:
         yield engine

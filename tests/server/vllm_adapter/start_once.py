@@ -10,12 +10,12 @@ import sys
 
 from vllama_server.errors import StartFailed
 from vllama_server.vllm_adapter.engine import VllmEngine
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 
 async def main(model: str) -> None:
     """Prints the message of StartFailed, and "started" when there was none."""
-    engine = VllmEngine(EngineProfile(model, device="cpu"))
+    engine = VllmEngine(EngineConfig(model, device="cpu"))
     try:
         await engine.start(lambda _phase, _fraction: None)
         print("started")

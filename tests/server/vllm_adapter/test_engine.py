@@ -56,7 +56,7 @@ async def test_description_tells_what_the_model_is(engine: VllmEngine) -> None:
 
 
 async def test_alone_and_in_a_batch_the_text_is_the_same(engine: VllmEngine) -> None:
-    """The deterministic profile's promise."""
+    """The deterministic setting's promise."""
     prompts = [TextPrompt(f"Once upon a time, in the year {1900 + number},") for number in range(8)]
     alone = [(await run(engine, prompt)).text for prompt in prompts]
     together = await asyncio.gather(*(run(engine, prompt) for prompt in prompts))

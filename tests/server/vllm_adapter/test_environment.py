@@ -1,13 +1,22 @@
-"""The environment of the engine's processes: ours where it must be, the operator's where it may be."""
+"""The environment of the engine's processes: ours where it must be, the operator's where it may be.
+
+The placement group that an actor tells its worker of.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from vllama_server.vllm_adapter.environment import has_batch_invariance, prepare
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
+from vllama_server.vllm_adapter.environment import (
+    RAY_GROUP_VARIABLE,
+    has_batch_invariance,
+    prepare,
+    use_placement_group,
+)
 
 
 class FakeNvml:
@@ -45,8 +54,8 @@ class FakeNvml:
 
 def prepared(environ: dict[str, str], *, deterministic: bool = False, batch_invariant: bool = False) -> dict[str, str]:
     """Prepares this environment for a worker on cores 0 and 2."""
-    profile = EngineProfile("m", deterministic=deterministic)
-    prepare(environ, profile, Path("/r"), cores={2, 0}, batch_invariant=batch_invariant, process_id=7)
+    engine_config = EngineConfig("m", deterministic=deterministic)
+    prepare(environ, engine_config, Path("/r"), cores={2, 0}, batch_invariant=batch_invariant, process_id=7)
     return environ
 
 
@@ -112,3 +121,28 @@ def test_batch_invariance_needs_hopper_everywhere(capabilities: tuple[tuple[int,
     nvml = FakeNvml(*capabilities)
     assert has_batch_invariance(nvml) is expected
     assert nvml.sessions == 0
+
+
+GROUP_ID = "ab" * 18
+
+
+def config_of(backend):
+    """An engine's configuration, as far as it matters here."""
+    parallel = SimpleNamespace(distributed_executor_backend=backend, placement_group=None)
+    return SimpleNamespace(parallel_config=parallel)
+
+
+def test_an_engine_on_ray_takes_the_actors_group():
+    """The group of the given id goes into the configuration, without a connection to any cluster."""
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    config = config_of("ray")
+    use_placement_group(config, {RAY_GROUP_VARIABLE: GROUP_ID})
+    assert config.parallel_config.placement_group.id.hex() == GROUP_ID
+
+
+@pytest.mark.parametrize(("backend", "environ"), [("ray", {}), ("mp", {RAY_GROUP_VARIABLE: GROUP_ID}), (None, {})])
+def test_any_other_engine_is_left_alone(backend, environ):
+    """Without a group, or without Ray, nothing changes."""
+    config = config_of(backend)
+    use_placement_group(config, environ)
+    assert config.parallel_config.placement_group is None

@@ -18,12 +18,11 @@ from vllm.renderers.online_renderer import OnlineRenderer
 
 from vllama_server.engine.description import Capability
 from vllama_server.engine.requests import ChatPrompt, Message, ThinkLevel, Tool
-from vllama_server.vllm_adapter.assembly import Assembler, Splitter
 from vllama_server.vllm_adapter.chat import render_request
-from vllama_server.vllm_adapter.families import load_families, traits_of
+from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, Vocabulary
+from vllama_server.vllm_adapter.model_description import load_families, traits_of
+from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
-from vllama_server.vllm_adapter.text import DecodeOptions, TokenText
-from vllama_server.vllm_adapter.vocabulary import Vocabulary
 
 WEATHER = Tool("get_weather", "Looks it up.", '{"type":"object","properties":{"city":{"type":"string"}}}')
 CHAT = ChatPrompt((Message("system", "Be brief."), Message("user", "Weather in Zürich?")), (WEATHER,))
@@ -82,8 +81,8 @@ async def rendered(online: OnlineRenderer, chat: ChatPrompt) -> Rendered:
 def assembler(online: OnlineRenderer, tokenizer: Any) -> Assembler:
     """Reads the answer to the chat."""
     request = render_request(CHAT, CHAT.messages, has_tool_parser=True)
-    splitter = Splitter(online.parser(tokenizer, request.tools), request, [1])
-    return Assembler(TokenText(tokenizer, "r", [1], DecodeOptions(skip_special_tokens=False)), splitter)
+    parser = OutputParser(online.parser(tokenizer, request.tools), request, [1])
+    return Assembler(Detokenizer(tokenizer, "r", [1], DecodeOptions(skip_special_tokens=False)), parser)
 
 
 def merged(made: Assembler, token_ids: list[int]) -> tuple[str, str, list[tuple[str, Any]]]:

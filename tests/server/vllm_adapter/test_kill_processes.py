@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 
-from vllama_server.vllm_adapter.processes import EngineProcesses
+from vllama_server.vllm_adapter.engine import EngineProcesses
 
 
 def test_only_processes_of_this_engine_are_killed() -> None:

@@ -15,10 +15,9 @@ from vllm.parser import ParserManager
 from vllm.tokenizers.mistral import MistralTokenizer
 
 from vllama_server.engine.requests import ChatPrompt, Message, Tool
-from vllama_server.vllm_adapter.assembly import Assembler, Splitter
 from vllama_server.vllm_adapter.chat import render_request
-from vllama_server.vllm_adapter.text import DecodeOptions, TokenText
-from vllama_server.vllm_adapter.vocabulary import Vocabulary
+from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, Vocabulary
+from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +47,7 @@ def test_tokens_are_known_as_bytes(tokenizer: Any) -> None:
 def test_text_comes_out_token_by_token(tokenizer: Any) -> None:
     """No character is split."""
     token_ids = tokenizer.encode(TEXT, add_special_tokens=False)
-    text = TokenText(tokenizer, "r", [1], DecodeOptions())
+    text = Detokenizer(tokenizer, "r", [1], DecodeOptions())
     pieces = [text.add(token_id, ends=token_id == token_ids[-1])[0] for token_id in token_ids]
     assert "".join(pieces) == TEXT
     assert not any("\ufffd" in piece for piece in pieces)
@@ -61,9 +60,9 @@ def test_tool_calls_come_whole(tokenizer: Any) -> None:
     )
     chat = ChatPrompt((Message("user", "Weather?"),), tools=(Tool("get_weather", "Looks it up."),))
     request = render_request(chat, chat.messages, has_tool_parser=True)
-    splitter = Splitter(parser_class(tokenizer, request.tools), request, [1])
+    parser = OutputParser(parser_class(tokenizer, request.tools), request, [1])
     options = DecodeOptions(skip_special_tokens=False)
-    assembler = Assembler(TokenText(tokenizer, "r", [1], options), splitter)
+    assembler = Assembler(Detokenizer(tokenizer, "r", [1], options), parser)
     token_ids = [tokenizer.get_vocab()["[TOOL_CALLS]"], *tokenizer.encode(CALL, add_special_tokens=False)]
     outputs = [assembler.add([token_id], ends=number == len(token_ids)) for number, token_id in enumerate(token_ids, 1)]
     calls = [call for output in outputs for call in output.tool_calls]

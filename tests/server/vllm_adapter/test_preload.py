@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from vllama_server.vllm_adapter.preload import Preloading, computing_environment, listed_cores
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
+from vllama_server.vllm_adapter.preload import Preloader, computing_environment, listed_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def environment(environ: Mapping[str, str], **arguments: str) -> dict[str, str] | None:
     """What a worker with this environment and these engine arguments preloads with."""
-    return computing_environment(EngineProfile("m", engine_args=arguments), environ)
+    return computing_environment(EngineConfig("m", engine_args=arguments), environ)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_the_process_lives_as_long_as_one_that_was_forked_from_it() -> None:
     child = context.Process(target=time.sleep, args=(60,))
     child.start()
     try:
-        Preloading().end()
+        Preloader().end()
         assert child.is_alive()
     finally:
         child.kill()
         child.join(30)
     assert child.exitcode == -9
-    Preloading().end()
+    Preloader().end()
     assert not any("forkserver" in " ".join(process.cmdline()) for process in psutil.Process().children())

@@ -28,7 +28,7 @@ STORY = TextPrompt("Once upon a time")
 
 
 async def test_two_hundred_cuts_all_give_the_undisturbed_text(engine: VllmEngine) -> None:
-    """Twenty prompts, ten random cuts each, on the deterministic profile: text, tokens and ending are the same."""
+    """Twenty prompts, ten random cuts each, with the deterministic settings: text, tokens and ending agree."""
     cases = await all_cases(engine)
     seams = await cut_everywhere(engine, cases, 10, random.Random(2026))
     assert len(seams) == 200

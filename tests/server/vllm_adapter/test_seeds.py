@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 LONG_PROMPT = TokenPrompt(tuple(1000 + (50 * 7919 + place * place * 31) % 40_000 for place in range(1200)))
-"""Three steps of the CPU's profile; the same tokens whenever it is computed."""
+"""Three steps of the CPU's engine_config; the same tokens whenever it is computed."""
 
 
 async def test_a_seed_repeats_its_text_whatever_is_left_to_compute_of_its_prompt(engine: VllmEngine) -> None:

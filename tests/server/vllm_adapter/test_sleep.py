@@ -12,10 +12,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from vllama_server.errors import CapabilityMissing, EngineDead
 from vllama_server.vllm_adapter.engine import VllmEngine
-from vllama_server.vllm_adapter.loaded import LoadedEngine
+from vllama_server.vllm_adapter.loaded_engine import LoadedEngine
 
 if TYPE_CHECKING:
-    from vllama_server.vllm_adapter.profile import EngineProfile
+    from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 
 class RecordedLlm:
@@ -63,9 +63,9 @@ async def test_without_sleep_mode_nothing_is_asked_of_the_engine() -> None:
     assert llm.asked == []
 
 
-async def test_weights_that_are_lost_on_the_way_end_the_engine(profile: EngineProfile) -> None:
+async def test_weights_that_are_lost_on_the_way_end_the_engine(engine_config: EngineConfig) -> None:
     """Half of them here and half there is no state to go on from; the cause is told."""
-    engine = VllmEngine(profile)
+    engine = VllmEngine(engine_config)
     engine._loaded = loaded_on(RecordedLlm("CUDA error: out of memory"), can_sleep=True)
     engine._failure = asyncio.get_running_loop().create_future()
     with pytest.raises(EngineDead, match="out of memory"):
@@ -73,9 +73,9 @@ async def test_weights_that_are_lost_on_the_way_end_the_engine(profile: EnginePr
     assert "out of memory" in str(await engine.failed())
 
 
-async def test_an_engine_that_wakes_only_in_part_ends(profile: EngineProfile) -> None:
+async def test_an_engine_that_wakes_only_in_part_ends(engine_config: EngineConfig) -> None:
     """Its scheduler stays paused then: every request would wait for ever."""
-    engine = VllmEngine(profile)
+    engine = VllmEngine(engine_config)
     engine._loaded = loaded_on(RecordedLlm(wakes=False), can_sleep=True)
     engine._failure = asyncio.get_running_loop().create_future()
     with pytest.raises(EngineDead, match="still sleeps"):

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from vllama_server.errors import StartFailed
 from vllama_server.vllm_adapter.engine import VllmEngine
-from vllama_server.vllm_adapter.profile import EngineProfile
+from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -63,7 +63,7 @@ def broken_config(source: Path, target: Path) -> Path:
 
 async def message_of(model: str, **arguments: str) -> str:
     """Starts an engine and returns why it failed."""
-    engine = VllmEngine(EngineProfile(model, device="cpu", engine_args=arguments))
+    engine = VllmEngine(EngineConfig(model, device="cpu", engine_args=arguments))
     try:
         with pytest.raises(StartFailed) as caught:
             await engine.start(lambda _phase, _fraction: None)

@@ -1,4 +1,11 @@
-"""Reports of the engine's processes, as they arrive: for progress while it starts, for the root cause when it dies."""
+"""Reports of the engine's processes, as they arrive: for progress while it starts, for the root cause when it dies.
+
+Progress of a start, read from vLLM's log: it has no other way to report.
+
+Each entry of the table is a phrase of vLLM's and how far the start is when it appears. The
+fractions are shares of the phase's usual time; an unknown log line changes nothing, so a new
+wording costs detail and never correctness.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllama_server.engine.protocol import StartPhase
 from vllama_server.vllm_adapter.child_plugin import REPORTS_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
 
 LONGEST_REPORT_BYTES = 256 * 1024
 KEPT_FAILURES = 50
@@ -74,3 +83,53 @@ class ReportInbox:
                     if len(self._failures) < KEPT_FAILURES:
                         self._failures.append(report)
             self._on_report(report)
+
+
+_MILESTONES = (
+    ("Initializing a V1 LLM engine", StartPhase.LOAD, 0.3),
+    ("Starting to load model", StartPhase.LOAD, 0.7),
+    ("Time spent downloading weights", StartPhase.DOWNLOAD, 1.0),
+    ("Loading weights took", StartPhase.LOAD, 0.9),
+    ("Model loading took", StartPhase.LOAD, 1.0),
+    ("Warming up model for the compilation", StartPhase.COMPILE, 0.1),
+    ("torch.compile takes", StartPhase.COMPILE, 0.6),
+    ("Available KV cache memory", StartPhase.COMPILE, 0.7),
+    ("KV cache size", StartPhase.COMPILE, 0.8),
+    ("Graph capturing finished", StartPhase.COMPILE, 0.95),
+    ("init engine (profile, create kv cache", StartPhase.COMPILE, 1.0),
+)
+_ORDER = tuple(StartPhase)
+
+
+class StartProgress:
+    """Turns log lines of any process into ever advancing progress. Safe to call from any thread."""
+
+    def __init__(self, report: Callable[[StartPhase, float], None]) -> None:
+        self._report = report
+        self._reached = (-1, 0.0)
+
+    def reach(self, phase: StartPhase, fraction: float = 0.0) -> None:
+        """Tells that the start is so far, unless it is farther already."""
+        place = (_ORDER.index(phase), fraction)
+        if place > self._reached:
+            self._reached = place
+            self._report(phase, fraction)
+
+    def read(self, message: str) -> None:
+        """Takes one log message."""
+        for phrase, phase, fraction in _MILESTONES:
+            if phrase in message:
+                self.reach(phase, fraction)
+                return
+
+
+class ProgressHandler(logging.Handler):
+    """Reads the log of this very process."""
+
+    def __init__(self, progress: StartProgress) -> None:
+        super().__init__(logging.INFO)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes one record."""
+        self._progress.read(record.getMessage())

@@ -1,13 +1,31 @@
-"""The table finds each family's parsers, and what it names exists in vLLM."""
+"""The table finds each family's parsers, and what it names exists in vLLM.
+
+The chat template is found where the model has it, and given to vLLM where it need not look for another.
+"""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
 from vllama_balancer.models.table import KnownModel, ModelTable
-from vllama_server.vllm_adapter.families import Traits, fill_in_the_middle, load_families, traits_of
+from vllama_server.vllm_adapter.engine_config import EngineConfig
+from vllama_server.vllm_adapter.model_description import (
+    Traits,
+    chat_template,
+    fill_in_the_middle,
+    load_families,
+    only_template,
+    traits_of,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 QWEN_TEMPLATE = "{%- if tools %}<tool_call>\n{...}</tool_call>{% endif %}"
 LLAMA_TEMPLATE = "{%- if tools %}Environment: ipython{% endif %}"
@@ -95,3 +113,43 @@ def test_every_gap_template_takes_both_sides(family: object) -> None:
     """Prefix and suffix each occur once."""
     fim = family.traits.fim  # type: ignore[attr-defined]
     assert not fim or (fim.count("{prefix}"), fim.count("{suffix}")) == (1, 1)
+
+
+OWN = SimpleNamespace(chat_template="{{ messages }}")
+SEVERAL = SimpleNamespace(chat_template={"default": "{{ plain }}", "tool_use": "{{ tools }}"})
+NONE = SimpleNamespace(chat_template=None)
+ENGINE_CONFIG = EngineConfig("m")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "template"),
+    [(OWN, "{{ messages }}"), (SEVERAL, "{{ tools }}"), (NONE, ""), (SimpleNamespace(), "")],
+    ids=["one", "several", "none", "a tokenizer of another kind"],
+)
+def test_the_models_template_is_found(tokenizer: SimpleNamespace, template: str) -> None:
+    """The one that knows tools, where there are several."""
+    assert chat_template(tokenizer, ENGINE_CONFIG) == template
+
+
+def test_the_only_template_is_given() -> None:
+    """A model of text alone has no other."""
+    assert only_template(OWN, ENGINE_CONFIG, is_multimodal=False) == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "is_multimodal"),
+    [(SEVERAL, False), (NONE, False), (OWN, True)],
+    ids=["by the chat's tools", "by the model's type", "by the processor"],
+)
+def test_where_vllm_chooses_it_is_given_none(tokenizer: SimpleNamespace, is_multimodal: bool) -> None:
+    """Its own choice may be a better one."""
+    assert only_template(tokenizer, ENGINE_CONFIG, is_multimodal=is_multimodal) is None
+
+
+def test_the_operators_template_beats_all(tmp_path: Path) -> None:
+    """Whatever the model has."""
+    path = tmp_path / "mine.jinja"
+    path.write_text("{{ mine }}")
+    engine_config = EngineConfig("m", engine_args={"chat_template": str(path)})
+    assert chat_template(SEVERAL, engine_config) == "{{ mine }}"
+    assert only_template(SEVERAL, engine_config, is_multimodal=True) == "{{ mine }}"

@@ -10,8 +10,7 @@ import pytest
 
 from vllama_server.engine.protocol import StartPhase
 from vllama_server.vllm_adapter.child_plugin import LONGEST_TEXT, ReportHandler
-from vllama_server.vllm_adapter.progress import StartProgress
-from vllama_server.vllm_adapter.reports import KEPT_FAILURES, Report, ReportInbox
+from vllama_server.vllm_adapter.child_reports import KEPT_FAILURES, Report, ReportInbox, StartProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

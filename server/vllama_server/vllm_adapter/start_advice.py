@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_server.vllm_adapter.profile import EngineProfile
-    from vllama_server.vllm_adapter.reports import Report
+    from vllama_server.vllm_adapter.child_reports import Report
+    from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 LONGEST_CAUSE = 600
 """Characters of a cause that a reader can take in; vLLM lists some 300 architectures in one of them."""
@@ -136,11 +136,11 @@ _NOISE = (
 """What vLLM, pydantic and the hub add to a cause without telling more of it."""
 
 
-def failure_message(profile: EngineProfile, error: BaseException, failures: Sequence[Report]) -> str:
+def failure_message(engine_config: EngineConfig, error: BaseException, failures: Sequence[Report]) -> str:
     """Puts the paragraph together from what the worker saw and what the engine's processes reported."""
     cause = root_cause(error, failures)
     advice = advice_for("\n".join([cause, *(report.traceback for report in failures[:1]), _chain(error)]))
-    return f"{profile.model} could not be started: {_sentence(cause)}{' ' + advice if advice else ''}"
+    return f"{engine_config.model} could not be started: {_sentence(cause)}{' ' + advice if advice else ''}"
 
 
 def root_cause(error: BaseException, failures: Sequence[Report]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Collects no garbage until the block ends, and never what has come to be by then."""
     gc.disable()
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transformers import AutoTokenizer
 
-from vllama_server.vllm_adapter.text import DecodeOptions, TokenText
+from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ def tokenizer(model_directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(model_directory)
 
 
-def feed(text: TokenText, token_ids: list[int]) -> tuple[list[str], str]:
+def feed(text: Detokenizer, token_ids: list[int]) -> tuple[list[str], str]:
     """Feeds tokens until a stop text is complete; returns the pieces and that stop text."""
     pieces = []
     for position, token_id in enumerate(token_ids):
@@ -35,14 +35,14 @@ def feed(text: TokenText, token_ids: list[int]) -> tuple[list[str], str]:
 )
 def test_pieces_make_the_whole_and_split_no_character(tokenizer: Any, given: str) -> None:
     """Tokens end in the middle of characters; pieces never do."""
-    pieces, _ = feed(TokenText(tokenizer, "r", [1], DecodeOptions()), tokenizer.encode(given))
+    pieces, _ = feed(Detokenizer(tokenizer, "r", [1], DecodeOptions()), tokenizer.encode(given))
     assert "".join(pieces) == given
     assert not any("\ufffd" in piece for piece in pieces)
 
 
 def test_what_may_begin_a_stop_text_waits(tokenizer: Any) -> None:
     """A piece is held back while it could still become a stop text, and comes when it does not."""
-    text = TokenText(tokenizer, "r", [1], DecodeOptions(stop=["world peace"]))
+    text = Detokenizer(tokenizer, "r", [1], DecodeOptions(stop=["world peace"]))
     pieces, matched = feed(text, tokenizer.encode("hello world, peace"))
     assert matched == ""
     assert pieces[0] == "hello"
@@ -52,14 +52,14 @@ def test_what_may_begin_a_stop_text_waits(tokenizer: Any) -> None:
 
 def test_nothing_waits_without_need(tokenizer: Any) -> None:
     """Text that cannot begin a stop text is not delayed, however long the stop text is."""
-    text = TokenText(tokenizer, "r", [1], DecodeOptions(stop=["### End of the conversation ###"]))
+    text = Detokenizer(tokenizer, "r", [1], DecodeOptions(stop=["### End of the conversation ###"]))
     pieces, _ = feed(text, tokenizer.encode("one two three"))
     assert pieces == ["one", " two", " three"]
 
 
 def test_the_earliest_stop_text_counts_and_is_left_out(tokenizer: Any) -> None:
     """Of several, the one that is complete first ends the text."""
-    text = TokenText(tokenizer, "r", [1], DecodeOptions(stop=["four", "two th"]))
+    text = Detokenizer(tokenizer, "r", [1], DecodeOptions(stop=["four", "two th"]))
     pieces, matched = feed(text, tokenizer.encode("one two three four"))
     assert ("".join(pieces), matched) == ("one ", "two th")
 
@@ -67,17 +67,17 @@ def test_the_earliest_stop_text_counts_and_is_left_out(tokenizer: Any) -> None:
 def test_a_stop_text_counts_only_after_min_tokens(tokenizer: Any) -> None:
     """Earlier ones are text like any other."""
     options = DecodeOptions(stop=["two"], min_tokens=3)
-    pieces, matched = feed(TokenText(tokenizer, "r", [1], options), tokenizer.encode("one two three two"))
+    pieces, matched = feed(Detokenizer(tokenizer, "r", [1], options), tokenizer.encode("one two three two"))
     assert ("".join(pieces), matched) == ("one two three ", "two")
 
 
 @pytest.mark.parametrize("stop", [(), ("🙃 n", "three"), ("é — 日x",)])
 def test_replayed_tokens_restore_the_state_to_the_letter(tokenizer: Any, stop: tuple[str, ...]) -> None:
-    """Cut anywhere: what a second TokenText says after the replay is what the first would have said."""
+    """Cut anywhere: what a second Detokenizer says after the replay is what the first would have said."""
     token_ids = tokenizer.encode("naïve café — 日本語 🙂🙃 ñandú, one two three")
-    pieces, _ = feed(TokenText(tokenizer, "r", [1], DecodeOptions(stop=stop)), token_ids)
+    pieces, _ = feed(Detokenizer(tokenizer, "r", [1], DecodeOptions(stop=stop)), token_ids)
     for cut in range(1, len(pieces)):
-        resumed = TokenText(tokenizer, "r", [1], DecodeOptions(stop=stop))
+        resumed = Detokenizer(tokenizer, "r", [1], DecodeOptions(stop=stop))
         for token_id in token_ids[:cut]:
             resumed.add(token_id)
         assert feed(resumed, token_ids[cut:])[0] == pieces[cut:]

@@ -6,12 +6,12 @@ import pytest
 
 from vllama_server.config import WorkerConfig
 from vllama_server.errors import StartFailed
-from vllama_server.vllm_adapter.profile import CPU_WORKER, EngineProfile, engine_arguments, typed_arguments
+from vllama_server.vllm_adapter.engine_config import CPU_WORKER, EngineConfig, engine_arguments, typed_arguments
 
 
 def test_a_gpu_gets_the_decided_profile() -> None:
     """Large steps, many streams, contexts of 4096 tokens, 90 % of the memory."""
-    arguments = engine_arguments(EngineProfile("m"), on_cpu=False)
+    arguments = engine_arguments(EngineConfig("m"), on_cpu=False)
     assert arguments["max_num_batched_tokens"] == 16384
     assert arguments["max_num_seqs"] == 256
     assert arguments["max_model_len"] == 4096
@@ -21,50 +21,55 @@ def test_a_gpu_gets_the_decided_profile() -> None:
 
 def test_a_cpu_runs_eagerly_and_takes_no_share_of_memory() -> None:
     """Compiling costs a minute there, and its memory is everybody's."""
-    arguments = engine_arguments(EngineProfile("m"), on_cpu=True)
+    arguments = engine_arguments(EngineConfig("m"), on_cpu=True)
     assert arguments["enforce_eager"] is True
     assert "gpu_memory_utilization" not in arguments
 
 
 def test_only_a_cpu_gets_a_worker_of_its_own() -> None:
     """On a GPU vLLM's own takes draws back; an operator's choice beats both."""
-    assert engine_arguments(EngineProfile("m"), on_cpu=True)["worker_cls"] == CPU_WORKER
-    assert "worker_cls" not in engine_arguments(EngineProfile("m"), on_cpu=False)
-    own = EngineProfile("m", engine_args={"worker_cls": "their.Worker"})
+    assert engine_arguments(EngineConfig("m"), on_cpu=True)["worker_cls"] == CPU_WORKER
+    assert "worker_cls" not in engine_arguments(EngineConfig("m"), on_cpu=False)
+    own = EngineConfig("m", engine_args={"worker_cls": "their.Worker"})
     assert engine_arguments(own, on_cpu=True)["worker_cls"] == "their.Worker"
 
 
 @pytest.mark.parametrize(("deterministic", "dtype"), [(True, "float32"), (False, "bfloat16")])
 def test_deterministic_computes_in_float32_on_a_cpu(deterministic: bool, dtype: str) -> None:
     """bfloat16 rounds differently with every make-up of a batch."""
-    profile = EngineProfile("m", deterministic=deterministic)
-    arguments = engine_arguments(profile, on_cpu=True, cpu_dtype="bfloat16")
+    engine_config = EngineConfig("m", deterministic=deterministic)
+    arguments = engine_arguments(engine_config, on_cpu=True, cpu_dtype="bfloat16")
     assert arguments["dtype"] == dtype
 
 
 def test_the_queue_bounds_what_the_engine_accepts() -> None:
     """Streams and queue together."""
-    arguments = engine_arguments(EngineProfile("m", max_streams=8, max_queue=4), on_cpu=True)
+    arguments = engine_arguments(EngineConfig("m", max_streams=8, max_queue=4), on_cpu=True)
     assert (arguments["max_num_seqs"], arguments["max_num_queued_reqs"]) == (8, 12)
 
 
 def test_max_model_len_zero_takes_the_models_own() -> None:
     """The model's own files say it then."""
-    assert engine_arguments(EngineProfile("m", max_model_len=0), on_cpu=True)["max_model_len"] is None
+    assert engine_arguments(EngineConfig("m", max_model_len=0), on_cpu=True)["max_model_len"] is None
 
 
 def test_a_profile_takes_what_it_needs_from_the_workers_configuration() -> None:
     """The first served name is the one in metrics."""
     config = WorkerConfig("dir", served_names=("a", "b"), max_streams=3, deterministic=True, engine_args={"x": "1"})
-    profile = EngineProfile.from_config(config)
-    assert (profile.model, profile.name, profile.max_streams, profile.deterministic) == ("dir", "a", 3, True)
-    assert profile.engine_args == {"x": "1"}
+    engine_config = EngineConfig.from_config(config)
+    assert (engine_config.model, engine_config.name, engine_config.max_streams, engine_config.deterministic) == (
+        "dir",
+        "a",
+        3,
+        True,
+    )
+    assert engine_config.engine_args == {"x": "1"}
 
 
 def test_engine_args_are_typed_by_vllm_and_beat_defaults() -> None:
     """Numbers, switches and choices come out as such."""
-    profile = EngineProfile("m", engine_args={"max_num_seqs": "7", "enforce-eager": "false", "dtype": "float16"})
-    arguments = engine_arguments(profile, on_cpu=True)
+    engine_config = EngineConfig("m", engine_args={"max_num_seqs": "7", "enforce-eager": "false", "dtype": "float16"})
+    arguments = engine_arguments(engine_config, on_cpu=True)
     assert (arguments["max_num_seqs"], arguments["enforce_eager"], arguments["dtype"]) == (7, False, "float16")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllama_server.vllm_adapter.stats import HALF_LIFE_SECONDS, LoadMeter, Rate
+from vllama_server.vllm_adapter.load_meter import HALF_LIFE_SECONDS, LoadMeter, Rate
 
 
 class Clock:

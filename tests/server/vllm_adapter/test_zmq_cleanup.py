@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import zmq
 from vllm.v1.engine.core_client import MPClient
 
-from vllama_server.vllm_adapter.contexts import close_abandoned, close_context
+from vllama_server.vllm_adapter.zmq_cleanup import close_abandoned, close_context
 
 
 class HalfMade(MPClient):  # type: ignore[misc]  # vLLM is not analysed

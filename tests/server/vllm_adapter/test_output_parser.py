@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 from vllm.parser import ParserManager
 
 from vllama_server.engine.requests import ChatPrompt, Message, Tool, ToolMode
-from vllama_server.vllm_adapter.assembly import Assembler, Output, Splitter
 from vllama_server.vllm_adapter.chat import render_request
-from vllama_server.vllm_adapter.text import DecodeOptions, TokenText
+from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer
+from vllama_server.vllm_adapter.output_parser import Assembler, Output, OutputParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +57,8 @@ def assembler(tokenizer: Any) -> Callable[..., Assembler]:
         chat = ChatPrompt((Message("user", "What is the weather?"),), tools=tools, tool_mode=ToolMode.AUTO)
         request = render_request(chat, chat.messages, has_tool_parser=bool(tool_parser))
         prompt = tokenizer.encode("What is the weather?<think>\n" if reasoning_parser else "What is the weather?")
-        splitter = Splitter(parser_class(tokenizer, request.tools), request, prompt)
-        return Assembler(TokenText(tokenizer, "r", prompt, DecodeOptions()), splitter)
+        parser = OutputParser(parser_class(tokenizer, request.tools), request, prompt)
+        return Assembler(Detokenizer(tokenizer, "r", prompt, DecodeOptions()), parser)
 
     return make
 

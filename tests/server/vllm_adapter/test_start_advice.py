@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from vllama_server.vllm_adapter.advice import LONGEST_CAUSE, advice_for, failure_message, root_cause
-from vllama_server.vllm_adapter.profile import EngineProfile
-from vllama_server.vllm_adapter.reports import Report
+from vllama_server.vllm_adapter.child_reports import Report
+from vllama_server.vllm_adapter.engine_config import EngineConfig
+from vllama_server.vllm_adapter.start_advice import LONGEST_CAUSE, advice_for, failure_message, root_cause
 
 GENERIC = RuntimeError(
     "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
@@ -84,7 +84,7 @@ def test_advice_sees_the_causes_behind_an_exception() -> None:
     """The outer one may say too little to go by."""
     error = OSError("Can't load the configuration.")
     error.__cause__ = RuntimeError("401 Client Error")
-    message = failure_message(EngineProfile("some/model"), error, [])
+    message = failure_message(EngineConfig("some/model"), error, [])
     assert message.startswith("some/model could not be started: OSError: Can't load the configuration. ")
     assert "HF_TOKEN" in message
 
@@ -92,7 +92,7 @@ def test_advice_sees_the_causes_behind_an_exception() -> None:
 def test_a_long_cause_is_cut_to_what_a_reader_can_take_in() -> None:
     """One line, and it still ends in advice."""
     listing = "Model architectures ['Foo'] are not supported for now. Supported architectures: " + "Bar, " * 400
-    message = failure_message(EngineProfile("some/model"), ValueError(listing), [])
+    message = failure_message(EngineConfig("some/model"), ValueError(listing), [])
     assert message.startswith("some/model could not be started: ValueError: Model architectures ['Foo']")
     assert len(message) < LONGEST_CAUSE + 400
     assert "\n" not in message

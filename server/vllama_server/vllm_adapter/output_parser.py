@@ -3,20 +3,27 @@
 Tokens are taken one by one even when the engine hands over several, because parsers may split a
 merged delta differently; so what comes out depends on the tokens alone and never on how fast the
 reader was, and a replay of delivered tokens ends in the very state that the first worker had.
+
+Complete tool calls from a parser's fragments.
+
+vLLM's parsers stream a call as it is written: the name first, then pieces of its arguments. The
+contract carries whole calls, so fragments are gathered here until the next call begins or the
+generation ends.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from vllama_server.vllm_adapter.tool_calls import ToolCallGatherer
+from vllama_server.engine.requests import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_server.engine.requests import ToolCall
-    from vllama_server.vllm_adapter.text import TokenText
+    from vllama_server.vllm_adapter.detokenizer import Detokenizer
 
 
 @dataclass(slots=True)
@@ -32,16 +39,16 @@ class Output:
     """The stop text that ended the generation, when one did."""
 
 
-class Splitter:
+class OutputParser:
     """One of vLLM's parsers with the request that it needs to see at every step."""
 
     def __init__(self, parser: Any, request: Any, prompt_token_ids: list[int]) -> None:
         self._parser = parser
         self._request = request
         self._prompt_token_ids = prompt_token_ids
-        self._calls = ToolCallGatherer()
+        self._calls = ToolCallCollector()
 
-    def split(self, text: str, token_ids: list[int], output: Output, *, ends: bool) -> None:
+    def parse(self, text: str, token_ids: list[int], output: Output, *, ends: bool) -> None:
         """Sorts new text into answer, reasoning and tool calls, and adds them to `output`."""
         message = self._parser.parse_delta(text, token_ids, self._request, self._prompt_token_ids, finished=ends)
         if message is not None:
@@ -57,11 +64,11 @@ class Splitter:
 
 
 class Assembler:
-    """Assembles one generation's output. `splitter` None passes text through untouched."""
+    """Assembles one generation's output. `parser` None passes text through untouched."""
 
-    def __init__(self, text: TokenText, splitter: Splitter | None) -> None:
+    def __init__(self, text: Detokenizer, parser: OutputParser | None) -> None:
         self._text = text
-        self._splitter = splitter
+        self._parser = parser
         self._token_ids: list[int] = []
         self._called_tools = False
         self._ended = False
@@ -83,7 +90,7 @@ class Assembler:
 
     def reasoning_tokens(self) -> int:
         """Counts the tokens that were reasoning."""
-        return self._splitter.reasoning_tokens(self._token_ids) if self._splitter else 0
+        return self._parser.reasoning_tokens(self._token_ids) if self._parser else 0
 
     def add(self, token_ids: Sequence[int], *, ends: bool = False, by_stop_token: bool = False) -> Output:
         """Takes tokens up to the one that completes a stop text.
@@ -107,8 +114,54 @@ class Assembler:
         return output
 
     def _emit(self, text: str, token_ids: list[int], output: Output) -> None:
-        if self._splitter is None:
+        if self._parser is None:
             output.text.append(text)
             return
-        self._splitter.split(text, token_ids, output, ends=self._ended)
+        self._parser.parse(text, token_ids, output, ends=self._ended)
         self._called_tools = self._called_tools or bool(output.tool_calls)
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+class ToolCallCollector:
+    """Gathers the fragments of one generation."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _OpenCall] = {}
+
+    def add(self, fragments: Sequence[Any]) -> list[ToolCall]:
+        """Takes DeltaToolCall fragments and returns the calls that a later one's beginning has closed."""
+        done: list[ToolCall] = []
+        for fragment in fragments:
+            done += self._close(before=fragment.index)
+            call = self._open.setdefault(fragment.index, _OpenCall())
+            call.id = call.id or fragment.id or ""
+            if fragment.function is not None:
+                call.name = call.name or fragment.function.name or ""
+                call.arguments.append(fragment.function.arguments or "")
+        return done
+
+    def finish(self) -> list[ToolCall]:
+        """Closes what is open. A call whose arguments were cut short is left out: half a call must not be run."""
+        return self._close(before=None)
+
+    def _close(self, before: int | None) -> list[ToolCall]:
+        indexes = sorted(index for index in self._open if before is None or index < before)
+        calls = [_complete(self._open.pop(index)) for index in indexes]
+        return [call for call in calls if call is not None]
+
+
+def _complete(call: _OpenCall) -> ToolCall | None:
+    arguments = "".join(call.arguments).strip() or "{}"
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except ValueError:
+        is_object = False
+    if not call.name or not is_object:
+        return None
+    return ToolCall(id=call.id or f"call_{uuid4().hex[:24]}", name=call.name, arguments_json=arguments)

@@ -1,9 +1,22 @@
-"""What a loaded engine is: capabilities from its template and parsers, sizes from its files."""
+"""What a loaded engine is: capabilities from its template and parsers, sizes from its files.
+
+Which parsers and which gap-filling template a model needs, from a table of model families.
+
+vLLM has the parsers but picks none by itself, and a wrong one garbles output; so the choice is
+data that a reader can check (families.toml), and `--engine-arg tool_parser=…`,
+`reasoning_parser=…` and `fim=…` override it. "none" turns one off.
+
+Which chat template a model speaks, and whether vLLM is to be told or to look for it.
+"""
 
 from __future__ import annotations
 
 import platform
+import re
+import tomllib
+from dataclasses import dataclass, replace
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +30,10 @@ from vllama_server.engine.description import Capability, Device, EngineDescripti
 from vllama_server.engine.requests import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from vllama_server.vllm_adapter.families import Traits
+    from vllama_server.vllm_adapter.engine_config import EngineConfig
+
 
 _DTYPE_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
@@ -132,3 +146,99 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the adapter must know of a model beyond its files; empty means that it has none."""
+
+    tool_parser: str = ""
+    """vLLM's name of the parser for tool calls."""
+    reasoning_parser: str = ""
+    """vLLM's name of the parser for reasoning."""
+    fim: str = ""
+    """Prompt for filling a gap, with {prefix} and {suffix}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One entry of the table: conditions, all of which must hold, and what follows from them."""
+
+    label: str
+    types: frozenset[str] = frozenset()
+    name: str = ""
+    template: str = ""
+    traits: Traits = Traits()
+
+    def matches(self, model_type: str, name: str, template: str) -> bool:
+        """Whether a model belongs to this family."""
+        return (
+            (not self.types or model_type in self.types)
+            and (not self.name or re.search(self.name, name.lower()) is not None)
+            and (not self.template or re.search(self.template, template) is not None)
+        )
+
+
+def load_families() -> tuple[Family, ...]:
+    """Reads the table that ships with the package, in its order."""
+    table = tomllib.loads((files("vllama_server.vllm_adapter") / "families.toml").read_text("utf-8"))
+    return tuple(_family(entry) for entry in table["family"])
+
+
+def traits_of(
+    families: Sequence[Family], model_type: str, names: Sequence[str], template: str, overrides: Mapping[str, str]
+) -> Traits:
+    """Finds the first family that matches under any of the model's names, then applies the overrides."""
+    found = next(
+        (family.traits for family in families for name in names if family.matches(model_type, name, template)),
+        Traits(),
+    )
+    chosen = {
+        field: "" if value.lower() == "none" else value
+        for field in ("tool_parser", "reasoning_parser", "fim")
+        if (value := overrides.get(field)) is not None
+    }
+    return replace(found, **chosen)
+
+
+def fill_in_the_middle(template: str, prefix: str, suffix: str) -> str:
+    """Writes the prompt of a gap; braces in the texts mean nothing."""
+    before, _, rest = template.partition("{prefix}")
+    if "{suffix}" in before:
+        head, _, middle = before.partition("{suffix}")
+        return head + suffix + middle + prefix + rest
+    middle, _, tail = rest.partition("{suffix}")
+    return before + prefix + middle + suffix + tail
+
+
+def _family(entry: Mapping[str, Any]) -> Family:
+    return Family(
+        label=entry["label"],
+        types=frozenset(entry.get("types", ())),
+        name=entry.get("name", ""),
+        template=entry.get("template", ""),
+        traits=Traits(entry.get("tools", ""), entry.get("reasoning", ""), entry.get("fim", "")),
+    )
+
+
+def chat_template(tokenizer: Any, engine_config: EngineConfig) -> str:
+    """Finds the template: the operator's, else the model's; empty when there is none."""
+    path = engine_config.own_argument("chat_template")
+    if path:
+        from vllm.renderers.chat_utils import load_chat_template
+
+        return str(load_chat_template(path))
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("tool_use") or template.get("default")
+    return template or ""
+
+
+def only_template(tokenizer: Any, engine_config: EngineConfig, *, is_multimodal: bool) -> str | None:
+    """The template where there is no other; None where vLLM has to choose, by chat or by processor.
+
+    Looking for one, vLLM tries the model's processor first, and for a model of text alone loads the tokenizer a second
+    time: nearly half a second of the first chat.
+    """
+    has_one = isinstance(getattr(tokenizer, "chat_template", None), str) and not is_multimodal
+    return chat_template(tokenizer, engine_config) if has_one or engine_config.own_argument("chat_template") else None

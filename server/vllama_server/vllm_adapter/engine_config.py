@@ -1,15 +1,21 @@
-"""The engine's profile: what a worker asks of vLLM, and how that becomes engine arguments.
+"""The engine's engine_config: what a worker asks of vLLM, and how that becomes engine arguments.
 
 Two sets of defaults exist because the devices want opposite things. A GPU wants large steps,
 compiled kernels and nearly all of its memory; a CPU shares its memory with everything else and
 would spend a minute on compiling for a gain of some 15 %, so it runs eagerly with a key-value
 cache of a stated size, in the precision that it computes fastest.
+
+Textual engine arguments read by vLLM's own command line parser.
+
+vLLM has some two hundred arguments with types, choices and JSON forms of their own. Its parser
+already knows them all, so nothing about them is repeated here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import difflib
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllama_server.errors import StartFailed
 
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vllama_server.config import WorkerConfig
+
 
 GPU_BATCHED_TOKENS = 16384
 """Tokens of one step on a GPU: long prompts are computed in few steps."""
@@ -34,7 +41,7 @@ OWN_KEYS = frozenset({"tool_parser", "reasoning_parser", "chat_template", "fim"}
 
 
 @dataclass(frozen=True, slots=True)
-class EngineProfile:
+class EngineConfig:
     """What a worker asks of its engine, independent of flags and of vLLM's own names."""
 
     model: str
@@ -57,7 +64,7 @@ class EngineProfile:
     """Arguments as given, by key; checked when the engine starts."""
 
     @classmethod
-    def from_config(cls, config: WorkerConfig) -> EngineProfile:
+    def from_config(cls, config: WorkerConfig) -> EngineConfig:
         """Takes from a worker's configuration what concerns the engine."""
         return cls(
             model=config.model,
@@ -80,29 +87,29 @@ class EngineProfile:
         return self.engine_args.get(key)
 
 
-def engine_arguments(profile: EngineProfile, *, on_cpu: bool, cpu_dtype: str = "auto") -> dict[str, Any]:
+def engine_arguments(engine_config: EngineConfig, *, on_cpu: bool, cpu_dtype: str = "auto") -> dict[str, Any]:
     """Builds the keyword arguments of AsyncEngineArgs; `--engine-arg` beats every default.
 
     `cpu_dtype` is the number format that the processor computes fast. Raises StartFailed for an
     unknown key or a value that vLLM cannot read.
     """
-    streams = profile.streams(on_cpu)
+    streams = engine_config.streams(on_cpu)
     arguments: dict[str, Any] = {
-        "model": profile.model,
-        "served_model_name": [profile.name or profile.model],
-        "max_model_len": profile.max_model_len or None,
+        "model": engine_config.model,
+        "served_model_name": [engine_config.name or engine_config.model],
+        "max_model_len": engine_config.max_model_len or None,
         "max_num_seqs": streams,
-        "max_num_queued_reqs": streams + profile.max_queue,
+        "max_num_queued_reqs": streams + engine_config.max_queue,
         "max_num_batched_tokens": max(CPU_BATCHED_TOKENS if on_cpu else GPU_BATCHED_TOKENS, streams),
         "scheduling_policy": "priority",
     }
     if on_cpu:
         arguments["enforce_eager"] = True
         arguments["worker_cls"] = CPU_WORKER
-        arguments["dtype"] = "float32" if profile.deterministic else cpu_dtype
+        arguments["dtype"] = "float32" if engine_config.deterministic else cpu_dtype
     else:
-        arguments["gpu_memory_utilization"] = profile.gpu_memory_utilization
-    arguments.update(typed_arguments(profile.engine_args))
+        arguments["gpu_memory_utilization"] = engine_config.gpu_memory_utilization
+    arguments.update(typed_arguments(engine_config.engine_args))
     return arguments
 
 
@@ -114,9 +121,52 @@ def typed_arguments(given: Mapping[str, str]) -> dict[str, Any]:
     foreign = {key: value for key, value in given.items() if key not in OWN_KEYS}
     if not foreign:
         return {}
-    from vllama_server.vllm_adapter.engine_flags import read_flags  # costs a second: only when it is needed
-
     try:
         return read_flags(foreign)
     except ValueError as error:
         raise StartFailed(f"--engine-arg {error}") from error
+
+
+_SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def read_flags(given: Mapping[str, str]) -> dict[str, Any]:
+    """Types every value. Raises ValueError, without "--engine-arg" in front, for a wrong key or value."""
+    # vLLM is imported only where an argument needs it: that takes a second.
+    from vllm import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
+    parser.error = _refuse
+    switches = {
+        action.dest for action in parser._actions if any(flag.startswith("--no-") for flag in action.option_strings)
+    }
+    return {_key(key, known): _value(parser, key, value, _key(key, known) in switches) for key, value in given.items()}
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def _key(key: str, known: set[str]) -> str:
+    name = key.replace("-", "_")
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else " The keys are those of vLLM's AsyncEngineArgs."
+    raise ValueError(f"{key}: vLLM has no such engine argument.{hint}")
+
+
+def _value(parser: Any, key: str, value: str, is_switch: bool) -> Any:
+    name = key.replace("-", "_")
+    flag = "--" + name.replace("_", "-")
+    if is_switch:
+        if value.lower() not in _SWITCH:
+            raise ValueError(f"{key}={value}: is a switch; give true or false.")
+        return _SWITCH[value.lower()]
+    try:
+        parsed = parser.parse_args([f"{flag}={value}"])
+    except (ValueError, SystemExit) as error:
+        raise ValueError(f"{key}={value}: {error}") from error
+    return getattr(parsed, name)

