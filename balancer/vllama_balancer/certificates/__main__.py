@@ -1,4 +1,4 @@
-"""`vllama certs`: makes the authority and the certificates with which balancers and workers know each other."""
+"""`vllama certs`: makes the authority and the certificates with which balancers and workers authenticate each other."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ def _issue(arguments: argparse.Namespace) -> str:
 
 def _rotate(arguments: argparse.Namespace) -> str:
     names = CertificateFolder(arguments.folder).rotate(arguments.days, authority=arguments.authority)
-    said = "replaced the authority; copy ca.pem to every machine before the certificates\n"
-    return (
-        f"{said if arguments.authority else ''}issued anew: {', '.join(names) or 'nothing, as nothing had been issued'}"
-    )
+    replaced = "replaced the authority; copy ca.pem to every machine before the certificates\n"
+    issued = ", ".join(names) or "nothing, as nothing had been issued"
+    return f"{replaced if arguments.authority else ''}issued anew: {issued}"
 
 
 def _parser() -> argparse.ArgumentParser:

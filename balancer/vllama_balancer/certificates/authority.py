@@ -1,7 +1,7 @@
-"""Makes keys and certificates: an authority, and what it signs. Pure but for the random keys; files are folder.py's.
+"""Keys and certificates: an authority, and the certificates that it signs. Pure but for the random keys.
 
-P-256 keys: every TLS library of this decade takes them, and a handshake costs a tenth of RSA's. A certificate
-serves both ways, because balancers and workers call each other.
+P-256 keys: all current TLS libraries support them, and a handshake costs a tenth of RSA's. A certificate is for server
+and client use, because balancers and workers call each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CLOCK_SKEW = timedelta(minutes=5)
-"""Certificates begin this much earlier: the machines' clocks differ."""
+"""Certificates are valid from this much earlier: the machines' clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +32,19 @@ class Pair:
 
     @property
     def certificate_pem(self) -> bytes:
-        """The certificate for a file."""
+        """The certificate in PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     @property
     def key_pem(self) -> bytes:
-        """The private key for a file, unencrypted: the file's mode guards it."""
+        """The private key in PEM, unencrypted: the mode of its file protects it."""
         return self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
 
 def make_authority(name: str, days: int, now: datetime | None = None) -> Pair:
-    """Makes an authority that signs itself."""
+    """Returns a new self-signed authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(name)
     usage = x509.KeyUsage(
@@ -61,7 +61,7 @@ def make_authority(name: str, days: int, now: datetime | None = None) -> Pair:
 
 
 def issue(authority: Pair, name: str, hosts: Sequence[str], days: int, now: datetime | None = None) -> Pair:
-    """Makes a certificate for a machine that is reached under these host names and addresses."""
+    """Returns a new certificate for the machine with these host names and addresses."""
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -76,13 +76,13 @@ def issue(authority: Pair, name: str, hosts: Sequence[str], days: int, now: date
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """Lists the host names and addresses that a certificate is for."""
+    """Returns the host names and addresses of a certificate."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [str(name.value) for name in names]
 
 
 def name_of(certificate: x509.Certificate) -> str:
-    """Reads whom a certificate names."""
+    """Returns the common name of a certificate."""
     return str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 

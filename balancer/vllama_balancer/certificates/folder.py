@@ -1,11 +1,11 @@
-"""A folder of the fleet's certificates: the authority, what it has issued, and the token for joining.
+"""A folder of the fleet's certificates: the authority, the certificates it has issued, and the token for joining.
 
-    ca.pem        whom all trust; during a change of authority the old one as well
+    ca.pem        the trusted authority; during a change of authority the old one as well
     ca-key.pem    stays on the machine where certificates are made
-    join-token    what a worker shows to join, and a balancer compares
+    join-token    a worker shows it to join, and a balancer compares it
     NAME.pem, NAME-key.pem
 
-Files are replaced whole, so that a process that reads one never finds half of it.
+Files are replaced by rename, so that a reader never finds half of one.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class CertificateFolder:
-    """The files in one folder. Every method raises ConfigError with one sentence when it cannot do its work."""
+    """The files in one folder. Every method raises ConfigError with one sentence on failure."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def init(self, days: int = AUTHORITY_DAYS) -> None:
-        """Makes the authority and the token for joining; never replaces an authority."""
+        """Makes the authority and the token for joining. Raises ConfigError if there is an authority."""
         if self._key_path(AUTHORITY).exists():
             raise ConfigError(f"{self._path} holds an authority already; `vllama certs rotate --ca` replaces one")
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class CertificateFolder:
             self._write(self._path / TOKEN, f"{secrets.token_urlsafe(32)}\n".encode(), private=True)
 
     def issue(self, name: str, hosts: Sequence[str], days: int = CERTIFICATE_DAYS) -> tuple[Path, Path]:
-        """Issues a certificate for the hosts, or for the name itself; returns the paths of it and its key."""
+        """Issues a certificate for the hosts, or else for the name; returns the paths of it and its key."""
         if not _NAME.fullmatch(name) or name == AUTHORITY:
             raise ConfigError(f"NAME must be a plain file name other than {AUTHORITY!r}, not {name!r}")
         self._write_pair(name, issue(self._authority(), name, hosts or [name], days))
@@ -60,8 +60,8 @@ class CertificateFolder:
     def rotate(self, days: int = CERTIFICATE_DAYS, *, authority: bool = False) -> list[str]:
         """Issues every certificate anew, with a new key, for the same hosts; returns their names.
 
-        With `authority` a new authority signs them, and ca.pem holds the old one too until it has expired or the
-        authority is replaced once more: copy ca.pem to all machines first, then the certificates.
+        With `authority`, a new authority signs them. ca.pem holds the old one too until that has expired or the
+        authority is replaced again: copy ca.pem to all machines first, then the certificates.
         """
         if authority:
             self._replace_authority()
@@ -73,7 +73,7 @@ class CertificateFolder:
         return names
 
     def issued(self) -> list[str]:
-        """Lists the names of the certificates beside the authority's."""
+        """Returns the names of the issued certificates."""
         keys = {path.name.removesuffix("-key.pem") for path in self._path.glob("*-key.pem")}
         return sorted(name for name in keys - {AUTHORITY} if self._certificate_path(name).exists())
 
@@ -82,7 +82,7 @@ class CertificateFolder:
         days = (old.not_valid_after_utc - old.not_valid_before_utc).days
         new = make_authority(name_of(old), days)
         trusted = [new.certificate, *([old] if old.not_valid_after_utc > datetime.now(UTC) else [])]
-        # Who trusts both is prepared for either: trust is written before the key that needs it.
+        # The trusted certificates are written before the key: a reader of ca.pem accepts both authorities.
         pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in trusted)
         self._write(self._certificate_path(AUTHORITY), pem)
         self._write(self._key_path(AUTHORITY), new.key_pem, private=True)

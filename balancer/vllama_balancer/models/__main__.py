@@ -1,7 +1,7 @@
 """`python -m vllama_balancer.models resolve NAME`: prints the directory or hub id that a worker can load.
 
-For commands that must not import the balancer. Progress goes to standard error, so that the answer can be
-taken from standard output; exit status 1 and one sentence when there is no such model.
+For commands that must not import the balancer. The answer goes to standard output, progress to standard error. Exit
+status 1 and one sentence if there is no such model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What a model's own files say of it, before any worker has loaded it.
+"""Describes a model from its files: configuration, chat template and headers of the weights.
 
-Clients list and inspect models that are not loaded, and choose by capability: they get what the configuration,
-the chat template and the headers of the weights tell, in the same message in which workers describe themselves. A
-worker knows more and is believed as soon as there is one.
+Clients list and inspect models that are not loaded, and choose by capability. The description is the message with
+which workers describe themselves; a worker's own has more in it and replaces this one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _LONGEST_HEADER = 100 << 20
-"""More than any real safetensors header has; a damaged file may claim anything."""
+"""More than any real safetensors header has; a damaged file may announce any length."""
 _WORDS = {
     "completion": worker_pb2.CAPABILITY_COMPLETION,
     "tools": worker_pb2.CAPABILITY_TOOLS,
@@ -32,10 +31,10 @@ _WORDS = {
 }
 
 
-def described(name: str, weights: Path, known: Sequence[str] = ()) -> worker_pb2.DescribeResponse | None:
-    """Describes the model in a directory; None when its configuration cannot be read.
+def describe(name: str, weights: Path, known: Sequence[str] = ()) -> worker_pb2.DescribeResponse | None:
+    """Describes the model in a directory; None if its configuration cannot be read.
 
-    `known` are Ollama's words for what the model can do, where the table of known models has it.
+    `known` are its capabilities by Ollama's names, if the table of known models has it.
     """
     config = _json(weights / "config.json")
     if not config:
@@ -53,7 +52,7 @@ def _capabilities(
 ) -> list[worker_pb2.Capability]:
     if known:
         found = {_WORDS[word] for word in known}
-    elif is_embedder or not _generates(config):
+    elif is_embedder or not _is_generative(config):
         found = {worker_pb2.CAPABILITY_EMBEDDING}
     else:
         found = {worker_pb2.CAPABILITY_COMPLETION}
@@ -66,8 +65,8 @@ def _capabilities(
     return sorted(found)
 
 
-def _generates(config: dict[str, Any]) -> bool:
-    """Bare encoders and classifiers end otherwise; a model that does not say is taken to generate."""
+def _is_generative(config: dict[str, Any]) -> bool:
+    """Returns False for bare encoders and classifiers; a model without `architectures` is taken to generate."""
     names = config.get("architectures") or []
     return not names or any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names)
 
@@ -121,7 +120,7 @@ def _template(weights: Path) -> str:
 
 
 def _parameters(path: Path) -> int:
-    """Counts the numbers in a safetensors file from its header: a length, and JSON with every tensor's shape."""
+    """Counts the parameters in a safetensors file by its header: a length, and JSON with every tensor's shape."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

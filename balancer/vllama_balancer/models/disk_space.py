@@ -1,4 +1,4 @@
-"""Refuses, with the numbers, what would not fit into memory or onto the disk, before any work is done."""
+"""Checks that a download or conversion fits into memory and onto the disk, before it begins."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEMORY_FACTOR = 2.2
-"""Peak of a conversion over the bytes of its result: the dequantized tensors and the model that takes them."""
+"""Peak memory of a conversion over the bytes of its result: the dequantized tensors and the model they go into."""
 MEMORY_BASE_BYTES = 600 << 20
-"""Memory of the libraries that convert."""
+"""Memory of the converting libraries."""
 FULL = ("No space left on device", "os error 28")
-"""How the operating system, and libraries that quote it, say that the disk is full."""
+"""Messages of the operating system, and of libraries that quote it, for a full disk."""
 
 
 class FreeSpace(Protocol):
-    """What is free on a machine."""
+    """Free memory and disk space of a machine."""
 
     def memory_bytes(self) -> int:
         """Memory that a process could have now."""
@@ -34,7 +34,7 @@ class FreeSpace(Protocol):
 
 
 class MachineSpace:
-    """Asks the operating system."""
+    """Free memory and disk space of this machine."""
 
     def memory_bytes(self) -> int:
         """Memory that is free or can be freed without swapping."""
@@ -47,50 +47,48 @@ class MachineSpace:
 
 @dataclass(frozen=True, slots=True)
 class FakeSpace:
-    """A machine that a test describes."""
+    """The machine that a test describes."""
 
     memory: int
     disk: int
 
     def memory_bytes(self) -> int:
-        """What the test said."""
         return self.memory
 
     def disk_bytes(self, directory: Path) -> int:
-        """What the test said."""
         return self.disk
 
 
-def check_conversion_fits(result_bytes: int, directory: Path, room: FreeSpace) -> None:
-    """Raises DoesNotFit when converting weights to so many bytes needs more than there is."""
-    needed, available = int(result_bytes * MEMORY_FACTOR) + MEMORY_BASE_BYTES, room.memory_bytes()
+def check_conversion_fits(result_bytes: int, directory: Path, free: FreeSpace) -> None:
+    """Raises DoesNotFit if a conversion to so many bytes needs more memory or disk space than is free."""
+    needed, available = int(result_bytes * MEMORY_FACTOR) + MEMORY_BASE_BYTES, free.memory_bytes()
     if needed > available:
         raise DoesNotFit(
             f"the conversion needs {gib(needed)} GiB of memory and {gib(available)} GiB are free; "
             "free some, or use a safetensors version of the model"
         )
-    _refuse_disk("the converted model", result_bytes, directory, room)
+    _check_disk("the converted model", result_bytes, directory, free)
 
 
-def check_download_fits(needed_bytes: int, directory: Path, room: FreeSpace) -> None:
-    """Raises DoesNotFit when the disk cannot take so many more bytes."""
-    _refuse_disk("the download", needed_bytes, directory, room)
+def check_download_fits(needed_bytes: int, directory: Path, free: FreeSpace) -> None:
+    """Raises DoesNotFit if the disk has less free space."""
+    _check_disk("the download", needed_bytes, directory, free)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tells whether an error of any library means that the disk is full."""
+    """Returns True if an error of any library means that the disk is full."""
     return any(words in str(error) for words in FULL)
 
 
 def gib(count: int) -> str:
-    """Writes bytes as GiB for people."""
+    """Returns bytes in GiB, for messages."""
     return f"{count / (1 << 30):.1f}"
 
 
-def _refuse_disk(what: str, needed_bytes: int, directory: Path, room: FreeSpace) -> None:
-    free = room.disk_bytes(directory)
-    if needed_bytes > free:
+def _check_disk(what: str, needed_bytes: int, directory: Path, free: FreeSpace) -> None:
+    available = free.disk_bytes(directory)
+    if needed_bytes > available:
         raise DoesNotFit(
-            f"{what} needs {gib(needed_bytes)} GiB in {directory} and {gib(free)} GiB are free; "
+            f"{what} needs {gib(needed_bytes)} GiB in {directory} and {gib(available)} GiB are free; "
             "free some, or choose another disk with --models"
         )

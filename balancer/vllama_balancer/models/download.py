@@ -1,9 +1,8 @@
 """Downloads one repository of the Hugging Face hub into the store.
 
-Run as a process of its own: `python -m vllama_balancer.models.download REPOSITORY QUANTIZATION DIRECTORY`.
-Only the files that a worker needs, several at once, each into a partial file that a later run resumes; each is
-compared with the digest that the hub announced. The directory appears by rename when all of it is there,
-and two runs at once download once.
+A job: `python -m vllama_balancer.models.download REPOSITORY QUANTIZATION DIRECTORY`. It fetches only the files that a
+worker needs, several at once. A partial file is resumed by a later run, and each file is compared with the digest
+that the hub announced. The directory appears by rename once it is complete; of two runs at once, one downloads.
 """
 
 from __future__ import annotations
@@ -24,7 +23,14 @@ from huggingface_hub.utils._headers import build_hf_headers
 from vllama_balancer.gateway import Progress
 from vllama_balancer.models.disk_space import MachineSpace, check_download_fits
 from vllama_balancer.models.errors import DownloadDamaged
-from vllama_balancer.models.hub import HubFile, files_to_load, gguf_to_load, guarded, is_passing, retry_after_seconds
+from vllama_balancer.models.hub import (
+    HubFile,
+    files_to_load,
+    gguf_to_load,
+    is_temporary,
+    retry_after_seconds,
+    to_model_error,
+)
 from vllama_balancer.models.job import Reporter, job_main
 from vllama_balancer.models.store import RECORD, directory_size, locked_file
 
@@ -32,11 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from vllama_balancer.models.errors import ModelError
+
     T = TypeVar("T")
 
 PARALLEL_FILES = 4
 TRIES = 3
-"""For a passing refusal of the hub."""
+"""For a temporary error of the hub."""
 LONGEST_PAUSE_SECONDS = 30.0
 REPORT_SECONDS = 0.1
 """Between two reports about one file."""
@@ -44,45 +52,47 @@ REPORT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """Which hub is asked, and as whom."""
+    """The hub, and the credentials for it."""
 
     endpoint: str
     """Its URL."""
     token: str | None = None
-    """What a gated repository asks for."""
+    """Credentials for gated repositories."""
     sleep: Callable[[float], None] = time.sleep
-    """Waits for so many seconds before another try."""
+    """Pauses before another try."""
 
     @classmethod
     def from_environment(cls) -> HubAccess:
-        """Takes HF_ENDPOINT and HF_TOKEN, or the token that was saved by a login."""
+        """Reads HF_ENDPOINT and HF_TOKEN, or the token saved by a login."""
         return cls(constants.ENDPOINT, get_token())
+
+    def to_model_error(self, error: Exception, repository: str) -> ModelError:
+        return to_model_error(error, repository, self.endpoint, self.token is not None)
 
 
 class Repository:
     """One repository at one commit."""
 
     def __init__(self, name: str, access: HubAccess) -> None:
-        """Asks the hub for it. Raises ModelError."""
+        """Reads its listing from the hub. Raises ModelError."""
         self.name = name
         self._access = access
-        self._translate = guarded(name, access.endpoint, access.token is not None)
         api = HfApi(endpoint=access.endpoint, token=access.token or False)
-        info = self._patiently(lambda: api.model_info(name, files_metadata=True))
+        info = self._retry(lambda: api.model_info(name, files_metadata=True))
         self.commit = str(info.sha)
-        """The commit that `main` is at."""
+        """Commit of the branch `main`."""
         self.license = str(getattr(info.card_data, "license", None) or "")
         """Short name of the licence."""
         self.files = [_announced(sibling) for sibling in info.siblings or ()]
-        """Everything in it."""
+        """All its files."""
 
     @property
     def origin(self) -> str:
-        """Where it is from, for people."""
+        """Host, name and commit in one phrase."""
         return f"{self._access.endpoint.partition('://')[2]}/{self.name} at {self.commit[:12]}"
 
     def fetch(self, file: HubFile, partial: Path, reporter: Reporter) -> None:
-        """Downloads a file, continuing what `partial` holds of it. Raises ModelError."""
+        """Downloads a file, resuming `partial`. Raises ModelError."""
         url = hf_hub_url(self.name, file.name, revision=self.commit, endpoint=self._access.endpoint)
         headers = build_hf_headers(token=self._access.token or False)
 
@@ -93,22 +103,22 @@ class Repository:
                     url, target, resume_size=target.tell(), headers=headers, expected_size=file.size, tqdm_class=bar
                 )
 
-        self._patiently(attempt)
+        self._retry(attempt)
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _retry(self, call: Callable[[], T]) -> T:
         for tried in range(1, TRIES + 1):
             try:
                 return call()
             except Exception as error:  # huggingface_hub raises errors of four libraries
-                if tried == TRIES or not is_passing(error):
-                    raise self._translate(error) from error
+                if tried == TRIES or not is_temporary(error):
+                    raise self._access.to_model_error(error, self.name) from error
                 pause = retry_after_seconds(error)
                 self._access.sleep(min(tried if pause is None else pause, LONGEST_PAUSE_SECONDS))
         raise AssertionError("the last try returns or raises")
 
 
 def download(name: str, quantization: str, directory: Path, access: HubAccess, reporter: Reporter) -> None:
-    """Downloads a repository, unless it is there, and reports where it is. Raises ModelError."""
+    """Downloads a repository, unless it is there, and reports its directory. Raises ModelError."""
     reporter.progress(Progress("pulling manifest"))
     repository = Repository(name, access)
     if quantization:
@@ -147,7 +157,7 @@ def _download_into(repository: Repository, files: Sequence[HubFile], target: Pat
 
 
 def _complete(repository: Repository, file: HubFile, staging: Path, reporter: Reporter) -> None:
-    """Brings one file to the staging directory, from wherever the last run left it."""
+    """Completes one file in the staging directory, resuming an earlier run."""
     final = staging / file.name
     if final.is_file():
         return  # renamed only once its digest was right
@@ -163,7 +173,7 @@ def _complete(repository: Repository, file: HubFile, staging: Path, reporter: Re
 
 
 def matches(path: Path, file: HubFile) -> bool:
-    """Compares a file with the digest that was announced for it."""
+    """Returns True if a file has the digest, or else the size, that the hub announced."""
     if file.sha256:
         with path.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
@@ -183,31 +193,31 @@ def _digest(file: HubFile) -> str:
 
 
 def _bar(reporter: Reporter, file: HubFile, done: int) -> type:
-    """Makes what huggingface_hub takes for a progress bar: a class whose objects count bytes."""
+    """Returns the progress bar class that huggingface_hub takes: its objects count bytes."""
     digest = f"sha256:{file.sha256}" if file.sha256 else ""
     status = f"pulling {file.sha256[:12]}" if file.sha256 else f"pulling {file.name}"
 
     class Bar:
         def __init__(self, *_: object, **__: object) -> None:
             self.n = done
-            self._told = 0.0
+            self._last_report = 0.0
 
         def __enter__(self) -> Bar:
             return self
 
         def __exit__(self, *_: object) -> None:
-            self._tell()
+            self._report()
 
         def update(self, count: float = 1) -> None:
             self.n += int(count)
-            if time.monotonic() - self._told >= REPORT_SECONDS:
-                self._tell()
+            if time.monotonic() - self._last_report >= REPORT_SECONDS:
+                self._report()
 
         def close(self) -> None:
-            self._tell()
+            self._report()
 
-        def _tell(self) -> None:
-            self._told = time.monotonic()
+        def _report(self) -> None:
+            self._last_report = time.monotonic()
             reporter.progress(Progress(status, self.n, file.size, digest))
 
     return Bar
@@ -222,7 +232,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             download(name, quantization, Path(directory).absolute(), access, reporter)
         except OSError as error:
-            raise guarded(name, access.endpoint, access.token is not None)(error) from error
+            raise access.to_model_error(error, name) from error
 
     return job_main(work)
 

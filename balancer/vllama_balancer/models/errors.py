@@ -1,13 +1,13 @@
-"""What can go wrong with models on disk, beneath the balancer's own tree.
+"""The errors about models on disk, below BalancerError; each message is one sentence with the cause and the fix.
 
-ModelError                 one sentence with the cause and the fix
+ModelError
 |-- ModelUnknown           no source for that name
-|-- SourceUnavailable      the hub, the package or the file cannot be had now
-|-- AccessRefused          the hub wants a token or a licence accepted
-|-- DownloadDamaged        what came is not what the hub announced
+|-- SourceUnavailable      the hub, the package or the file is not available now
+|-- AccessRefused          the hub requires a token or an accepted licence
+|-- DownloadDamaged        the download is not what the hub announced
 |-- DoesNotFit             memory or disk does not suffice; the message has the numbers
-|-- ConversionFailed       a GGUF file cannot be turned into what vLLM loads
-`-- ModelInUse             the model is pinned by the configuration and stays
+|-- ConversionFailed       a GGUF file cannot be converted for vLLM
+`-- ModelInUse             the model is pinned by the configuration
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ModelUnknown(ModelError):
 
 
 class SourceUnavailable(ModelError):
-    """The hub, the package or the file that holds the weights cannot be had now."""
+    """The hub, the package or the file with the weights is not available now."""
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = "MODEL_SOURCE_UNAVAILABLE"
@@ -83,4 +83,4 @@ BY_REASON = {
         ConversionFailed,
     )
 }
-"""Finds the class again when an error has crossed from a job's process."""
+"""The class of an error that was reported by a job's process."""

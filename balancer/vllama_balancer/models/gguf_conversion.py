@@ -1,9 +1,8 @@
-"""Turns one GGUF file into the directory that vLLM loads: safetensors, tokenizer, chat template.
+"""Converts one GGUF file to the directory that vLLM loads: safetensors, tokenizer, chat template.
 
-Run as a process of its own: `python -m vllama_balancer.models.gguf_conversion SOURCE TARGET`.
-It alone imports torch and
-transformers. Weights are dequantized to bfloat16 once; vLLM reads GGUF only through a plug-in, and
-slowly. TARGET appears by rename when all of it is there, and two runs at once make it once.
+A job: `python -m vllama_balancer.models.gguf_conversion SOURCE TARGET`. Of this package, only this module imports
+torch and transformers. Weights are dequantized to bfloat16 once; vLLM reads GGUF only through a plug-in, and slowly.
+TARGET appears by rename once it is complete; of two runs at once, one converts.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ _BAR = re.compile(r"^(?P<title>[^:\r]*):\s*\d+%.*?(?P<done>\d+)/(?P<total>\d+) \
 
 
 def convert(source: Path, target: Path, reporter: Reporter) -> None:
-    """Converts `source` into `target` unless that is there, and reports the record of what it holds.
+    """Converts `source` into `target` unless that is there, and reports its record.
 
-    Raises SourceUnavailable, DoesNotFit or ConversionFailed, and leaves nothing behind then.
+    Raises SourceUnavailable, DoesNotFit or ConversionFailed, and then leaves no files behind.
     """
     with locked_file(target.with_name(f".{target.name}.lock")):
         if not (target / RECORD).is_file():
@@ -52,9 +51,9 @@ def _convert_into(source: Path, target: Path, reporter: Reporter) -> None:
         raise SourceUnavailable(f"{source} is not a file; give the path of a .gguf file")
     reporter.progress(Progress("reading the file"))
     reader = _read(source)
-    _refuse_what_does_not_fit(reader, target)
+    _check_fits(reader, target)
     staging = target.with_name(f".{target.name}.partial")
-    delete_tree(staging)  # what a killed run has left
+    delete_tree(staging)  # left by a killed run
     staging.mkdir(parents=True)
     try:
         _write_model(source, reader, staging, reporter)
@@ -111,14 +110,14 @@ def _read(source: Path) -> gguf.GGUFReader:
     return reader
 
 
-def _refuse_what_does_not_fit(reader: gguf.GGUFReader, target: Path) -> None:
+def _check_fits(reader: gguf.GGUFReader, target: Path) -> None:
     result_bytes = sum(int(tensor.n_elements) for tensor in reader.tensors) * BYTES_PER_WEIGHT
     target.parent.mkdir(parents=True, exist_ok=True)
     check_conversion_fits(result_bytes, target.parent, MachineSpace())
 
 
 def _complete_tokenizer(tokenizer: Any, kind: str) -> None:
-    """Restores what the file format keeps only as a name: SmolLM splits numbers into single digits."""
+    """Restores a rule that the file format keeps only by name: SmolLM splits numbers into single digits."""
     if kind == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         text = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
@@ -126,7 +125,7 @@ def _complete_tokenizer(tokenizer: Any, kind: str) -> None:
 
 
 def _end_tokens(tokenizer: Any, declared: Any) -> list[int]:
-    """The ids that end a turn: the declared one, and those that the chat template closes turns with."""
+    """Returns the ids that end a turn: the declared one, and those that end turns in chat templates."""
     ends = declared if isinstance(declared, list) else [declared]
     for token in ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>"):
         if token in tokenizer.get_vocab():
@@ -135,7 +134,7 @@ def _end_tokens(tokenizer: Any, declared: Any) -> list[int]:
 
 
 def _clean_config(path: Path) -> None:
-    """Drops what names the place of conversion."""
+    """Removes paths of the machine that converted the model."""
     config = json.loads(path.read_bytes())
     for key in ("_name_or_path", "_model_name_or_path", "quantization_config"):
         config.pop(key, None)
@@ -157,7 +156,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class BarTap(io.TextIOBase):
-    """Standard error that turns the libraries' progress bars into reports and passes the rest on."""
+    """A standard error that turns the libraries' progress bars into reports and passes on the rest."""
 
     def __init__(self, beneath: Any, reporter: Reporter) -> None:
         self._beneath = beneath
@@ -165,7 +164,6 @@ class BarTap(io.TextIOBase):
         self._last_percent = -1
 
     def write(self, text: str) -> int:
-        """Takes what a library prints."""
         bar = _BAR.match(text.lstrip("\r\n"))
         if bar is None:
             return int(self._beneath.write(text))
@@ -176,7 +174,6 @@ class BarTap(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flushes what was passed on."""
         self._beneath.flush()
 
 

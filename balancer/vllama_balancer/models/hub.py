@@ -1,7 +1,4 @@
-"""Chooses, from a repository's list of files, those that a worker needs: pure.
-
-Words the hub's refusals: one sentence with the cause and the fix.
-"""
+"""What we know of the Hugging Face hub: which files of a repository a worker needs, and what its errors mean; pure."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from vllama_balancer.models.disk_space import is_disk_full
 from vllama_balancer.models.errors import AccessRefused, DoesNotFit, ModelError, ModelUnknown, SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +39,14 @@ class HubFile:
 _COMPANIONS = re.compile(r"^[^/]+\.(json|jinja|model|tiktoken)$|^(merges|vocab)\.txt$|^(LICENSE|USE_POLICY)[^/]*$")
 """Configuration, tokenizer, template and licence, at the top of the repository."""
 _POOLING = re.compile(r"^[0-9]+_[A-Za-z]+/config\.json$")
-"""How an embedding model pools; its other folders hold exports for other engines."""
+"""Pooling of an embedding model; its other folders are exports for other engines."""
 _QUANTIZATION = re.compile(r"(?:^|[-._])((?:I?Q\d[A-Z0-9_]*|F16|F32|BF16))(?:-\d+-of-\d+)?\.gguf$", re.IGNORECASE)
 
 
 def files_to_load(files: Sequence[HubFile], repository: str) -> list[HubFile]:
-    """Picks weights in safetensors, or in PyTorch's format when there are none, and what belongs to them.
+    """Returns the weights in safetensors, else in PyTorch's format, and the files that belong to them.
 
-    Raises ModelUnknown that says what the repository has instead.
+    Raises ModelUnknown that lists what the repository has instead.
     """
     weights = _weights(files)
     if not weights:
@@ -61,7 +58,7 @@ def files_to_load(files: Sequence[HubFile], repository: str) -> list[HubFile]:
 
 
 def gguf_to_load(files: Sequence[HubFile], repository: str, quantization: str) -> HubFile:
-    """Picks the one GGUF file of a quantization. Raises ModelUnknown that lists those there are."""
+    """Returns the GGUF file of a quantization. Raises ModelUnknown that lists the available ones."""
     offered = {kind.upper(): file for file in files if (kind := _quantization_of(file.name))}
     found = offered.get(quantization.upper())
     if found is None:
@@ -101,7 +98,7 @@ def _is_part(name: str) -> bool:
 
 
 def _quantization_of(name: str) -> str:
-    """The kind that a GGUF file's name tells; files in several parts are left out."""
+    """Returns the quantization in a GGUF file's name; empty for a file in several parts."""
     if _is_part(name):
         return ""
     found = _QUANTIZATION.search(name)
@@ -111,8 +108,8 @@ def _quantization_of(name: str) -> str:
 SERVER_ERRORS = frozenset({500, 502, 503, 504})
 
 
-def translated(error: Exception, repository: str, endpoint: str, has_token: bool) -> ModelError:
-    """Turns what huggingface_hub raises into the error of this package."""
+def to_model_error(error: Exception, repository: str, endpoint: str, has_token: bool) -> ModelError:
+    """Translates an error of huggingface_hub: one sentence with the cause and the fix."""
     if isinstance(error, ModelError):
         return error
     if isinstance(error, OfflineModeIsEnabled):
@@ -120,7 +117,7 @@ def translated(error: Exception, repository: str, endpoint: str, has_token: bool
     if isinstance(error, HFValidationError):
         return ModelUnknown(f"{repository!r} is no repository id; it has the form org/repo")
     if isinstance(error, HfHubHTTPError):
-        return _answered(error, repository, endpoint, has_token)
+        return _from_status(error, repository, endpoint, has_token)
     if is_disk_full(error):
         return DoesNotFit(f"the disk became full while {repository} was downloaded; free some space and pull again")
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
@@ -131,22 +128,22 @@ def translated(error: Exception, repository: str, endpoint: str, has_token: bool
     )
 
 
-def is_passing(error: Exception) -> bool:
-    """Tells whether trying again soon makes sense."""
+def is_temporary(error: Exception) -> bool:
+    """Returns True if another attempt may soon succeed."""
     if isinstance(error, HfHubHTTPError):
         return _status(error) in SERVER_ERRORS | {429}
     return False
 
 
 def retry_after_seconds(error: Exception) -> float | None:
-    """How long the hub asks to wait; None when it does not say."""
+    """Returns the hub's Retry-After; None if it sent none."""
     if isinstance(error, HfHubHTTPError):
         text = error.response.headers.get("Retry-After", "")
         return float(text) if text.isdigit() else None
     return None
 
 
-def _answered(error: HfHubHTTPError, repository: str, endpoint: str, has_token: bool) -> ModelError:
+def _from_status(error: HfHubHTTPError, repository: str, endpoint: str, has_token: bool) -> ModelError:
     status = _status(error)
     if isinstance(error, GatedRepoError) or status == 403:
         return AccessRefused(
@@ -168,8 +165,3 @@ def _answered(error: HfHubHTTPError, repository: str, endpoint: str, has_token: 
 
 def _status(error: HfHubHTTPError) -> int:
     return int(error.response.status_code)
-
-
-def guarded(repository: str, endpoint: str, has_token: bool) -> Callable[[Exception], ModelError]:
-    """Fixes everything but the error itself."""
-    return lambda error: translated(error, repository, endpoint, has_token)

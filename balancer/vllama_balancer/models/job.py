@@ -1,13 +1,9 @@
-"""How far a download or conversion is, and how that crosses from the process that does it.
+"""Jobs: downloads and conversions as child processes, and the messages from them to the balancer.
 
-One JSON object a line on standard output: `{"status", "completed", "total", "digest"}` while it runs, then
-`{"result": {...}}` or `{"error", "reason"}`. Lines are for the parent; people get them rendered.
-
-Runs a download or conversion as a process of its own.
-
-A process can be cancelled in the middle of a blocking call, takes its memory with it, and its heavy
-imports never reach the balancer. It also cannot outlive the balancer: it ends when its standard input,
-a pipe that nobody writes to, closes.
+A process can be killed in the middle of a blocking call, frees its memory with its end, and keeps its heavy imports
+out of the balancer. It cannot outlive the balancer: it ends when its standard input closes, a pipe on which nothing
+is ever written. On standard output it writes one JSON object a line: `{"status", "completed", "total", "digest"}`
+while it runs, then `{"result": {...}}` or `{"error", "reason"}`.
 """
 
 from __future__ import annotations
@@ -30,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from typing import TextIO
 
+_LINE_LIMIT_BYTES = 1 << 20
+
 
 class Reporter:
     """Writes a job's progress to its parent; called from any thread of the job."""
@@ -38,15 +36,12 @@ class Reporter:
         self._stream = stream
 
     def progress(self, step: Progress) -> None:
-        """Tells a step."""
         self._write(asdict(step))
 
     def result(self, **values: Any) -> None:
-        """Tells the end, with what the parent needs to know."""
         self._write({"result": values})
 
     def error(self, error: ModelError) -> None:
-        """Tells that the job has failed."""
         self._write({"error": str(error), "reason": error.reason})
 
     def _write(self, message: dict[str, Any]) -> None:
@@ -55,16 +50,13 @@ class Reporter:
         self._stream.flush()
 
 
-_LINE_LIMIT_BYTES = 1 << 20
-
-
 async def run_job(
     module: str, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None
 ) -> AsyncGenerator[Progress | dict[str, Any], None]:
     """Runs `python -m module arguments`; yields its progress, then its result.
 
-    Closing the generator kills the process. Raises the ModelError that the job reported, or one that
-    quotes the end of its standard error.
+    Closing the generator kills the process. Raises the ModelError that the job reported, else one that quotes the
+    end of its standard error.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *arguments,
@@ -72,11 +64,11 @@ async def run_job(
         limit=_LINE_LIMIT_BYTES, env=None if environment is None else dict(environment), start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    complaints = asyncio.create_task(_tail(process))
+    errors = asyncio.create_task(_tail(process))
     finished = False
     try:
         async for line in process.stdout:
-            message = decoded(line)
+            message = decode(line)
             if isinstance(message, dict) and "error" in message:
                 raise BY_REASON.get(message.get("reason", ""), ModelError)(message["error"])
             finished = finished or isinstance(message, dict)
@@ -84,21 +76,21 @@ async def run_job(
                 yield message
         status = await process.wait()
         if not finished:
-            raise ModelError(f"{module} ended with status {status}: {await complaints or 'it said nothing'}")
+            raise ModelError(f"{module} ended with status {status}: {await errors or 'it said nothing'}")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-        await complaints
+        await errors
 
 
 def job_main(work: Callable[[Reporter], None]) -> int:
-    """Runs a job's work in its own process, where standard output belongs to the reporter.
+    """Runs a job's work in its own process; standard output belongs to the reporter.
 
     Returns the exit status: 0, or 1 after a reported ModelError.
     """
     reporter = Reporter(sys.stdout)
-    # Whatever a library prints must not be taken for a message.
+    # Output of libraries must not be taken for a message.
     sys.stdout = sys.stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -116,8 +108,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def decoded(line: bytes) -> Progress | dict[str, Any] | None:
-    """Reads one line of a job: a step, its result or its error; None for what is no message."""
+def decode(line: bytes) -> Progress | dict[str, Any] | None:
+    """Returns the message in one line: a step, the result or an error; None if there is none."""
     try:
         message = json.loads(line)
     except ValueError:

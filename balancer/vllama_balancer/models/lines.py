@@ -1,4 +1,4 @@
-"""Shows the progress of an installation: one line that changes on a terminal, few plain lines elsewhere."""
+"""The progress of an installation in text: one line that changes on a terminal, few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PERCENT_PER_LINE = 20
 
 
 class ProgressLines:
-    """Writes what a model's installation is doing. One object for one installation."""
+    """Writes the progress of one installation."""
 
     def __init__(self, stream: TextIO, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -26,19 +26,19 @@ class ProgressLines:
         self._shown = ("", 0)
 
     def show(self, step: Progress) -> None:
-        """Shows a step, when it is news."""
+        """Writes a step, unless it shows nothing new."""
         percent = step.completed * 100 // step.total if step.total else 0
-        news = (step.status, percent if self._on_terminal else percent - percent % _PERCENT_PER_LINE)
-        if news == self._shown:
+        shown = (step.status, percent if self._on_terminal else percent - percent % _PERCENT_PER_LINE)
+        if shown == self._shown:
             return
-        self._shown = news
+        self._shown = shown
         share = f" {percent}%" if step.total else ""
         text = f"{self._name}: {step.status}{share} ({self._clock() - self._start:.0f} s)"
         self._stream.write(f"\r\x1b[2K{text}" if self._on_terminal else f"{text}\n")
         self._stream.flush()
 
     def end(self) -> None:
-        """Closes the line, so that the next output starts on its own."""
+        """Ends the line."""
         if self._on_terminal and self._shown[0]:
             self._stream.write("\n")
             self._stream.flush()

@@ -1,7 +1,7 @@
-"""What clients can do to the installed models: pull, delete, copy, create.
+"""Changes of the installed models by clients: pull, delete, copy, create.
 
-The store holds the truth and the catalog follows it, so that listings and requests never read the disk.
-Paths are not looked at here: a client over HTTP must not make this machine read its files.
+Each change goes to the store and then to the catalog, so that listings and requests never read the disk. Names are
+never taken as paths: a client over HTTP must not make this machine read its files.
 """
 
 from __future__ import annotations
@@ -21,50 +21,34 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from vllama_balancer.gateway import Recipe
+    from vllama_balancer.models.catalog import Catalog
     from vllama_balancer.models.resolve import Resolver
     from vllama_balancer.models.store import Store
-    from vllama_protos.v1 import worker_pb2
-
-
-class KnownModels(Protocol):
-    """The catalog, as far as it is told of changes."""
-
-    def install(self, model: StoredModel, description: worker_pb2.DescribeResponse | None = None) -> None:
-        """Makes a model known, with what its files say of it."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Forgets a model."""
-        ...
-
-    def installed(self, name: str) -> StoredModel | None:
-        """Finds what is installed under a name."""
-        ...
 
 
 class LoadedModels(Protocol):
-    """The loaded models, as far as deletion needs them."""
+    """What deletion needs of the scheduler."""
 
     def is_pinned(self, key: str) -> bool:
-        """Tells whether a model never leaves."""
+        """Returns True for a model that is never unloaded."""
         ...
 
     async def unload(self, key: str) -> None:
-        """Lets a model go once it is idle."""
+        """Unloads a model once it is idle."""
         ...
 
 
 class StoreManagement:
     """Implements gateway.Management on the store."""
 
-    def __init__(self, store: Store, resolver: Resolver, known: KnownModels, loaded: LoadedModels) -> None:
+    def __init__(self, store: Store, resolver: Resolver, catalog: Catalog, loaded: LoadedModels) -> None:
         self._store = store
         self._resolver = resolver
-        self._known = known
+        self._catalog = catalog
         self._loaded = loaded
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
-        """Installs a model, or finds it installed; yields what is being done. Raises ModelError."""
+        """Installs a model unless it is installed; yields its progress. Raises ModelError."""
         found = await asyncio.to_thread(self._resolver.locate, name, paths=False)
         if isinstance(found, StoredModel):
             await self._install(found)
@@ -78,14 +62,14 @@ class StoreManagement:
         await self._install(installed)
 
     async def delete(self, name: str) -> None:
-        """Removes a name, and its weights when no other name needs them. Raises ModelNotFound, ModelInUse."""
+        """Removes a name, and the weights that no other name uses. Raises ModelNotFound, ModelInUse."""
         model = self._required(name)
         key = model_key(model.name)
         if self._loaded.is_pinned(key):
             raise ModelInUse(
                 f"{model.name} is served as long as the server runs; start it without that name to delete it"
             )
-        self._known.remove(name)
+        self._catalog.remove(name)
         await self._loaded.unload(key)
         await asyncio.to_thread(self._store.remove, name)
 
@@ -104,10 +88,10 @@ class StoreManagement:
         await self._install(await asyncio.to_thread(self._store.copy, base, name, **changes))
 
     async def _install(self, model: StoredModel) -> None:
-        self._known.install(model, await asyncio.to_thread(self._resolver.describe, model))
+        self._catalog.install(model, await asyncio.to_thread(self._resolver.describe, model))
 
     def _required(self, name: str) -> StoredModel:
-        model = self._known.installed(name)
+        model = self._catalog.installed(name)
         if model is None:
             raise ModelNotFound(f"model {name!r} not found", field="model")
         return model

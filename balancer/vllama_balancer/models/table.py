@@ -1,7 +1,7 @@
-"""The table of known models: which repository or package an Ollama name stands for.
+"""The table of known models: the repository or package of each Ollama name.
 
-The table is data (models.toml beside this file); a file of the same name and shape in the model store adds
-to it and overrides it, so a new model needs no new version.
+The table is data: models.toml beside this file. A file of the same name and shape in the model store adds to it and
+overrides it, so that a new model needs no new version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SHIPPED = Path(__file__).with_name("models.toml")
-"""The table that comes with the installation."""
+"""The table of this installation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class KnownModel:
     name: str
     """Display form: "qwen2.5:7b"."""
     parameters: str
-    """Size for people: "7.6B"."""
+    """Number of parameters, in words: "7.6B"."""
     family: str
     """config.json's model_type."""
     context: int
-    """Longest context that the model was made for, tokens."""
+    """Longest context that the model was trained for, tokens."""
     license: str
     """Short name of the licence."""
     repository: str = ""
@@ -40,7 +40,7 @@ class KnownModel:
     package: str = ""
     """Python package with a GGUF file."""
     capabilities: tuple[str, ...] = ()
-    """Ollama's words."""
+    """By Ollama's names."""
     parser: str = ""
     """vLLM's tool parser; empty: none."""
     reasoning: str = ""
@@ -48,24 +48,24 @@ class KnownModel:
     quantization: str = "BF16"
     """Format of the weights."""
     gated: bool = False
-    """Whether the repository asks for a token and an accepted licence."""
+    """True if the repository requires a token and an accepted licence."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """Option values that its makers advise, by Ollama's names; they beat the repository's generation_config."""
+    """Option values that its makers advise, by Ollama's names; they override the repository's generation_config."""
     refusal: str = ""
-    """Why it is not served, and what to take instead; empty for a model that is."""
+    """Why it is not served, and which model to use instead; empty for a served one."""
 
 
 class ModelTable:
-    """Finds known models by any spelling of their names."""
+    """The known models, by any spelling of their names."""
 
     def __init__(self, models: Mapping[str, KnownModel]) -> None:
         self._models = models
 
     @classmethod
     def load(cls, own: Path | None = None) -> ModelTable:
-        """Reads the shipped table, and the user's own over it when that file exists.
+        """Reads the shipped table, and over it the user's own if that file exists.
 
-        Raises ConfigError that names the file and the entry when it is wrong.
+        Raises ConfigError that names the file and the wrong entry.
         """
         models: dict[str, KnownModel] = {}
         for path in (SHIPPED, own):
@@ -74,14 +74,14 @@ class ModelTable:
         return cls(models)
 
     def find(self, name: str) -> KnownModel | None:
-        """Finds an entry, also one that is refused; None when the name is not in the table."""
+        """Finds an entry, also a refused one; None if the name is not in the table."""
         return self._models.get(parse_name(name).key)
 
     def __iter__(self) -> Iterator[KnownModel]:
         return iter({id(model): model for model in self._models.values() if not model.refusal}.values())
 
     def tags(self, model: str) -> list[str]:
-        """Lists the names that share everything but the tag with a name, for a hint."""
+        """Lists the names that differ from a name in the tag only, for a hint."""
         stem = parse_name(model).key.rpartition(":")[0]
         return sorted({known.name for key, known in self._models.items() if key.rpartition(":")[0] == stem})
 

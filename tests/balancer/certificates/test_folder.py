@@ -102,8 +102,8 @@ def test_the_command_prints_the_flags_to_use(tmp_path: Path, capsys: pytest.Capt
     """`issue` ends with what to give to serve or worker."""
     assert main(["init", str(tmp_path / "certs")]) == 0
     assert main(["issue", str(tmp_path / "certs"), "balancer", "--host", "10.0.0.1"]) == 0
-    said = capsys.readouterr().out
-    assert f"--tls-cert {tmp_path}/certs/balancer.pem --tls-key {tmp_path}/certs/balancer-key.pem" in said
+    output = capsys.readouterr().out
+    assert f"--tls-cert {tmp_path}/certs/balancer.pem --tls-key {tmp_path}/certs/balancer-key.pem" in output
 
 
 def test_the_command_fails_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The catalog joins what is installed with what workers say."""
+"""The catalog: models of the store and of the workers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ class Host:
 
     @property
     def keys(self) -> set[str]:
-        """Comparable names."""
         return {model_key(name) for name in (self.model, *self.others)}
 
     @property
     def description(self) -> worker_pb2.DescribeResponse | None:
-        """What it says of itself."""
         if not self.described:
             return None
         info = worker_pb2.ModelInfo(size_bytes=5)
@@ -48,7 +46,6 @@ class Hosts:
         self.hosts = hosts
 
     def workers(self) -> tuple[Host, ...]:
-        """Lists the workers."""
         return self.hosts
 
 
@@ -63,7 +60,7 @@ def stored(name: str, day: int = 1, **presets: object) -> StoredModel:
 
 
 def test_an_installed_model_is_listed_without_any_worker() -> None:
-    """It is known, not loaded, and has no description yet."""
+    """It is listed, not loaded, and has no description yet."""
     known = catalog()
     known.install(stored("m:a"))
     (entry,) = known.models()
@@ -95,7 +92,7 @@ def test_a_second_name_finds_without_being_listed() -> None:
 
 
 def test_the_digest_changes_with_the_capabilities() -> None:
-    """Tools remember capabilities by digest."""
+    """Clients cache capabilities by digest."""
     plain, tools = catalog(Host("m:a")), catalog(Host("m:a", capabilities=(1, 3)))
     for known in (plain, tools):
         known.install(stored("m:a"))
@@ -130,7 +127,7 @@ def test_a_removed_model_is_unknown() -> None:
 
 
 def test_files_describe_a_model_until_a_worker_does() -> None:
-    """What a worker says is believed over what the files say, once it has loaded."""
+    """A worker's description replaces that of the files once the worker has loaded."""
     files = worker_pb2.DescribeResponse(models=["m:a"], capabilities=[1, 2])
     starting, ready = Host("m:a", capabilities=()), Host("m:a", capabilities=(1, 2, 3))
     for hosts, expected in (((), [1, 2]), ((starting,), [1, 2]), ((ready,), [1, 2, 3])):
@@ -140,7 +137,7 @@ def test_files_describe_a_model_until_a_worker_does() -> None:
 
 
 async def test_an_expected_model_is_waited_for() -> None:
-    """Whoever asks while it is being installed is not told that there is none."""
+    """A search during the installation returns the model and not None."""
     known = catalog()
     known.expect(["Late:1"])
     searching = asyncio.create_task(known.search("late:1"))
@@ -153,8 +150,8 @@ async def test_an_expected_model_is_waited_for() -> None:
     assert not known.expects("late:1")
 
 
-async def test_nobody_waits_for_a_model_that_is_not_expected() -> None:
-    """It is not there, or not any more expected to come."""
+async def test_a_search_does_not_wait_for_an_unexpected_model() -> None:
+    """Neither for an unknown one, nor for one that is no longer expected."""
     known = catalog()
     known.expect(["late:1"])
     assert await known.search("typo:1") is None

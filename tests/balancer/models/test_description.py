@@ -1,4 +1,4 @@
-"""A model's files tell what it is and can do before anybody loads it."""
+"""Descriptions of models from their files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_balancer.models.description import described
+from vllama_balancer.models.description import describe
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def model(tmp_path: Path):
             )
         header = json.dumps({"__metadata__": {"format": "pt"}, "w": {"shape": [10, 8]}, "b": {"shape": [8]}}).encode()
         (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 100)
-        return described("m:a", tmp_path, known)
+        return describe("m:a", tmp_path, known)
 
     return make
 
@@ -61,7 +61,7 @@ def test_a_chat_template_makes_it_chat(model) -> None:
 
 
 def test_think_tags_make_it_think(model) -> None:
-    """A template that knows both tags reasons."""
+    """A template with both tags is one of a reasoning model."""
     assert "thinking" in words(model(chat_template__jinja="<think></think>"))
 
 
@@ -73,22 +73,22 @@ def test_pictures_need_a_vision_configuration(model) -> None:
 
 @pytest.mark.parametrize("architecture", ["BertModel", "XLMRobertaModel", "Qwen3ForSequenceClassification"])
 def test_encoders_embed(model, architecture: str) -> None:
-    """What has no head for text does not generate."""
+    """A model without a language modelling head does not generate."""
     assert words(model({"architectures": [architecture]})) == {"embedding"}
 
 
 def test_a_sentence_transformer_embeds(model) -> None:
-    """Whatever architecture is beneath."""
+    """Whatever its architecture is."""
     assert words(model(modules__json=[])) == {"embedding"}
 
 
-def test_what_the_table_knows_wins(model) -> None:
-    """Tool calls need a parser, which only the table tells."""
+def test_the_capabilities_of_the_table_win(model) -> None:
+    """Tool calls need a parser, which only the table names."""
     assert words(model(known=("completion", "tools"), chat_template__jinja="tools")) == {"completion", "tools", "chat"}
 
 
 def test_sampling_defaults_are_the_models_own(model) -> None:
-    """From its generation_config; nonsense in it is left out."""
+    """From its generation_config; invalid values are left out."""
     given = {"temperature": 0.6, "top_k": 20.0, "top_p": None}
     sampling = model(generation_config__json=given).model_info.default_sampling
     assert (sampling.temperature, sampling.top_k, sampling.HasField("top_p")) == (0.6, 20, False)
@@ -100,7 +100,7 @@ def test_quantized_weights_say_so(model) -> None:
 
 
 def test_a_directory_without_configuration_is_not_described(tmp_path: Path) -> None:
-    """Nothing is guessed."""
-    assert described("m:a", tmp_path) is None
+    """None is returned."""
+    assert describe("m:a", tmp_path) is None
     (tmp_path / "config.json").write_text("[1]")
-    assert described("m:a", tmp_path) is None
+    assert describe("m:a", tmp_path) is None

@@ -1,4 +1,4 @@
-"""Downloads from a hub: only what is needed, checked, resumed, once; and every refusal in one sentence."""
+"""Downloads from a hub: only what is needed, checked, resumed, once; and every error in one sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.balancer.models.hub import (
 from vllama_balancer.gateway import Progress
 from vllama_balancer.models.download import HubAccess, download
 from vllama_balancer.models.errors import AccessRefused, DoesNotFit, DownloadDamaged, ModelUnknown, SourceUnavailable
-from vllama_balancer.models.job import Reporter, decoded, run_job
+from vllama_balancer.models.job import Reporter, decode, run_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,11 +60,11 @@ class Puller:
         self.pauses: list[float] = []
 
     async def pull(self, repository: str = "org/model", quantization: str = "", token: str | None = None) -> list:
-        """Downloads in a thread and returns all that was told."""
+        """Downloads in a thread and returns all messages."""
         access = HubAccess(self._hub.url, token, self.pauses.append)
-        said = io.StringIO()
-        await asyncio.to_thread(download, repository, quantization, self.directory, access, Reporter(said))
-        return [decoded(line.encode()) for line in said.getvalue().splitlines()]
+        output = io.StringIO()
+        await asyncio.to_thread(download, repository, quantization, self.directory, access, Reporter(output))
+        return [decode(line.encode()) for line in output.getvalue().splitlines()]
 
     def job(self, **environment: str):
         """Starts a download as the balancer does."""
@@ -74,7 +74,7 @@ class Puller:
         return run_job(JOB, arguments, environment={**mine, **hub, **environment})
 
     async def pull_by_job(self, **environment: str) -> list:
-        """Downloads by a job and returns all that was told."""
+        """Downloads by a job and returns all messages."""
         async with aclosing(self.job(**environment)) as steps:
             return [step async for step in steps]
 
@@ -87,13 +87,13 @@ def puller(hub: Hub, tmp_path: Path) -> Puller:
 
 async def test_only_what_a_worker_needs_is_downloaded(puller: Puller, hub: Hub) -> None:
     """Safetensors, configuration, tokenizer and licence come; other formats and code do not."""
-    told = await puller.pull()
+    messages = await puller.pull()
     target = puller.directory / f"hub-org--model-{COMMIT[:12]}"
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     wanted = {"config.json", "tokenizer.json", "LICENSE", "model.safetensors", "1_Pooling/config.json"}
     assert files == wanted | {"vllama.json"}
     assert (target / "model.safetensors").read_bytes() == WEIGHTS
-    result = told[-1]
+    result = messages[-1]
     assert result["directory"] == str(target) and result["license"] == "mit" and len(result["digest"]) == 64
     assert COMMIT[:12] in result["origin"]
 
@@ -107,7 +107,7 @@ async def test_progress_counts_the_bytes_of_each_file(puller: Puller) -> None:
 
 
 async def test_what_is_there_is_not_downloaded_again(puller: Puller, hub: Hub) -> None:
-    """A second pull of the same commit asks for no file."""
+    """A second pull of the same commit requests no file."""
     first = await puller.pull()
     hub.requests.clear()
     assert (await puller.pull())[-1] == first[-1]
@@ -122,7 +122,7 @@ async def test_two_pulls_at_once_download_once(puller: Puller, hub: Hub) -> None
 
 
 async def test_a_killed_pull_is_resumed(puller: Puller, hub: Hub) -> None:
-    """After kill -9 in the middle the next pull asks only for the rest, and nothing was registered meanwhile."""
+    """After kill -9 in the middle the next pull requests only the rest, and nothing was registered meanwhile."""
     hub.repos["org/model"].files["model.safetensors"] = LONG
     released = asyncio.Event()
     hub.faults["model.safetensors"] = [stalls_after(CHUNK + 5, released)]
@@ -139,8 +139,8 @@ async def test_a_killed_pull_is_resumed(puller: Puller, hub: Hub) -> None:
     assert next(puller.directory.rglob("model.safetensors")).read_bytes() == LONG
 
 
-async def test_a_broken_connection_is_resumed_by_itself(puller: Puller, hub: Hub) -> None:
-    """A connection that breaks in the middle is taken up again where it broke."""
+async def test_a_broken_connection_is_resumed(puller: Puller, hub: Hub) -> None:
+    """The download continues where the connection broke."""
     hub.repos["org/model"].files["model.safetensors"] = LONG
     hub.faults["model.safetensors"] = [cuts_after(CHUNK + 5)]
     await puller.pull()
@@ -149,7 +149,7 @@ async def test_a_broken_connection_is_resumed_by_itself(puller: Puller, hub: Hub
 
 
 async def test_a_stalled_connection_is_given_up_and_resumed(puller: Puller, hub: Hub) -> None:
-    """Silence is a fault too: after the time-out the download goes on over a new connection."""
+    """After the time-out the download continues over a new connection."""
     released = asyncio.Event()
     hub.faults["model.safetensors"] = [stalls_after(300_000, released)]
     await puller.pull_by_job(HF_HUB_DOWNLOAD_TIMEOUT="1")
@@ -183,7 +183,7 @@ async def test_a_file_that_is_too_short_is_refused(puller: Puller, hub: Hub) -> 
     assert hub.asked("model.safetensors")[-1] == f"bytes={len(WEIGHTS) - 10}-"
 
 
-async def test_passing_refusals_are_waited_out(puller: Puller, hub: Hub) -> None:
+async def test_temporary_errors_are_retried(puller: Puller, hub: Hub) -> None:
     """429 with Retry-After and 503 are tried again, both for the listing and for a file."""
     hub.faults["org/model"] = [answers(429, **{"Retry-After": "0"}), answers(503)]
     hub.faults["model.safetensors"] = [answers(500)]
@@ -201,15 +201,15 @@ async def test_passing_refusals_are_waited_out(puller: Puller, hub: Hub) -> None
         (500, {}, SourceUnavailable, "answered 500 .* try again later"),
     ],
 )
-async def test_refusals_are_one_sentence_with_the_fix(puller, hub, status, headers, kind, words) -> None:
+async def test_errors_are_one_sentence_with_the_fix(puller, hub, status, headers, kind, words) -> None:
     """Each status of the hub has its own class, cause and fix."""
     if status in (429, 500):
         hub.faults["org/model"] = [answers(status)] * 3
     else:
         hub.faults["org/model"] = [answers(status, **headers)]
-    with pytest.raises(kind, match=words) as refusal:
+    with pytest.raises(kind, match=words) as error:
         await puller.pull()
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
     assert not list(puller.directory.glob("hub-*"))
 
 
@@ -224,7 +224,7 @@ async def test_a_token_opens_a_gated_repository(puller: Puller, hub: Hub) -> Non
 
 
 async def test_a_hub_that_is_not_there_is_named(puller: Puller) -> None:
-    """The sentence tells the address and the ways out."""
+    """The message has the address and the fixes."""
     with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:9 cannot be reached .* HF_ENDPOINT"):
         await puller.pull_by_job(HF_ENDPOINT="http://127.0.0.1:9")
 
@@ -236,7 +236,7 @@ async def test_offline_mode_forbids_downloads(puller: Puller) -> None:
 
 
 async def test_a_repository_of_gguf_files_says_which_there_are(puller: Puller, hub: Hub) -> None:
-    """Without safetensors the user is told how to name one of the files; a named one comes alone."""
+    """Without safetensors the message says how to name one of the files; a named one is downloaded alone."""
     hub.repos["org/quants"] = Repo(
         {"m-Q4_K_M.gguf": b"four" * 9, "m-Q8_0.gguf": b"eight" * 9, "m-F16.gguf": b"full" * 9}
     )
@@ -264,8 +264,8 @@ async def test_a_repository_of_parts_is_refused(puller: Puller, hub: Hub) -> Non
         await puller.pull("org/parts", "Q4_K_M")
 
 
-async def test_a_disk_that_becomes_full_is_told_and_nothing_is_registered(puller: Puller, hub: Hub) -> None:
-    """With space again the next pull goes on; /dev/full answers as a full disk does."""
+async def test_a_disk_that_becomes_full_is_reported_and_nothing_is_registered(puller: Puller, hub: Hub) -> None:
+    """With space again the next pull continues; /dev/full behaves like a full disk."""
     staging = puller.directory / f".hub-org--model-{COMMIT[:12]}.partial"
     staging.mkdir(parents=True)
     full = staging / "model.safetensors.partial"

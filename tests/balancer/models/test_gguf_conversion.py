@@ -1,4 +1,4 @@
-"""A GGUF file becomes, once, a directory that vLLM loads; what cannot be converted leaves nothing."""
+"""A GGUF file is converted once to a directory that vLLM loads; a failed conversion leaves no files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOB = "vllama_balancer.models.gguf_conversion"
 
 
 async def converted(source: Path, target: Path) -> list[Progress | dict]:
-    """Runs a conversion and returns all that it told."""
+    """Runs a conversion and returns its messages."""
     async with aclosing(run_job(JOB, [str(source), str(target)])) as steps:
         return [step async for step in steps]
 
@@ -58,22 +58,22 @@ def test_the_result_is_complete_and_nothing_is_beside_it(result) -> None:
     assert {path.name for path in target.parent.iterdir()} == {"tiny", ".tiny.lock"}
 
 
-def test_steps_are_told_in_order(result) -> None:
-    """Whoever waits sees what is being done."""
-    _, told = result
-    statuses = [step.status for step in told[:-1]]
+def test_steps_are_reported_in_order(result) -> None:
+    """Each step of the work is one message, and bars have totals."""
+    _, messages = result
+    statuses = [step.status for step in messages[:-1]]
     assert statuses[0] == "reading the file" and "writing safetensors" in statuses
-    assert any(step.total and step.completed == step.total for step in told[:-1])
+    assert any(step.total and step.completed == step.total for step in messages[:-1])
 
 
 def test_the_end_of_a_turn_ends_generation(result) -> None:
-    """Besides the declared end, the token that the chat template closes turns with counts."""
+    """The declared end, and the token that ends turns in the chat template."""
     target, _ = result
     assert json.loads((target / "generation_config.json").read_bytes())["eos_token_id"] == [0, 2]
 
 
 def test_weights_are_bfloat16_and_no_place_is_named(result) -> None:
-    """The configuration says bfloat16 and nothing of this machine."""
+    """The configuration has bfloat16 and no path of this machine."""
     target, _ = result
     config = json.loads((target / "config.json").read_bytes())
     assert config["dtype"] == "bfloat16" and config["model_type"] == "llama"
@@ -89,7 +89,7 @@ def test_the_tokenizer_splits_digits_and_knows_its_special_tokens(result) -> Non
 
 
 async def test_a_part_of_a_file_is_refused(tmp_path: Path) -> None:
-    """The sentence says how many parts there are and how to join them."""
+    """The message has the number of parts, and the command that joins them."""
     part = tmp_path / "m-00001-of-00003.gguf"
     write_tiny_gguf(part, parts=3)
     with pytest.raises(ConversionFailed, match=r"is one of 3 parts, .*llama-gguf-split --merge"):
@@ -97,7 +97,7 @@ async def test_a_part_of_a_file_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-async def test_a_damaged_file_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_damaged_file_leaves_no_target(tmp_path: Path) -> None:
     """A file that was cut is refused by name, and no target appears."""
     whole, cut = tmp_path / "whole.gguf", tmp_path / "cut.gguf"
     write_tiny_gguf(whole)

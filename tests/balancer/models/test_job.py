@@ -1,4 +1,4 @@
-"""Jobs run as processes: their messages arrive, their errors keep their class, and they never outlive the parent."""
+"""Jobs are processes: their messages arrive, errors keep their class, and no job outlives its parent."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def job(tmp_path: Path):
 
 
 async def test_progress_and_result_arrive_in_order(job) -> None:
-    """What a job tells is what its parent gets; what its libraries print is not."""
+    """The parent gets the job's messages, and not the output of its libraries."""
     lines = ('print("noise")', 'reporter.progress(Progress("half", 1, 2, "sha256:0"))', "reporter.result(size=3)")
     async with job(*lines) as steps:
         assert [step async for step in steps] == [Progress("half", 1, 2, "sha256:0"), {"size": 3}]
 
 
 async def test_an_error_keeps_its_class_and_sentence(job) -> None:
-    """The parent can tell a refusal from a fault."""
+    """The parent raises the error that the job reported."""
     with pytest.raises(AccessRefused, match="set HF_TOKEN"):
         async with job('raise AccessRefused("set HF_TOKEN")') as steps:
             [step async for step in steps]
 
 
-async def test_a_crash_is_told_with_its_last_words(job) -> None:
+async def test_a_crash_is_reported_with_its_last_line(job) -> None:
     """An unforeseen exception reaches the parent with the end of its traceback."""
     with pytest.raises(ModelError, match="status 1: ZeroDivisionError: division by zero"):
         async with job("1 / 0") as steps:
@@ -63,7 +63,7 @@ async def test_a_crash_is_told_with_its_last_words(job) -> None:
 
 
 async def test_a_killed_job_is_an_error(job) -> None:
-    """A job that ends without a result has failed, whatever its words were."""
+    """A job that ends without a result has failed."""
     with pytest.raises(ModelError, match="status -9"):
         async with job("import os, signal", "os.kill(os.getpid(), signal.SIGKILL)") as steps:
             [step async for step in steps]
@@ -95,7 +95,7 @@ async def test_a_job_ends_with_its_parent(job, tmp_path: Path) -> None:
 
 
 async def test_closing_kills_the_job(job) -> None:
-    """Whoever stops listening stops the work."""
+    """Closing the generator ends the process."""
     before = set(psutil.Process().children())
     async with job('reporter.progress(Progress("x"))', "time.sleep(600)") as steps:
         await anext(steps)

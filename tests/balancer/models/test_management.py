@@ -1,4 +1,4 @@
-"""Clients pull, delete, copy and create models; the store keeps it and the catalog follows."""
+"""Clients pull, delete, copy and create models, in the store and in the catalog."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ class NoWorkers:
     """A pool without workers."""
 
     def workers(self) -> tuple[()]:
-        """Lists none."""
         return ()
 
 
@@ -41,11 +40,9 @@ class Loaded:
         self.unloaded: list[str] = []
 
     def is_pinned(self, key: str) -> bool:
-        """Tells whether a test has pinned it."""
         return key in self.pinned
 
     async def unload(self, key: str) -> None:
-        """Notes it."""
         self.unloaded.append(key)
 
 
@@ -60,7 +57,7 @@ class Setup:
         self.management = StoreManagement(store, resolver, self.catalog, self.loaded)
 
     async def pulled(self, name: str) -> list[str]:
-        """Pulls and returns what was told."""
+        """Pulls and returns the statuses."""
         async with aclosing(self.management.pull(name)) as steps:
             return [step.status async for step in steps]
 
@@ -78,14 +75,14 @@ async def test_a_pulled_model_can_be_named_at_once(store: Store, tmp_path: Path)
     async with Hub() as hub:
         hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
         setup = Setup(store, {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"})
-        told = await setup.pulled("org/repo")
-        assert told[0] == "pulling manifest" and told[-1] == "writing manifest"
+        statuses = await setup.pulled("org/repo")
+        assert statuses[0] == "pulling manifest" and statuses[-1] == "writing manifest"
         assert setup.catalog.find("org/repo").size_bytes > 99
         assert await setup.pulled("org/repo") == ["already installed"]
 
 
 async def test_a_model_that_was_pulled_by_its_bare_name_is_found_by_it(store: Store, tmp_path: Path) -> None:
-    """As `ollama pull smollm2` and `ollama run smollm2` go together."""
+    """`ollama run smollm2` works after `ollama pull smollm2`."""
     async with Hub() as hub:
         hub.repos["HuggingFaceTB/SmolLM2-1.7B-Instruct"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
         setup = Setup(store, {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"})
@@ -95,7 +92,7 @@ async def test_a_model_that_was_pulled_by_its_bare_name_is_found_by_it(store: St
 
 
 async def test_an_unknown_model_cannot_be_pulled(setup: Setup) -> None:
-    """The error is the resolver's own sentence."""
+    """The error is the resolver's."""
     with pytest.raises(ModelUnknown, match="there is no model nosuchmodel"):
         await setup.pulled("nosuchmodel")
 
@@ -159,7 +156,7 @@ async def test_an_alias_outlives_its_base(setup: Setup) -> None:
 
 
 async def test_a_pinned_model_cannot_be_deleted(setup: Setup) -> None:
-    """The refusal says why; nothing is removed."""
+    """The error has the reason; nothing is removed."""
     setup.loaded.pinned.add(model_key("base:1b"))
     with pytest.raises(ModelInUse, match="as long as the server runs"):
         await setup.management.delete("base:1b")
@@ -168,7 +165,7 @@ async def test_a_pinned_model_cannot_be_deleted(setup: Setup) -> None:
 
 @pytest.mark.parametrize("call", ["delete", "copy", "create"])
 async def test_unknown_models_are_not_found(setup: Setup, call: str) -> None:
-    """Each call says so in the balancer's own error."""
+    """Each call raises the balancer's own error."""
     arguments = {"delete": ("x",), "copy": ("x", "y"), "create": ("y", Recipe("x"))}[call]
     with pytest.raises(ModelNotFound):
         await getattr(setup.management, call)(*arguments)

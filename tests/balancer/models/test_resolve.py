@@ -1,4 +1,4 @@
-"""A name becomes an installed model, a source to install from, or one sentence with the way out."""
+"""A name is resolved to an installed model, to a source, or to an error with the fix."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_store_comes_first(resolver: Resolver, installed) -> None:
 
 
 def test_a_known_name_is_a_repository(resolver: Resolver) -> None:
-    """The table says where it is, under the tag that a bare name means."""
+    """The table has its repository, under the tag that a bare name means."""
     options = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repeat_penalty": 1.05}
     expected = HubRepository("qwen2.5:7b", "Qwen/Qwen2.5-7B-Instruct", license="apache-2.0", parameters=options)
     assert resolver.locate("qwen2.5:7b") == resolver.locate("Qwen2.5:7B") == expected
@@ -52,7 +52,7 @@ def test_a_known_name_is_a_repository(resolver: Resolver) -> None:
 
 
 def test_a_bare_name_is_another_name_of_the_tag_that_is_installed(resolver: Resolver, store: Store, installed) -> None:
-    """Who pulls "qwen2.5" can run "qwen2.5", and both names share weights and workers."""
+    """After a pull of "qwen2.5", that name runs; both names share weights and workers."""
     tagged = installed("qwen2.5:7b")
     bare = resolver.locate("qwen2.5")
     assert isinstance(bare, StoredModel)
@@ -61,7 +61,7 @@ def test_a_bare_name_is_another_name_of_the_tag_that_is_installed(resolver: Reso
 
 
 def test_the_embedded_model_is_a_file_of_its_package(resolver: Resolver) -> None:
-    """It is found without importing the package, and brings the text of its licence."""
+    """It is found without importing the package, and has the text of its licence."""
     found = resolver.locate("smollm2:135m")
     assert isinstance(found, GgufFile)
     assert found.path.is_file() and found.name == "smollm2:135m"
@@ -69,7 +69,7 @@ def test_the_embedded_model_is_a_file_of_its_package(resolver: Resolver) -> None
 
 
 def test_a_missing_package_says_how_to_install_it(tmp_path: Path, store: Store) -> None:
-    """The sentence holds the command."""
+    """The message has the command."""
     own = tmp_path / "models.toml"
     own.write_text(
         '[a]\nname = "x"\nfamily = "llama"\ncontext = 512\nlicense = "mit"\n'
@@ -96,7 +96,7 @@ def test_the_digest_of_a_directory_follows_its_content(directory: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_an_incomplete_directory_says_what_it_lacks(resolver: Resolver, directory: Path, missing: str) -> None:
-    """The sentence names the missing kind of file."""
+    """The message names the missing kind of file."""
     (directory / missing).unlink()
     with pytest.raises(ModelUnknown, match=missing.split(".")[-1]):
         resolver.locate(str(directory))
@@ -139,14 +139,14 @@ def test_hub_names(resolver: Resolver, name: str, expected: HubRepository) -> No
     ],
 )
 def test_what_is_unknown_is_one_sentence(resolver: Resolver, name: str, words: str) -> None:
-    """The sentence names what was asked for and the ways to ask."""
+    """The message has the name, and the kinds of names that work."""
     with pytest.raises(ModelUnknown, match=words) as refusal:
         resolver.locate(name)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_refused_name_says_what_to_take(resolver: Resolver) -> None:
-    """A well-known name that is not served is no unknown one."""
+    """A known name that is not served has an error of its own."""
     with pytest.raises(ModelUnknown, match=r"nomic-embed-text:v1\.5 is not served: .* take bge-m3"):
         resolver.locate("nomic-embed-text")
 
@@ -168,7 +168,7 @@ async def test_resolving_installs_from_the_hub_once(store: Store, tmp_path: Path
 
 
 async def test_the_options_of_the_table_become_the_models_presets(store: Store, tmp_path: Path) -> None:
-    """What its makers advise is what a request gets that names nothing else."""
+    """They are the values of a request that sets no others."""
     own = tmp_path / "models.toml"
     own.write_text(
         '[a]\nname = "mine"\nfamily = "llama"\ncontext = 1024\nlicense = "x"\noptions = { temperature = 0.6 }\n'

@@ -1,4 +1,4 @@
-"""The store lists, finds, copies and removes models, and survives what other processes do to it."""
+"""The store lists, finds, copies and removes models, beside other processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_models_are_listed_newest_first(store, installed) -> None:
 
 
 def test_a_model_without_its_weights_is_not_found(store, installed) -> None:
-    """Who deletes weights by hand gets the model again by name, not a worker that fails."""
+    """After weights were deleted by hand, the name installs the model again."""
     model = installed("m:a")
     delete_tree(model.weights)
     assert store.find("m:a") is None
@@ -79,7 +79,7 @@ def test_weights_go_with_their_last_name(store, installed) -> None:
 
 
 def test_weights_outside_the_store_are_never_deleted(store, installed, tmp_path: Path) -> None:
-    """A directory that somebody else keeps is not ours to delete."""
+    """Only weights in the store are deleted."""
     outside = tmp_path / "mine"
     outside.mkdir()
     model = installed("m:a")
@@ -88,13 +88,13 @@ def test_weights_outside_the_store_are_never_deleted(store, installed, tmp_path:
     assert outside.is_dir()
 
 
-def test_removing_an_unknown_name_tells_so(store) -> None:
+def test_removing_an_unknown_name_returns_false(store) -> None:
     """The caller answers 404."""
     assert store.remove("nothing") is False
 
 
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(store) -> None:
-    """While another process holds the lock nobody else gets it; a killed holder holds nothing."""
+    """Only one process holds the lock at a time; the end of a killed holder releases it."""
     command = [sys.executable, "-c", READER, str(store.directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout.readline() == b"locked\n"

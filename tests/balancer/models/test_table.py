@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_shipped_table_has_what_people_ask_for() -> None:
+def test_the_shipped_table_has_the_usual_models() -> None:
     """At least 40 names, Qwen 2.5 first, with embedding models and quantized variants among them."""
     models = list(ModelTable.load())
     assert len(models) >= 40
@@ -32,8 +32,8 @@ def test_every_entry_is_complete(model) -> None:
     assert model.context >= 512 and model.license and model.capabilities and model.family
 
 
-def test_who_calls_tools_or_reasons_has_a_parser_for_it() -> None:
-    """Without one the calls and the thoughts of a model would be part of its text."""
+def test_a_model_with_tools_or_reasoning_has_a_parser_for_it() -> None:
+    """Without one, tool calls and reasoning would be part of the text."""
     for model in ModelTable.load():
         assert bool(model.parser) == ("tools" in model.capabilities), model.name
         assert bool(model.reasoning) == ("thinking" in model.capabilities), model.name
@@ -47,7 +47,7 @@ def test_a_family_without_a_tag_is_its_latest(name: str) -> None:
 
 
 def test_families_of_every_maker_are_known() -> None:
-    """The names that people bring along from Ollama."""
+    """Names that users have from Ollama."""
     names = {model.name.partition(":")[0] for model in ModelTable.load()}
     assert names >= {
         "qwen2.5", "qwen3", "llama3.1", "llama3.2", "llama3.3", "mistral", "gemma2", "gemma3", "phi3", "phi4",
@@ -63,8 +63,8 @@ def test_options_are_ollamas_and_reach_the_requests_by_the_models_presets() -> N
     assert next(model for model in models if model.name == "qwen3:8b").options["top_k"] == 20
 
 
-def test_a_refused_model_is_not_listed_and_says_what_to_take() -> None:
-    """A name that people ask for and that cannot be served has an answer of its own."""
+def test_a_refused_model_is_not_listed_and_names_a_substitute() -> None:
+    """A known model that cannot be served has an error of its own."""
     table = ModelTable.load()
     assert "nomic-embed-text:v1.5" not in [model.name for model in table]
     assert "take bge-m3" in table.find("nomic-embed-text").refusal
@@ -94,12 +94,12 @@ def test_an_own_file_adds_and_overrides(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_own_file_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
-    """The refusal names the file and what is wrong in it."""
+    """The error names the file and the wrong entry."""
     own = tmp_path / "models.toml"
     own.write_text(text)
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError) as error:
         ModelTable.load(own)
-    assert str(own) in str(refusal.value) and words in str(refusal.value)
+    assert str(own) in str(error.value) and words in str(error.value)
 
 
 def test_tags_of_a_family_make_a_hint() -> None:
