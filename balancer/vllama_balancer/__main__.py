@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-# Workers are started by exec, so gRPC need not prepare for a fork nor complain about each. It asks once, when it is
-# imported.
+# Workers are started by exec: gRPC needs no preparation for forks and no warning at each. It reads the variable once,
+# on import.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from vllama_balancer.main import main

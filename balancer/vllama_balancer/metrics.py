@@ -224,7 +224,7 @@ class TasksCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         try:
             tasks = len(asyncio.all_tasks())
-        except RuntimeError:  # outside of any event loop, as when a registry asks for names
+        except RuntimeError:  # outside of any event loop, as when a registry collects names
             tasks = 0
         yield GaugeMetricFamily("vllama_tasks", "Tasks of the event loop, finished ones excluded.", value=tasks)
 

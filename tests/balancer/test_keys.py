@@ -27,7 +27,7 @@ def test_a_made_key_is_accepted(tmp_path: Path) -> None:
 
 
 def test_another_key_is_refused() -> None:
-    """Nothing but the exact key will do."""
+    """Only the exact key is accepted."""
     keys = ApiKeys({"alice": hashlib.sha256(b"secret").digest()})
     for wrong in ("", "Secret", "secret ", "\udcff"):
         with pytest.raises(Unauthenticated, match="API key is required"):

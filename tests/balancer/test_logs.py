@@ -28,7 +28,7 @@ GRAVE = "(EngineCore pid=7) ERROR 11-22 21:00:00 [core.py:1] bad"
     ],
 )
 def test_lines_of_workers(log_format: str, level: str, line: str, shown: str) -> None:
-    """Named, kept JSON where JSON is asked for, and without the engine's chatter unless it is wanted."""
+    """With the worker's name, or as JSON, and without the engine's chatter below debug level."""
     stream = io.StringIO()
     WorkerLog(stream, log_format, level).line("w", line)
     assert stream.getvalue() == shown

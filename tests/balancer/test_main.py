@@ -1,4 +1,4 @@
-"""The balancer as a process: what starts, what is said, and that nothing outlives any way of ending it."""
+"""The balancer as a process: start, messages, and an end that leaves no process behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Served:
         self.workers: list[psutil.Process] = []
 
     async def ready(self, workers: int = 2) -> Served:
-        """Waits for the welcome."""
+        """Waits for the banner."""
         assert self.process.stdout is not None
         async with asyncio.timeout(START_SECONDS):
             while "Try: " not in self.out:
@@ -62,12 +62,10 @@ class Served:
         return status
 
     async def pids(self) -> list[int]:
-        """Asks /health or the fleet for the processes of the workers."""
         return [child.pid for child in psutil.Process(self.process.pid).children() if is_alive(child)]
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tells whether a process runs."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -104,7 +102,7 @@ def errors(tmp_path: Path) -> str:
 
 
 async def test_ready_prints_addresses_and_a_command_that_works(tmp_path: Path) -> None:
-    """The welcome names the model, both addresses and a curl line whose request is answered."""
+    """The banner names the model, both addresses and a curl line whose request is answered."""
     async with serving(tmp_path, *FAKE) as served:
         await served.ready()
         assert "demo:latest on 2 workers" in served.out and "gRPC" in served.out
@@ -125,7 +123,7 @@ async def test_a_signal_to_the_group_ends_all_with_status_0(tmp_path: Path, numb
 
 
 async def test_kill_9_of_the_balancer_ends_the_workers(tmp_path: Path) -> None:
-    """Workers notice the death of a balancer that could not say goodbye."""
+    """Workers end with a balancer that had no time to end them."""
     async with serving(tmp_path, *FAKE) as served:
         await served.ready()
         served.process.kill()
@@ -166,7 +164,7 @@ async def test_streams_finish_after_sigterm(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """Who asks twice does not wait for streams."""
+    """A second signal does not wait for streams."""
     async with serving(tmp_path, *FAKE, "--engine-arg", "step_seconds=1") as served:
         await served.ready()
         async with aiohttp.ClientSession(served.url) as session:
@@ -267,7 +265,7 @@ async def test_models_are_pulled_loaded_swapped_and_removed(tmp_path: Path) -> N
 
 
 async def test_a_request_before_the_store_has_been_read_waits_for_it(tmp_path: Path) -> None:
-    """It is not told that an installed model is not found: a manifest that comes slowly is a pipe here."""
+    """An installed model is not "not found" meanwhile: a manifest that is slow to read is a pipe here."""
     weights, store = tmp_path / "weights", Store(tmp_path / "store")
     weights.mkdir()
     store.register(StoredModel("mine:1b", weights, "a" * 64, 0, "a test", datetime.now(UTC)))
@@ -341,7 +339,7 @@ async def test_a_rolling_restart_loses_no_request(tmp_path: Path, count: int) ->
 
 
 async def test_a_pinned_model_lends_a_worker_and_gets_it_back(tmp_path: Path) -> None:
-    """Another model is served by one of its two workers, which returns when the guest is unloaded."""
+    """Another model is served by one of its two workers, which returns when the other one is unloaded."""
     async with Hub() as hub:
         hub.repos["org/one"] = Repo({"config.json": b"{}", "model.safetensors": b"1" * 50})
         flags = (*FAKE, "--models", str(tmp_path / "store"))

@@ -81,7 +81,7 @@ def test_full_form_has_all_four_parts() -> None:
 
 @pytest.mark.parametrize("text", ["gpt:120b-cloud", "gpt:cloud", "gpt:Cloud"])
 def test_recognises_cloud_tags(text: str) -> None:
-    """Hosted variants are told apart by their tag."""
+    """Hosted variants are recognised by their tag."""
     assert parse_name(text).is_cloud
     assert not parse_name("gpt-cloud:120b").is_cloud
 

@@ -38,7 +38,7 @@ class Setting:
     flag: str
     """Name on the command line, without dashes."""
     parse: Callable[[str], Any]
-    """Turns text into a value; ValueError says what would be right."""
+    """Turns text into a value; the text of its ValueError completes "it must be …"."""
     help: str
     """Text of the help, with `{default}` where the default is shown."""
     metavar: str
@@ -200,14 +200,14 @@ class BalancerConfig:
     api_keys: Path | None = _flag(
         "api-key-file", values.path, "file with the hashes of accepted API keys", "FILE", everyday=True
     )
-    """None: no key is asked for."""
+    """None: no key is required."""
     tls_certificate: Path | None = _flag("tls-cert", values.path, "PEM certificate for both front doors", "FILE")
     """None: plain text."""
     tls_key: Path | None = _flag("tls-key", values.path, "PEM private key of the certificate", "FILE")
     tls_authority: Path | None = _flag(
         "tls-ca", values.path, "PEM authority whose certificates gRPC callers and TCP workers must show", "FILE"
     )
-    """None: no certificate is asked for."""
+    """None: no certificate is required."""
     join_token_file: Path | None = _flag(
         "join-token-file", values.path, "file with the token that lets workers join", "FILE"
     )

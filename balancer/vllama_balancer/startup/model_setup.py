@@ -41,11 +41,11 @@ def simulated(name: str) -> StoredModel:
     return StoredModel(display, Path(name), digest, 0, "simulated", datetime.now(UTC))
 
 
-def hosted(model: HostedModel, asked: str) -> HostedModel:
+def hosted(model: HostedModel, configured: str) -> HostedModel:
     """Adds the name that the configuration used to the names of a model, unless that is a path."""
-    if asked.startswith(("/", ".", "~")):
+    if configured.startswith(("/", ".", "~")):
         return model
-    return replace(model, names=tuple(dict.fromkeys([*model.names, asked])))
+    return replace(model, names=tuple(dict.fromkeys([*model.names, configured])))
 
 
 async def first_readiness(pool: Pool) -> None:

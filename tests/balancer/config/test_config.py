@@ -117,7 +117,7 @@ def test_wrong_ollama_value_only_warns() -> None:
     ],
 )
 def test_forms_of_the_address(text: str, address: tuple[str, int]) -> None:
-    """Flag and both variables are read in all the forms that Ollama knows."""
+    """Flag and both variables are read in all of Ollama's forms."""
     for config in (parsed("--host", text), parsed(VLLAMA_HOST=text), parsed(OLLAMA_HOST=text)):
         assert (config.host, config.port) == address
 
@@ -142,7 +142,7 @@ def test_a_wrong_ollama_host_keeps_its_host(text: str) -> None:
         (["--port", "5"], {"OLLAMA_HOST": "c:4"}, ("c", 5)),
     ],
 )
-def test_the_nearest_word_about_the_port_counts(
+def test_the_port_of_the_nearest_source_counts(
     argv: list[str], environment: dict[str, str], address: tuple[str, int]
 ) -> None:
     """An address is taken with its port, except where --port, or VLLAMA_PORT beside OLLAMA_HOST, says another."""

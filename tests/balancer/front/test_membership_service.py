@@ -53,13 +53,13 @@ async def served(fleet: JoinedFleet) -> AsyncIterator[Served]:
 
 
 async def next_event(fleet: JoinedFleet) -> object:
-    """What the fleet tells next."""
+    """Returns the fleet's next event."""
     async with asyncio.timeout(20):
         return await anext(fleet.events())
 
 
-async def test_a_worker_hears_heartbeats_and_is_listed_while_it_listens(served: Served, fleet: JoinedFleet) -> None:
-    """Hanging up ends the membership, one lease later."""
+async def test_a_worker_gets_heartbeats_and_is_listed_while_its_call_lasts(served: Served, fleet: JoinedFleet) -> None:
+    """The end of the call ends the membership, one lease later."""
     call = served.stub.Join(offer())
     first, second = await call.read(), await call.read()
     assert first == second
@@ -71,7 +71,7 @@ async def test_a_worker_hears_heartbeats_and_is_listed_while_it_listens(served: 
 
 
 async def test_a_later_call_ends_the_earlier_one(served: Served) -> None:
-    """The earlier is told why."""
+    """The earlier call ends with the reason."""
     first = served.stub.Join(offer())
     await first.read()
     second = served.stub.Join(offer())
@@ -97,7 +97,7 @@ async def test_a_wrong_offer_is_refused(served: Served, fields: dict[str, str], 
     assert error.value.code() is code
 
 
-async def test_a_balancer_without_a_token_says_so() -> None:
+async def test_a_balancer_without_a_token_refuses() -> None:
     """FAILED_PRECONDITION with the flag to give."""
     closed = Served(None)
     await closed.server.start()

@@ -29,8 +29,8 @@ from vllama_protos.v1 import (
 Code = grpc.StatusCode
 
 
-class Door:
-    """An open front door and a client before it."""
+class Served:
+    """A running server and a client."""
 
     def __init__(self, fleet, front, channel, port):
         self.fleet = fleet
@@ -70,7 +70,7 @@ class Control:
 
 @pytest.fixture
 async def open_door(make_fleet):
-    """Opens front doors and closes them at the end."""
+    """Starts servers and stops them at the end."""
     doors = []
 
     async def make(count=2, keys=None, owned=True, models=None, **options):
@@ -79,7 +79,7 @@ async def open_door(make_fleet):
         view = PoolView(fleet.pool, lambda: fleet.dispatcher.waiting, models)
         front = GrpcServer(fleet.dispatcher, fleet.pool, rolling, view, keys)
         port = await front.start("127.0.0.1:0")
-        door = Door(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
+        door = Served(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
         door.control = rolling._control
         doors.append(door)
         return door
@@ -160,7 +160,7 @@ async def test_a_request_without_an_id_gets_one(open_door):
     ],
 )
 async def test_a_bad_field_is_named(open_door, wrong, field):
-    """Without troubling a worker."""
+    """Without a call to a worker."""
     door = await open_door(1)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await events_of(door.generation.Generate(request(**wrong)))
@@ -170,7 +170,7 @@ async def test_a_bad_field_is_named(open_door, wrong, field):
     assert door.fleet.workers[0].requests == []
 
 
-async def test_a_workers_refusal_arrives_as_it_was_said(open_door):
+async def test_a_workers_refusal_arrives_unchanged(open_door):
     """Code, sentence, reason and field."""
     door = await open_door(1)
     door.fleet.workers[0].script = Script(always=InvalidRequest("top_k is -7", reason="BAD", field="sampling.top_k"))
@@ -190,7 +190,7 @@ async def test_an_unknown_model_is_not_found(open_door):
     assert details_of(caught.value)[0].reason == "MODEL_NOT_FOUND"
 
 
-async def test_a_full_queue_says_when_to_come_back(open_door):
+async def test_a_full_queue_says_when_to_retry(open_door):
     """RESOURCE_EXHAUSTED with RetryInfo."""
     door = await open_door(1, max_streams=1, max_queue=0)
     door.fleet.workers[0].script = Script(pause_after_tokens=1)
@@ -213,8 +213,8 @@ async def test_an_engine_fault_is_internal(open_door):
     assert caught.value.code() is Code.INTERNAL
 
 
-async def test_what_nobody_foresaw_is_internal_and_logged(open_door, caplog):
-    """The client is told where to look, and not what broke."""
+async def test_an_unexpected_exception_is_internal_and_logged(open_door, caplog):
+    """The client gets a pointer to the log, without the exception."""
     door = await open_door(1)
     door.fleet.dispatcher._catalog.find = lambda name: 1 / 0
     with pytest.raises(grpc.aio.AioRpcError, match="its log says why") as caught:
@@ -287,7 +287,7 @@ async def test_health_follows_the_fleet(open_door):
 
 
 class IdleModels:
-    """Models that are loaded when they are asked for; none is now."""
+    """Models that are loaded on demand; none is loaded."""
 
     loads_on_demand = True
 
@@ -297,7 +297,7 @@ class IdleModels:
 
 
 async def test_a_balancer_that_loads_on_demand_is_healthy_while_idle(open_door):
-    """Nothing is loaded, and yet a request would be answered: nobody shall be kept away; the fleet tells the rest."""
+    """Nothing is loaded, and yet a request would be answered: clients must not be turned away."""
     door = await open_door(1, models=IdleModels())
     door.fleet.workers[0].become(worker_pb2.WORKER_STATE_DRAINING)
     await eventually(lambda: door.fleet.pool.workers()[0].unavailable)
@@ -341,7 +341,7 @@ async def test_stopping_lets_running_streams_finish(open_door):
     await stopping
 
 
-async def test_without_a_key_nobody_gets_in(open_door):
+async def test_calls_without_a_key_are_refused(open_door):
     """When keys are configured; health stays open."""
     door = await open_door(1, keys=ApiKeys({"ali": hashlib.sha256(b"sesame").digest()}))
     for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "sesame"),)):
@@ -431,7 +431,7 @@ async def test_a_rolling_restart_fails_no_request(open_door):
 
 
 async def test_workers_that_were_not_started_here_are_not_restarted(open_door):
-    """FAILED_PRECONDITION says where to do it."""
+    """FAILED_PRECONDITION, with the place where to do it."""
     door = await open_door(1, owned=False)
     with pytest.raises(grpc.aio.AioRpcError, match="not started by this balancer") as caught:
         await events_of(door.fleet_service.RestartWorkers(fleet_pb2.RestartWorkersRequest()))

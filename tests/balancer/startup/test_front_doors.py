@@ -18,7 +18,7 @@ def test_a_free_port_is_taken() -> None:
 
 
 def test_a_taken_port_names_its_owner_and_the_flag() -> None:
-    """The sentence tells what to stop and what to change."""
+    """The sentence names the process to stop and the flag to change."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as refusal:
@@ -34,7 +34,7 @@ def test_a_foreign_address_is_refused(host: str) -> None:
         bind(host, 0, "--port")
 
 
-def test_nobody_owns_a_free_port() -> None:
+def test_a_free_port_has_no_owner() -> None:
     """An owner that cannot be seen is called another process."""
     with socket.create_server(("127.0.0.1", 0)) as once:
         port = once.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a person sees while models load."""
+"""The display while models load."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def running(**report: object) -> Shown:
         (Shown("worker-0", Changed("worker-0", ProcessState.RESTARTING, "killed")), "worker-0: restarting: killed"),
     ],
 )  # fmt: skip
-def test_a_state_is_worded(worker: Shown, text: str) -> None:
+def test_a_state_becomes_words(worker: Shown, text: str) -> None:
     """Phase and percent while it starts, the cause when it fails."""
     assert line_of(worker).text == text
 
 
-def test_plain_lines_tell_only_news() -> None:
+def test_plain_lines_show_only_changes() -> None:
     """Off a terminal each step is one line with its time, and percents do not repeat it."""
     now = [100.0]
     stream, pool = io.StringIO(), Pool([running(state=1, phase=3, progress=0.1)])
-    console = StartupDisplay(pool, stream, lambda: now[0])
-    console.print_changes()
+    display = StartupDisplay(pool, stream, lambda: now[0])
+    display.print_changes()
     now[0] = 103.0
     pool[0] = running(state=1, phase=3, progress=0.6)
-    console.print_changes()
+    display.print_changes()
     pool[0] = running(state=2)
-    console.print_changes()
+    display.print_changes()
     assert stream.getvalue() == "worker-0: loading weights 10% (0 s)\nworker-0: ready (3 s)\n"
