@@ -79,6 +79,7 @@ class Machine:
         if not model.replicas:
             model.placed_at = self.clock()
         model.replicas.append(replica)
+        self.note_ready(model)
 
     def note_ready(self, model: LoadedModel) -> None:
         """Makes those replicas of a model READY that serve, or all of them if none does.

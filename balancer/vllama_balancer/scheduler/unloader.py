@@ -64,10 +64,14 @@ class Unloader:
 
     def _expire(self, model: LoadedModel) -> None:
         self._timers.pop(model, None)
-        if model.is_idle:
+        self._machine.task(self._unload_idle(model))
+
+    async def _unload_idle(self, model: LoadedModel) -> None:
+        # A request may have come since the timer ran out.
+        if model.is_idle and self._machine.holds(model):
             logger.info("model %s unloading: idle", model.name)
             # A client that asks for a keep_alive of 0 wants the memory back.
-            self._machine.task(self.unload(model, may_sleep=bool(_lifetime_seconds(model))))
+            await self.unload(model, may_sleep=bool(_lifetime_seconds(model)))
 
     async def _put_to_sleep(self, model: LoadedModel) -> None:
         """Lets one of a model's workers sleep if that is worth it."""

@@ -111,8 +111,10 @@ class FakeFleet:
         return [0]
 
     async def retire(self, name: str) -> None:
-        """Ends a worker."""
+        """Ends a worker; one that has left already is no error."""
         await asyncio.sleep(0)
+        if name not in self.workers:
+            return
         model, worker = self.models.pop(name), self.workers.pop(name)
         freed = self.freed_by.get(model, 0)
         self.gpu_list = tuple(replace(gpu, free_bytes=gpu.free_bytes + freed) for gpu in self.gpu_list)
@@ -122,19 +124,21 @@ class FakeFleet:
 
     async def sleep(self, worker: str) -> None:
         """Lets a worker sleep."""
-        model = self.models[worker]
-        if model in self.cannot_sleep:
+        model = self.models.get(worker, "")
+        if not model or model in self.cannot_sleep:
             raise NoWorker("cannot sleep")
         self.log.append(f"z{model}@{worker.removeprefix('worker-')}")
         await asyncio.sleep(0.005)
+        if worker not in self.workers:
+            raise NoWorker("has left")
         self.workers[worker].unavailable = "is asleep"
         self.host_memory_bytes -= self.sizes[model]
         self.changes.increment()
 
     async def wake(self, worker: str) -> None:
         """Wakes a worker."""
-        model = self.models[worker]
-        if model in self.cannot_wake:
+        model = self.models.get(worker, "")
+        if not model or model in self.cannot_wake:
             raise NoWorker("cannot wake")
         self.log.append(f"w{model}@{worker.removeprefix('worker-')}")
         self.workers[worker].unavailable = ""

@@ -1,4 +1,4 @@
-"""Before a load it is clear whether the GPU has the memory; who can be spared makes room, else numbers are told."""
+"""Before a load the GPU's memory is checked: idle and sleeping models make room, or the load fails with numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllama_balancer.fleet.devices import FakeProbe, Gpu
 from vllama_balancer.scheduler.memory import GpuInUse, GpuMemory, TooLarge
 
 GIB = 1024**3
-PLACE = Slot(0, "cuda", {"CUDA_VISIBLE_DEVICES": "0"})
+SLOT = Slot(0, "cuda", {"CUDA_VISIBLE_DEVICES": "0"})
 
 
 def gpu(total_gib: float = 24, free_gib: float | None = None) -> Gpu:
@@ -19,19 +19,19 @@ def gpu(total_gib: float = 24, free_gib: float | None = None) -> Gpu:
     return Gpu("0", "NVIDIA L4", int(total_gib * GIB), int(free * GIB))
 
 
-def look(model_gib: float, device: Gpu, place: Slot = PLACE, utilization: float | None = None):
-    """Looks whether a model fits."""
+def look(model_gib: float, device: Gpu, slot: Slot = SLOT, utilization: float | None = None):
+    """Returns what keeps a model from fitting."""
     model = HostedModel("/m", ("m:7b",), int(model_gib * GIB))
-    return GpuMemory(FakeProbe((device,)), utilization).shortage(model, place)
+    return GpuMemory(FakeProbe((device,)), utilization).shortage(model, slot)
 
 
-def test_a_model_that_fits_meets_no_obstacle() -> None:
+def test_a_model_that_fits_has_no_shortage() -> None:
     """15 GiB of weights in 90 % of 24 GiB."""
     assert look(15.2, gpu()) is None
 
 
 def test_a_model_that_is_too_large_is_refused_with_the_numbers() -> None:
-    """Needs, what there is, and what to do."""
+    """What it needs, what there is, and what to do."""
     found = look(27.5, gpu())
     assert isinstance(found, TooLarge)
     assert found.reason == (
@@ -52,7 +52,7 @@ def test_workers_that_share_a_gpu_are_named_as_the_cause() -> None:
     assert isinstance(found, TooLarge) and "fewer --workers" in found.reason
 
 
-def test_memory_that_others_use_is_told_apart() -> None:
+def test_memory_that_others_use_is_another_cause() -> None:
     """The model would fit if they left."""
     found = look(15.2, gpu(free_gib=10))
     assert isinstance(found, GpuInUse)
@@ -66,7 +66,7 @@ def test_without_a_gpu_there_is_nothing_to_check() -> None:
 
 
 async def test_a_load_that_cannot_fit_is_refused_before_a_worker_starts(harness_of) -> None:
-    """Every waiter gets the numbers, at once."""
+    """Every waiting request gets the numbers, at once."""
     harness = harness_of(gpus=(gpu(),))
     harness.fleet.weights["large"] = 30 * GIB
     with pytest.raises(NoWorker, match=r"large needs 30.0 GiB .* and a worker has 21.6 GiB"):
@@ -74,8 +74,8 @@ async def test_a_load_that_cannot_fit_is_refused_before_a_worker_starts(harness_
     assert harness.fleet.log == []
 
 
-async def test_sleepers_make_room_on_the_gpu(harness_of) -> None:
-    """What a sleeper keeps of the GPU is taken back when it is needed, the longest sleeper first."""
+async def test_sleeping_models_make_room_on_the_gpu(harness_of) -> None:
+    """What they keep of the GPU is taken back when it is needed, from the longest sleeping one first."""
     harness = harness_of(gpus=(gpu(),))
     harness.fleet.residue_bytes = int(1.5 * GIB)
     harness.fleet.sizes |= {"a": 10, "b": 10}
@@ -84,7 +84,7 @@ async def test_sleepers_make_room_on_the_gpu(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "za@0", "+b@0b", "zb@0b", "-a@0", "+c@0"]
 
 
-async def test_other_sleepers_make_room_for_one_that_wakes(harness_of) -> None:
+async def test_other_sleeping_models_make_room_for_one_that_wakes(harness_of) -> None:
     """It needs its memory back, but for what it has kept; the one that has slept longest ends."""
     harness = harness_of(gpus=(gpu(free_gib=24),))
     harness.fleet.residue_bytes = GIB
@@ -97,7 +97,7 @@ async def test_other_sleepers_make_room_for_one_that_wakes(harness_of) -> None:
 
 
 async def test_an_idle_neighbour_on_the_same_gpu_makes_room(harness_of) -> None:
-    """Two places share a GPU that others have filled meanwhile."""
+    """Two slots share a GPU that other programs have filled meanwhile."""
     harness = harness_of(slot_count=2, gpus=(gpu(),))
     await harness.touch("a")
     harness.fleet.gpu_list = (gpu(free_gib=20),)
@@ -106,8 +106,8 @@ async def test_an_idle_neighbour_on_the_same_gpu_makes_room(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@1"]
 
 
-async def test_memory_that_nobody_gives_back_is_waited_for_and_then_refused(harness_of) -> None:
-    """Other programs' memory is theirs; the sentence says how much is missing."""
+async def test_a_load_waits_for_memory_of_other_programs_and_then_fails(harness_of) -> None:
+    """The message says how much is free."""
     harness = harness_of(gpus=(gpu(free_gib=4),), gpu_release_seconds=0.05)
     with pytest.raises(NoWorker, match=r"4\.0 GiB of it are free"):
         await harness.touch("a")

@@ -1,4 +1,4 @@
-"""The gateway that loads a model before it passes a request on."""
+"""The Gateway that loads a model before the dispatcher gets the request."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from vllama_protos.v1 import generation_pb2
 
 
 class OneModel:
-    """Knows one model, as the catalog does."""
+    """A catalog of one model."""
 
     def find(self, name: str):
-        """Finds it."""
+        """Returns it."""
         return model("a:latest") if name == "a" else None
 
     def expects(self, name: str) -> bool:
-        """Another one is on its way for ever."""
+        """Another one is being installed, forever."""
         return name == "late"
 
     def hosted(self, name: str) -> HostedModel | None:
-        """Hosts it."""
+        """Returns how it is hosted."""
         return HostedModel("a", ("a:latest",)) if name.startswith("a") else None
 
 
 class Clock:
-    """Time that a test moves."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """The present."""
+        """Returns the time."""
         return self.now
 
 
-async def told_load_seconds(gateway: OnDemand) -> float:
-    """Generates and returns how long the load took, as the last event tells."""
+async def reported_load_seconds(gateway: OnDemand) -> float:
+    """Generates, and returns the load time that the last event reports."""
     request = generation_pb2.GenerateRequest(model="a", prompt="hi")
     events = [event async for event in gateway.generate(request, Call("me"))]
     return events[-1].finished.timings.load.ToTimedelta().total_seconds()
 
 
-async def test_the_time_of_a_load_is_told_and_no_other(harness_of) -> None:
-    """The first request learns how long the model took; the second one, which found it loaded, learns of none."""
+async def test_the_time_of_a_load_is_reported_once(harness_of) -> None:
+    """The first request gets it; the second one found the model loaded."""
     harness, clock = harness_of(), Clock()
     harness.fleet.slow.add("a")
     inner = FakeGateway(model("a:latest"))
     for _ in range(2):
         inner.play(started(), finished())
     gateway = OnDemand(inner, OneModel(), harness.scheduler, clock)
-    first = asyncio.create_task(told_load_seconds(gateway))
+    first = asyncio.create_task(reported_load_seconds(gateway))
     await harness.logged("+a@0")
     clock.now = 4.5
     harness.fleet.finish("a")
     assert await first == 4.5
-    assert await told_load_seconds(gateway) == 0.002, "what the worker said stays"
+    assert await reported_load_seconds(gateway) == 0.002, "the worker's own figure stays"
 
 
 class NeverInstalled(FakeGateway):
-    """A gateway whose catalog waits for a model for ever."""
+    """A gateway whose catalog waits for a model forever."""
 
     async def search(self, name: str, deadline: float | None = None):
         """Waits."""
@@ -74,14 +74,14 @@ class NeverInstalled(FakeGateway):
 
 
 async def test_waiting_for_a_model_that_is_being_installed_ends_at_the_deadline(harness_of) -> None:
-    """It is as good as waiting for one that loads: in time by the deadline."""
+    """As the wait for a load is: in time by the deadline."""
     gateway = OnDemand(NeverInstalled(), OneModel(), harness_of().scheduler)
     request = generation_pb2.GenerateRequest(model="late", prompt="hi")
     with pytest.raises(DeadlineExceeded):
         await anext(gateway.generate(request, Call("me", asyncio.get_running_loop().time() + 0.01)))
 
 
-async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(harness_of) -> None:
+async def test_requests_that_wait_for_a_model_that_is_being_installed_are_bounded(harness_of) -> None:
     """And in number by the queue's length."""
     gateway = OnDemand(NeverInstalled(), OneModel(), harness_of(max_waiting=1).scheduler)
     waiting = asyncio.create_task(gateway.search("late"))
@@ -93,10 +93,10 @@ async def test_those_who_wait_for_a_model_that_is_being_installed_are_bounded(ha
 
 
 async def test_room_is_expected_of_models_that_are_loaded_only(harness_of) -> None:
-    """The others are loaded first, and their requests wait for that in a queue of their own."""
+    """Requests for other models wait for the load first, in a queue of their own."""
     harness = harness_of()
     inner = FakeGateway(model("a:latest"))
-    inner.full = QueueFull("nobody fits in")
+    inner.full = QueueFull("full")
     gateway = OnDemand(inner, OneModel(), harness.scheduler)
     gateway.expect_room("a")
     async with harness.scheduler.in_use(model_key("a"), HostedModel("a", ("a:latest",))):

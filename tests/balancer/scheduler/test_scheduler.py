@@ -1,4 +1,4 @@
-"""Models are loaded when they are asked for, share the places, and leave when nobody needs them."""
+"""Models are loaded by their first request, share the slots, and are unloaded when they are idle."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_busy_model_is_never_unloaded(harness_of) -> None:
 
 
 async def test_waiting_models_take_turns_in_order(harness_of) -> None:
-    """Who asked first is loaded first."""
+    """The model that was requested first is loaded first."""
     harness = harness_of()
     async with harness.use("a"):
         tasks = []
@@ -74,22 +74,22 @@ async def test_an_idle_model_expires(harness_of) -> None:
 
 
 async def test_a_request_in_time_keeps_the_model(harness_of) -> None:
-    """Every request starts the clock anew, and tells when it will run out."""
+    """Every request restarts the expiry and reports it."""
     harness = harness_of(keep_alive_seconds=1000)
     await harness.touch("a")
     assert harness.expiries == {"a": 1000}
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.inf])
-async def test_for_ever_means_no_expiry(harness_of, seconds: float) -> None:
+async def test_forever_means_no_expiry(harness_of, seconds: float) -> None:
     """A negative or infinite keep_alive never runs out."""
     harness = harness_of(keep_alive_seconds=seconds)
     await harness.touch("a")
     assert harness.expiries == {"a": None}
 
 
-async def test_keep_replaces_the_clock_before_and_after_loading(harness_of) -> None:
-    """A wish for a model that is not loaded counts for its next life only."""
+async def test_keep_replaces_the_expiry_before_and_after_loading(harness_of) -> None:
+    """For a model that is not loaded it counts for the next load only."""
     harness = harness_of(keep_alive_seconds=500)
     harness.scheduler.keep("a", 7)
     await harness.touch("a")
@@ -140,7 +140,7 @@ async def test_a_request_during_unloading_loads_again(harness_of) -> None:
 
 
 async def test_a_failed_load_answers_every_waiter_with_the_cause(harness_of) -> None:
-    """All who wait learn why, the place is free again, and the next request tries anew."""
+    """All waiting requests fail with it, the slot is free again, and the next request loads anew."""
     harness = harness_of()
     harness.fleet.failures["a"] = "failed to start 1 times: no memory"
     results = await asyncio.gather(*(harness.touch("a") for _ in range(3)), return_exceptions=True)
@@ -163,7 +163,7 @@ async def test_a_model_whose_workers_were_given_up_is_loaded_anew(harness_of) ->
 
 
 async def test_a_load_without_progress_is_given_up(harness_of) -> None:
-    """A worker that hangs while it starts does not block its place for ever."""
+    """A worker that hangs while it starts does not block its slot forever."""
     harness = harness_of(stall_seconds=0.01)
     harness.fleet.slow.add("a")
     with pytest.raises(NoWorker, match=r"no progress for .* --load-timeout"):
@@ -172,7 +172,7 @@ async def test_a_load_without_progress_is_given_up(harness_of) -> None:
 
 
 async def test_a_deadline_ends_the_wait_and_not_the_load(harness_of) -> None:
-    """Who cannot wait leaves; the model is there for the next."""
+    """The request fails; the model is loaded for the next one."""
     harness = harness_of()
     harness.fleet.slow.add("a")
     with pytest.raises(DeadlineExceeded):
@@ -183,8 +183,8 @@ async def test_a_deadline_ends_the_wait_and_not_the_load(harness_of) -> None:
     assert harness.fleet.log == ["+a@0"]
 
 
-async def test_a_model_that_is_back_makes_way_in_time_for_a_deadline(harness_of) -> None:
-    """Though its stay is longer: a load like its own is over before whoever waits gives up."""
+async def test_a_model_that_was_just_evicted_makes_way_in_time_for_a_deadline(harness_of) -> None:
+    """Its residency ends so early that a load like its own is over at the deadline."""
     harness = harness_of(min_residency_loads=10.0, min_tenure_seconds=3600.0)
     await harness.touch("a")
     model = harness.scheduler._models["a"]
@@ -205,8 +205,8 @@ async def test_too_many_waiters_are_refused(harness_of) -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_pinned_models_share_all_places_and_never_leave(harness_of) -> None:
-    """Two pinned models on four places have two each; keep and unload do not move them."""
+async def test_pinned_models_share_all_slots_and_are_never_unloaded(harness_of) -> None:
+    """Two pinned models on four slots have two each; keep and unload do not change that."""
     harness = harness_of(slot_count=4, keep_alive_seconds=0)
     harness.preload("a", "b")
     await harness.touch("a")
@@ -217,8 +217,8 @@ async def test_pinned_models_share_all_places_and_never_leave(harness_of) -> Non
     assert harness.expiries["a"] is None and harness.scheduler.is_pinned("a")
 
 
-async def test_a_model_with_places_to_spare_lends_one_and_gets_it_back(harness_of) -> None:
-    """A pinned model keeps one place; the lent one returns when the guest leaves."""
+async def test_a_model_with_a_spare_replica_gives_it_up_and_gets_it_back(harness_of) -> None:
+    """A pinned model keeps one slot; the other is restored when the guest is unloaded."""
     harness = harness_of(slot_count=2)
     harness.preload("a")
     await harness.touch("guest")
@@ -227,8 +227,8 @@ async def test_a_model_with_places_to_spare_lends_one_and_gets_it_back(harness_o
     assert harness.fleet.log[-2:] == ["-guest@1", "+a@1"]
 
 
-async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(harness_of) -> None:
-    """When every place is pinned the request fails at once, and the sentence says what to change."""
+async def test_without_a_slot_that_can_ever_be_free_a_request_fails_with_the_cause(harness_of) -> None:
+    """When every slot is pinned the request fails at once, and the message says what to change."""
     harness = harness_of()
     harness.preload("a")
     with pytest.raises(NoWorker, match="start it with more --workers, or name no models"):
@@ -236,7 +236,7 @@ async def test_without_a_place_that_can_ever_be_free_the_cause_is_told(harness_o
 
 
 async def test_requests_that_come_before_the_named_models_wait_for_them(harness_of) -> None:
-    """The doors open first: an early request is served by the places that the operator's models take."""
+    """The ports open first: an early request takes no slot from the operator's models."""
     harness = harness_of(slot_count=2, awaits_preload=True)
     early = asyncio.create_task(harness.touch("a"))
     unloading = asyncio.create_task(harness.scheduler.unload("b"))
@@ -257,14 +257,14 @@ async def test_an_early_request_keeps_its_deadline(harness_of) -> None:
 
 
 async def test_a_preloaded_model_that_is_not_pinned_makes_room(harness_of) -> None:
-    """What was loaded without being named is as good as any other idle model."""
+    """A model that was preloaded without being named is evicted as any other idle one."""
     harness = harness_of()
     harness.preload("a", pinned=False)
     await harness.touch("b")
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
-async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(harness_of) -> None:
+async def test_the_expiry_of_a_preloaded_model_starts_with_its_first_use(harness_of) -> None:
     """A server that has just been started stays ready for its first client, and then keeps to keep_alive."""
     harness = harness_of(keep_alive_seconds=0.02)
     harness.preload("a", pinned=False)
@@ -274,8 +274,8 @@ async def test_the_clock_of_a_preloaded_model_starts_with_its_first_use(harness_
     await harness.logged("-a@0")
 
 
-async def test_most_loaded_bounds_the_models(harness_of) -> None:
-    """OLLAMA_MAX_LOADED_MODELS leaves places empty rather than load one model more."""
+async def test_max_loaded_models_bounds_the_models(harness_of) -> None:
+    """OLLAMA_MAX_LOADED_MODELS leaves slots empty rather than load one model more."""
     harness = harness_of(slot_count=3, max_loaded_models=1)
     for model in ("a", "b"):
         await harness.touch(model)
@@ -283,7 +283,7 @@ async def test_most_loaded_bounds_the_models(harness_of) -> None:
 
 
 async def test_two_loads_under_the_bound_take_turns(harness_of) -> None:
-    """With a bound of one, two models that are asked for at once are loaded one after the other."""
+    """With a bound of one, two models that are requested at once are loaded one after the other."""
     harness = harness_of(slot_count=2, max_loaded_models=1)
     await asyncio.gather(harness.touch("a"), harness.touch("b"))
     assert sorted(harness.fleet.log[:1] + harness.fleet.log[2:]) == ["+a@0", "+b@1"]
@@ -303,8 +303,8 @@ async def test_a_cancelled_request_releases_the_model(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
 
-async def test_a_full_model_grows_onto_a_free_place(harness_of) -> None:
-    """After some time without room it gets one more worker, and no further one while that starts."""
+async def test_a_saturated_model_is_scaled_up_to_a_free_slot(harness_of) -> None:
+    """After some time it gets one more worker, and no further one while that starts."""
     harness = harness_of(slot_count=3, scale_up_after_seconds=0.01, poll_seconds=0.005)
     async with harness.use("a"):
         harness.fleet.slow.add("a")
@@ -314,16 +314,16 @@ async def test_a_full_model_grows_onto_a_free_place(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "+a@1"]
 
 
-async def test_a_model_with_room_does_not_grow(harness_of) -> None:
-    """Being used is no reason to take more."""
+async def test_a_model_with_free_streams_is_not_scaled_up(harness_of) -> None:
+    """Being used is no reason to take a slot."""
     harness = harness_of(slot_count=2, scale_up_after_seconds=0, poll_seconds=0.001)
     async with harness.use("a"):
         await asyncio.sleep(0.05)
     assert harness.fleet.log == ["+a@0"]
 
 
-async def test_a_grown_model_gives_a_place_up_while_it_is_busy(harness_of) -> None:
-    """Another model gets the second place at once; the first keeps the other."""
+async def test_a_scaled_up_model_gives_a_slot_up_while_it_is_busy(harness_of) -> None:
+    """Another model gets the second slot at once; the first keeps the other."""
     harness = harness_of(slot_count=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
     async with harness.use("a"):
         harness.fleet.workers["worker-0"].has_room = False
@@ -333,7 +333,7 @@ async def test_a_grown_model_gives_a_place_up_while_it_is_busy(harness_of) -> No
 
 
 async def test_alternating_loads_do_not_flap(harness_of) -> None:
-    """Two full models on two places stay where they are, however long they alternate."""
+    """Two saturated models on two slots stay where they are, however long they alternate."""
     harness = harness_of(slot_count=2, scale_up_after_seconds=0, poll_seconds=0.001)
     for model in ("a", "b") * 10:
         async with harness.use(model):
@@ -344,8 +344,8 @@ async def test_alternating_loads_do_not_flap(harness_of) -> None:
     assert harness.fleet.log == first_moves and first_moves[-1] == "+b@1"
 
 
-async def test_a_busy_model_makes_way_after_its_turn(harness_of) -> None:
-    """Running requests finish, new ones wait until the other model has been loaded, and nobody starves."""
+async def test_a_busy_model_is_paused_after_its_tenure(harness_of) -> None:
+    """Running requests finish, new ones wait until the other model has been loaded, and none starves."""
     harness = harness_of(min_tenure_seconds=0.02)
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
@@ -357,8 +357,8 @@ async def test_a_busy_model_makes_way_after_its_turn(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
 
 
-async def test_within_its_turn_a_busy_model_takes_requests(harness_of) -> None:
-    """Somebody's waiting for another model does not hold up those who come early."""
+async def test_within_its_tenure_a_busy_model_takes_requests(harness_of) -> None:
+    """A request that waits for another model does not delay them."""
     harness = harness_of(min_tenure_seconds=1000)
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
@@ -379,8 +379,8 @@ async def test_the_deadline_holds_while_the_model_leaves(harness_of) -> None:
     await other
 
 
-async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(harness_of) -> None:
-    """A guest that comes and goes takes the same place every time instead of pushing a pinned model to and fro."""
+async def test_a_replica_that_is_lost_soon_is_not_restored_at_once(harness_of) -> None:
+    """A guest that comes and goes takes the same slot every time, without a reload of the pinned model."""
     harness = harness_of(slot_count=2, poll_seconds=0.005)
     harness.preload("a")
     for _ in range(4):
@@ -392,7 +392,7 @@ async def test_a_place_that_is_lost_soon_is_not_asked_for_again_at_once(harness_
 
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_a_model_whose_only_worker_was_drained_is_loaded_by_the_next_request(harness_of, pinned: bool) -> None:
-    """Its place is free until then, for whoever asks first."""
+    """Its slot is free until then, for any model."""
     harness = harness_of()
     harness.preload("a", pinned=pinned)
     await harness.touch("a")
@@ -402,8 +402,8 @@ async def test_a_model_whose_only_worker_was_drained_is_loaded_by_the_next_reque
     assert harness.scheduler.is_pinned("a") == pinned
 
 
-async def test_the_place_of_a_drained_worker_is_free_for_another_model(harness_of) -> None:
-    """It is not filled again by the model that had it, which has others."""
+async def test_the_slot_of_a_drained_worker_is_free_for_another_model(harness_of) -> None:
+    """The model that had it, and has others, does not take it again."""
     harness = harness_of(slot_count=2, poll_seconds=0.01)
     harness.preload("a")
     await harness.touch("a")
@@ -417,7 +417,7 @@ async def test_the_place_of_a_drained_worker_is_free_for_another_model(harness_o
 
 
 async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(harness_of) -> None:
-    """There is nothing left to be put to sleep."""
+    """Nothing of it is left to be put to sleep."""
     harness = harness_of(keep_alive_seconds=0.05, poll_seconds=0.01)
     await harness.touch("a")
     await harness.fleet.retire("worker-0")
@@ -428,8 +428,22 @@ async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(harness_of) 
     assert harness.fleet.log[-1] == "+b@0"
 
 
-async def test_where_models_stand_can_be_told(harness_of) -> None:
-    """Waiting for a place, loading, loaded, asleep: with the workers and the requests of each."""
+async def test_a_model_stays_loaded_when_only_a_starting_worker_is_left(harness_of) -> None:
+    """The worker that served is retired by hand: requests wait in the dispatcher for the other one."""
+    harness = harness_of(slot_count=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
+    async with harness.use("a"):
+        harness.fleet.slow.add("a")
+        harness.fleet.workers["worker-0"].has_room = False
+        await harness.logged("+a@1")
+    await harness.fleet.retire("worker-0")
+    await asyncio.sleep(0.02)
+    assert harness.scheduler.is_loaded("a")
+    await harness.scheduler.unload("a")
+    assert harness.fleet.log == ["+a@0", "+a@1", "-a@0", "-a@1"]
+
+
+async def test_the_status_of_each_model(harness_of) -> None:
+    """Waiting for a slot, loading, loaded, asleep: with the workers and the requests of each."""
     harness = harness_of()
     harness.fleet.sizes["a"] = 10
     assert not harness.scheduler.loads_on_demand
@@ -438,16 +452,16 @@ async def test_where_models_stand_can_be_told(harness_of) -> None:
     await harness.logged("+a@0")
     second = asyncio.create_task(harness.touch("b"))
     await asyncio.sleep(0.01)
-    told = [(one.model, one.state, list(one.workers), one.requests) for one in harness.scheduler.statuses()]
-    assert told == [
+    seen = [(one.model, one.state, list(one.workers), one.requests) for one in harness.scheduler.statuses()]
+    assert seen == [
         ("a", fleet_pb2.MODEL_STATE_LOADING, ["worker-0"], 1),
         ("b", fleet_pb2.MODEL_STATE_WAITING, [], 1),
     ]
     harness.fleet.finish("a")
     await asyncio.gather(first, second)
     assert harness.scheduler.loads_on_demand
-    told = [(one.model, one.state, list(one.workers)) for one in harness.scheduler.statuses()]
-    assert told == [
+    seen = [(one.model, one.state, list(one.workers)) for one in harness.scheduler.statuses()]
+    assert seen == [
         ("b", fleet_pb2.MODEL_STATE_LOADED, ["worker-0b"]),
         ("a", fleet_pb2.MODEL_STATE_SLEEPING, ["worker-0"]),
     ]

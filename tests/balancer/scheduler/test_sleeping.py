@@ -1,4 +1,4 @@
-"""An idle model sleeps first where its engine can, and wakes when it is asked for."""
+"""An idle model sleeps first where its engine can, and its next request wakes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllama_balancer.fleet.events import ProcessState
 
 
 async def test_an_expired_model_sleeps_and_wakes(harness_of) -> None:
-    """The process stays, its place is free, and the next request wakes it."""
+    """The process stays, its slot is free, and the next request wakes it."""
     harness = harness_of(keep_alive_seconds=0.01)
     harness.fleet.sizes["a"] = 10
     await harness.touch("a")
@@ -18,8 +18,8 @@ async def test_an_expired_model_sleeps_and_wakes(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "za@0", "wa@0"]
 
 
-async def test_two_models_take_turns_at_one_place_without_loading_again(harness_of) -> None:
-    """After their first loads they only sleep and wake; a second worker of a place has a name of its own."""
+async def test_two_models_take_turns_at_one_slot_without_loading_again(harness_of) -> None:
+    """After their first loads they only sleep and wake; a second worker of a slot has a name of its own."""
     harness = harness_of()
     harness.fleet.sizes |= {"a": 10, "b": 10}
     for model in ("a", "b", "a", "b"):
@@ -28,7 +28,7 @@ async def test_two_models_take_turns_at_one_place_without_loading_again(harness_
 
 
 async def test_stop_ends_a_model_that_sleeps_or_could(harness_of) -> None:
-    """Who says that a model is not needed wants the memory back."""
+    """A client that stops a model wants the memory back."""
     harness = harness_of(keep_alive_seconds=0.01)
     harness.fleet.sizes |= {"a": 10, "b": 10}
     await harness.touch("a")
@@ -41,7 +41,7 @@ async def test_stop_ends_a_model_that_sleeps_or_could(harness_of) -> None:
 
 
 async def test_a_keep_alive_of_zero_ends_the_process(harness_of) -> None:
-    """It says the same as stop."""
+    """It means the same as stop."""
     harness = harness_of(keep_alive_seconds=0)
     harness.fleet.sizes["a"] = 10
     await harness.touch("a")
@@ -49,8 +49,8 @@ async def test_a_keep_alive_of_zero_ends_the_process(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "-a@0"]
 
 
-async def test_a_sleeper_ends_when_nobody_wakes_it(harness_of) -> None:
-    """The host's memory is not taken for ever."""
+async def test_a_sleeping_model_ends_when_no_request_wakes_it(harness_of) -> None:
+    """The host's memory is not taken forever."""
     harness = harness_of(keep_alive_seconds=0.01, sleep_seconds=0.02)
     harness.fleet.sizes["a"] = 10
     await harness.touch("a")
@@ -58,8 +58,8 @@ async def test_a_sleeper_ends_when_nobody_wakes_it(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "za@0", "-a@0"]
 
 
-async def test_a_sleeper_whose_process_dies_is_not_started_again(harness_of) -> None:
-    """A restarted process would be awake, at a place that may be another model's."""
+async def test_a_sleeping_model_whose_process_dies_is_not_started_again(harness_of) -> None:
+    """A restarted process would be awake, at a slot that may belong to another model."""
     harness = harness_of(keep_alive_seconds=0.01)
     harness.fleet.sizes["a"] = 10
     await harness.touch("a")
@@ -72,7 +72,7 @@ async def test_a_sleeper_whose_process_dies_is_not_started_again(harness_of) -> 
     assert harness.fleet.log == ["+a@0", "za@0", "-a@0", "+a@0"]
 
 
-async def test_an_older_sleeper_makes_room_in_memory(harness_of) -> None:
+async def test_the_longest_sleeping_model_makes_room_in_memory(harness_of) -> None:
     """Least recently used goes first in the host's memory as well."""
     harness = harness_of()
     harness.fleet.sizes |= {"a": 600, "b": 600}
@@ -102,7 +102,7 @@ async def test_a_model_that_does_not_wake_is_loaded_anew(harness_of) -> None:
     assert harness.fleet.log == ["+a@0", "za@0", "-a@0", "+a@0"]
 
 
-async def test_a_sleeper_whose_place_is_busy_is_loaded_elsewhere(harness_of) -> None:
+async def test_a_sleeping_model_whose_slot_is_busy_is_loaded_elsewhere(harness_of) -> None:
     """One process of a model is enough: the sleeping one ends first."""
     harness = harness_of(slot_count=2)
     harness.fleet.sizes["a"] = 10
@@ -115,7 +115,7 @@ async def test_a_sleeper_whose_place_is_busy_is_loaded_elsewhere(harness_of) -> 
 
 
 async def test_only_one_of_several_workers_sleeps(harness_of) -> None:
-    """One brings the model back within seconds; it grows again if it has to."""
+    """One brings the model back within seconds; it is scaled up again if need be."""
     harness = harness_of(slot_count=2, scale_up_after_seconds=0.01, poll_seconds=0.005, keep_alive_seconds=0.05)
     harness.fleet.sizes["a"] = 10
     async with harness.use("a"):
