@@ -1,4 +1,4 @@
-"""Runs the comparison: `python -m vllama_benchmarks.simulate [--quick] [--report DIR]`."""
+"""The command line of the simulator: `python -m vllama_benchmarks.simulate [--quick] [--report DIR]`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what the arguments ask for and prints the summary; returns the exit status."""
+    """Runs the command line, prints the summary and returns the exit status."""
     arguments = _parser().parse_args(argv)
     start = time.monotonic()
 
@@ -46,16 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = run(grid, dict.fromkeys(names), progress, arguments.jobs, archive)
     print(markdown([summary(results), by_workload(results), *goals(results, SUBJECT)]), end="")
     if archive is not None:
-        beside = Studies(results, grid, archive, progress, arguments.jobs, arguments.quick)
-        write(arguments.report, results, SUBJECT, [] if _is_partial(arguments) else beside.sections())
+        studies = Studies(results, grid, archive, progress, arguments.jobs, arguments.quick)
+        write(arguments.report, results, SUBJECT, [] if _is_partial(arguments) else studies.sections())
         progress(f"wrote {arguments.report / 'report.html'} and {arguments.report / 'report.md'}")
     return 0
 
 
 def _is_partial(arguments: argparse.Namespace) -> bool:
-    """Tells whether only a part of the comparison was asked for: then nothing is shown beside it."""
-    asked = (arguments.workloads, arguments.concurrency, arguments.workers, arguments.seeds, arguments.policies)
-    return any(part is not None for part in asked)
+    """Returns whether the flags select a part of the comparison; the report then has no further sections."""
+    selected = (arguments.workloads, arguments.concurrency, arguments.workers, arguments.seeds, arguments.policies)
+    return any(part is not None for part in selected)
 
 
 def _grid(arguments: argparse.Namespace) -> Grid:

@@ -1,4 +1,4 @@
-"""Takes the policy's terms away, one at a time, and shows what each is worth: a term that is worth nothing goes."""
+"""Ablation: the policy without each of its terms in turn. A term without effect is removed from the policy."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SPECIAL: Mapping[str, tuple[str, ...]] = {
     "long-contexts": (SHIPPED, WITHOUT_MEMORY),
     "long-answers": (SHIPPED, WITHOUT_REPLIES),
 }
-"""Workloads that only some terms are for, and these terms."""
+"""The terms that matter in one special workload only, by that workload."""
 GRID = replace(FULL, concurrencies=(8, 32, 50), workers=(2, 4, 8))
-"""Where the terms are weighed: where the comparison has something to choose and few places are empty."""
+"""The cells of the ablation: those with several workers and enough load for a choice to matter."""
 SPECIAL_GRID = Grid(workloads=tuple(SPECIAL), concurrencies=(8, 50), workers=(2, 4, 8))
-"""Where the special ones are."""
+"""The cells of the special workloads."""
 
 
 def weighed(
     compared: Results, grid: Grid = GRID, progress: Progress = silent, jobs: int = 1, archive: Archive | None = None
 ) -> Table:
-    """Weighs every term on a part of the comparison's grid; `compared` has its baselines and its oracle there."""
+    """Measures every variant on a part of the comparison's grid; `compared` has its baselines and oracle."""
     own = run(grid, VARIANTS, progress, jobs, archive)
     results = {cell: {**compared[cell], **scores} for cell, scores in own.items()}
     won = len(gains(results, SHIPPED))
@@ -56,9 +56,9 @@ def weighed(
 
 
 def specialists(grid: Grid = SPECIAL_GRID, progress: Progress = silent) -> Table:
-    """Weighs the terms that are for what the comparison's workloads do not have."""
-    wanted = {name: contender(name) for names in SPECIAL.values() for name in names}
-    results = run_factories(grid, {LEAST_REQUEST: contender(LEAST_REQUEST), **wanted}, progress)
+    """Measures the terms of special workloads, which the comparison does not contain."""
+    compared = {name: contender(name) for names in SPECIAL.values() for name in names}
+    results = run_factories(grid, {LEAST_REQUEST: contender(LEAST_REQUEST), **compared}, progress)
     parts = {name: {c: s for c, s in results.items() if c.workload == name} for name in grid.workloads}
     return Table(
         "What some terms are for",

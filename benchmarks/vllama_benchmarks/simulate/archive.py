@@ -1,7 +1,7 @@
-"""Keeps what has been computed in a directory, so that a comparison that was interrupted goes on where it was.
+"""A directory of computed results, so that an interrupted comparison continues where it stopped.
 
-Everything is kept under a fingerprint of the sources that it depends on: whoever changes a policy
-or the engine starts over.
+Results are kept with a fingerprint of the sources that they depend on: after a change of a policy or of the engine
+everything is computed again.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ class Archive:
     """Results by name, one file each."""
 
     def __init__(self, directory: Path, fingerprint: str = "") -> None:
-        """Keeps results in a directory, which is made; they are those of the present sources unless told otherwise."""
+        """Creates the directory; the fingerprint is that of the present sources unless one is given."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._fingerprint = fingerprint or fingerprint_of_sources()
 
     def within(self, folder: str) -> Archive:
-        """Makes an archive of the same sources in a folder of this one."""
+        """Returns an archive of the same sources in a folder of this one."""
         return Archive(self._directory / folder, self._fingerprint)
 
-    def get(self, name: str, asked: list[Any], compute: Callable[[], Any]) -> Any:
-        """Returns what is kept under the name for the same question, or computes and keeps it.
+    def get(self, name: str, key: list[Any], compute: Callable[[], Any]) -> Any:
+        """Returns the kept result of the name if its key is the same, or computes and keeps it.
 
-        Question and result have to be made of JSON's types.
+        Key and result consist of JSON's types.
         """
         path = self._directory / f"{name}.json"
         kept = _read(path)
-        if kept.get("fingerprint") == self._fingerprint and kept.get("asked") == asked:
+        if kept.get("fingerprint") == self._fingerprint and kept.get("asked") == key:
             return kept["result"]
         result = compute()
-        # A file that is half written would be taken for no file, and nothing would be lost but time.
+        # A half-written file reads as none: the result is computed again.
         path.write_text(
-            json.dumps({"fingerprint": self._fingerprint, "asked": asked, "result": result}), encoding="utf-8"
+            json.dumps({"fingerprint": self._fingerprint, "asked": key, "result": result}), encoding="utf-8"
         )
         return result
 

@@ -1,8 +1,8 @@
-"""The placements that the field uses, as published, for comparison.
+"""The placement rules of other routers, as published, for comparison.
 
-Each keeps the books that its own router keeps: exact counts of its own streams where the router
-counts, reports where it reads them. Ties are broken at random where the rule does not say, because
-breaking them by index is a known flaw and would make the comparison too easy.
+Each keeps the state that its own router keeps: exact counts of its streams where the router counts, reports where it
+reads them. Ties are broken at random where the rule leaves them open: breaking them by index is a known flaw and would
+make the comparison too easy.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 
 class Counting:
-    """Counts its own streams on each worker; subclasses choose."""
+    """Base class: counts its streams on each worker; subclasses choose a worker."""
 
     def __init__(self, context: PlacementContext) -> None:
         self.rng = context.rng
         self.streams = [0] * context.workers
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks one of the available workers."""
         raise NotImplementedError
 
     def least(self, available: Sequence[int], load: Callable[[int], float]) -> int:
@@ -37,52 +36,47 @@ class Counting:
         return ties[0] if len(ties) == 1 else self.rng.choice(ties)
 
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
-        """Picks and counts."""
         worker = self.choose(request, available)
         self.streams[worker] += 1
         return worker
 
     def started(self, now: float, request: Request, cached_tokens: int) -> None:
-        """Takes no notice."""
+        """Does nothing: the rule has no use for it."""
 
     def first_token(self, now: float, request: Request) -> None:
-        """Takes no notice."""
+        """Does nothing: the rule has no use for it."""
 
     def ended(self, now: float, request: Request, output_tokens: int) -> None:
-        """Counts the stream out."""
         self.streams[request.worker] -= 1
 
     def lost(self, now: float, request: Request) -> None:
-        """Counts the stream out."""
         self.streams[request.worker] -= 1
 
     def report(self, now: float, worker: int, report: LoadReport) -> None:
-        """Takes no notice."""
+        """Does nothing: the rule has no use for it."""
 
     def left(self, now: float, worker: int) -> None:
-        """Takes no notice."""
+        """Does nothing: the rule has no use for it."""
 
     def joined(self, now: float, worker: int) -> None:
-        """Takes no notice."""
+        """Does nothing: the rule has no use for it."""
 
 
 class Random(Counting):
     """Any worker."""
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks by lot."""
         return self.rng.choice(available)
 
 
 class RoundRobin(Counting):
-    """One after the other."""
+    """One worker after the other."""
 
     def __init__(self, context: PlacementContext) -> None:
         super().__init__(context)
         self._turn = self.rng.randrange(context.workers)
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks the next."""
         self._turn += 1
         return available[self._turn % len(available)]
 
@@ -91,15 +85,13 @@ class LeastRequest(Counting):
     """The fewest streams, by exact count."""
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks the least counted."""
         return self.least(available, self.streams.__getitem__)
 
 
 class PowerOfTwo(Counting):
-    """The less loaded of two drawn by lot."""
+    """The less loaded of two random workers."""
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks the better of two."""
         pair = self.rng.sample(available, 2) if len(available) > 1 else available
         return self.least(pair, self.streams.__getitem__)
 
@@ -109,7 +101,7 @@ class CacheAwareRule:
     """Thresholds of the cache-aware rule; the defaults are the published ones."""
 
     match: float = 0.3
-    """Share of the prompt that a worker must have seen to be preferred for it."""
+    """Share of the prompt that a worker must have cached to be preferred for it."""
     absolute: float = 64
     """Streams between the fullest and the emptiest worker that count as imbalance..."""
     relative: float = 1.5
@@ -130,7 +122,7 @@ class CacheAware(Counting):
         self._seen: list[set[int]] = [set() for _ in range(context.workers)]
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks by match while in balance, else by count."""
+        """Picks by match while the fleet is in balance, else by count."""
         counts = [self.streams[worker] for worker in available]
         most, fewest = max(counts), min(counts)
         rule = self._rule
@@ -144,7 +136,7 @@ class CacheAware(Counting):
         return worker
 
     def _matching(self, blocks: tuple[int, ...], available: Sequence[int]) -> int:
-        """Finds the worker with the longest match above the threshold, the least counted of several; -1 for none."""
+        """Returns the worker with the longest match above the threshold, the least counted of several; -1 for none."""
         matches = {worker: matched(blocks, self._seen[worker]) for worker in available}
         longest = max(matches.values())
         if not blocks or longest <= self._rule.match * len(blocks):
@@ -152,16 +144,15 @@ class CacheAware(Counting):
         return self.least([w for w in available if matches[w] == longest], self.streams.__getitem__)
 
     def joined(self, now: float, worker: int) -> None:
-        """Forgets what the worker had seen."""
         self._seen[worker].clear()
 
 
-def matched(blocks: Sequence[int], known: set[int]) -> int:
-    """Counts the leading blocks that are known, by bisection: a known block's predecessors are known too."""
+def matched(blocks: Sequence[int], cached: set[int]) -> int:
+    """Returns how many leading blocks are cached, by bisection: the predecessors of a cached block are cached too."""
     low, high = 0, len(blocks)
     while low < high:
         middle = (low + high + 1) // 2
-        if blocks[middle - 1] in known:
+        if blocks[middle - 1] in cached:
             low = middle
         else:
             high = middle - 1
@@ -171,8 +162,8 @@ def matched(blocks: Sequence[int], known: set[int]) -> int:
 class DataParallelScore(Counting):
     """vLLM's score for data-parallel engines: own streams or the last report, and a penalty for full caches.
 
-    As there, each pick adds one waiting request to the report until the next one comes, and the
-    scan starts one engine further each time.
+    As in vLLM, each pick adds one waiting request to the worker's last report, and the scan starts one engine further
+    each time.
     """
 
     def __init__(self, context: PlacementContext) -> None:
@@ -183,7 +174,7 @@ class DataParallelScore(Counting):
         self._start = 0
 
     def choose(self, request: Request, available: Sequence[int]) -> int:
-        """Picks the lowest score, the first from a start that rotates."""
+        """Picks the lowest score; ties go to the first after a rotating start."""
         self._start += 1
         turned = [available[(self._start + i) % len(available)] for i in range(len(available))]
         worker = min(turned, key=self._score)
@@ -196,7 +187,6 @@ class DataParallelScore(Counting):
         return score + waiting * 6.0 * max(0.0, self._kv_use[worker] - 0.5)
 
     def report(self, now: float, worker: int, report: LoadReport) -> None:
-        """Takes the counts over."""
         self._waiting[worker] = report.waiting
         self._running[worker] = report.running
         self._kv_use[worker] = report.kv_cache_use

@@ -17,7 +17,7 @@ SUBJECT_COLOR = "#1f6feb"
 OTHER_COLOR = "#9aa4b2"
 ORACLE_COLOR = "#c9a227"
 KIND_COLORS = ("#1f6feb", "#d1495b", "#2e8b57", "#c9a227", "#7a5195", "#59a5a9", "#a05a2c", "#555555")
-"""What tells the kinds of a timeline apart."""
+"""Colour of each kind in a timeline."""
 
 
 def bars(title: str, values: Mapping[str, float], highlight: str, reference: str, digits: int = 3) -> str:
@@ -56,15 +56,15 @@ class Span:
     row: int
     """Counted from 0."""
     kind: int
-    """What fills it: picks the colour."""
+    """Picks the colour."""
     start: float
     end: float
     is_faint: bool = False
-    """Whether it is only on its way."""
+    """True while the row is only being prepared."""
 
 
 def timeline(title: str, rows: Sequence[str], kinds: Sequence[str], spans: Sequence[Span], end: float) -> str:
-    """Draws what fills each row when; seconds from left to right."""
+    """Draws the content of each row over time; seconds from left to right."""
     scale = (WIDTH - LABEL - 20) / end
     parts = [_text(0, 14, title, weight="bold")]
     for number, kind in enumerate(kinds):
@@ -86,7 +86,7 @@ def timeline(title: str, rows: Sequence[str], kinds: Sequence[str], spans: Seque
 
 
 def stack(charts: Sequence[str]) -> str:
-    """Puts charts below each other into one."""
+    """Returns one SVG with the charts below each other."""
     parts, bottom = [], 0
     for chart in charts:
         parts.append(chart.replace("<svg ", f'<svg y="{bottom}" ', 1))

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 SUBJECT = "expected-completion"
 """The policy under test."""
 LEAST_REQUEST = "least-request"
-"""The yardstick of all ratios."""
+"""The reference of all ratios."""
 ORACLE = "oracle"
-"""Knows everything; no baseline, because nobody can run it."""
+"""Uses what no router can know, so it is no baseline."""
 
 TUNED_RULE = CacheAwareRule(match=0.5, absolute=16, relative=1.1)
 """What `--tune` found; see tuning.py."""
 
 
 def cache_aware(rule: CacheAwareRule) -> PlacementFactory:
-    """Makes the cache-aware rule with given thresholds."""
+    """Returns the cache-aware rule with given thresholds."""
     return lambda context: CacheAware(context, rule)
 
 
 def balanced(policy: str) -> PlacementFactory:
-    """Puts one of the balancer's own policies to work."""
+    """Returns the placement of one of the balancer's own policies."""
 
     def build(context: PlacementContext) -> Placement:
         return PolicyPlacement(context, make_policy(policy))
@@ -57,12 +57,12 @@ BASELINES: Mapping[str, PlacementFactory] = {
     "cache-aware tuned": cache_aware(TUNED_RULE),
     "data-parallel score": DataParallelScore,
 }
-"""What the field uses."""
+"""The placements of other routers."""
 
 CONTENDERS: Mapping[str, PlacementFactory] = {SUBJECT: balanced(SUBJECT), **BASELINES, ORACLE: Oracle}
 """The comparison that the report shows."""
 
 
 def contender(name: str) -> PlacementFactory:
-    """Finds a contender, another policy of the balancer, or a variant. Raises KeyError for any other name."""
+    """Returns a contender, another policy of the balancer, or a variant. Raises KeyError for any other name."""
     return {**{policy: balanced(policy) for policy in POLICIES}, **VARIANTS, **CONTENDERS}[name]

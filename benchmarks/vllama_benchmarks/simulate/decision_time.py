@@ -1,9 +1,8 @@
-"""Measures what one decision costs the balancer: snapshot, beliefs, pick and reservation, on the real clock.
+"""The time of one placement decision: snapshot, prefix index, pick and reservation, on the real clock.
 
-The fleet is in the middle of its work: every worker carries streams, workers report in turn, and
-for each decision one lease is given back, so that the bookkeeping's caches are as stale as they are
-in service. Half of the requests continue a conversation, half are new. Only the decision is timed:
-sizing a request up depends on its length and happens once, however often it is placed.
+The fleet is busy: every worker carries streams, workers report in turn, and for each decision one lease is returned,
+so that the bookkeeping's caches are as stale as in service. Half of the requests continue a conversation, half are
+new. Only the decision is timed: the size of a request is estimated once, however often it is placed.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from vllama_balancer.workers.lease import Lease
 
 FLEETS = (1, 4, 16)
-"""Sizes that are measured."""
+"""Fleet sizes that are measured."""
 STREAMS_PER_WORKER = 3
 """Fifty streams on sixteen workers."""
 PROMPT_BLOCKS = 10
@@ -41,7 +40,7 @@ PROMPT_BLOCKS = 10
 TOKENS_PER_BLOCK = 64.0
 """Tokens of each."""
 BATCH = 250
-"""Decisions that are looked at together."""
+"""Decisions of one batch."""
 DECISIONS_PER_REPORT = 4
 """Decisions between two reports: forty a second beside ten reports."""
 
@@ -53,20 +52,19 @@ class DecisionTime:
     workers: int
     """Candidates of each."""
     calm_seconds: float
-    """Half of the decisions of the calmest batch took less: what a decision costs while nothing else runs."""
+    """Median of the fastest batch: the cost of a decision while nothing else runs."""
     median_seconds: float
-    """Half of all decisions took less."""
+    """Median of all decisions."""
     p99_seconds: float
-    """One in a hundred took longer."""
+    """99th percentile of all decisions."""
 
     def __str__(self) -> str:
-        """Tells them in microseconds."""
         calm, median, p99 = (x * 1e6 for x in (self.calm_seconds, self.median_seconds, self.p99_seconds))
         return f"{self.workers:3} workers: {calm:.1f} us a decision in a calm batch, median {median:.1f}, p99 {p99:.1f}"
 
 
 def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTime:
-    """Times so many decisions among so many workers, one after the other."""
+    """Times decisions one after the other."""
     pool = _pool(workers)
     placer = Placer(pool, policy, RetryBudget(lambda: 0), Metrics(CollectorRegistry()), Random(1))
     rng, seconds = Random(2), []
@@ -83,7 +81,7 @@ def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTi
         assert lease is not None
         running.append(lease)
         placer.first_token(running[rng.randrange(len(running))])
-    # What else the machine does only ever adds, so the calmest batch is nearest to the truth.
+    # Other load on the machine only adds time, so the fastest batch is nearest to the true cost.
     batches = [sorted(seconds[start : start + BATCH]) for start in range(0, decisions, BATCH)]
     calm = min(percentile(batch, 0.50) for batch in batches)
     return DecisionTime(workers, calm, percentile(sorted(seconds), 0.50), percentile(sorted(seconds), 0.99))
@@ -98,7 +96,7 @@ def _ticket(conversation: int) -> PlacementRequest:
 
 
 def _pool(workers: int) -> SimulatedPool:
-    """Makes a fleet that has been warm for long."""
+    """Returns a fleet whose workers have been warm for an hour."""
     began = time.monotonic()
     pool, engine = SimulatedPool(time.monotonic), EngineModel()
     for index in range(workers):

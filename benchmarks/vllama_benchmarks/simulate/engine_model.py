@@ -1,11 +1,10 @@
-"""One simulated engine on a made-up clock: the step model of the server's fake engine, run ahead where nothing changes.
+"""One simulated engine on a virtual clock: the step model of the worker's fake engine, run ahead where nothing changes.
 
-This is the one module of the balancer that imports the server, and only the step model's pure
-modules: the simulator is to measure placement on exactly the engine that tests and demos run. The
-package that serves never imports it.
+The simulator measures placement on exactly the engine that tests and demos run; of the server it imports the pure
+step model only.
 
-While a batch only decodes, every step is like the one before until a stream ends or a request
-arrives. Such steps are counted instead of made, which changes nothing but the running time.
+While a batch only decodes, every step is like the one before until a stream ends or a request arrives. Such steps are
+counted instead of run, which changes nothing but the running time.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
     from vllama_server.fake_engine.steps import Step
 
 IDLE = math.inf
-"""When an engine without work has news."""
+"""Time of the next event of an engine without work."""
 COLD_STEP_SECONDS = 0.7
-"""What a step takes longer while kernels are compiled for it."""
+"""Extra time of a step while kernels are compiled for it."""
 SETTLED_STEPS = 50
-"""After so many equal steps the engine's moving averages have settled: recording more changes nothing."""
+"""Equal steps after which the engine's moving averages no longer change."""
 
 
 class EngineEventKind(Enum):
-    """What an engine can tell of a request."""
+    """What can happen to a request."""
 
     STARTED = "started"
     FIRST_TOKEN = "first token"
@@ -42,7 +41,7 @@ class EngineEventKind(Enum):
 
 
 class EngineEvent(NamedTuple):
-    """One thing that happened to a request."""
+    """One event of a request."""
 
     kind: EngineEventKind
     request: Request
@@ -52,7 +51,7 @@ class EngineEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a worker says of its load; the fields of the wire's WorkerReport."""
+    """The load of a worker: fields of the wire's WorkerReport."""
 
     running: int
     waiting: int
@@ -63,7 +62,7 @@ class LoadReport:
 
 
 class EngineModel:
-    """An engine that runs from step to step when it is asked to."""
+    """An engine that `advance` runs from step to step."""
 
     def __init__(self, speed: float = 1.0) -> None:
         self.profile = SimulationProfile(speed=speed)
@@ -83,11 +82,11 @@ class EngineModel:
 
     @property
     def next_seconds(self) -> float:
-        """When there will be news; IDLE without work."""
+        """Time of the next event; IDLE without work."""
         return self._since + self._repeats * self._step.seconds if self._step is not None else IDLE
 
     def submit(self, now: float, request: Request) -> None:
-        """Queues a request; it can join the step that follows the one under way."""
+        """Queues a request; it can join the step after the running one."""
         turn, delivered = request.turn, request.delivered_tokens
         stream = Stream(turn.prompt_tokens + delivered, _identities(turn), turn.output_tokens - delivered)
         self._requests[stream] = request
@@ -100,25 +99,24 @@ class EngineModel:
             self._repeats = 1
 
     def advance(self, now: float) -> list[EngineEvent]:
-        """Ends the step that is due now, begins the next and tells what happened."""
+        """Ends the step that is due now, begins the next and returns the events."""
         step = self._step
         assert step is not None
         self._run(self._repeats - 1)
         advanced = self.model.finish(step)
         self._rates.record(now, step.seconds, len(advanced), step.prefill_tokens)
-        news = [EngineEvent(EngineEventKind.STARTED, self._requests[s], s.cached_tokens) for s in step.admitted]
+        events = [EngineEvent(EngineEventKind.STARTED, self._requests[s], s.cached_tokens) for s in step.admitted]
         for stream in advanced:
             if stream.produced_tokens == 1:
-                news.append(EngineEvent(EngineEventKind.FIRST_TOKEN, self._requests[stream], 0))
+                events.append(EngineEvent(EngineEventKind.FIRST_TOKEN, self._requests[stream], 0))
             if stream.finished:
                 request = self._requests.pop(stream)
                 del self._streams[request]
-                news.append(EngineEvent(EngineEventKind.ENDED, request, stream.produced_tokens))
+                events.append(EngineEvent(EngineEventKind.ENDED, request, stream.produced_tokens))
         self._begin(now)
-        return news
+        return events
 
     def load(self, now: float) -> LoadReport:
-        """Measures the load, as for a report."""
         self._catch_up(now)
         model = self.model
         return LoadReport(
@@ -131,20 +129,17 @@ class EngineModel:
         )
 
     def remaining_outputs(self, now: float) -> list[int]:
-        """Tells how many tokens each stream will still generate. Nobody but the oracle can know."""
+        """Returns how many tokens each stream will still generate; for the oracle only."""
         self._catch_up(now)
         return [stream.output_tokens - stream.produced_tokens for stream in self._requests]
 
     def cached_tokens(self, turn: Turn) -> int:
-        """Tells how much of a prompt the cache holds right now. Nobody but the oracle can know."""
+        """Returns how much of a prompt the cache holds right now; for the oracle only."""
         blocks = min(len(turn.blocks), (turn.prompt_tokens - 1) // self.profile.block_tokens)
         return self.model._cache.match(_identities(turn)[:blocks]) * self.profile.block_tokens
 
     def kill(self, now: float, cold_steps: int = 0) -> dict[Request, int]:
-        """Loses everything, and is slow in the first steps of its next life.
-
-        Returns the output tokens that each request had got.
-        """
+        """Drops all state and returns the output tokens that each request had got; the next `cold_steps` are slow."""
         self._catch_up(now)
         delivered = {request: stream.produced_tokens for request, stream in self._streams.items()}
         self._reset()
@@ -162,9 +157,9 @@ class EngineModel:
             self._repeats = min(stream.output_tokens - stream.produced_tokens for stream in step.decoding)
 
     def _catch_up(self, now: float) -> None:
-        """Makes the steps that are over by now; the one under way stays."""
+        """Runs the steps that are over by now; the current one stays."""
         if self._repeats > 1 and self._step is not None:
-            # A step that ends this very moment counts as under way: its news is still to come.
+            # A step that ends this very moment is still running: its events are still to come.
             over = min(math.ceil((now - self._since) / self._step.seconds - 1e-9) - 1, self._repeats - 1)
             self._run(max(0, over))
 
@@ -180,5 +175,5 @@ class EngineModel:
 
 
 def _identities(turn: Turn) -> Sequence[bytes]:
-    """Hands block names over as the step model's identities: it only ever compares them."""
+    """Returns block names as the step model's identities, which it only compares."""
     return cast("Sequence[bytes]", turn.answered_blocks)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vllama_benchmarks.simulate.contenders import contender
 from vllama_benchmarks.simulate.outcome import Score, score
 from vllama_benchmarks.simulate.simulation import Simulation
-from vllama_benchmarks.simulate.workloads import COMPARED, write
+from vllama_benchmarks.simulate.workloads import COMPARED, generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Cell(NamedTuple):
-    """One situation."""
+    """One cell of the grid."""
 
     workload: str
     """Key of WORKLOADS."""
@@ -32,13 +32,13 @@ class Cell(NamedTuple):
     """Size of the fleet."""
 
     def __str__(self) -> str:
-        """Names the cell as the tables do."""
+        """Returns the cell's name in the tables."""
         return f"{self.workload} {self.concurrency}x{self.workers}"
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The situations of a comparison."""
+    """The cells of a comparison."""
 
     workloads: tuple[str, ...] = COMPARED
     """Keys of WORKLOADS."""
@@ -50,7 +50,7 @@ class Grid:
     """Each cell is run once with each."""
 
     def columns(self) -> list[tuple[str, int]]:
-        """Lists workload and concurrency of every cell once: what fixes the requests."""
+        """Returns each pair of workload and concurrency: its cells share their requests."""
         return [(workload, concurrency) for workload in self.workloads for concurrency in self.concurrencies]
 
 
@@ -62,20 +62,20 @@ QUICK = Grid(concurrencies=(8, 32), workers=(4,), seeds=(0, 1))
 Results = dict[Cell, dict[str, Score]]
 """Scores by cell and contender."""
 Progress = Callable[[str], None]
-"""Hears what has been done."""
+"""Called with a line of progress."""
 
 
 def silent(line: str) -> None:
-    """Lets nobody know."""
+    """Reports no progress."""
 
 
 def run_factories(grid: Grid, factories: Mapping[str, PlacementFactory], progress: Progress = silent) -> Results:
-    """Runs placements that have no name of their own in every cell."""
+    """Runs placements that are not listed in contenders.py in every cell."""
     results: Results = {}
     for workload, concurrency in grid.columns():
-        written = {seed: write(workload, seed, concurrency) for seed in grid.seeds}
+        generated = {seed: generate(workload, seed, concurrency) for seed in grid.seeds}
         for workers in grid.workers:
-            results[Cell(workload, concurrency, workers)] = run_cell(written, factories, workers, concurrency)
+            results[Cell(workload, concurrency, workers)] = run_cell(generated, factories, workers, concurrency)
         progress(f"{workload} with {concurrency} clients")
     return results
 
@@ -115,34 +115,34 @@ def _archived_column(
 
     if archive is None:
         return run_column(grid, names, workload, concurrency)
-    asked = [list(names), list(grid.workers), list(grid.seeds)]
+    key = [list(names), list(grid.workers), list(grid.seeds)]
     results: Results = {}
-    for workers, name, values in archive.get(f"{workload}-{concurrency}", asked, compute):
+    for workers, name, values in archive.get(f"{workload}-{concurrency}", key, compute):
         results.setdefault(Cell(workload, concurrency, workers), {})[name] = Score(**values)
     return results
 
 
 def run_column(grid: Grid, names: tuple[str, ...], workload: str, concurrency: int) -> Results:
     """Runs the cells that share their requests."""
-    written = {seed: write(workload, seed, concurrency) for seed in grid.seeds}
+    generated = {seed: generate(workload, seed, concurrency) for seed in grid.seeds}
     factories = {name: contender(name) for name in names}
     return {
-        Cell(workload, concurrency, workers): run_cell(written, factories, workers, concurrency)
+        Cell(workload, concurrency, workers): run_cell(generated, factories, workers, concurrency)
         for workers in grid.workers
     }
 
 
 def run_cell(
-    written: Mapping[int, Workload], factories: Mapping[str, PlacementFactory], workers: int, concurrency: int
+    generated: Mapping[int, Workload], factories: Mapping[str, PlacementFactory], workers: int, concurrency: int
 ) -> dict[str, Score]:
-    """Runs one cell. One worker leaves nothing to choose: there, one contender speaks for all."""
+    """Runs one cell. With one worker all contenders are equal, so one of them is run."""
     scores: dict[str, Score] = {}
     for name, factory in factories.items():
         if workers == 1 and scores:
             scores[name] = next(iter(scores.values()))
             continue
         outcomes = [
-            Simulation(workload, workers, concurrency, factory, seed).run() for seed, workload in written.items()
+            Simulation(workload, workers, concurrency, factory, seed).run() for seed, workload in generated.items()
         ]
         scores[name] = score(outcomes)
     return scores

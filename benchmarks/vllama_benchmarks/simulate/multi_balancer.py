@@ -1,8 +1,7 @@
-"""Several balancers over the same workers, none of which knows what the others decide.
+"""Several balancers over the same workers, without any exchange between them.
 
-Each has its own pool, beliefs and exact counts, and gets one request in so many by lot, as from a
-load balancer in front of them that looks at nothing. All that they learn of each other is in the
-workers' reports, which tell the whole load, a tenth of a second late.
+Each has its own pool, prefix index and exact counts, and each request goes to a random one, as from a load balancer in
+front of them. They see each other's load in the workers' reports only, a tenth of a second late.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MultiBalancer:
-    """So many balancers, each with a policy of its own."""
+    """A placement by several balancers, each with a policy of its own."""
 
     def __init__(self, context: PlacementContext, make_policy: Callable[[], Policy], balancers: int) -> None:
         self._rng = context.rng
@@ -35,53 +34,45 @@ class MultiBalancer:
         self._chosen: dict[Request, PolicyPlacement] = {}
 
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
-        """Lets any of the balancers place the request."""
         self._chosen[request] = balancer = self._rng.choice(self._balancers)
         return balancer.place(now, request, available)
 
     def started(self, now: float, request: Request, cached_tokens: int) -> None:
-        """Tells the balancer that has placed the request."""
         self._chosen[request].started(now, request, cached_tokens)
 
     def first_token(self, now: float, request: Request) -> None:
-        """Tells the balancer that has placed the request."""
         self._chosen[request].first_token(now, request)
 
     def ended(self, now: float, request: Request, output_tokens: int) -> None:
-        """Tells the balancer that has placed the request."""
         self._chosen.pop(request).ended(now, request, output_tokens)
 
     def lost(self, now: float, request: Request) -> None:
-        """Tells the balancer that has placed the request."""
         self._chosen.pop(request).lost(now, request)
 
     def report(self, now: float, worker: int, report: LoadReport) -> None:
-        """Tells all of them: a worker reports to everyone who watches it."""
         for balancer in self._balancers:
             balancer.report(now, worker, report)
 
     def left(self, now: float, worker: int) -> None:
-        """Tells all of them."""
         for balancer in self._balancers:
             balancer.left(now, worker)
 
     def joined(self, now: float, worker: int) -> None:
-        """Tells all of them."""
         for balancer in self._balancers:
             balancer.joined(now, worker)
 
 
 ALONE = "one balancer"
-"""What the others are compared with."""
+"""The reference of the ratios."""
 FLEETS: Mapping[str, tuple[int, Weights]] = {
     ALONE: (1, Weights()),
     "two balancers": (2, Weights()),
     "two, blind to each other": (2, Weights(others=0.0)),
     "four balancers": (4, Weights()),
 }
-"""Numbers of balancers, and what they heed; without the reports of each other's load for comparison."""
+"""Number of balancers and their weights; `others=0` ignores the load that the others place."""
 GRID = Grid(workloads=("uniform", "chats", "agents", "long-prompts", "bursts"), concurrencies=(50,), workers=(4, 8))
-"""Where balancers share workers."""
+"""The cells of this study."""
 
 
 def shared(grid: Grid = GRID, progress: Progress = silent) -> Table:

@@ -1,9 +1,8 @@
-"""A placement that knows what nobody can: how long each answer will be, and what every cache holds.
+"""A placement with perfect information: the length of each answer and the content of every cache.
 
-It is the yardstick for what knowing more could win. For each worker it computes when the request
-would end there, from the engine's true queue, cache and speed and the true remaining length of
-every stream. It is greedy all the same, and no bound: a placement that happens to leave a better
-fleet to the requests that follow can beat it.
+It shows what better information could gain. For each worker it computes when the request would end there, from the
+engine's true queue, cache and speed and the true remaining length of every stream. It is greedy, so it is no bound: a
+placement that leaves a better fleet to later requests can beat it.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from vllama_benchmarks.simulate.workload import Request
 
 BAND_SECONDS = 0.020
-"""Ends this close are equal: then the longest true prefix wins, for the sake of what follows."""
+"""Ends this close count as equal: then the longest cached prefix wins, which helps later requests."""
 PREFILL_DELAY_WEIGHT = 0.1
-"""How much of the time by which a prompt delays each stream beside it counts; more costs TTFT, less costs makespan."""
+"""Weight of the delay that a prompt causes to each running stream; more costs TTFT, less costs makespan."""
 
 
 class Oracle(Counting):
-    """Picks the earliest end, all things known."""
+    """Picks the worker with the earliest end."""
 
     def __init__(self, context: PlacementContext) -> None:
         super().__init__(context)
@@ -34,7 +33,6 @@ class Oracle(Counting):
         self._now = 0.0
 
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
-        """Picks and counts."""
         self._now = now
         return super().place(now, request, available)
 

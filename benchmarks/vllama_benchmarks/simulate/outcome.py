@@ -1,4 +1,4 @@
-"""What came of a run, and what several runs of one cell amount to."""
+"""The counts of one run, and the score of several runs of one cell."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Outcome:
-    """Counts while one run goes on."""
+    """Counts of one run."""
 
     def __init__(self, workers: int) -> None:
         self.ttft_seconds: list[float] = []
-        """From asking to the first token, one for each request."""
+        """From the request to the first token, one for each request."""
         self.tpot_seconds: list[float] = []
         """Mean time between tokens, one for each request with several."""
         self.makespan_seconds = 0.0

@@ -1,4 +1,4 @@
-"""What the simulator asks of a placement: where a request goes, and news of what became of it."""
+"""The interface of a placement in the simulator: it chooses workers and is notified of every event."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
 
 
 class Placement(Protocol):
-    """Chooses a worker for each request and keeps its own books on the fleet."""
+    """Chooses a worker for each request and keeps its own state of the fleet."""
 
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
         """Picks one of the available workers, at least one, and counts the request there."""
         ...
 
     def started(self, now: float, request: Request, cached_tokens: int) -> None:
-        """Hears that the worker computes the request, and how much of its prompt it had cached."""
+        """The worker has started the request and had so much of its prompt cached."""
         ...
 
     def first_token(self, now: float, request: Request) -> None:
-        """Hears of the first token of an attempt."""
+        """The attempt has its first token."""
         ...
 
     def ended(self, now: float, request: Request, output_tokens: int) -> None:
-        """Hears that the request is complete, with the output tokens of this attempt."""
+        """The request is complete, with the output tokens of this attempt."""
         ...
 
     def lost(self, now: float, request: Request) -> None:
-        """Hears that the request's worker died under it; the request is placed anew, elsewhere."""
+        """The request's worker has died; the request will be placed on another one."""
         ...
 
     def report(self, now: float, worker: int, report: LoadReport) -> None:
-        """Hears a worker's report of its load."""
+        """A worker has reported its load."""
         ...
 
     def left(self, now: float, worker: int) -> None:
-        """Hears that a worker has died."""
+        """A worker has died."""
         ...
 
     def joined(self, now: float, worker: int) -> None:
-        """Hears that a worker serves again, with empty caches."""
+        """A worker serves again, with empty caches."""
         ...
 
 
@@ -55,11 +55,11 @@ class PlacementContext:
     """What a placement may be built from."""
 
     workers: int
-    """How many there are."""
+    """Number of workers."""
     rng: random.Random
     """Its own random source."""
     engines: Sequence[EngineModel]
-    """The true state of the workers. Only the oracle looks."""
+    """The true state of the workers, for the oracle only."""
 
 
 PlacementFactory = Callable[[PlacementContext], Placement]

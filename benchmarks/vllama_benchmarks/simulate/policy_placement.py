@@ -1,7 +1,6 @@
-"""Puts the balancer's own policies to work, with the balancer's own pool, workers, leases and beliefs.
+"""A placement by one of the balancer's own policies, with the balancer's own pool, workers, leases and prefix index.
 
-Here is only the glue that the dispatcher and the watchers have in the real process: a request
-becomes a ticket, and what the engines say goes into the same methods in the same order.
+This module replaces the dispatcher and the watchers of the real process: it calls the same methods in the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from vllama_protos.v1 import worker_pb2
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vllama_balancer.fleet.events import FleetEvent
     from vllama_balancer.routing.policy import Policy
     from vllama_balancer.workers.channel import Channel
     from vllama_balancer.workers.lease import Lease
@@ -35,13 +33,13 @@ if TYPE_CHECKING:
     from vllama_benchmarks.simulate.workload import Request
 
 MODEL = "simulated"
-"""What every request asks for."""
+"""The model of every request."""
 LONG_AGO_SECONDS = -3600.0
 """When the fleet was started: its workers are warm when the clock starts at 0."""
 
 
 class SimulatedPool(Pool):
-    """A pool whose workers have no connection: it is told what watchers would hear."""
+    """A pool whose workers have no connection: their reports are passed in."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock=clock)
@@ -52,26 +50,23 @@ class SimulatedPool(Pool):
         self._workers[event.name] = Worker(event, unused, HealthSettings(), self.changes, self._clock)
 
     def worker(self, index: int) -> Worker:
-        """Finds a worker by its number."""
         return self._workers[name_of(index)]
 
 
 def name_of(index: int) -> str:
-    """Names a worker by its number."""
     return f"worker-{index}"
 
 
 def index_of(name: str) -> int:
-    """Tells a worker's number from its name."""
     return int(name.removeprefix("worker-"))
 
 
 class PolicyPlacement:
-    """A policy of the balancer at work."""
+    """Places requests by a policy of the balancer."""
 
-    def __init__(self, context: PlacementContext, policy: Policy, *, believes_replies: bool = True) -> None:
-        """Believes what workers have generated to be cached there, as the balancer does, unless told otherwise."""
-        self._believes_replies = believes_replies
+    def __init__(self, context: PlacementContext, policy: Policy, *, index_replies: bool = True) -> None:
+        """`index_replies`: expect a generated reply in its worker's cache, as the balancer does."""
+        self._index_replies = index_replies
         self._now = LONG_AGO_SECONDS
         self._engines = context.engines
         self._pool = SimulatedPool(lambda: self._now)
@@ -81,11 +76,10 @@ class PolicyPlacement:
         budget = RetryBudget(lambda: len(self._leases))
         self._placer = Placer(self._pool, policy, budget, Metrics(CollectorRegistry()), context.rng)
         for index in range(context.workers):
-            self._tell(Added(name_of(index), address="", models=(MODEL,)))
-            self._begin_life(index)
+            self._pool.apply(Added(name_of(index), address="", models=(MODEL,)))
+            self._describe_worker(index)
 
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
-        """Gets a lease on a worker."""
         self._now = now
         lease = self._placer.place(PlacementRequest("", self._key, "", self._size(request)))
         if lease is None:
@@ -94,31 +88,26 @@ class PolicyPlacement:
         return index_of(lease.worker.name)
 
     def started(self, now: float, request: Request, cached_tokens: int) -> None:
-        """Corrects the lease's estimates by what the engine found."""
         self._now = now
         self._leases[request].started(request.turn.prompt_tokens + request.delivered_tokens, cached_tokens)
 
     def first_token(self, now: float, request: Request) -> None:
-        """Takes the prompt off the worker's count."""
         self._now = now
         self._placer.first_token(self._leases[request])
 
     def ended(self, now: float, request: Request, output_tokens: int) -> None:
-        """Gives the lease back and learns how long answers are."""
         self._now = now
         self._estimates.finished(request.delivered_tokens + output_tokens)
         lease = self._leases.pop(request)
-        if self._believes_replies:
+        if self._index_replies:
             lease.answered(Prefix(request.turn.answered_blocks, BLOCK_TOKENS))
         self._placer.release(lease)
 
     def lost(self, now: float, request: Request) -> None:
-        """Gives the lease back."""
         self._now = now
         self._placer.release(self._leases.pop(request))
 
     def report(self, now: float, worker: int, report: LoadReport) -> None:
-        """Takes a report in."""
         self._now = now
         message = worker_pb2.WorkerReport(
             state=worker_pb2.WORKER_STATE_READY,
@@ -132,20 +121,15 @@ class PolicyPlacement:
         self._pool.worker(worker).take_report(message)
 
     def left(self, now: float, worker: int) -> None:
-        """Hears that a worker has died."""
         self._now = now
-        self._tell(Changed(name_of(worker), ProcessState.RESTARTING))
+        self._pool.apply(Changed(name_of(worker), ProcessState.RESTARTING))
 
     def joined(self, now: float, worker: int) -> None:
-        """Meets the worker's next life."""
         self._now = now
-        self._tell(Changed(name_of(worker), ProcessState.RUNNING))
-        self._begin_life(worker)
+        self._pool.apply(Changed(name_of(worker), ProcessState.RUNNING))
+        self._describe_worker(worker)
 
-    def _tell(self, event: FleetEvent) -> None:
-        self._pool.apply(event)
-
-    def _begin_life(self, index: int) -> None:
+    def _describe_worker(self, index: int) -> None:
         self._pool.worker(index).describe(describe(index, self._engines[index], f"{index}@{self._now}"))
 
     def _size(self, request: Request) -> RequestSize:
@@ -158,7 +142,7 @@ class PolicyPlacement:
 
 
 def describe(index: int, engine: EngineModel, boot_id: str) -> worker_pb2.DescribeResponse:
-    """Says of a simulated worker what a real one says of itself."""
+    """Returns the description that a real worker of this profile would send."""
     profile = engine.profile
     return worker_pb2.DescribeResponse(
         worker=name_of(index),

@@ -1,8 +1,8 @@
-"""Looks again at the comparisons that miss a goal, with unseen seeds, to tell a weakness from chance.
+"""Runs the comparisons that miss a goal again with unseen seeds, to separate a weakness from chance.
 
-A tail of five runs rests on a few requests, and the best of seven baselines in a cell is in part the
-luckiest one. So each such cell is run anew, the placements that matter there on the same requests,
-and what comes out is given with the interval in which resampling the runs leaves it.
+A tail of five runs rests on a few requests, and the best of seven baselines in a cell is in part the luckiest one. So
+each such cell is run again, all its placements on the same requests, and the result is given with its interval over
+resamplings of the runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vllama_benchmarks.simulate.outcome import mean, percentile, score
 from vllama_benchmarks.simulate.simulation import Simulation
 from vllama_benchmarks.simulate.tables import SHORT, Table
 from vllama_benchmarks.simulate.verdict import TOLERANCE, WANTED_SHARE, WORTHWHILE, gains, losses
-from vllama_benchmarks.simulate.workloads import write
+from vllama_benchmarks.simulate.workloads import generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,31 +32,30 @@ SEEDS = tuple(range(100, 120))
 RESAMPLES = 2000
 """Draws behind an interval."""
 TAIL = 0.025
-"""What an interval leaves out at either end."""
+"""Share outside the interval at either end."""
 NOTHING_WON = 1e-9
-"""Stands for a gain of the oracle that is none: a share of it is no number, and counts as far away."""
+"""Divisor where the oracle gains nothing: the share is then far above 1."""
 
 WEAKNESS, PROBABLY, CHANCE, NOTHING = "weakness", "probably a weakness", "chance", "nothing to win"
-"""What a second look can say."""
+"""The verdicts."""
 
 Runs = tuple[tuple[float, ...], ...]
 """A measure of each run, by placement."""
 
 
 class Estimate(NamedTuple):
-    """A number, and where it could as well be."""
+    """A number with its interval."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """Shows all three."""
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 class Case(NamedTuple):
-    """A comparison to be run anew."""
+    """A comparison to be run again."""
 
     cell: Cell
     measure: str
@@ -64,7 +63,7 @@ class Case(NamedTuple):
     """Placements that take part."""
 
 
-def look(
+def recheck(
     results: Results,
     subject: str,
     baselines: Sequence[str],
@@ -72,7 +71,7 @@ def look(
     progress: Progress = silent,
     jobs: int = 1,
 ) -> list[Table]:
-    """Makes the two tables of missed goals once more, with other seeds."""
+    """Returns the two tables of missed goals, measured with other seeds."""
     lost = losses(results, subject, baselines)
     short = [gain for gain in gains(results, subject) if gain.share < WANTED_SHARE]
     cases = [Case(loss.cell, loss.measure, (subject, loss.baseline)) for loss in lost]
@@ -102,9 +101,9 @@ def run_anew(seeds: tuple[int, ...], case: Case) -> Runs:
     (workload, concurrency, workers), measure, names = case
     values: tuple[list[float], ...] = tuple([] for _ in names)
     for seed in seeds:
-        written = write(workload, seed, concurrency)
+        generated = generate(workload, seed, concurrency)
         for name, found in zip(names, values, strict=True):
-            outcome = Simulation(written, workers, concurrency, contender(name), seed).run()
+            outcome = Simulation(generated, workers, concurrency, contender(name), seed).run()
             found.append(getattr(score([outcome]), measure))
     return tuple(map(tuple, values))
 
@@ -121,14 +120,14 @@ def estimated(runs: Runs, statistic: Callable[..., float]) -> Estimate:
 
 
 def judged_ratio(ratio: Estimate) -> str:
-    """Says what a ratio to the best baseline means."""
+    """Returns the verdict on a ratio to the best baseline."""
     if ratio.value <= 1 + TOLERANCE:
         return CHANCE
     return WEAKNESS if ratio.low > 1 + TOLERANCE else PROBABLY
 
 
 def judged_share(share: Estimate) -> str:
-    """Says what a share of the oracle's gain means."""
+    """Returns the verdict on a share of the oracle's gain."""
     if share.value >= WANTED_SHARE:
         return CHANCE
     return WEAKNESS if share.high < WANTED_SHARE else PROBABLY

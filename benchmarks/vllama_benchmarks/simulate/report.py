@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing else, charts as inline SVG, and as Markdown."""
+"""The comparison as one self-contained HTML page with inline SVG charts, and as Markdown."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Something that is shown beside the comparison."""
+    """A further section of the report."""
 
     table: Table
     charts: tuple[str, ...] = ()
     """SVG."""
     name: str = ""
-    """Of the file that has the charts below each other."""
+    """Name of the SVG file with all its charts."""
 
 
-def write(directory: Path, results: Results, subject: str, beside: Sequence[Section]) -> None:
-    """Writes report.html, report.md and the charts that are worth a file of their own into a directory."""
+def write(directory: Path, results: Results, subject: str, sections: Sequence[Section]) -> None:
+    """Writes report.html, report.md and the SVG files into a directory."""
     *comparison, details = tables(results, subject)
-    text = markdown([*comparison, *(section.table for section in beside), details])
+    text = markdown([*comparison, *(section.table for section in sections), details])
     (directory / "report.md").write_text(text, encoding="utf-8")
-    (directory / "report.html").write_text(page(results, subject, beside), encoding="utf-8")
+    (directory / "report.html").write_text(page(results, subject, sections), encoding="utf-8")
     (directory / "comparison.svg").write_text(picture(results, subject), encoding="utf-8")
-    for section in beside:
+    for section in sections:
         if section.charts:
             (directory / f"{section.name}.svg").write_text(stack(section.charts), encoding="utf-8")
 
@@ -56,8 +56,8 @@ def picture(results: Results, subject: str) -> str:
     return stack([chart for chart in charts if chart])
 
 
-def page(results: Results, subject: str, beside: Sequence[Section] = ()) -> str:
-    """Writes the whole page."""
+def page(results: Results, subject: str, sections: Sequence[Section] = ()) -> str:
+    """Returns the whole page."""
     parts = tables(results, subject)
     body = [
         "<h1>Placement policies on simulated fleets</h1>",
@@ -68,7 +68,7 @@ def page(results: Results, subject: str, beside: Sequence[Section] = ()) -> str:
         *(_versus_best(results, subject, measure) for measure in MEASURES),
         *(_by_workload(results, subject, measure) for measure in MEASURES),
         *(_table(part) for part in parts[1:-1]),
-        *(_table(section.table) + "".join(section.charts) for section in beside),
+        *(_table(section.table) + "".join(section.charts) for section in sections),
         _table(parts[-1]),
     ]
     title = "Placement policies on simulated fleets"

@@ -1,8 +1,7 @@
-"""One run: clients, a placement and engines on one made-up clock.
+"""One run: clients, a placement and engines on one virtual clock.
 
-An event is a time and a call. Engines are asked when they will next have news, so an event queue
-of one entry for each engine, client and pending report drives everything, and a run of several
-hundred requests takes some tens of milliseconds.
+The event queue holds times and calls: one entry for each engine's next event, each client and each pending report. A
+run of several hundred requests takes some tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ HOP_SECONDS = 0.002
 START_SPREAD_SECONDS = 1.0
 """Clients of a closed loop start at random moments within this time, not in step."""
 BURST_PAUSE_SECONDS = 1.0
-"""From the end of a burst to the next one: the fleet is idle and its reports say so."""
+"""From the end of a burst to the next one: long enough for the reports of an idle fleet."""
 REPORT_SECONDS = 0.1
 """A changed worker reports at most this often."""
 HEARTBEAT_SECONDS = 1.0
@@ -55,7 +54,7 @@ class Simulation:
         self._reported = [-1.0] * workers
         self._sessions = deque(workload.sessions)
         self._following: dict[Request, tuple[Session, int]] = {}
-        self._stranded: list[Request] = []
+        self._unplaced: list[Request] = []
         self._active = 0
         self._outcome = Outcome(workers)
         self._placement = factory(PlacementContext(workers, random.Random(seed + 1), self._engines))
@@ -104,13 +103,13 @@ class Simulation:
         if number < len(session.turns):
             # The client counts as active in between: its session goes on.
             self._active += 1
-            self._at(now + HOP_SECONDS, lambda then: self._go_on(then, session, number))
+            self._at(now + HOP_SECONDS, lambda then: self._next_turn(then, session, number))
         elif not self._workload.burst:
             self._at(now + HOP_SECONDS, self._next_session)
         elif not self._active:
             self._at(now + BURST_PAUSE_SECONDS, self._burst)
 
-    def _go_on(self, now: float, session: Session, number: int) -> None:
+    def _next_turn(self, now: float, session: Session, number: int) -> None:
         self._active -= 1
         self._ask(now, session, number)
 
@@ -118,7 +117,7 @@ class Simulation:
 
     def _place(self, now: float, request: Request) -> None:
         if not self._available:
-            self._stranded.append(request)
+            self._unplaced.append(request)
             return
         self._heartbeats(now)
         request.worker = worker = self._placement.place(now, request, self._available)
@@ -127,12 +126,12 @@ class Simulation:
         self._engines[worker].submit(now, request)
         self._changed(now, worker)
 
-    def _hear(self, now: float, worker: int, news: EngineEvent) -> None:
-        request = news.request
-        if news.kind is EngineEventKind.STARTED:
-            request.cached_tokens = news.tokens
-            self._placement.started(now, request, news.tokens)
-        elif news.kind is EngineEventKind.FIRST_TOKEN:
+    def _on_engine_event(self, now: float, worker: int, event: EngineEvent) -> None:
+        request = event.request
+        if event.kind is EngineEventKind.STARTED:
+            request.cached_tokens = event.tokens
+            self._placement.started(now, request, event.tokens)
+        elif event.kind is EngineEventKind.FIRST_TOKEN:
             if request.first_token_seconds < 0:
                 request.first_token_seconds = now
             self._placement.first_token(now, request)
@@ -140,13 +139,13 @@ class Simulation:
             request.ended_seconds = now
             del self._on_worker[worker][request]
             self._outcome.count(now, worker, -1)
-            self._placement.ended(now, request, news.tokens)
+            self._placement.ended(now, request, event.tokens)
             self._answered(now, request)
 
     # Engines
 
     def _changed(self, now: float, worker: int) -> None:
-        """Wakes the engine at its next news, and reports when a report is allowed."""
+        """Schedules the engine's next event, and a report for when one is allowed."""
         wake = self._engines[worker].next_seconds
         if wake != self._engine_wakes[worker] and wake != float("inf"):
             self._engine_wakes[worker] = wake
@@ -158,9 +157,9 @@ class Simulation:
 
     def _advance(self, now: float, worker: int) -> None:
         if now != self._engine_wakes[worker]:
-            return  # The plan changed after this wake-up was set.
-        for news in self._engines[worker].advance(now):
-            self._hear(now, worker, news)
+            return  # The engine's next event has moved since.
+        for event in self._engines[worker].advance(now):
+            self._on_engine_event(now, worker, event)
         self._changed(now, worker)
 
     def _send_report(self, now: float, worker: int) -> None:
@@ -170,7 +169,7 @@ class Simulation:
             self._placement.report(now, worker, self._engines[worker].load(now))
 
     def _heartbeats(self, now: float) -> None:
-        """Delivers the reports that unchanged workers have sent since: nobody looked at them before."""
+        """Delivers the reports that unchanged workers have sent since the last placement."""
         for worker in self._available:
             age = now - self._reported[worker]
             if age >= HEARTBEAT_SECONDS and not self._report_due[worker]:
@@ -194,15 +193,15 @@ class Simulation:
             self._placement.lost(now, request)
         for request in orphans:
             self._place(now, request)
-        self._at(now + restart.down_seconds, self._come_back)
+        self._at(now + restart.down_seconds, self._rejoin)
 
-    def _come_back(self, now: float) -> None:
+    def _rejoin(self, now: float) -> None:
         restart = self._workload.restart
         assert restart is not None
         self._available.append(restart.worker)
         self._available.sort()
         self._placement.joined(now, restart.worker)
         self._send_report(now, restart.worker)
-        stranded, self._stranded = self._stranded, []
-        for request in stranded:
+        unplaced, self._unplaced = self._unplaced, []
+        for request in unplaced:
             self._place(now, request)

@@ -1,4 +1,4 @@
-"""What the report shows beside the comparison: missed goals again, single terms, several balancers, loading."""
+"""The further sections of the report: missed goals with other seeds, ablation, several balancers, loading."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ if TYPE_CHECKING:
     from vllama_benchmarks.simulate.grid import Grid, Progress, Results
 
 QUICK_SEEDS = recheck.SEEDS[:3]
-"""Runs of a cell that is looked at again in a hurry."""
+"""Seeds of a rechecked cell in the quick report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Studies:
-    """Computes what is beside a comparison, or takes from the archive what has been computed."""
+    """Computes the further sections, or takes them from the archive."""
 
     results: Results
     """The comparison."""
     grid: Grid
-    """Where it was made."""
+    """Its cells."""
     archive: Archive
     """Where tables are kept."""
     progress: Progress
-    """Hears what has been done."""
+    """Called with a line for each finished section."""
     jobs: int = 1
     """Processes that share the work."""
     is_quick: bool = False
-    """Whether a part of each will do."""
+    """True for a part of each."""
 
     def sections(self) -> list[Section]:
-        """Computes them all."""
-        histories = [alternating_load.play(scene) for scene in alternating_load.SCENARIOS]
+        results = [alternating_load.play(scenario) for scenario in alternating_load.SCENARIOS]
         return [
-            *self._kept("looked-again", self._looked_again),
+            *self._kept("looked-again", self._recheck),
             *self._kept("terms", self._terms),
             *self._kept("special-terms", lambda: [ablation.specialists(self._part(ablation.SPECIAL_GRID))]),
             *self._kept("several-balancers", lambda: [multi_balancer.shared(self._part(multi_balancer.GRID))]),
-            Section(alternating_load.table(histories), tuple(map(alternating_load.chart, histories)), "alternating"),
+            Section(alternating_load.table(results), tuple(map(alternating_load.chart, results)), "alternating"),
         ]
 
-    def _looked_again(self) -> Sequence[Table]:
+    def _recheck(self) -> Sequence[Table]:
         seeds = QUICK_SEEDS if self.is_quick else recheck.SEEDS
-        return recheck.look(self.results, SUBJECT, tuple(BASELINES), seeds, self.progress, self.jobs)
+        return recheck.recheck(self.results, SUBJECT, tuple(BASELINES), seeds, self.progress, self.jobs)
 
     def _terms(self) -> Sequence[Table]:
         grid = self.grid if self.is_quick else ablation.GRID

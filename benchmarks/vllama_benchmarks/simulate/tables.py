@@ -1,4 +1,4 @@
-"""The comparison as rows of text, from which both the Markdown page and the HTML report are made."""
+"""The comparison as rows of text, for both the Markdown page and the HTML report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHORT = {"ttft_p99_seconds": "p99 TTFT", "makespan_seconds": "makespan"}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A heading, a sentence that says what is shown, and rows."""
+    """A heading, a note and rows."""
 
     title: str
     note: str

@@ -1,8 +1,8 @@
-"""Finds the cache-aware rule's best thresholds by grid search, so that the comparison is with its best self.
+"""A grid search for the cache-aware rule's best thresholds, so that the comparison uses the rule at its best.
 
-The search runs on a seed that the comparison does not use, over the workloads that share prefixes:
-where nothing matches, the rule is least request whatever its thresholds. What counts is what the
-goals count: the geometric mean of p99 TTFT and of makespan.
+The search runs on a seed that the comparison does not use, over the workloads that share prefixes: where nothing
+matches, the rule is least request whatever its thresholds. The score is that of the goals: the geometric mean of p99
+TTFT and of makespan.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from vllama_benchmarks.simulate.grid import Progress
 
 GRID = Grid(workloads=("chats", "hot-prefix", "agents"), concurrencies=(8, 50), workers=(4, 8), seeds=(1000,))
-"""Where the rule is tuned."""
+"""The cells of the search."""
 RULES = tuple(
     CacheAwareRule(match, absolute, relative)
     for match, absolute, relative in product((0.3, 0.5, 0.7, 0.9), (2, 4, 8, 16, 32), (1.1, 1.5))
 )
-"""What is tried."""
+"""The thresholds that are tried."""
 
 
 def tune(

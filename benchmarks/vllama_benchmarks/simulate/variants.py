@@ -1,4 +1,4 @@
-"""The policy without each of its parts, by name: what an ablation compares."""
+"""The variants of the ablation: the policy without each of its parts, by name."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ WITHOUT: Mapping[str, Weights] = {
     WITHOUT_MEMORY: Weights(memory_seconds=0.0),
     WITHOUT_SLOW_START: Weights(slow_start_seconds=0.0),
 }
-"""Weights by the name of what they leave out."""
+"""Weights by the name of the term that they switch off."""
 
 
 WITHOUT_REPLIES = "replies are not believed"
-"""The policy with all its terms, told nothing of what workers have generated."""
+"""The policy with all its terms, but replies are not expected in caches."""
 
 
-def _placed(context: PlacementContext, weights: Weights, *, believes_replies: bool = True) -> Placement:
-    return PolicyPlacement(context, ExpectedCompletion(weights), believes_replies=believes_replies)
+def _placed(context: PlacementContext, weights: Weights, *, index_replies: bool = True) -> Placement:
+    return PolicyPlacement(context, ExpectedCompletion(weights), index_replies=index_replies)
 
 
 VARIANTS: Mapping[str, PlacementFactory] = {
     **{name: partial(_placed, weights=weights) for name, weights in WITHOUT.items()},
-    WITHOUT_REPLIES: partial(_placed, weights=Weights(), believes_replies=False),
+    WITHOUT_REPLIES: partial(_placed, weights=Weights(), index_replies=False),
 }
-"""Placements by what they leave out."""
+"""Placements by the name of the part that they switch off."""

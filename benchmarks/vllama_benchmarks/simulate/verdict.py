@@ -1,4 +1,4 @@
-"""Holds one policy against the baselines: the cells it loses, its geometric mean, its share of the oracle's gain."""
+"""One policy against the baselines: the cells it loses, its geometric mean, its share of the oracle's gain."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from vllama_benchmarks.simulate.outcome import Score
 
 MEASURES = ("ttft_p99_seconds", "makespan_seconds")
-"""What the goals speak of; less is better."""
+"""The measures of the goals; less is better."""
 TOLERANCE = 0.05
-"""How far behind the best baseline of a cell is still as good."""
+"""How far behind the best baseline of a cell counts as equal."""
 WORTHWHILE = 0.10
-"""What the oracle must win over least request to count as something to win."""
+"""What the oracle must gain over least request for the cell to count."""
 WANTED_SHARE = 0.80
-"""The share of that gain that is wanted."""
+"""The goal's share of that gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A cell and measure in which knowing everything would win something over counting requests."""
+    """A cell and measure in which the oracle beats least request."""
 
     cell: Cell
     measure: str
@@ -74,9 +74,9 @@ def gains(results: Mapping[Cell, Mapping[str, Score]], policy: str) -> list[Gain
     found = []
     for cell, scores in results.items():
         for measure in MEASURES:
-            counted, known = getattr(scores[LEAST_REQUEST], measure), getattr(scores[ORACLE], measure)
-            if counted > known * (1 + WORTHWHILE):
-                found.append(Gain(cell, measure, counted, known, getattr(scores[policy], measure)))
+            counted, oracle = getattr(scores[LEAST_REQUEST], measure), getattr(scores[ORACLE], measure)
+            if counted > oracle * (1 + WORTHWHILE):
+                found.append(Gain(cell, measure, counted, oracle, getattr(scores[policy], measure)))
     return sorted(found, key=lambda gain: gain.share)
 
 

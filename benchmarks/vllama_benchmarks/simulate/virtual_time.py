@@ -1,7 +1,7 @@
 """An event loop whose clock jumps to the next timer instead of waiting for it.
 
-So objects of the balancer that live on asyncio - tasks, locks, timers - run unchanged, and an hour
-of theirs takes as long as the code in it. Nothing may wait for the world outside: there is none.
+asyncio code of the balancer (tasks, locks, timers) runs unchanged, and a virtual hour takes as long as the code in it.
+Nothing may wait for I/O: there is none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class _Leap(selectors.SelectSelector):
-    """Lets the time pass for which it is asked to wait."""
+    """A selector that advances the clock by its timeout instead of waiting."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Looks at the loop's own wake-up pipe and nothing else."""
+        """Polls the loop's own wake-up pipe."""
         if timeout is None:
             raise RuntimeError("every task waits for another one: the simulation would never go on")
         self.now += max(timeout, 0.0)
@@ -37,11 +37,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._leap)
 
     def time(self) -> float:
-        """Tells the made-up time, in seconds."""
+        """Returns the virtual time, in seconds."""
         return self._leap.now
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
-        """Calls the function at once: time would leap ahead of a thread."""
+        """Calls the function at once: the clock would jump ahead of a thread."""
         future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
@@ -51,6 +51,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end in made-up time. Raises RuntimeError when it could only wait for ever."""
+    """Runs a coroutine to its end in virtual time. RuntimeError if it could only wait for ever."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

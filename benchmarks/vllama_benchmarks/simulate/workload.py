@@ -1,4 +1,4 @@
-"""What clients ask of a fleet: sessions of turns, each with a prompt, an output length and who waits for whom."""
+"""The requests of simulated clients: sessions of turns, each with a prompt and an output length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 BLOCK_TOKENS = 16
-"""Tokens of one block; a prompt is known by the identities of its full blocks."""
+"""Tokens of one block; a prompt is identified by its full blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Segment:
 
 
 def block_ids(segments: tuple[Segment, ...]) -> tuple[int, ...]:
-    """Names the full blocks of a prompt, each by its content and all that precedes it.
+    """Returns a name for each full block of a prompt, from its content and all that precedes it.
 
     Equal prefixes give equal names. Integers hash alike in every process, so runs repeat exactly.
     """
@@ -47,9 +47,9 @@ class Turn:
     segments: tuple[Segment, ...]
     """The prompt."""
     output_tokens: int
-    """How many tokens the model answers; only the engine and the oracle know it beforehand."""
+    """Tokens of the answer; before its end only the engine and the oracle use it."""
     max_tokens: int | None = None
-    """What the client allows; None when it sets no limit."""
+    """The client's limit; None for no limit."""
     answer: Segment | None = None
     """The answer's text, where a later prompt contains it."""
 
@@ -65,13 +65,13 @@ class Turn:
 
     @cached_property
     def answered_blocks(self) -> tuple[int, ...]:
-        """Identities of the full blocks of prompt and answer; the prompt's alone where nobody asks for the answer."""
+        """Identities of the full blocks of prompt and answer; without an answer those of the prompt."""
         return self.blocks if self.answer is None else block_ids((*self.segments, self.answer))
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Turns that one client asks one after the other, each when the one before has been answered."""
+    """Turns of one client, each sent when the one before has been answered."""
 
     key: str
     """What the client sends as its session."""
@@ -81,7 +81,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A worker that is killed and comes back with empty caches."""
+    """A worker that is killed and restarts with empty caches."""
 
     worker: int
     """Index of the worker."""
@@ -90,23 +90,23 @@ class Restart:
     down_seconds: float
     """How long until it serves again."""
     cold_steps: int = 0
-    """The first steps of its new life, each of which takes long: kernels are compiled."""
+    """Slow steps after its restart, while kernels are compiled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Everything that happens to a fleet in one run."""
+    """The requests and failures of one run."""
 
     name: str
     """As in the report."""
     sessions: tuple[Session, ...]
-    """Taken in order by whichever client is free."""
+    """Taken in order by the next free client."""
     burst: bool = False
-    """Whether clients ask all at once and wait for the last of them before they ask again."""
+    """True if clients send all at once and wait for the last answer before they send again."""
     slow_workers: tuple[int, ...] = ()
     """Workers that run at half speed."""
     restart: Restart | None = None
-    """The worker that fails on the way."""
+    """The worker that is restarted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -114,15 +114,15 @@ class Request:
     """One request on its way through the fleet."""
 
     turn: Turn
-    """What is asked; a placement may look at anything but `output_tokens`."""
+    """The turn; a placement may read anything but `output_tokens`."""
     session: str
     """What the client sends as its session."""
     asked_seconds: float
-    """When the client asked."""
+    """When the client sent it."""
     worker: int = -1
     """Where it runs."""
     delivered_tokens: int = 0
-    """Output tokens of earlier attempts, which a new attempt continues after."""
+    """Output tokens of earlier attempts; a new attempt continues after them."""
     cached_tokens: int = 0
     """Prompt tokens that the worker of the last attempt had cached."""
     first_token_seconds: float = -1.0

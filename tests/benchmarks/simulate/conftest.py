@@ -1,4 +1,4 @@
-"""Requests and fleets small enough to be followed by hand."""
+"""Requests and fleets small enough to follow by hand."""
 
 from __future__ import annotations
 

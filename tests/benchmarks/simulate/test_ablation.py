@@ -58,7 +58,7 @@ def test_every_change_changes_something() -> None:
 
 
 def test_slow_start_is_for_a_worker_that_comes_back_cold() -> None:
-    """Its first steps hold up everybody who is there."""
+    """Its first steps delay all streams on it."""
     grid = replace(ablation.SPECIAL_GRID, workloads=("cold-restart",), concurrencies=(32,), workers=(4,), seeds=(0, 1))
     ttft = {row[1]: float(row[2]) for row in ablation.specialists(grid).rows}
     assert ttft[SHIPPED] < 0.8 * ttft["without slow start"]

@@ -11,13 +11,13 @@ def never() -> None:
 
 
 def test_a_result_is_computed_once(tmp_path: Path) -> None:
-    """The next one who asks the same finds it, in another process too."""
+    """The next call with the same key finds it, in another process too."""
     assert Archive(tmp_path, "f").get("a", [1], lambda: {"x": [1.5]}) == {"x": [1.5]}
     assert Archive(tmp_path, "f").get("a", [1], never) == {"x": [1.5]}
 
 
 def test_another_question_or_other_sources_start_over(tmp_path: Path) -> None:
-    """What was kept says nothing about them."""
+    """A kept result is used for its own key and sources only."""
     Archive(tmp_path, "f").get("a", [1], lambda: 1)
     assert Archive(tmp_path, "f").get("a", [2], lambda: 2) == 2
     assert Archive(tmp_path, "g").get("a", [2], lambda: 3) == 3
@@ -25,7 +25,7 @@ def test_another_question_or_other_sources_start_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_broken_file_is_no_file(tmp_path: Path, text: str) -> None:
-    """As an interrupted write leaves it."""
+    """As after an interrupted write."""
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     assert Archive(tmp_path, "f").get("a", [], lambda: 1) == 1
 

@@ -127,6 +127,6 @@ def test_only_available_workers_are_picked(kind: type[Counting], ask: Ask, fleet
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
-def test_matching_counts_the_leading_blocks(total: int, known: int) -> None:
+def test_matching_counts_the_leading_blocks(total: int, cached: int) -> None:
     """Bisection finds what counting one by one would."""
-    assert matched(range(total), set(range(known))) == min(total, known)
+    assert matched(range(total), set(range(cached))) == min(total, cached)

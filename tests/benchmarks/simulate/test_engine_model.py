@@ -64,7 +64,7 @@ def events_of_the_step_model(todo: list[Request], speed: float) -> list[Event]:
 
 
 def events_of_the_engine_model(todo: list[Request], speed: float) -> list[Event]:
-    """Drives the simulator's engine from news to news."""
+    """Drives the simulator's engine from event to event."""
     engine, events, pending = EngineModel(speed), [], list(todo)
     while pending or engine.next_seconds != IDLE:
         if pending and pending[0].asked_seconds < engine.next_seconds:
@@ -72,8 +72,8 @@ def events_of_the_engine_model(todo: list[Request], speed: float) -> list[Event]
             engine.submit(request.asked_seconds, request)
             continue
         now = engine.next_seconds
-        told = [news for news in engine.advance(now) if news.kind is not EngineEventKind.STARTED]
-        events.extend((news.kind.value, todo.index(news.request), now) for news in told)
+        reported = [event for event in engine.advance(now) if event.kind is not EngineEventKind.STARTED]
+        events.extend((event.kind.value, todo.index(event.request), now) for event in reported)
     return sorted(events)
 
 
@@ -101,7 +101,7 @@ def test_a_death_tells_what_had_been_delivered(ask: Callable[..., Request]) -> N
 
 
 def test_a_report_counts_the_steps_that_are_over(ask: Callable[..., Request]) -> None:
-    """Reports between two news show the cache as it is, not as it was at the last news."""
+    """Reports between two events show the present cache, not that of the last event."""
     engine, request = EngineModel(), ask((1, 160), output_tokens=1000)
     engine.submit(0.0, request)
     engine.advance(engine.next_seconds)
@@ -110,7 +110,7 @@ def test_a_report_counts_the_steps_that_are_over(ask: Callable[..., Request]) ->
 
 
 def test_the_oracle_sees_cache_and_remaining_length(ask: Callable[..., Request]) -> None:
-    """What nobody else can know is what the engine holds."""
+    """Its inputs are the engine's own state."""
     engine, request = EngineModel(), ask((1, 160), (2, 40), output_tokens=50)
     engine.submit(0.0, request)
     engine.advance(engine.next_seconds)

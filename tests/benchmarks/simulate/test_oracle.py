@@ -16,7 +16,7 @@ def test_the_oracle_finds_the_true_cache(ask: Ask, fleet: Fleet) -> None:
 
 
 def test_the_oracle_avoids_the_slow_worker(ask: Ask, fleet: Fleet) -> None:
-    """It knows each engine's speed without a measurement."""
+    """It uses each engine's true speed, without a measurement."""
     context = fleet(0.5, 1)
     assert Oracle(context).place(0.0, ask((1, 100)), [0, 1]) == 1
 

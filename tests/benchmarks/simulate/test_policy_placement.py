@@ -10,7 +10,7 @@ from vllama_benchmarks.simulate.engine_model import LoadReport
 from vllama_benchmarks.simulate.policy_placement import PolicyPlacement
 from vllama_benchmarks.simulate.simulation import Simulation
 from vllama_benchmarks.simulate.workload import Segment
-from vllama_benchmarks.simulate.workloads import write
+from vllama_benchmarks.simulate.workloads import generate
 
 if TYPE_CHECKING:
     from vllama_benchmarks.simulate.placement import PlacementContext
@@ -31,15 +31,15 @@ def balanced(context: PlacementContext, policy: str = "expected-completion") -> 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_of_the_balancer_can_be_simulated(policy: str) -> None:
     """Chats through a restart, with the real books."""
-    workload = write("restart", 0, 8)
+    workload = generate("restart", 0, 8)
     outcome = Simulation(workload, 4, 8, lambda around: PolicyPlacement(around, make_policy(policy)), 0).run()
     assert len(outcome.ttft_seconds) == len(workload.sessions)
 
 
-@pytest.mark.parametrize("believes_replies", [True, False])
-def test_a_reply_is_believed_where_it_was_generated(ask: Ask, fleet: Fleet, believes_replies: bool) -> None:
-    """The next turn's lease expects it, unless replies are left out of the beliefs."""
-    placement = PolicyPlacement(fleet(1), make_policy("expected-completion"), believes_replies=believes_replies)
+@pytest.mark.parametrize("index_replies", [True, False])
+def test_a_reply_is_expected_in_the_cache_where_it_was_generated(ask: Ask, fleet: Fleet, index_replies: bool) -> None:
+    """The next turn's lease expects it, unless replies are left out of the prefix index."""
+    placement = PolicyPlacement(fleet(1), make_policy("expected-completion"), index_replies=index_replies)
     placement.report(0.0, 0, IDLE_REPORT)
     first = ask((1, 1600), output_tokens=800)
     first.turn = replace(first.turn, answer=Segment(2, 800))
@@ -47,11 +47,11 @@ def test_a_reply_is_believed_where_it_was_generated(ask: Ask, fleet: Fleet, beli
     placement.ended(1.0, first, 800)
     second = ask((1, 1600), (2, 800), (3, 160))
     placement.place(2.0, second, [0])
-    assert placement._leases[second].predicted_cached_tokens == (2400 if believes_replies else 1600)
+    assert placement._leases[second].predicted_cached_tokens == (2400 if index_replies else 1600)
 
 
 def test_a_conversation_returns_to_its_cache(ask: Ask, fleet: Fleet) -> None:
-    """The belief of the balancer, not the engine's cache, leads the second turn to the first one's worker."""
+    """The balancer's prefix index, not the engine's cache, leads the second turn to the first one's worker."""
     placement = balanced(fleet(1, 1, 1, 1))
     first = ask((1, 1600))
     first.worker = placement.place(0.0, first, [0, 1, 2, 3])
@@ -61,7 +61,7 @@ def test_a_conversation_returns_to_its_cache(ask: Ask, fleet: Fleet) -> None:
     assert placement.place(1.1, ask((1, 1600), (2, 50)), [0, 1, 2, 3]) == first.worker
 
 
-def test_a_new_life_is_believed_to_have_nothing(ask: Ask, fleet: Fleet) -> None:
+def test_a_restarted_worker_is_expected_to_cache_nothing(ask: Ask, fleet: Fleet) -> None:
     """After a restart the same request is as welcome elsewhere: all workers are used in twenty tries."""
     placement = balanced(fleet(1, 1))
     first = ask((1, 1600))

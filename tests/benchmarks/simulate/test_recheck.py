@@ -1,4 +1,4 @@
-"""What a second look says of cells that missed a goal."""
+"""The recheck of cells that missed a goal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllama_benchmarks.simulate.recheck import (
     estimated,
     judged_ratio,
     judged_share,
-    look,
+    recheck,
     run_anew,
 )
 
@@ -73,7 +73,7 @@ def test_missed_goals_are_looked_at_and_nothing_else() -> None:
         CELL: {SUBJECT: score(1.2), "random": score(1.0), LEAST_REQUEST: score(1.3), ORACLE: score(1.0)},
         Cell("uniform", 4, 4): {name: score(1.0) for name in (SUBJECT, "random", LEAST_REQUEST, ORACLE)},
     }
-    tables = look(results, SUBJECT, ["random"], seeds=(1, 2))
+    tables = recheck(results, SUBJECT, ["random"], seeds=(1, 2))
     assert [[row[:2] for row in table.rows] for table in tables] == [[("uniform 4x2", "p99 TTFT")]] * 2
     assert tables[0].rows[0][2:4] == ("random", "1.20")
-    assert look(results, SUBJECT, ["random"], seeds=(1, 2), jobs=2) == tables
+    assert recheck(results, SUBJECT, ["random"], seeds=(1, 2), jobs=2) == tables

@@ -8,7 +8,7 @@ import pytest
 from vllama_benchmarks.simulate.baselines import LeastRequest, Random, RoundRobin
 from vllama_benchmarks.simulate.simulation import BURST_PAUSE_SECONDS, Simulation
 from vllama_benchmarks.simulate.workload import Restart, Segment, Session, Turn, Workload
-from vllama_benchmarks.simulate.workloads import WORKLOADS, write
+from vllama_benchmarks.simulate.workloads import WORKLOADS, generate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Recorder(LeastRequest):
-    """Least request that writes down what it hears."""
+    """Least request that records its notifications."""
 
     def __init__(self, context: PlacementContext) -> None:
         super().__init__(context)
-        self.heard: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
         self.output_tokens = 0
         self.placed_seconds: list[float] = []
         self.used: Counter[int] = Counter()
@@ -30,29 +30,29 @@ class Recorder(LeastRequest):
     def place(self, now: float, request: Request, available: Sequence[int]) -> int:
         """Writes down when and where."""
         worker = super().place(now, request, available)
-        self.heard["place"] += 1
+        self.calls["place"] += 1
         self.placed_seconds.append(now)
         self.used[worker] += 1
         return worker
 
     def first_token(self, now: float, request: Request) -> None:
         """Writes it down."""
-        self.heard["first_token"] += 1
+        self.calls["first_token"] += 1
 
     def ended(self, now: float, request: Request, output_tokens: int) -> None:
         """Writes down how much came."""
         super().ended(now, request, output_tokens)
-        self.heard["ended"] += 1
+        self.calls["ended"] += 1
         self.output_tokens += request.delivered_tokens + output_tokens
 
     def lost(self, now: float, request: Request) -> None:
         """Writes it down."""
         super().lost(now, request)
-        self.heard["lost"] += 1
+        self.calls["lost"] += 1
 
 
 def record(workload: Workload, workers: int, concurrency: int) -> tuple[Recorder, Simulation]:
-    """Prepares a run whose placement writes down what it hears."""
+    """Prepares a run whose placement records its notifications."""
     made: list[Recorder] = []
 
     def build(context: PlacementContext) -> Recorder:
@@ -72,14 +72,14 @@ def singles(count: int, *, restart: Restart | None = None, burst: bool = False, 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_request_is_answered_once_and_in_full(name: str) -> None:
     """Requests, tokens and counts all come out even, whatever happens on the way."""
-    workload = write(name, 1, 8)
+    workload = generate(name, 1, 8)
     recorder, simulation = record(workload, 2, 8)
     outcome = simulation.run()
     turns = [turn for session in workload.sessions for turn in session.turns]
     assert len(outcome.ttft_seconds) == len(turns)
     assert min(outcome.ttft_seconds) > 0
-    assert recorder.heard["ended"] == len(turns)
-    assert recorder.heard["place"] == recorder.heard["ended"] + recorder.heard["lost"]
+    assert recorder.calls["ended"] == len(turns)
+    assert recorder.calls["place"] == recorder.calls["ended"] + recorder.calls["lost"]
     assert recorder.output_tokens == sum(turn.output_tokens for turn in turns)
     assert recorder.streams == [0, 0]
 
@@ -87,8 +87,8 @@ def test_every_request_is_answered_once_and_in_full(name: str) -> None:
 @pytest.mark.parametrize("name", ["chats", "restart"])
 def test_a_run_can_be_repeated(name: str) -> None:
     """Nothing depends on the machine or the hour."""
-    one = Simulation(write(name, 2, 8), 4, 8, Random, 7).run()
-    two = Simulation(write(name, 2, 8), 4, 8, Random, 7).run()
+    one = Simulation(generate(name, 2, 8), 4, 8, Random, 7).run()
+    two = Simulation(generate(name, 2, 8), 4, 8, Random, 7).run()
     assert one.ttft_seconds == two.ttft_seconds
 
 
@@ -100,7 +100,7 @@ def test_a_lone_request_takes_what_its_steps_take() -> None:
 
 
 def test_turns_of_a_session_follow_each_other() -> None:
-    """A client asks its next question only when the last is answered."""
+    """A client sends its next request only after the last answer."""
     turns = tuple(Turn((Segment(1, 100), Segment(2 + i, 20)), 30) for i in range(5))
     recorder, simulation = record(Workload("one chat", (Session("chat", turns),)), 4, 4)
     simulation.run()
@@ -124,7 +124,7 @@ def test_requests_of_a_dead_worker_continue_elsewhere() -> None:
     workload = singles(8, restart=Restart(0, 1.2, 100.0), output_tokens=200)
     recorder, simulation = record(workload, 2, 8)
     outcome = simulation.run()
-    assert recorder.heard["lost"] == 4
+    assert recorder.calls["lost"] == 4
     assert recorder.output_tokens == 8 * 200
     assert outcome.makespan_seconds < 10
 

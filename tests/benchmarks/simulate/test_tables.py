@@ -45,7 +45,7 @@ def test_workloads_are_told_apart(results: Results) -> None:
 
 
 def test_losing_cells_are_published(results: Results) -> None:
-    """The cell, who was best, and by how much."""
+    """The cell, the best baseline, and by how much."""
     losing, short = goals(results, SUBJECT)
     assert losing.rows == (("uniform 8x4", "p99 TTFT", "least-request", "0.100", "0.120", "1.20"),)
     # 50 of the 60 ms that the oracle wins in chats are more than four fifths.

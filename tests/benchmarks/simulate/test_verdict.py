@@ -13,7 +13,7 @@ def score(ttft: float, makespan: float) -> Score:
 
 
 def test_a_loss_is_more_than_the_tolerance_behind_the_best_baseline() -> None:
-    """4 % behind is as good, 10 % behind is a loss to whoever is best."""
+    """4 % behind counts as equal, 10 % behind is a loss to the best baseline."""
     results = {CELL: {"ours": score(1.04, 1.1), "a": score(1.0, 1.5), "b": score(2.0, 1.0)}}
     (loss,) = losses(results, "ours", ["a", "b"])
     assert (loss.measure, loss.baseline, loss.ratio) == ("makespan_seconds", "b", pytest.approx(1.1))
