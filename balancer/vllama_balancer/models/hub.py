@@ -1,4 +1,4 @@
-"""What we know of the Hugging Face hub: which files of a repository a worker needs, and what its errors mean; pure."""
+"""The Hugging Face hub: the files of a repository that a worker needs, and the meaning of the hub's errors; pure."""
 
 from __future__ import annotations
 

@@ -28,9 +28,14 @@ from vllama_protos.v1 import presets_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
+    from importlib.metadata import Distribution
 
     from vllama_balancer.models.table import KnownModel, ModelTable
     from vllama_protos.v1 import worker_pb2
+
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+"""Hosts of the Hugging Face hub in a name."""
+_WAYS = "give a known name such as qwen2.5:7b, a Hugging Face id (org/repo), a directory or a .gguf file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +108,8 @@ def find_packaged(package: str) -> PackagedFile:
     return PackagedFile(path, _license_text(found), f"package {package} {found.version}")
 
 
-def _license_text(found: object) -> str:
-    read = found.read_text  # type: ignore[attr-defined]
-    text = read("LICENSE") or read("licenses/LICENSE")
-    return str(text or "").strip()
-
-
-HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
-"""Hosts of the Hugging Face hub in a name."""
+def _license_text(package: Distribution) -> str:
+    return (package.read_text("LICENSE") or package.read_text("licenses/LICENSE") or "").strip()
 
 
 class Resolver:
@@ -225,9 +224,6 @@ class Resolver:
     def _hint(self, name: str) -> str:
         tags = self._table.tags(name)
         return f"did you mean {' or '.join(tags[:6])}? Otherwise {_WAYS}" if tags else _WAYS
-
-
-_WAYS = "give a known name such as qwen2.5:7b, a Hugging Face id (org/repo), a directory or a .gguf file"
 
 
 def _spelled(known: str, asked: ModelName) -> str:
