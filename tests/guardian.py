@@ -27,7 +27,7 @@ class Guardian:
 
     def __init__(self) -> None:
         mark = os.environ[MARK] = uuid.uuid4().hex
-        # In a session of its own: whoever kills the run's group does not kill it as well.
+        # In a session of its own: a kill of the run's process group must not reach it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__, mark], stdin=subprocess.PIPE, start_new_session=True
         )

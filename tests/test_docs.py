@@ -1,4 +1,4 @@
-"""The README says what is true: every flag and every metric stands in it."""
+"""The README lists every flag and every metric, and no others."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 
 @pytest.mark.parametrize("module", ["vllama_balancer", "vllama_server"])
 def test_every_flag_is_documented(module: str) -> None:
-    """Each flag that a process takes is named in the README."""
+    """Each flag of a process is in the README."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--help-all"], capture_output=True, text=True, timeout=60, check=True
     )
@@ -30,7 +30,7 @@ def test_every_flag_is_documented(module: str) -> None:
 
 
 def metrics_of_the_balancer() -> CollectorRegistry:
-    """Registers what `/metrics` of the balancer shows."""
+    """Returns a registry with the metrics of the balancer."""
     registry = CollectorRegistry()
     Metrics(registry)
     EdgeMetrics(registry)
@@ -41,7 +41,7 @@ def metrics_of_the_balancer() -> CollectorRegistry:
 
 
 def metrics_of_a_worker() -> CollectorRegistry:
-    """Registers what a worker's `--metrics` address shows."""
+    """Returns a registry with the metrics of a worker."""
     registry = CollectorRegistry()
     WorkerMetrics(registry)
     return registry
@@ -49,7 +49,7 @@ def metrics_of_a_worker() -> CollectorRegistry:
 
 @pytest.mark.parametrize("registry", [metrics_of_the_balancer(), metrics_of_a_worker()], ids=["balancer", "worker"])
 def test_every_metric_is_documented(registry: CollectorRegistry) -> None:
-    """Each metric that a process shows stands in the README with the words of its help text."""
+    """Each metric of a process is in the README with its help text."""
     families = [family for family in registry.collect() if not family.name.startswith("process_")]
     assert len(families) > 10
     lines = {f"| `{family.name}` | {family.documentation} |" for family in families}
@@ -57,7 +57,7 @@ def test_every_metric_is_documented(registry: CollectorRegistry) -> None:
 
 
 def test_every_documented_metric_exists() -> None:
-    """The README names no metric that is gone."""
+    """The README lists no metric that is gone."""
     names = {family.name for made in (metrics_of_the_balancer(), metrics_of_a_worker()) for family in made.collect()}
     documented = {name.removesuffix("_total") for name in re.findall(r"^\| `(vllama_\w+)` \|", README, re.MULTILINE)}
     assert sorted(documented - names) == []
@@ -65,6 +65,6 @@ def test_every_documented_metric_exists() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`make (\w+)`", README))))
 def test_every_make_target_exists(name: str) -> None:
-    """Each `make` target that the README names is in the Makefile."""
+    """Each `make` target of the README is in the Makefile."""
     makefile = (Path(__file__).resolve().parent.parent / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{name}:", makefile, flags=re.MULTILINE)

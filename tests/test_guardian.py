@@ -29,7 +29,7 @@ def start_run() -> tuple[subprocess.Popen[bytes], psutil.Process]:
 
 
 def wait_for_end(process: psutil.Process) -> None:
-    """Returns when a process runs no more, whether or not anybody has taken note of its end."""
+    """Returns when a process has ended, reaped by its parent or not."""
     until = time.monotonic() + PATIENCE_SECONDS
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < until, f"{process} was left behind"

@@ -1,4 +1,4 @@
-"""Which flags the processes take, as their own help says."""
+"""The flags of the processes, from their own help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ PROCESS_OF = {"serve": "vllama_balancer", "worker": "vllama_server"}
 
 @functools.cache
 def flags_of(module: str) -> frozenset[str]:
-    """Asks a module for its flags."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--help-all"], capture_output=True, text=True, timeout=100, check=True
     )
@@ -21,6 +20,6 @@ def flags_of(module: str) -> frozenset[str]:
 
 
 def unknown_flags(command: str, words: list[str]) -> list[str]:
-    """Lists the flags among `words` that `vllama COMMAND` does not take."""
+    """Returns the flags among `words` that `vllama COMMAND` does not take."""
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     return [flag for flag in given if flag not in flags_of(PROCESS_OF[command])]

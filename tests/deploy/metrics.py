@@ -1,4 +1,4 @@
-"""Which metrics the balancer and its workers expose, read from the processes' own registries."""
+"""The metrics of the balancer and its workers, read from the source that declares them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = {
 
 
 def exposed() -> frozenset[str]:
-    """Lists the names of all series, suffixes included."""
+    """Returns the names of all series, suffixes included."""
     return frozenset(
         name.removesuffix("_total") + suffix
         for path in SOURCES
@@ -27,5 +27,5 @@ def exposed() -> frozenset[str]:
 
 
 def used(expression: str) -> set[str]:
-    """Lists the series of ours that an expression names."""
+    """Returns the vllama series in an expression."""
     return set(re.findall(r"\bvllama_[a-z_]+", re.sub(r"\{[^}]*\}|\"[^\"]*\"|by \([^)]*\)", "", expression)))

@@ -1,4 +1,4 @@
-"""The example for Envoy: it reaches the port that workers listen on, and asks for a service that they have."""
+"""The example for Envoy: it calls the port of the workers, and checks a service that they have."""
 
 from __future__ import annotations
 

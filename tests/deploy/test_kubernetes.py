@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 KUBERNETES_VERSIONS = ("1.31", "1.37")
 """The oldest in which a preStop hook may sleep is 1.30; these are what the schemas at hand span."""
 OPERATOR_GROUP = "monitoring.coreos.com/"
-"""Kinds of the Prometheus operator, which Kubernetes' schemas do not know."""
+"""Kinds of the Prometheus operator, which Kubernetes' schemas do not have."""
 
 
 def documents(file: str) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def test_pods_have_time_to_drain(command: str) -> None:
 
 @pytest.mark.parametrize("command", PODS)
 def test_probes_ask_ports_that_are_open(command: str) -> None:
-    """Probes name ports of the container, and readiness is what grpc.health.v1 says."""
+    """Probes name ports of the container, and readiness is grpc.health.v1."""
     ports = {port["name"]: port["containerPort"] for port in container(command)["ports"]}
     known = {*ports, *ports.values()}
     probes = [container(command)[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]

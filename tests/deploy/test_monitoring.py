@@ -66,7 +66,7 @@ def test_outcomes_exist() -> None:
 
 
 def test_the_dashboard_is_whole() -> None:
-    """Ids are unique, panels do not overlap, each says what it shows, and all ask the chosen data source."""
+    """Ids are unique, panels do not overlap, each has a description, and all query the chosen data source."""
     places: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
