@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.names import model_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.gateway import Call, Gateway, ModelEntry
     from vllama_balancer.scheduler.scheduler import ModelScheduler
     from vllama_protos.v1 import embedding_pb2, generation_pb2
 
+    ModelRequest = (
+        generation_pb2.GenerateRequest
+        | embedding_pb2.EmbedRequest
+        | generation_pb2.TokenizeRequest
+        | generation_pb2.DetokenizeRequest
+    )
 
 NOTICEABLE_SECONDS = 0.01
 """A request that waited for less time found its model loaded."""
 
 
 class HostedModels(Protocol):
-    """Returns how models are hosted: the catalog."""
-
-    def find(self, name: str) -> ModelEntry | None:
-        """Returns a model by any spelling of its name."""
-        ...
+    """The part of the catalog that the scheduler reads."""
 
     def expects(self, name: str) -> bool:
         """Returns whether a model is being installed."""
         ...
 
     def hosted(self, name: str) -> HostedModel | None:
-        """Returns what a worker hosts for a model; None when that is not installed here."""
+        """Returns what a worker hosts for a model or alias; None when that is not installed here."""
         ...
 
 
@@ -58,8 +60,7 @@ class OnDemand:
     ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
         """Loads the model, then yields the dispatcher's events; the last one reports how long the load took."""
         asked_at = self._clock()
-        request.model = await self._worker_model(request.model, call.deadline)
-        async with self._in_use(request.model, call), aclosing(self._gateway.generate(request, call)) as events:
+        async with self._loaded(request, call), aclosing(self._gateway.generate(request, call)) as events:
             load_seconds = self._clock() - asked_at
             async for event in events:
                 if load_seconds >= NOTICEABLE_SECONDS and event.HasField("finished"):
@@ -68,22 +69,19 @@ class OnDemand:
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
         """Loads the model, then embeds."""
-        request.model = await self._worker_model(request.model, call.deadline)
-        async with self._in_use(request.model, call):
+        async with self._loaded(request, call):
             return await self._gateway.embed(request, call)
 
     async def tokenize(self, request: generation_pb2.TokenizeRequest, call: Call) -> generation_pb2.TokenizeResponse:
         """Loads the model, then tokenizes."""
-        request.model = await self._worker_model(request.model, call.deadline)
-        async with self._in_use(request.model, call):
+        async with self._loaded(request, call):
             return await self._gateway.tokenize(request, call)
 
     async def detokenize(
         self, request: generation_pb2.DetokenizeRequest, call: Call
     ) -> generation_pb2.DetokenizeResponse:
         """Loads the model, then turns ids into text."""
-        request.model = await self._worker_model(request.model, call.deadline)
-        async with self._in_use(request.model, call):
+        async with self._loaded(request, call):
             return await self._gateway.detokenize(request, call)
 
     def models(self) -> Sequence[ModelEntry]:
@@ -108,34 +106,43 @@ class OnDemand:
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
         """Returns once the model can serve. Raises ModelNotFound, NoWorker."""
-        target = await self._worker_model(name)
-        if (hosted := self._catalog.hosted(target)) is None:
+        if (hosted := await self._hosted(name)) is None:
             raise ModelNotFound(f"model '{name}' not found", field="model")
+        key = _key(hosted)
         if keep_alive_seconds is not None:
-            self._scheduler.keep(model_key(target), keep_alive_seconds)
-        async with self._scheduler.in_use(model_key(target), hosted):
+            self._scheduler.keep(key, keep_alive_seconds)
+        async with self._scheduler.in_use(key, hosted):
             return
 
     async def unload(self, name: str) -> None:
         """Unloads the model once it is idle; never loads it."""
-        await self._scheduler.unload(model_key(self._target(name)))
+        await self._scheduler.unload(self._key(name))
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
         """Replaces how long the model stays after its last request."""
-        self._scheduler.keep(model_key(self._target(name)), keep_alive_seconds)
+        self._scheduler.keep(self._key(name), keep_alive_seconds)
 
-    async def _worker_model(self, name: str, deadline: float | None = None) -> str:
-        """Returns the model whose workers serve a request, after it has been installed."""
+    @asynccontextmanager
+    async def _loaded(self, request: ModelRequest, call: Call) -> AsyncIterator[None]:
+        """Keeps the model of a request loaded, and puts the model that its workers serve in the place of an alias."""
+        hosted = await self._hosted(request.model, call.deadline)
+        if hosted is None:
+            yield  # The dispatcher refuses a model that is not installed here by name.
+            return
+        request.model = hosted.names[0]
+        async with self._scheduler.in_use(_key(hosted), hosted, call.deadline):
+            yield
+
+    async def _hosted(self, name: str, deadline: float | None = None) -> HostedModel | None:
+        """Returns what a worker hosts for a model, after that has been installed."""
         if self._catalog.expects(name):
             await self.search(name, deadline)
-        return self._target(name)
+        return self._catalog.hosted(name)
 
-    def _target(self, name: str) -> str:
-        """Returns the model that an alias was made from, whose workers serve it."""
-        entry = self._catalog.find(name)
-        return name if entry is None or not entry.target else entry.target
-
-    def _in_use(self, name: str, call: Call) -> AbstractAsyncContextManager[None]:
+    def _key(self, name: str) -> str:
         hosted = self._catalog.hosted(name)
-        # The dispatcher refuses a model that is not installed here by name.
-        return nullcontext() if hosted is None else self._scheduler.in_use(model_key(name), hosted, call.deadline)
+        return model_key(name) if hosted is None else _key(hosted)
+
+
+def _key(hosted: HostedModel) -> str:
+    return model_key(hosted.names[0])

@@ -18,10 +18,6 @@ from vllama_protos.v1 import generation_pb2
 class OneModel:
     """A catalog of one model."""
 
-    def find(self, name: str):
-        """Returns it."""
-        return model("a:latest") if name == "a" else None
-
     def expects(self, name: str) -> bool:
         """Another one is being installed, forever."""
         return name == "late"
