@@ -23,6 +23,8 @@ from vllama_balancer.scheduler.decisions import (
     reclaim_gpu,
 )
 from vllama_balancer.scheduler.memory import TooLarge
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from vllama_balancer.scheduler.autoscale import Autoscaler
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DOES_NOT_FIT = "MODEL_DOES_NOT_FIT"
-"""Reason of a refusal for want of memory."""
+DOES_NOT_FIT = reason_text(ErrorReason.ERROR_REASON_MODEL_DOES_NOT_FIT)
 PROGRESS_POLL_SECONDS = 1.0
 """Progress within a phase does not count as a change of the pool, so it is polled."""
 
