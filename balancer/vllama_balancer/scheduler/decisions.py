@@ -50,7 +50,6 @@ class MachineState:
     """Memory of the host that sleeping models may still take."""
 
     def asleep(self, key: str) -> SleepingModel | None:
-        """Returns a model that sleeps."""
         return next((model for model in self.sleeping if model.key == key), None)
 
     def deadlines(self, key: str) -> Sequence[float]:

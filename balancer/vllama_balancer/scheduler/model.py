@@ -112,7 +112,6 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """Display name."""
         return self.hosted.names[0]
 
     @property
@@ -122,7 +121,6 @@ class LoadedModel:
 
     @property
     def workers(self) -> list[str]:
-        """Names of its workers."""
         return [replica.worker for replica in self.replicas]
 
     @contextlib.contextmanager
@@ -177,7 +175,6 @@ class EvictionHistory:
         self._early_until: dict[str, float] = {}
 
     def evicted(self, key: str, now: float, load_seconds: float) -> None:
-        """Records an eviction."""
         self._early_until[key] = now + load_seconds
 
     def was_just_evicted(self, key: str, now: float) -> bool:

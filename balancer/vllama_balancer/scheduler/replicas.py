@@ -34,7 +34,6 @@ class Replicas:
 
     @property
     def count(self) -> int:
-        """Number of slots, free or not."""
         return len(self._slots)
 
     @property
@@ -43,7 +42,6 @@ class Replicas:
         return tuple(self._free)
 
     def slot(self, index: int) -> Slot:
-        """Returns a slot by its number."""
         return self._slots[index]
 
     def same_gpu(self, index: int) -> list[int]:

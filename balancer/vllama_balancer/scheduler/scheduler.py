@@ -59,7 +59,6 @@ class ModelScheduler:
         machine.task(self._autoscaler.run())
 
     def is_pinned(self, key: str) -> bool:
-        """Returns whether a model is never unloaded."""
         model = self._models.get(key)
         return model is not None and model.pinned
 

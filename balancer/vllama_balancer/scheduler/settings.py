@@ -52,7 +52,7 @@ class WorkerLauncher(Protocol):
         ...
 
     async def retire(self, name: str) -> None:
-        """Drains and ends a worker."""
+        """Drains and ends a worker; one that has left already is no error."""
         ...
 
 
@@ -65,14 +65,10 @@ class WatchedWorker(Protocol):
         ...
 
     @property
-    def report(self) -> worker_pb2.WorkerReport | None:
-        """Its last report."""
-        ...
+    def report(self) -> worker_pb2.WorkerReport | None: ...
 
     @property
-    def description(self) -> worker_pb2.DescribeResponse | None:
-        """Its description of its model and engine."""
-        ...
+    def description(self) -> worker_pb2.DescribeResponse | None: ...
 
     @property
     def unavailable(self) -> str:
@@ -89,6 +85,4 @@ class WatchedPool(Protocol):
 
     changes: ChangeCounter
 
-    def find(self, name: str) -> WatchedWorker | None:
-        """Returns a worker by name."""
-        ...
+    def find(self, name: str) -> WatchedWorker | None: ...

@@ -56,11 +56,9 @@ class GrpcSleepControl:
         self._pool = pool
 
     async def sleep(self, worker: str) -> None:
-        """Returns when the worker sleeps. Raises NoWorker with the cause."""
         await self._call(worker, lambda channel: channel.worker.Sleep(worker_pb2.SleepRequest(), timeout=SLEEP_SECONDS))
 
     async def wake(self, worker: str) -> None:
-        """Returns when the worker serves. Raises NoWorker with the cause."""
         await self._call(worker, lambda channel: channel.worker.Wake(worker_pb2.WakeRequest(), timeout=WAKE_SECONDS))
 
     async def _call(self, name: str, call: Callable[[Channel], Awaitable[object]]) -> None:
@@ -95,7 +93,6 @@ class SleepingModels:
         self._watches: dict[SleepingModel, asyncio.Task[None]] = {}
 
     def models(self) -> tuple[SleepingModel, ...]:
-        """Returns the models that sleep."""
         return tuple(self._models.values())
 
     async def put_to_sleep(self, model: LoadedModel, replica: Replica) -> None:

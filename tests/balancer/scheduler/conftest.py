@@ -73,11 +73,9 @@ class FakeFleet:
     """Bytes of its GPU that a sleeping worker keeps."""
 
     def find(self, name: str) -> FakeWorker | None:
-        """Returns a worker."""
         return self.workers.get(name)
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
-        """Starts a worker."""
         model = spec.model.argument
         self.log.append(f"+{model}@{spec.name.removeprefix('worker-')}")
         state = ProcessState.FAILED if model in self.failures else ProcessState.RUNNING
@@ -98,7 +96,6 @@ class FakeFleet:
         self.changes.increment()
 
     def owns(self, name: str) -> bool:
-        """Returns whether a worker is there."""
         return name in self.workers
 
     def gpus(self) -> list[Gpu]:
@@ -107,7 +104,6 @@ class FakeFleet:
         return [replace(gpu, free_bytes=gpu.free_bytes - asleep * self.residue_bytes) for gpu in self.gpu_list]
 
     def cores(self) -> list[int]:
-        """Lists one core."""
         return [0]
 
     async def retire(self, name: str) -> None:
@@ -123,7 +119,6 @@ class FakeFleet:
         self.changes.increment()
 
     async def sleep(self, worker: str) -> None:
-        """Lets a worker sleep."""
         model = self.models.get(worker, "")
         if not model or model in self.cannot_sleep:
             raise NoWorker("cannot sleep")
@@ -136,7 +131,6 @@ class FakeFleet:
         self.changes.increment()
 
     async def wake(self, worker: str) -> None:
-        """Wakes a worker."""
         model = self.models.get(worker, "")
         if not model or model in self.cannot_wake:
             raise NoWorker("cannot wake")

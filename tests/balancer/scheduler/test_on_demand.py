@@ -23,7 +23,6 @@ class OneModel:
         return name == "late"
 
     def hosted(self, name: str) -> HostedModel | None:
-        """Returns how it is hosted."""
         return HostedModel("a", ("a:latest",)) if name.startswith("a") else None
 
 
@@ -34,7 +33,6 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """Returns the time."""
         return self.now
 
 
@@ -65,7 +63,6 @@ class NeverInstalled(FakeGateway):
     """A gateway whose catalog waits for a model forever."""
 
     async def search(self, name: str, deadline: float | None = None):
-        """Waits."""
         await asyncio.Event().wait()
 
 
@@ -98,3 +95,15 @@ async def test_room_is_expected_of_models_that_are_loaded_only(harness_of) -> No
     async with harness.scheduler.in_use(model_key("a"), HostedModel("a", ("a:latest",))):
         with pytest.raises(QueueFull):
             gateway.expect_room("a")
+
+
+async def test_an_alias_is_served_by_the_workers_of_its_model(harness_of) -> None:
+    """The dispatcher gets the model's name; a model that is not installed here goes on as it is named."""
+    harness, inner = harness_of(), FakeGateway(model("a:latest"))
+    gateway = OnDemand(inner, OneModel(), harness.scheduler)
+    for name in ("alias", "elsewhere"):
+        inner.play(started(), finished())
+        request = generation_pb2.GenerateRequest(model=name, prompt="hi")
+        assert [event async for event in gateway.generate(request, Call("me"))]
+    assert [request.model for request in inner.requests] == ["a:latest", "elsewhere"]
+    assert harness.fleet.log == ["+a@0"]

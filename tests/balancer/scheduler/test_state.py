@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllama_balancer.fleet.assignment import HostedModel, Slot, WorkerSpec
@@ -52,14 +52,13 @@ class InstantLauncher:
     """Starts and ends workers without doing anything."""
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
-        """Starts a worker."""
+        pass
 
     def owns(self, name: str) -> bool:
-        """Keeps every worker."""
         return True
 
     async def retire(self, name: str) -> None:
-        """Ends a worker."""
+        pass
 
 
 @given(
@@ -67,6 +66,7 @@ class InstantLauncher:
         st.tuples(st.sampled_from(["start", "ready", "drain", "sleep", "wake", "end", "retired"]), st.integers(0, 9))
     )
 )
+@settings(deadline=None)
 async def test_a_slot_is_free_unless_a_worker_occupies_it(actions: list[tuple[str, int]]) -> None:
     """Whatever is done in whatever order, a slot has one occupant at most and is free exactly when it has none."""
     slots = [Slot(index, "cpu", {}) for index in range(3)]
@@ -80,7 +80,7 @@ async def test_a_slot_is_free_unless_a_worker_occupies_it(actions: list[tuple[st
         if not made or (action == "start"):
             continue
         replica = made[number % len(made)]
-        if action == "wake" and replica.slot not in replicas.free:
+        if action == "wake" and (replica.state is not SlotState.ASLEEP or replica.slot not in replicas.free):
             continue
         try:
             match action:
