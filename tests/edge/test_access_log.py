@@ -1,4 +1,4 @@
-"""The access log says who was served by whom and how fast, and never what was said."""
+"""The access log has client, worker and times of a request, and never its text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.edge.conftest import Serve
 
-SECRET = "the prompt nobody may read"
+SECRET = "a prompt that must stay secret"
 BODY = {"model": "smollm2", "messages": [{"role": "user", "content": SECRET}]}
 LOGGER = "vllama_balancer.edge.access_log"
 
@@ -51,7 +51,7 @@ async def test_a_refusal_is_logged(http: aiohttp.ClientSession, caplog: pytest.L
 
 
 async def test_a_client_that_left_is_499(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody reads that status but the log and the metrics."""
+    """That status is in the log and the metrics only."""
     gateway, registry = FakeGateway(), CollectorRegistry()
     gateway.play(started(), delta("a"), asyncio.Event())
     with caplog.at_level(logging.INFO, LOGGER):
@@ -76,7 +76,7 @@ async def test_a_bug_is_logged_without_the_request(
         assert reply.status == 500
         assert await reply.json() == {"error": "internal error"}
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.getMessage() == "request r-2 failed"
+    assert record.getMessage() == "unhandled exception in request r-2"
     assert SECRET not in caplog.text
 
 

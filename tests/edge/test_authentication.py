@@ -23,7 +23,7 @@ BODY = {"model": "smollm2:135m", "messages": [{"role": "user", "content": "hi"}]
 
 @pytest.fixture
 async def http(gateway: FakeGateway, serve: Serve) -> AsyncIterator[aiohttp.ClientSession]:
-    """An edge that knows one key."""
+    """An edge with one key."""
     async with serve(gateway, keys=KEYS) as session:
         yield session
 

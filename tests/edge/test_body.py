@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from tests.edge.conftest import Serve
 
-
 BODY = json.dumps({"model": "smollm2:135m", "prompt": "hi", "stream": False}).encode()
 
 

@@ -47,7 +47,7 @@ def test_the_nearest_address_that_no_trusted_proxy_has(peer: str | None, forward
 async def test_turns_are_those_of_the_client(
     serve: Serve, gateway: FakeGateway, proxies: tuple[ipaddress.IPv4Network, ...], client: str
 ) -> None:
-    """The gateway is told who asks; a header alone changes nothing."""
+    """The gateway gets the client; a header alone changes nothing."""
     async with serve(gateway, EdgeConfig(trusted_proxies=proxies)) as http:
         body = {"model": "smollm2:135m", "prompt": "hi"}
         async with http.post("/api/generate", json=body, headers={"X-Forwarded-For": "192.0.2.7"}) as reply:

@@ -54,12 +54,12 @@ async def test_a_wait_that_is_no_number_is_refused_by_name(http: aiohttp.ClientS
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(NoWorker("nobody is there", retry_after_seconds=5), 503), (DeadlineExceeded("late"), 504)]
+    ("error", "status"), [(NoWorker("no worker", retry_after_seconds=5), 503), (DeadlineExceeded("late"), 504)]
 )
 async def test_what_ends_the_wait_tells_why(
     http: aiohttp.ClientSession, gateway: FakeGateway, error: BalancerError, status: int
 ) -> None:
-    """Nobody there: 503 and when to come back; somebody there, but too slow: 504."""
+    """No worker: 503 with Retry-After; a worker, but too slow: 504."""
     gateway.play(error)
     async with http.post("/api/generate", json=BODY, headers={"Prefer": "wait=2"}) as reply:
         assert reply.status == status

@@ -84,7 +84,7 @@ async def test_refusals_are_summed_up_in_the_log(
 async def test_each_refusal_has_a_line_at_debug_level(
     http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For whoever looks for one request."""
+    """So that one request can be found."""
     with caplog.at_level(logging.DEBUG, "vllama_balancer.edge"):
         async with http.post("/api/chat", json={"model": MODEL, "messages": HI}) as reply:
             await reply.read()

@@ -50,7 +50,7 @@ async def test_too_many_streams_of_one_client_are_429(serve: Serve) -> None:
 
 
 async def test_draining_finishes_streams_and_takes_no_new_ones() -> None:
-    """While the process drains, /health says so and new generations are told to go elsewhere."""
+    """While the process drains, /health reports it and new generations are refused."""
     gateway, go_on = FakeGateway(), asyncio.Event()
     gateway.play(started(), delta("a"), go_on, delta("b"), finished())
     server = EdgeServer(build_app(gateway, fleet=FakeFleet()))
@@ -71,7 +71,7 @@ async def test_draining_finishes_streams_and_takes_no_new_ones() -> None:
 
 
 async def test_stopping_twice_is_fine() -> None:
-    """Whoever ends the process need not know who came first."""
+    """Two parts of the process may both stop it."""
     server = EdgeServer(build_app(FakeGateway(), fleet=FakeFleet()))
     await server.start("127.0.0.1", 0)
     await server.stop()
@@ -96,5 +96,5 @@ async def test_an_idle_connection_is_closed(serve: Serve) -> None:
 
 
 def test_the_edge_is_found_in_its_application() -> None:
-    """Whoever serves the application can reach the edge's switches."""
+    """The server of an application can reach its context."""
     assert build_app(FakeGateway(), fleet=FakeFleet())[CONTEXT].draining is False

@@ -54,7 +54,7 @@ async def test_health_is_ok_while_a_model_can_answer(serve: Serve) -> None:
 
 
 async def test_health_is_503_while_nothing_is_loaded(serve: Serve) -> None:
-    """A load balancer sends nobody here yet; the process itself is alive."""
+    """A load balancer must send no request yet; the process itself is alive."""
     async with serve(FakeGateway(model(replicas=0))) as http:
         async with http.get("/health") as reply:
             assert reply.status == 503
@@ -88,7 +88,7 @@ class Moving:
 
 
 async def test_health_tells_what_is_loaded_and_how_far(serve: Serve) -> None:
-    """Requests wait and are served, so this is no reason to send nobody here."""
+    """Requests wait and are served, so a load balancer may send them."""
     async with serve(FakeGateway(model(replicas=0)), fleet=Moving()) as http, http.get("/health") as reply:
         assert reply.status == 200
         assert await reply.json() == {
@@ -112,7 +112,7 @@ async def test_workers_that_load_or_sleep_are_not_out_of_order(serve: Serve) -> 
 
 @pytest.mark.parametrize(("fleet", "value"), [(Moving(), "1.0"), (FakeFleet(), "0.0")], ids=["idle", "nothing"])
 async def test_the_metric_for_alerts_is_what_health_says(serve: Serve, fleet: FleetView, value: str) -> None:
-    """Nobody is woken because models sleep, or come only when they are asked for."""
+    """Sleeping models, and models loaded on demand, raise no alert."""
     async with serve(FakeGateway(model(replicas=0)), fleet=fleet) as http, http.get("/metrics") as reply:
         assert f"\nvllama_can_serve {value}\n" in await reply.text()
 

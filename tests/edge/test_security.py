@@ -86,7 +86,7 @@ def test_foreign_hosts(host: str) -> None:
 
 
 def test_this_machine_has_names_and_addresses() -> None:
-    """The operating system knows at least loopback."""
+    """At least loopback is there."""
     machine = this_host()
     assert machine.names
     assert "127.0.0.1" in machine.addresses

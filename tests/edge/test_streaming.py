@@ -1,4 +1,4 @@
-"""Streams keep the client's pace, end as they should, and end the generation when nobody reads."""
+"""Streams keep the client's pace, end as they should, and end the generation when the client disconnects."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
-"""The HTTP front door: Ollama's, OpenAI's and Anthropic's APIs over one gateway.
+"""The HTTP API: Ollama's, OpenAI's and Anthropic's dialects over one Gateway.
 
-A request passes, from the outside in:
+In comes HTTP; out go Gateway calls in the messages of the protos. A request passes:
 
-- the socket: serving.py binds it, connection.py minds one client's connection;
-- the middlewares, put together by app.py: access_log.py (with stats.py and client_address.py), faults.py (with
-  statuses.py), guard.py, authentication.py; untidy paths find their way through paths.py;
-- a dialect (dialect.py): ollama/, openai/ or anthropic/, each of which decodes, translates, dispatches and encodes, and
-  knows nothing of the others; what their translations share is in wire/, which knows the protos and no JSON of anybody;
-- edge.py, on which every handler stands: bodies.py and encoding.py read, requested.py finds the model, limits.py bounds
-  each client, streaming.py writes; fixed_models.py stands in where nobody loads or installs models.
+- server.py: the listening socket and one client's connection; config.py holds the settings;
+- app.py, which puts the middlewares together, from the outside in: access_log.py (with request_stats.py and
+  client_address.py), error_middleware.py (with http_errors.py), security.py; dialect.py routes untidy paths;
+- a dialect: ollama/, openai/ or anthropic/. Each decodes, translates, dispatches and encodes, and imports no other;
+  wire/ holds what their translations share: protos, and no dialect's JSON;
+- context.py, the base of every handler: body.py decodes and encodes JSON, model_lookup.py finds the model,
+  streaming.py writes streams; fixed_models.py stands in where models are neither loaded nor installed.
 
-operations.py has what operators ask: /health, /metrics, /fleet (fleet_json.py, metrics.py), and the page of page/.
-config.py is what the door is told at its start.
+operations.py answers operators: /health, /metrics (metrics.py), /fleet and the page of dashboard/.
 """

@@ -1,10 +1,7 @@
-"""Writes one line per request: who, what, which worker, how many tokens, how fast; never any text.
+"""The access log: one line per request with client, model, worker, tokens and times; never any text.
 
-Whom a full queue has turned away is summed up in `refusal_log.py`, and has a line at debug level only.
-
-Sums up in one line a second whom a full queue has turned away.
-
-A burst of refusals would drown the log, and writing its lines would take longer than the refusals themselves.
+Requests that a full queue refuses have a line at debug level only, and one summary a second: in a burst, writing their
+lines would take longer than the refusals themselves.
 """
 
 from __future__ import annotations
@@ -24,31 +21,31 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.client_address import Network
     from vllama_balancer.edge.metrics import EdgeMetrics
 
-
 _log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
-"""The status that is logged when nobody was left to answer."""
+"""The status that is logged when the client has disconnected."""
+
+SUMMARY_SECONDS = 1.0
 
 
 class AccessLog:
-    """Opens a stats for every request, and closes it in the log and the metrics."""
+    """The outermost middleware: collects the stats of a request, then logs and counts them."""
 
     def __init__(self, metrics: EdgeMetrics, proxies: Sequence[Network] = ()) -> None:
-        """`proxies` are those whose word about the client's address counts."""
+        """`proxies` are the trusted ones: their X-Forwarded-For counts."""
         self._metrics = metrics
         self._proxies = proxies
         self._refusals = RefusalLog(_log)
 
     async def close(self, _: web.Application) -> None:
-        """Writes what is left to write."""
+        """Writes the summary of refusals that is still due."""
         self._refusals.close()
 
     @web.middleware
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Runs around everything else."""
         client = client_address(request.remote, request.headers, self._proxies)
         stats = RequestStats(request_id_of(request.headers.get("X-Request-Id")), client=client)
         request[STATS] = stats
@@ -83,7 +80,7 @@ class AccessLog:
 
 
 def _facts(stats: RequestStats, elapsed_seconds: float) -> dict[str, object]:
-    """What a line tells; in `extra` as well, for logs that keep fields apart."""
+    """Returns the fields of a line; they are in `extra` as well, for structured logs."""
     ttft_seconds = stats.ttft_seconds
     return {
         "request_id": stats.request_id,
@@ -98,11 +95,8 @@ def _facts(stats: RequestStats, elapsed_seconds: float) -> dict[str, object]:
     }
 
 
-SUMMARY_SECONDS = 1.0
-
-
 class RefusalLog:
-    """Counts refusals until they are written. `close` it at the end."""
+    """Counts refusals and logs a summary within a second. `close` it at the end."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -111,14 +105,12 @@ class RefusalLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, client: str) -> None:
-        """Counts one; the line follows within a second."""
         self._count += 1
         self._clients.add(client)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SUMMARY_SECONDS, self._write)
 
     def close(self) -> None:
-        """Writes what has been counted."""
         if self._timer is not None:
             self._timer.cancel()
             self._write()

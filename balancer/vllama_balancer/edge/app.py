@@ -1,7 +1,6 @@
-"""Puts the HTTP front door together: dialects, middlewares, limits.
+"""The aiohttp application of the edge: dialects, middlewares, limits.
 
-Serve the application through `serving.EdgeServer`: it cancels handlers when their client goes
-away, which is what ends a generation that nobody reads any more.
+Serve it with `server.EdgeServer`, which cancels a handler when its client disconnects: that ends the generation.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI, ANTHROPIC)
 """Every API that is served."""
 
 CONTEXT: web.AppKey[HandlerContext] = web.AppKey("context", HandlerContext)
-"""Where an application keeps its edge."""
+"""Key of an application's context."""
 
 
 def build_app(
@@ -55,11 +54,10 @@ def build_app(
 ) -> web.Application:
     """Builds the application.
 
-    `registry` holds what /metrics shows; the edge adds its own collectors to it. `fleet` feeds
-    the page and /health. `residency` is told of keep_alive; models are pinned without it.
-    `management` installs and removes models; they are fixed without it. With `keys` every caller
-    needs one. `host_names` is what this host_names is called; asked for when None. `now` is the clock
-    of timestamps in replies.
+    `fleet` feeds the dashboard and /health. `registry` holds the metrics of /metrics; the edge adds its own.
+    `residency` applies keep_alive; without it models are pinned. `management` installs and removes models; without it
+    they are fixed. With `keys`, every request needs one. `host_names` are those of this machine, read from the
+    operating system when None. `now` is the clock of timestamps in replies.
     """
     context = HandlerContext(gateway, config or EdgeConfig(), residency=residency, management=management, now=now)
     metrics = EdgeMetrics(registry or CollectorRegistry())
@@ -69,7 +67,7 @@ def build_app(
     )
     access_log = AccessLog(metrics, context.config.trusted_proxies)
     app = web.Application(
-        # From the outside in: what is refused is logged, and every refusal has its dialect's shape.
+        # From the outside in: a refused request is logged, and every refusal has its dialect's shape.
         middlewares=[
             access_log.middleware,
             ErrorMiddleware(dialects).middleware,
@@ -89,7 +87,7 @@ def build_app(
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every reply, streams and errors included."""
+    """Sets the headers of every reply, streams and errors included."""
     response.headers["Server"] = f"vllama/{request.app[CONTEXT].config.product_version}"
     response.headers.update(cors_headers(request))
     stats = request.get(STATS)

@@ -1,8 +1,8 @@
-"""Whose request it is: the connection's other end, or whom a trusted proxy names.
+"""The client's address: the connection's peer, or the address that a trusted proxy forwards.
 
-Turns in the queue and the bound on streams are fair between clients, so whoever could choose what
-is read here could take everybody's turns. Only proxies that the operator names are believed; from
-the right of X-Forwarded-For, where they wrote, the first address that is none of them is the client.
+Queueing and the stream limit are fair between clients, so a client must not be able to choose its address. Only
+proxies that the operator lists are trusted. Read from the right of X-Forwarded-For, where they append, the first
+address that is not a trusted proxy is the client's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOCAL = "local"
 
 
 def client_address(peer: str | None, headers: CIMultiDictProxy[str], proxies: Sequence[Network]) -> str:
-    """Finds the client's address; `peer` is the connection's other end."""
+    """Returns the client's address; `peer` is the other end of the connection."""
     if not proxies or peer is None or not _is_within(peer, proxies):
         return peer or LOCAL
     nearest = peer
@@ -30,7 +30,7 @@ def client_address(peer: str | None, headers: CIMultiDictProxy[str], proxies: Se
     for hop in reversed(hops):
         address = _plain(hop)
         if address is None:
-            # What stands left of nonsense was not written by a proxy that is trusted.
+            # Everything left of an invalid entry was not written by a trusted proxy.
             break
         nearest = address
         if not _is_within(address, proxies):
@@ -39,7 +39,7 @@ def client_address(peer: str | None, headers: CIMultiDictProxy[str], proxies: Se
 
 
 def _plain(hop: str) -> str | None:
-    """Reads one address, with or without brackets and a port."""
+    """Returns an address without brackets and port; None when it is none."""
     text = hop.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -57,6 +57,6 @@ def _is_within(address: str, networks: Sequence[Network]) -> bool:
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        # How a socket for both families shows a client of the older one.
+        # A dual-stack socket shows IPv4 clients this way.
         found = found.ipv4_mapped
     return any(found in network for network in networks)

@@ -1,7 +1,4 @@
-"""What the edge is told at its start: frozen, checked by the caller, read by nobody else.
-
-Values come from the balancer's own configuration; the edge reads neither flags nor environment.
-"""
+"""Settings of the edge, taken from the balancer's configuration: the edge reads neither flags nor environment."""
 
 from __future__ import annotations
 
@@ -15,18 +12,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EdgeConfig:
-    """Settings of the HTTP front door."""
+    """Settings of the HTTP API; the caller has checked them."""
 
     api_version: str = "0.32.0"
-    """What /api/version says: a bare MAJOR.MINOR.PATCH, at least 0.6.4, or clients refuse it."""
+    """Reply of /api/version: a bare MAJOR.MINOR.PATCH, at least 0.6.4, or clients refuse it."""
     product_version: str = field(default_factory=lambda: version("vllama-serve"))
     """Version of this product, in the Server header."""
     loopback_only: bool = True
-    """Whether the edge is bound to loopback, where the Host header is checked as well."""
+    """Whether the edge is bound to loopback; then the Host header is checked as well."""
     origins: tuple[str, ...] = ()
-    """Origins allowed beside the built-in ones; "*" in one stands for anything."""
+    """Origins allowed beside the built-in ones; "*" in one matches anything."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Whose X-Forwarded-For is believed; without any, a client is the other end of its connection."""
+    """Proxies whose X-Forwarded-For counts; without any, the client is the connection's peer."""
     max_body_bytes: int = 64 * 1024 * 1024
     """Longest request body."""
     max_line_bytes: int = 16 * 1024
@@ -34,16 +31,16 @@ class EdgeConfig:
     max_header_bytes: int = 16 * 1024
     """Longest single header."""
     max_streams_per_client: int = 512
-    """Generations that one client may have at once; more are refused with 429."""
+    """Most concurrent generations of one client; more are refused with 429."""
     head_timeout_seconds: float = 30.0
-    """How long a request's line and headers may take from their first byte to their last."""
+    """Longest time from the first byte of a request's head to its last."""
     body_timeout_seconds: float = 60.0
-    """Longest silence within a request's body, and the time it may take however short it is."""
+    """Longest pause within a request's body, and the time allowed for a body of any size."""
     slowest_bytes_per_second: int = 1024
-    """Pace below which a client that sends a body or takes a whole reply is cut off, beyond those times."""
+    """Rate below which a client that sends a body or reads a whole reply is cut off, after those times."""
     idle_timeout_seconds: float = 300.0
-    """How long a connection may stay open without a request."""
+    """How long a connection may stay idle."""
     linger_seconds: float = 10.0
-    """How long the rest of a refused body is read and dropped, so that its sender sees the refusal."""
+    """How long the rest of a refused body is read and discarded, so that its sender gets the refusal."""
     write_timeout_seconds: float = 60.0
-    """How long a client may take no byte of its reply before it is cut off."""
+    """Longest time in which a client reads no byte of its reply."""

@@ -1,18 +1,7 @@
-"""What every dialect's handlers stand on: bodies, models, generations, streamed replies.
+"""The base of every dialect's handlers: bodies, models, generations, streamed replies.
 
-A handler decodes, translates, calls `HandlerContext`, encodes; whatever is the same for all of them
-(request ids, the caller's key, limits, the stats for the access log, the wording of errors) is
-done here once.
-
-Reads how long an HTTP client is ready to wait for its whole answer: `Prefer: wait=SECONDS` (RFC 7240).
-
-gRPC callers send a deadline with every call; this is HTTP's own word for it. Without it a request waits its turn, and
-a queue that moves has no bound in time.
-
-Bounds how many generations one client runs at once.
-
-The balancer's queue is fair between clients but bounded for all of them together: without a bound
-of its own one client could fill it and make everybody else be refused.
+A handler decodes, translates, calls HandlerContext and encodes. Request ids, deadlines, limits, statistics and the
+messages of capability errors are handled here once.
 """
 
 from __future__ import annotations
@@ -31,8 +20,10 @@ from vllama_balancer.edge.fixed_models import FixedModels, Pinned
 from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.model_lookup import RequestedModel, find_model
 from vllama_balancer.edge.request_stats import STATS, RequestStats
+from vllama_balancer.edge.wire.accumulator import event_of
 from vllama_balancer.errors import CapabilityMissing, InvalidRequest
 from vllama_balancer.gateway import Call
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -41,21 +32,23 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from vllama_balancer.edge.config import EdgeConfig
+    from vllama_balancer.edge.wire.accumulator import Event
     from vllama_balancer.errors import BalancerError
     from vllama_balancer.gateway import Gateway, Management, Residency
-    from vllama_protos.v1 import embedding_pb2, generation_pb2
-
+    from vllama_protos.v1 import embedding_pb2
 
 T = TypeVar("T")
 
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\",;]*)\"?", re.IGNORECASE)
+
 
 def system_now() -> datetime:
-    """Reads the clock of the wall, in UTC."""
+    """Returns the system's time, in UTC."""
     return datetime.now(UTC)
 
 
 class HandlerContext:
-    """The collaborators of all handlers, and what they do alike."""
+    """The collaborators of all handlers, and the steps that they share."""
 
     def __init__(
         self,
@@ -69,13 +62,11 @@ class HandlerContext:
         self.gateway = gateway
         self.config = config
         self.residency: Residency = residency or Pinned()
-        """How long models stay loaded."""
         self.management: Management = management or FixedModels(gateway)
-        """Which models there are."""
         self.now = now
-        """The clock of the wall: timestamps in replies come from it."""
+        """The system's clock, for timestamps in replies."""
         self.draining = False
-        """Whether the process is about to end: /health says so, and nothing new is generated."""
+        """Whether the process is shutting down: /health reports it, and new generations are refused."""
         self._limit = StreamLimit(config.max_streams_per_client)
 
     async def read(self, request: web.Request, kind: type[T]) -> T:
@@ -83,17 +74,17 @@ class HandlerContext:
         return await read_json(request, kind, self.config)
 
     async def find(self, request: web.Request, requested: str, **wording: str) -> RequestedModel:
-        """Finds a model as `find_model` does, and notes it for the access log."""
+        """Finds a model as `find_model` does, and records it for the access log."""
         model = await find_model(self.gateway, requested, self.call(request).deadline, **wording)
         request[STATS].model = model.entry.name
         return model
 
     def expect_room(self, requested: str | None) -> None:
-        """Raises QueueFull when a request for this model would be refused: ask before anything is made of it."""
+        """Raises QueueFull when a request for this model would be refused: called before it is translated."""
         self.gateway.expect_room(requested or "")
 
     def call(self, request: web.Request) -> Call:
-        """Tells the gateway who asks, and until when. Raises InvalidRequest for a wait that is no number."""
+        """Returns the client and deadline of a request. Raises InvalidRequest for a wait that is not a number."""
         stats, seconds = request[STATS], wait_seconds(request.headers)
         if seconds is None:
             return Call(stats.client)
@@ -101,36 +92,43 @@ class HandlerContext:
         return Call(stats.client, asyncio.get_running_loop().time() + remaining)
 
     async def generate(
-        self, request: web.Request, model: RequestedModel, wire: generation_pb2.GenerateRequest, *, verb: str = "chat"
-    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
-        """Runs one generation of an HTTP request; model, id and session are filled in here.
+        self,
+        request: web.Request,
+        model: RequestedModel,
+        generation: generation_pb2.GenerateRequest,
+        *,
+        verb: str = "chat",
+    ) -> AsyncGenerator[Event, None]:
+        """Runs one generation of an HTTP request; model and request id are filled in here.
 
-        Closing the generator ends the generation. Raises as Gateway.generate does, with
-        capabilities phrased for clients, and HttpError 429 or 503 for limits and shutdown.
+        Closing the generator ends the generation. Raises as Gateway.generate does, with capability errors worded for
+        clients, and HttpError 429 or 503 for the stream limit and for shutdown.
         """
         stats = request[STATS]
         call = self.call(request)
-        wire.model = model.entry.name
-        wire.request_id = stats.next_generation_id()
+        generation.model = model.entry.name
+        generation.request_id = stats.next_generation_id()
         with self._limit.hold(stats.client, draining=self.draining):
             try:
-                async with aclosing(self.gateway.generate(wire, call)) as events:
-                    async for event in events:
-                        _note(stats, event, call)
-                        yield event
+                async with aclosing(self.gateway.generate(generation, call)) as responses:
+                    async for response in responses:
+                        event = event_of(response)
+                        if event is not None:
+                            _record(stats, event, call)
+                            yield event
             except CapabilityMissing as error:
                 raise model.missing(error.field, verb) from error
 
     async def embed(
-        self, request: web.Request, model: RequestedModel, wire: embedding_pb2.EmbedRequest
+        self, request: web.Request, model: RequestedModel, embedding: embedding_pb2.EmbedRequest
     ) -> embedding_pb2.EmbedResponse:
         """Embeds texts for an HTTP request. Raises as `generate` does."""
         stats = request[STATS]
-        wire.model = model.entry.name
-        wire.request_id = stats.next_generation_id()
+        embedding.model = model.entry.name
+        embedding.request_id = stats.next_generation_id()
         with self._limit.hold(stats.client, draining=self.draining):
             try:
-                reply = await self.gateway.embed(wire, self.call(request))
+                reply = await self.gateway.embed(embedding, self.call(request))
             except CapabilityMissing as error:
                 raise model.missing(error.field or "embedding") from error
         stats.prompt_tokens += sum(vector.prompt_tokens for vector in reply.vectors)
@@ -154,21 +152,21 @@ class HandlerContext:
         )
 
 
-def _note(stats: RequestStats, event: generation_pb2.GenerateResponse, call: Call) -> None:
-    kind = event.WhichOneof("event")
-    if kind == "delta":
-        stats.record_output()
-    elif kind == "started":
-        stats.record_started(event.started, call.placement.reason)
-    elif kind == "finished":
-        stats.record_finished(event.finished)
-
-
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\",;]*)\"?", re.IGNORECASE)
+def _record(stats: RequestStats, event: Event, call: Call) -> None:
+    match event:
+        case generation_pb2.Delta():
+            stats.record_output()
+        case generation_pb2.Started():
+            stats.record_started(event, call.placement.reason)
+        case generation_pb2.Finished():
+            stats.record_finished(event)
 
 
 def wait_seconds(headers: CIMultiDictProxy[str]) -> float | None:
-    """Finds the wait that the client prefers; None when it states none. Raises InvalidRequest for no number."""
+    """Returns the deadline in the header `Prefer: wait=SECONDS` (RFC 7240), for the whole reply; None without one.
+
+    Raises InvalidRequest for anything but a positive number.
+    """
     for preferences in headers.getall("Prefer", ()):
         if (found := _WAIT.search(preferences)) is not None:
             return _seconds(found[1].strip())
@@ -186,7 +184,10 @@ def _seconds(text: str) -> float:
 
 
 class StreamLimit:
-    """Counts the running generations of each client."""
+    """Bounds the concurrent generations of each client.
+
+    The balancer's queue is fair between clients, but its bound is shared: one client could fill it for all others.
+    """
 
     def __init__(self, most_per_client: int) -> None:
         self._most_per_client = most_per_client
@@ -196,7 +197,7 @@ class StreamLimit:
     def hold(self, client: str, *, draining: bool = False) -> Iterator[None]:
         """Counts one generation while the block runs.
 
-        Raises HttpError 429 when the client has too many, 503 when the process is about to end.
+        Raises HttpError 429 when the client has too many, 503 when the process is shutting down.
         """
         if draining:
             raise HttpError(503, "the server is shutting down", retry_after_seconds=1)
@@ -212,5 +213,5 @@ class StreamLimit:
                 del self._running[client]
 
     def running(self, client: str) -> int:
-        """How many generations a client has now."""
+        """Returns the number of a client's running generations."""
         return self._running.get(client, 0)

@@ -1,14 +1,10 @@
-"""A dialect: one API's paths, and the shape of its errors.
+"""A dialect: one API's paths and the shape of its errors; and the routing of paths with untidy slashes.
 
-The edge is put together from dialects that know nothing of one another. Everything that can go
-wrong around a handler (an unknown path, a missing key, a body too large) is answered in the
+Dialects do not import one another. Errors outside of a handler (unknown path, missing key, body too large) have the
 shape of the dialect whose prefix the path has.
 
-Lets untidy paths (a trailing slash, a doubled one) reach the handler of the tidy path.
-
-Ollama redirects, but a redirect turns some clients' POST into a GET, so the handler is called
-straight away. Exact routes are tried first and cost nothing; only what they do not match comes
-here.
+A path with a trailing or doubled slash is served by the handler of the normalized path. Ollama redirects, but some
+clients turn a redirected POST into a GET. Exact routes are tried first, so such paths cost them nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +16,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from vllama_balancer.edge.context import HandlerContext
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_SLASHES = re.compile(r"/{2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,16 @@ class Dialect:
     """One API."""
 
     prefix: str
-    """Paths that begin with it get this dialect's errors; the longest prefix wins. "/" is any."""
+    """Paths with this prefix get the dialect's errors; the longest prefix wins."""
     routes: Callable[[HandlerContext], Sequence[web.RouteDef]]
-    """Makes the handlers, bound to an edge."""
+    """Makes the routes, bound to a context."""
     error_body: Callable[[int, str, str], object]
-    """From an HTTP status, a sentence and the request's id to the JSON value to answer with."""
+    """From HTTP status, message and request id to the body's JSON value."""
 
 
 def dialect_of(path: str, dialects: Sequence[Dialect]) -> Dialect:
-    """Finds the dialect that a path belongs to; one of them must have the prefix "/"."""
+    """Returns the dialect of a path; one of them must have the prefix "/"."""
     return max((each for each in dialects if path.startswith(each.prefix)), key=lambda each: len(each.prefix))
-
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_SLASHES = re.compile(r"/{2,}")
 
 
 def normalize_path(path: str) -> str:
@@ -56,16 +48,16 @@ def normalize_path(path: str) -> str:
 
 
 def add_normalized_routes(router: web.UrlDispatcher) -> None:
-    """Adds a route behind all others that retries with the tidy path.
+    """Adds a route behind all others that retries with the normalized path.
 
-    It also makes the 404 for an unknown path and the 405 for a known one with a wrong method.
+    It also raises 404 for an unknown path, and 405 for a known one with a wrong method.
     """
     routes = _NormalizedRoutes(router)
     router.add_route("*", "/{path:.*}", routes.retry)
 
 
 class _NormalizedRoutes:
-    """The handlers of all fixed paths."""
+    """The handlers of all fixed paths, by path and method."""
 
     def __init__(self, router: web.UrlDispatcher) -> None:
         self._handlers: dict[str, dict[str, Handler]] = {}
@@ -73,7 +65,7 @@ class _NormalizedRoutes:
             self._handlers.setdefault(path, {})[method] = handler
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
-        """Serves a request whose path is known once it is tidy. Raises 404 or 405."""
+        """Serves a request by its normalized path. Raises 404 or 405."""
         methods = self._handlers.get(normalize_path(request.path))
         if methods is None:
             raise web.HTTPNotFound

@@ -1,7 +1,7 @@
-"""The outermost middleware: every fault becomes an answer in the shape of the path's dialect.
+"""The error middleware: every exception becomes a reply in the shape of the path's dialect.
 
-Handlers and the other middlewares just raise. What is raised on purpose keeps its sentence; what
-is not becomes "internal error" and a line in the log, without the request's text.
+A BalancerError keeps its message. Any other exception becomes "internal error" and a log line without the request's
+text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorMiddleware:
-    """Answers errors in every dialect's own shape."""
+    """Turns the exceptions of handlers and inner middlewares into replies."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._dialects = dialects
@@ -36,7 +36,6 @@ class ErrorMiddleware:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Turns what a handler raises into an answer."""
         try:
             return await handler(request)
         except QueueFull as error:
@@ -49,14 +48,14 @@ class ErrorMiddleware:
         except web.RequestPayloadError:
             return self.answer(request, HttpError(400, "the request body could not be decoded"))
         except ConnectionError:
-            # Nobody is left to answer; aiohttp closes the connection.
+            # The client has disconnected; aiohttp closes the connection.
             raise
         except Exception:
-            _log.exception("request %s failed", request[STATS].request_id)
+            _log.exception("unhandled exception in request %s", request[STATS].request_id)
             return self.answer(request, HttpError(500, "internal error"))
 
     def answer(self, request: web.Request, error: BalancerError) -> web.Response:
-        """Renders an error for a request's path."""
+        """Returns the reply in the dialect of the request's path."""
         status = http_errors.http_status(error)
         dialect = dialect_of(normalize_path(request.path), self._dialects)
         body = dialect.error_body(status, http_errors.message(error), request[STATS].request_id)
@@ -66,7 +65,7 @@ class ErrorMiddleware:
             headers={"Content-Type": "application/json; charset=utf-8", **http_errors.headers(error)},
         )
         if not request.content.at_eof():
-            # The rest of an unread body would be taken for the next request.
+            # The rest of an unread body would be parsed as the next request.
             response.force_close()
         return response
 

@@ -1,4 +1,4 @@
-"""What stands in where models are fixed: they stay loaded, and none is installed or removed."""
+"""Residency and Management where models are fixed: they stay loaded, and none is installed or removed."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ if TYPE_CHECKING:
 
 
 class Pinned:
-    """Answers every wish about residency and changes nothing, as `gateway.Residency` allows for pinned models."""
+    """A Residency that changes nothing: all models are pinned."""
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
-        """Does nothing: the model is loaded, or its first request waits for it."""
+        """Returns at once: the model is loaded, or its first request waits for it."""
 
     async def unload(self, name: str) -> None:
-        """Does nothing: the model stays."""
+        """Returns at once: the model stays."""
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
-        """Does nothing: the model stays."""
+        """Returns at once: the model stays."""
 
 
 class FixedModels:
-    """Finds what is there when it is pulled, and refuses to change anything."""
+    """A Management that pulls only served models and refuses every change."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
-        """Finds a model installed. Raises ModelNotFound."""
+        """Yields one step for a served model. Raises ModelNotFound for any other."""
         if self._gateway.find(name) is None:
             raise ModelNotFound(f"no model '{name}' is served here, and none can be installed", field="model")
         yield Progress("verifying that the model is served")
 
     async def delete(self, name: str) -> None:
-        """Refuses. Raises ModelNotFound or HttpError 403."""
+        """Raises ModelNotFound or HttpError 403."""
         self._refuse(name)
 
     async def copy(self, source: str, destination: str) -> None:
-        """Refuses. Raises ModelNotFound or HttpError 403."""
+        """Raises ModelNotFound or HttpError 403."""
         self._refuse(source)
 
     async def create(self, name: str, recipe: Recipe) -> None:
-        """Refuses. Raises ModelNotFound or HttpError 403."""
+        """Raises ModelNotFound or HttpError 403."""
         self._refuse(recipe.base)
 
     def _refuse(self, name: str) -> NoReturn:

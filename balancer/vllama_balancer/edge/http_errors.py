@@ -1,7 +1,6 @@
-"""From the balancer's errors to HTTP: which status, which sentence, which Retry-After.
+"""HTTP status, message and headers of the balancer's errors.
 
-A table, so that every dialect answers an error with the same status and the same sentence, and
-only the shape around them differs.
+All dialects share this table: they reply with the same status and message, in different shapes.
 """
 
 from __future__ import annotations
@@ -46,25 +45,24 @@ STATUS: dict[type[BalancerError], int] = {
     SourceUnavailable: 503,
     DownloadDamaged: 502,
 }
-"""Which status each error becomes; a subclass takes its nearest ancestor's, any other is 500."""
+"""HTTP status by error; a subclass has that of its nearest ancestor, any other error 500."""
 
 SERVER_BUSY = "server busy, please try again.  maximum pending requests exceeded"
-"""Ollama's words, two blanks included: clients look for them before they retry."""
+"""Ollama's message, two blanks included: clients match it to decide about a retry."""
 
 _TOO_LONG = "the prompt is longer than the context length currently available to the model"
 
 
 class HttpError(BalancerError):
-    """An error that only HTTP knows, such as a wrong method, with its status."""
+    """An error of HTTP alone, such as a wrong method."""
 
     def __init__(self, http_status: int, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(message, reason=f"HTTP_{http_status}", retry_after_seconds=retry_after_seconds)
         self.http_status = http_status
-        """The status to answer with."""
+        """Status of the reply."""
 
 
 def http_status(error: BalancerError) -> int:
-    """Looks up the HTTP status of an error."""
     if isinstance(error, HttpError):
         return error.http_status
     for kind in type(error).__mro__:
@@ -74,7 +72,7 @@ def http_status(error: BalancerError) -> int:
 
 
 def message(error: BalancerError) -> str:
-    """Phrases an error as clients of every dialect expect it."""
+    """Returns the message that clients of every dialect expect."""
     text = str(error)
     if isinstance(error, QueueFull):
         return SERVER_BUSY
@@ -84,7 +82,7 @@ def message(error: BalancerError) -> str:
 
 
 def headers(error: BalancerError) -> dict[str, str]:
-    """Headers that go with an error: when to come back, in whole seconds, and how to prove who one is."""
+    """Returns Retry-After in whole seconds and WWW-Authenticate, where they apply."""
     found = {}
     if error.retry_after_seconds is not None:
         found["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))

@@ -1,4 +1,4 @@
-"""The edge's Prometheus collectors, in one object that is given a registry."""
+"""The Prometheus collectors of the edge."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _RECENT = 120
 
 
 class EdgeMetrics:
-    """What the HTTP front door counts."""
+    """Counts and times HTTP requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        """Everything that /metrics shows, the edge's own collectors among it."""
+        """All collectors of /metrics, the edge's own included."""
         self.requests = Counter(
             "vllama_http_requests_total",
             "HTTP requests answered, by path pattern and status; 499: the client left first.",
@@ -47,17 +47,17 @@ class EdgeMetrics:
         self._counters: dict[tuple[str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         self.recent_ttft_seconds: deque[float] = deque(maxlen=_RECENT)
-        """Times to first token of the latest requests, oldest first; for the page."""
+        """Times to first token of the latest requests, oldest first; for the dashboard."""
 
     def record(self, path: str, status: int, duration_seconds: float, ttft_seconds: float | None) -> None:
-        """Counts one finished request; `path` is a route's pattern, so that labels stay few."""
+        """Counts one finished request; `path` is a route's pattern, which bounds the number of labels."""
         self._counter(path, status).inc()
         self._histogram(path).observe(duration_seconds)
         if ttft_seconds is not None:
             self.ttft.labels(path).observe(ttft_seconds)
             self.recent_ttft_seconds.append(ttft_seconds)
 
-    # Looking a child up by its labels takes longer than counting with it, and is done for every request.
+    # Children are cached: looking one up by its labels takes longer than counting.
 
     def _counter(self, path: str, status: int) -> Counter:
         counter = self._counters.get((path, status))

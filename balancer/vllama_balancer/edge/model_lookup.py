@@ -1,7 +1,6 @@
-"""The model that a request names: found in the catalog, and checked for what is asked of it.
+"""The model that a request names: looked up in the catalog, and its capabilities.
 
-The sentences are Ollama's own, because tools match on them; they name the model as it was
-requested, or in full.
+Error messages are Ollama's own, because tools match on them; they name the model as requested, or in full.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ _WIRE = {
 
 @dataclass(frozen=True, slots=True)
 class RequestedModel:
-    """A model of the catalog, with the spelling that the client used."""
+    """A model of the catalog, with the client's spelling of its name."""
 
     requested: str
     """The name as requested: replies echo it."""
     name: ModelName
     """The name, parsed."""
     entry: ModelEntry
-    """What the catalog knows."""
+    """Its entry in the catalog."""
 
     def has(self, capability: str) -> bool | None:
-        """Tells whether the model can do something; None while no worker has described it."""
+        """Returns whether the model has a capability; None while no worker has described it."""
         if self.entry.description is None:
             return None
         return _WIRE[capability] in self.entry.description.capabilities
@@ -47,13 +46,12 @@ class RequestedModel:
     def require(self, capability: str, verb: str = "chat") -> None:
         """Raises CapabilityMissing when the model is known to lack a capability.
 
-        `verb` is what the request does ("chat", "generate"), for the sentence about it.
+        `verb` is what the request does ("chat", "generate"), for the message.
         """
         if self.has(capability) is False:
             raise self.missing(capability, verb)
 
     def missing(self, capability: str, verb: str = "chat") -> CapabilityMissing:
-        """Makes the error for a capability that the model lacks."""
         if capability in ("tools", "insert", "vision"):
             text = f"{self.name.full} does not support {capability}"
         elif capability in ("completion", "chat"):
@@ -68,11 +66,10 @@ class RequestedModel:
 async def find_model(
     gateway: Gateway, requested: str, deadline: float | None = None, *, not_found: str = "model '{}' not found"
 ) -> RequestedModel:
-    """Finds the model of a request, once it is known when it is on its way.
+    """Finds the model of a request; waits for one that may still be announced.
 
-    Raises InvalidRequest for a name that breaks the grammar, ModelNotFound when nobody has it, and what
-    `Gateway.search` raises when that is not known before the deadline. `not_found` is the sentence for a
-    missing model, with a place for the requested name.
+    Raises InvalidRequest for a malformed name, ModelNotFound, and the errors of `Gateway.search`. `not_found` is the
+    message for a missing model; {} in it becomes the requested name.
     """
     name = parse_name(requested)
     entry = None if name.is_cloud else gateway.find(name.display) or await gateway.search(name.display, deadline)

@@ -1,9 +1,4 @@
-"""What operators and load balancers ask: health, metrics, the fleet, and the page that shows it.
-
-The fleet as JSON, for the page and for /health: what operators look at; pure.
-
-What /health says, as a metric: alerts must tell a fleet that is idle from one that is out of order.
-"""
+"""What operators and load balancers ask for: health, metrics, the fleet, and the dashboard."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
-from vllama_balancer.edge.body import encode_json
+from vllama_balancer.edge.body import json_response
 from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -28,13 +23,29 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.metrics import EdgeMetrics
     from vllama_balancer.gateway import FleetView, ModelEntry
 
+_STATES = {
+    worker_pb2.WORKER_STATE_STARTING: "starting",
+    worker_pb2.WORKER_STATE_READY: "ready",
+    worker_pb2.WORKER_STATE_DRAINING: "draining",
+    worker_pb2.WORKER_STATE_SLEEPING: "asleep",
+    worker_pb2.WORKER_STATE_FAILED: "failed",
+}
+
+_PHASES = {
+    worker_pb2.START_PHASE_RESOLVE: "reading its configuration",
+    worker_pb2.START_PHASE_DOWNLOAD: "downloading",
+    worker_pb2.START_PHASE_LOAD: "loading",
+    worker_pb2.START_PHASE_COMPILE: "compiling",
+    worker_pb2.START_PHASE_WARM_UP: "warming up",
+}
+
 
 class Dashboard:
-    """The one file that browsers get, and the headers that let nothing else run in it."""
+    """The dashboard: one HTML file, and headers that forbid any other script or style in it."""
 
     def __init__(self) -> None:
         self.body = resources.files("vllama_balancer.edge.dashboard").joinpath("index.html").read_bytes()
-        """HTML with its style and its script within."""
+        """HTML with its style and its script."""
         script, style = _hash_within(self.body, b"script"), _hash_within(self.body, b"style")
         policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; base-uri 'none'"
         self.headers = {
@@ -43,17 +54,16 @@ class Dashboard:
             "X-Content-Type-Options": "nosniff",
             "Vary": "Accept",
         }
-        """What goes with it."""
 
 
 def _hash_within(page: bytes, tag: bytes) -> str:
-    """Makes the hash by which a browser recognises the text of the page's one such element."""
+    """Returns the CSP hash of the page's only element with this tag."""
     text = page.partition(b"<%b>" % tag)[2].partition(b"</%b>" % tag)[0]
     return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
 
 
 class Operations:
-    """Handlers beside the APIs."""
+    """Handlers beside the dialects."""
 
     def __init__(self, context: HandlerContext, fleet: FleetView, metrics: EdgeMetrics) -> None:
         self._context = context
@@ -63,7 +73,6 @@ class Operations:
         register_health_metric(metrics.registry, lambda: self._health().can_serve)
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths."""
         return [
             web.get("/", self.root),
             web.get("/health", self.health),
@@ -73,21 +82,20 @@ class Operations:
         ]
 
     async def root(self, request: web.Request) -> web.Response:
-        """GET /: the page for a browser, Ollama's line for any other client."""
+        """GET /: the dashboard for a browser, Ollama's line for any other client."""
         if "text/html" in request.headers.get("Accept", ""):
             page = self._dashboard
             return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=page.headers)
         return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
 
     async def health(self, request: web.Request) -> web.Response:
-        """GET /health: 200 while a model can answer or would be loaded, 503 while none can or the end is near."""
+        """GET /health: 200 while a model can answer or would be loaded; else, and while draining, 503."""
         health = self._health()
-        status = 200 if health.can_serve else 503
-        return web.Response(status=status, body=encode_json(health), content_type="application/json")
+        return json_response(health, 200 if health.can_serve else 503)
 
     async def live(self, request: web.Request) -> web.Response:
-        """GET /health/live: 200 as long as the process answers at all."""
-        return web.Response(body=encode_json({"status": "ok"}), content_type="application/json")
+        """GET /health/live: 200 as long as the process replies at all."""
+        return json_response({"status": "ok"})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics: Prometheus."""
@@ -95,28 +103,12 @@ class Operations:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def fleet(self, request: web.Request) -> web.Response:
-        """GET /fleet: what the page shows."""
-        fleet = fleet_json(self._fleet.fleet(), self._context.gateway.models(), self._metrics.recent_ttft_seconds)
-        return web.Response(body=encode_json(fleet), content_type="application/json")
+        """GET /fleet: the data of the dashboard."""
+        fleet, models = self._fleet.fleet(), self._context.gateway.models()
+        return json_response(fleet_json(fleet, models, self._metrics.recent_ttft_seconds))
 
     def _health(self) -> HealthJson:
         return health_json(self._fleet.fleet(), self._context.gateway.models(), draining=self._context.draining)
-
-
-_STATES = {
-    worker_pb2.WORKER_STATE_STARTING: "starting",
-    worker_pb2.WORKER_STATE_READY: "ready",
-    worker_pb2.WORKER_STATE_DRAINING: "draining",
-    worker_pb2.WORKER_STATE_SLEEPING: "asleep",
-    worker_pb2.WORKER_STATE_FAILED: "failed",
-}
-_PHASES = {
-    worker_pb2.START_PHASE_RESOLVE: "reading its configuration",
-    worker_pb2.START_PHASE_DOWNLOAD: "downloading",
-    worker_pb2.START_PHASE_LOAD: "loading",
-    worker_pb2.START_PHASE_COMPILE: "compiling",
-    worker_pb2.START_PHASE_WARM_UP: "warming up",
-}
 
 
 class WorkerJson(msgspec.Struct, frozen=True):
@@ -151,34 +143,33 @@ class FleetJson(msgspec.Struct, frozen=True):
     ttft_seconds: list[float]
     """Times to first token of the latest requests, oldest first."""
     loading: dict[str, str]
-    """Models that requests wait for, and how far they are."""
+    """Models that are being loaded, with their progress."""
     asleep: list[str]
-    """Models that wake within seconds when they are asked for."""
+    """Sleeping models: a request wakes them within seconds."""
 
 
 class HealthJson(msgspec.Struct, frozen=True):
-    """Whether requests can be served, and what stands in the way."""
+    """Whether requests can be served, and the state of each worker."""
 
     status: str
-    """"ok", "degraded" (some workers are out), "idle" (a request loads its model), "unavailable" or "draining"."""
+    """ok, degraded (some workers are out), idle (a request loads its model), unavailable or draining."""
     models: list[str]
     workers: dict[str, str]
-    """State of each worker by its name, with the reason when it takes no requests."""
+    """State of each worker by its name, with the reason when it accepts no requests."""
     loading: dict[str, str]
-    """Models that requests wait for, and how far they are."""
+    """Models that are being loaded, with their progress."""
     asleep: list[str]
-    """Models that wake within seconds when they are asked for."""
+    """Sleeping models: a request wakes them within seconds."""
 
     @property
     def can_serve(self) -> bool:
-        """Whether a request would be answered, if only after its model has been loaded."""
+        """Whether a request would be served, possibly after a load."""
         return self.status in ("ok", "degraded", "idle")
 
 
 def fleet_json(
     fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEntry], ttft_seconds: Sequence[float]
 ) -> FleetJson:
-    """Shows the fleet."""
     return FleetJson(
         models=[entry.name for entry in entries if entry.replicas > 0],
         queued_requests=fleet.queued_requests,
@@ -190,7 +181,7 @@ def fleet_json(
 
 
 def health_json(fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEntry], *, draining: bool) -> HealthJson:
-    """Judges the fleet: it is ready while some model can answer."""
+    """Returns the health of the fleet: it can serve while one model can answer."""
     ready = [entry.name for entry in entries if entry.replicas > 0]
     workers = {worker.name: _state_in_words(worker) for worker in fleet.workers}
     return HealthJson(_status(fleet, bool(ready), draining), ready, workers, _loading(fleet), _asleep(fleet))
@@ -199,7 +190,7 @@ def health_json(fleet: fleet_pb2.ListWorkersResponse, entries: Sequence[ModelEnt
 def _status(fleet: fleet_pb2.ListWorkersResponse, is_ready: bool, draining: bool) -> str:
     if draining:
         return "draining"
-    # Workers of models that come and go are not out of order while they load or sleep.
+    # Workers that load on demand or sleep are not out of order.
     out = [worker for worker in fleet.workers if not worker.available and not _is_moving(worker, fleet)]
     if is_ready:
         return "degraded" if out else "ok"
@@ -224,7 +215,7 @@ def _asleep(fleet: fleet_pb2.ListWorkersResponse) -> list[str]:
 
 
 def _progress(model: fleet_pb2.ModelStatus, workers: Mapping[str, str]) -> str:
-    """Words how far a load is: "starting: loading weights 40% on worker-0; 3 requests wait"."""
+    """Returns the progress of a load: "starting: loading weights 40% on worker-0; 3 requests wait"."""
     stages = [f"{workers[name]} on {name}" for name in model.workers if name in workers]
     waiting = {0: [], 1: ["1 request waits"]}.get(model.requests, [f"{model.requests} requests wait"])
     return "; ".join([", ".join(stages) or "waits for a worker that is in use", *waiting])
@@ -262,6 +253,6 @@ def _state_in_words(worker: fleet_pb2.WorkerStatus) -> str:
 
 
 def register_health_metric(registry: CollectorRegistry, can_serve: Callable[[], bool]) -> None:
-    """Registers a gauge that asks at every scrape whether requests can be served."""
+    """Registers a gauge of /health's verdict, so that alerts can tell an idle fleet from one out of order."""
     gauge = Gauge("vllama_can_serve", "Whether /health says that requests can be served: 1 or 0.", registry=registry)
     gauge.set_function(lambda: float(can_serve()))

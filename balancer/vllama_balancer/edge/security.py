@@ -1,10 +1,7 @@
-"""Keeps foreign web pages out: CORS rules for origins, and a Host check against DNS rebinding.
+"""Access control: CORS rules for origins, a Host check against DNS rebinding, and API keys.
 
-A page in a browser on this machine can reach loopback. The Origin header tells which page asks;
-a page that has its own name resolve to loopback looks like the same origin, and is recognised by
-the Host header instead. Both follow Ollama's rules, so that what works there works here.
-
-Asks for an API key where keys are configured, in the caller's own dialect.
+A web page in a browser on this machine can reach loopback. The Origin header names the page's origin. A page whose own
+name resolves to loopback appears as the same origin; the Host header exposes it. Both checks follow Ollama's rules.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
     from vllama_balancer.keys import ApiKeys
 
-
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
@@ -47,12 +43,15 @@ _PREFLIGHT_HEADERS = {
 }
 
 ALLOW_ORIGIN: web.RequestKey[str] = web.RequestKey("allow_origin", str)
-"""Where a request keeps the Access-Control-Allow-Origin of its reply."""
+"""Key of the Access-Control-Allow-Origin of a request's reply."""
+
+OPEN_PATHS = frozenset({"/", "/health", "/health/live"})
+"""Paths that load balancers probe: they show nothing of models or requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostNames:
-    """What this machine is called."""
+    """Names and addresses of this machine."""
 
     names: frozenset[str]
     """Host names, in lower case."""
@@ -61,7 +60,7 @@ class HostNames:
 
 
 def this_host() -> HostNames:
-    """Asks the operating system."""
+    """Returns what the operating system says."""
     addresses = {
         address.address.partition("%")[0]
         for interface in psutil.net_if_addrs().values()
@@ -72,10 +71,10 @@ def this_host() -> HostNames:
 
 
 class AllowedOrigins:
-    """The origins whose pages may call."""
+    """The origins whose pages may send requests."""
 
     def __init__(self, configured: Iterable[str]) -> None:
-        """`configured` are allowed beside the built-in ones; "*" in one stands for anything."""
+        """Adds the built-in origins; "*" in a configured one matches anything."""
         patterns = [*configured, *_APP_ORIGINS]
         for scheme in ("http", "https"):
             for host in _LOCAL_HOSTS:
@@ -84,20 +83,20 @@ class AllowedOrigins:
         self._patterns = [_compile(pattern) for pattern in patterns]
 
     def allow(self, origin: str) -> str:
-        """Gives the value of Access-Control-Allow-Origin; empty when the origin is not allowed."""
+        """Returns the value of Access-Control-Allow-Origin; empty when the origin is not allowed."""
         if self._any:
             return "*"
         return origin if any(pattern.fullmatch(origin) for pattern in self._patterns) else ""
 
 
 class AllowedHosts:
-    """The values of the Host header that can only mean this machine."""
+    """The values of the Host header that name this machine only."""
 
     def __init__(self, host_names: HostNames) -> None:
         self._host_names = host_names
 
     def allows(self, header: str) -> bool:
-        """Tells whether a Host header names this machine or an address of a private network."""
+        """Returns whether a Host header names this machine or an address of a private network."""
         host = _host_only(header).lower()
         if host in ("", "localhost") or host in self._host_names.names or host.endswith(_LOCAL_SUFFIXES):
             return True
@@ -110,10 +109,10 @@ class AllowedHosts:
 
 
 class Guard:
-    """The middleware that applies both rules."""
+    """The middleware that checks Origin and Host."""
 
     def __init__(self, origins: AllowedOrigins, hosts: AllowedHosts | None) -> None:
-        """`hosts` is None where the edge is bound to more than loopback."""
+        """`hosts` is None if the edge is bound to more than loopback."""
         self._origins = origins
         self._hosts = hosts
 
@@ -121,7 +120,7 @@ class Guard:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Answers preflights, and refuses with 403 what comes from elsewhere."""
+        """Answers preflights. Raises HttpError 403 for another origin or host."""
         origin = request.headers.get("Origin", "")
         host = request.headers.get("Host", "")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
@@ -149,7 +148,7 @@ class Guard:
 
 
 def cors_headers(request: web.Request) -> dict[str, str]:
-    """Headers that let the page read the reply; none without an Origin."""
+    """Returns the headers that let the page read the reply; none without an Origin."""
     allowed = request.get(ALLOW_ORIGIN, "")
     if not allowed:
         return {}
@@ -162,18 +161,14 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _host_only(header: str) -> str:
-    """Takes the port, and the brackets of an IPv6 address, off a Host header."""
+    """Returns a Host header without port and without the brackets of an IPv6 address."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if header.count(":") == 1 else header
 
 
-OPEN_PATHS = frozenset({"/", "/health", "/health/live"})
-"""What load balancers probe; tells nothing about models or requests."""
-
-
 class Authentication:
-    """The middleware that knows callers by their keys; without keys everybody may call."""
+    """The middleware that checks API keys; without configured keys it lets every request pass."""
 
     def __init__(self, keys: ApiKeys | None) -> None:
         self._keys = keys
@@ -182,7 +177,7 @@ class Authentication:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Raises Unauthenticated for a missing or wrong key; else notes whose key it is."""
+        """Raises Unauthenticated for a missing or wrong key; else the client of the request is the key's owner."""
         if self._keys is not None and request.path not in OPEN_PATHS:
             request[STATS].client = f"key:{self._keys.owner_of(request.headers)}"
         return await handler(request)

@@ -1,14 +1,11 @@
-"""Serves the HTTP application: binds, drains, stops.
+"""The HTTP server: binds the socket, drains and stops; and its connections.
 
-Everything that aiohttp must be told for the edge to keep its promises is told here: handlers are
-cancelled when their client goes away, and long headers, slow headers and idle connections end.
-See connection.py for what happens on one of them.
+aiohttp is configured here: a handler is cancelled when its client disconnects; long headers, slow headers and idle
+connections end.
 
-One client's connection: what no handler ever sees is answered here, in JSON and in time.
-
-A request line or a header that breaks HTTP never becomes a request; aiohttp would answer it in
-plain text and log it with a traceback that holds what the client sent. A head that trickles in
-would keep its connection for as long as an idle one, and a whole reply that nobody takes for ever.
+A connection also replies in JSON to what never becomes a request, such as a malformed request line: aiohttp would
+reply in plain text, and log a traceback with the bytes of the client. It closes a connection whose head arrives too
+slowly, or whose whole reply is not read.
 """
 
 from __future__ import annotations
@@ -29,6 +26,10 @@ if TYPE_CHECKING:
     import ssl
 
     from vllama_balancer.edge.config import EdgeConfig
+
+_log = logging.getLogger(__name__)
+SMALL_BYTES = 16 * 1024
+"""Smaller replies fit into an empty write buffer."""
 
 
 class EdgeServer:
@@ -53,10 +54,9 @@ class EdgeServer:
     async def start(
         self, host: str, port: int, *, ssl_context: ssl.SSLContext | None = None, sock: socket.socket | None = None
     ) -> int:
-        """Binds and serves; returns the port, which was free to choose when given as 0.
+        """Binds and serves; returns the port, chosen by the system if given as 0.
 
-        `sock`, when given, is served instead of host and port. Raises OSError when the port is
-        in use.
+        `sock`, when given, is served instead of host and port. Raises OSError when the port is in use.
         """
         await self._runner.setup()
         if sock is not None:
@@ -67,22 +67,22 @@ class EdgeServer:
         return int(self._runner.addresses[0][1])
 
     def drain(self) -> None:
-        """Makes /health say 503 and refuses new generations; running streams go on."""
+        """Makes /health reply 503 and refuses new generations; running streams continue."""
         self._app[CONTEXT].draining = True
 
     @property
     def connections(self) -> int:
-        """How many clients are connected, busy or idle."""
+        """Number of open connections, busy or idle."""
         server = self._runner.server
         return len(server.connections) if server is not None else 0
 
     async def stop(self) -> None:
-        """Closes the socket and every connection. May be called more than once."""
+        """Closes the socket and all connections; idempotent."""
         await self._runner.cleanup()
 
 
 class _Runner(web.AppRunner):
-    """Runs an application on connections of our own."""
+    """An AppRunner that makes `Connection`s."""
 
     __slots__ = ("_config",)
 
@@ -94,25 +94,18 @@ class _Runner(web.AppRunner):
         return Connections(await super()._make_server(), self._config)
 
 
-_log = logging.getLogger(__name__)
-
-SMALL_BYTES = 16 * 1024
-"""Replies below it fit into an empty write buffer without filling it."""
-
-
 class Connection(web.RequestHandler):
-    """Reads the requests of one connection."""
+    """The protocol of one client's connection."""
 
     __slots__ = ("_config", "_head_timer")
 
     def __init__(self, manager: web.Server, config: EdgeConfig, **settings: Any) -> None:
-        """`settings` are aiohttp's own."""
         super().__init__(manager, **settings)
         self._config = config
         self._head_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Takes bytes, and starts the clock when they end within a head."""
+        """Parses bytes, and starts the timer if they end within a head."""
         super().data_received(data)
         waits_for_head = self._waiter is not None and not self._waiter.done()
         if not waits_for_head:
@@ -121,7 +114,7 @@ class Connection(web.RequestHandler):
             self._head_timer = self._loop.call_later(self._config.head_timeout_seconds, self._give_up)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Ends with the connection."""
+        """Stops the timer."""
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -132,12 +125,12 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answers what could not be parsed; its path, and so its dialect, is not known. Closes the connection."""
+        """Replies to what could not be parsed, in Ollama's shape as the path is unknown, and closes the connection."""
         status, sentence = _refusal(status, exc)
         if status >= 500:
-            _log.error("a request failed outside its handler", exc_info=exc)
+            _log.error("unhandled exception outside of a handler", exc_info=exc)
         else:
-            _log.info("refused what %s sent: %d, %s", request.remote, status, sentence)
+            _log.info("malformed request from %s refused: %d, %s", request.remote, status, sentence)
         if request.writer.output_size:
             raise ConnectionError("part of a reply is out already: it cannot become an error")
         response = web.Response(
@@ -153,20 +146,20 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Sends a reply; a client that does not take it in time is cut off. Streams have their own limit."""
+        """Sends a reply; cuts off a client that does not read it in time. Streams have their own limit."""
         transport = self.transport
         length = resp.content_length or 0
         if length < SMALL_BYTES and transport is not None and not transport.get_write_buffer_size():
-            # The usual case: it fits into an empty buffer, so this cannot block.
+            # The usual case: it fits into an empty buffer, so this does not block.
             return await super().finish_response(request, resp, start_time)
         try:
             async with asyncio.timeout(self._allowed_seconds(length)):
                 return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if transport is not None:
-                # Closing would wait for the very bytes that the client does not take.
+                # Closing would wait for the bytes that the client does not read.
                 transport.abort()
-            _log.info("cut off %s, which did not take its reply", request.remote)
+            _log.info("connection of %s aborted: its reply was not read in time", request.remote)
             return resp, True
 
     def _allowed_seconds(self, length_bytes: int) -> float:
@@ -175,7 +168,7 @@ class Connection(web.RequestHandler):
     def _give_up(self) -> None:
         self._head_timer = None
         if self._waiter is not None and not self._waiter.done():
-            _log.info("closed a connection whose request did not arrive in time")
+            _log.info("connection closed: its request did not arrive in time")
             self.force_close()
 
     def _stop_timer(self) -> None:
@@ -185,10 +178,10 @@ class Connection(web.RequestHandler):
 
 
 class Connections(web.Server):
-    """Makes a Connection for every client."""
+    """An aiohttp server that makes a `Connection` for every client."""
 
     def __init__(self, server: web.Server, config: EdgeConfig) -> None:
-        """`server` is what aiohttp made for the application: its settings are taken over."""
+        """Takes over the settings of `server`, which aiohttp made for the application."""
         super().__init__(
             server.request_handler,
             request_factory=server.request_factory,
@@ -198,12 +191,12 @@ class Connections(web.Server):
         self._config = config
 
     def __call__(self) -> Connection:
-        """Makes the protocol of a new connection."""
+        """Returns the protocol of a new connection."""
         return Connection(self, self._config, loop=self._loop, **self._settings)
 
 
 def _refusal(status: int, error: BaseException | None) -> tuple[int, str]:
-    """Words a fault of the parser; its own message quotes what the client sent."""
+    """Returns status and message for a parser error, whose own message quotes the client's bytes."""
     if isinstance(error, LineTooLong):
         return 431, "the request line or one of the headers is too long"
     if isinstance(error, BadHttpMethod):

@@ -1,10 +1,9 @@
 """Streamed replies: the status line waits for the first chunk, and the client sets the pace.
 
-An error before the first chunk is raised and becomes a plain HTTP error; after it the status is
-out, so the error becomes one last chunk. Each chunk is written before the next one is asked for:
-what a slow client has not taken merges into fewer and larger deltas, so it gets each text once and
-memory holds no more than the rest of its answer. When the client goes away the handler is cancelled
-(see serving.py) and the chunks are closed, which ends the generation.
+An error before the first chunk is raised and becomes an HTTP error; a later one becomes the last chunk. Each chunk is
+written before the next one is requested: for a slow client, unread output is merged into fewer and larger deltas, and
+memory holds no more than the rest of its answer. When the client disconnects, the handler is cancelled (see server.py)
+and the chunks are closed, which ends the generation.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
 _SMALL = 16 * 1024
-"""Chunks below it fit into an empty write buffer without filling it."""
+"""Smaller chunks fit into an empty write buffer."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +40,8 @@ async def stream(
 ) -> web.StreamResponse:
     """Sends chunks as they come, each flushed, and ends the reply after the last.
 
-    Raises whatever `chunks` raises before its first chunk. Later errors are sent as
-    `render_error`'s chunk. `chunks` is closed in every case. A client that takes no byte for
-    `write_timeout_seconds` is cut off.
+    Raises what `chunks` raises before its first chunk. Later errors are sent as `render_error`'s chunk. `chunks` is
+    closed in every case. A client that reads no byte for `write_timeout_seconds` is cut off.
     """
     async with aclosing(chunks):
         first = await anext(chunks, b"")
@@ -58,19 +56,19 @@ async def stream(
         except ConnectionError:
             raise
         except Exception:
-            _log.exception("a stream failed")
+            _log.exception("unhandled exception in a stream")
             await writer.write(render_error(HttpError(500, "internal error")))
         return await writer.end()
 
 
 class _Reply(web.StreamResponse):
-    """A reply whose head leaves together with its first chunk: that is there already, and saves a packet."""
+    """A reply whose head is sent together with its first chunk, which saves a packet."""
 
     _send_headers_immediately = False
 
 
 class _Writer:
-    """One streamed reply."""
+    """Writes one streamed reply."""
 
     def __init__(self, request: web.Request, content_type: str, timeout_seconds: float) -> None:
         self._request = request
@@ -78,7 +76,7 @@ class _Writer:
         self._response = _Reply(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._response.content_type = content_type
         if request.version < (1, 1):
-            # HTTP/1.0 has no chunked coding: only the end of the connection ends such a reply.
+            # HTTP/1.0 has no chunked coding: the end of the connection ends the reply.
             self._response.force_close()
 
     async def start(self) -> None:
@@ -89,7 +87,7 @@ class _Writer:
             return
         transport = self._request.transport
         if len(chunk) < _SMALL and transport is not None and not transport.get_write_buffer_size():
-            # The usual case, once per token: the client keeps up, so this cannot block.
+            # The usual case, once per token: the client keeps up, so this does not block.
             await self._response.write(chunk)
             return
         await self._within_time(self._response.write(chunk))
@@ -103,7 +101,7 @@ class _Writer:
             async with asyncio.timeout(self._timeout_seconds):
                 await writing
         except TimeoutError:
-            # Closing would wait for the very bytes that the client does not take.
+            # Closing would wait for the bytes that the client does not read.
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise ConnectionResetError("the client does not read") from None

@@ -18,7 +18,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from vllama_balancer.edge.anthropic.messages_reply import MessageIdentity, MessageStream, to_message
 from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_generation
 from vllama_balancer.edge.body import decode_json
-from vllama_balancer.edge.wire.accumulator import Accumulator
+from vllama_balancer.edge.wire.accumulator import Accumulator, event_of
 from vllama_protos.v1 import generation_pb2
 
 CASES = sorted((Path(__file__).parents[2] / "golden" / "anthropic").glob("*.json"))
@@ -28,13 +28,14 @@ def _play(case: dict[str, Any]) -> dict[str, Any]:
     request = decode_json(json.dumps(case["request"]).encode(), MessagesRequest)
     identity = MessageIdentity("msg_0123", request.model or "")
     stream, whole = MessageStream(identity), Accumulator()
-    told = []
+    translated = []
     for recorded in case["events"]:
-        event = ParseDict(recorded, generation_pb2.GenerateResponse())
-        told += stream.events(event)
+        event = event_of(ParseDict(recorded, generation_pb2.GenerateResponse()))
+        assert event is not None
+        translated += stream.events(event)
         whole.add(event)
     generation = MessageToDict(to_generation(request), preserving_proto_field_name=True)
-    return {"generation": generation, "reply": to_message(identity, whole), "stream": told}
+    return {"generation": generation, "reply": to_message(identity, whole), "stream": translated}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

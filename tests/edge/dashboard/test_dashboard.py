@@ -120,7 +120,7 @@ async def test_a_chat_streams_and_remembers(tab: Tab, http: aiohttp.ClientSessio
 
 
 async def test_stop_ends_the_generation(tab: Tab, http: aiohttp.ClientSession, gateway: FakeGateway) -> None:
-    """Nobody computes what nobody wants."""
+    """Nothing is computed that is not read."""
     gateway.play(started(), delta("One"), asyncio.Event())
     await open_page(tab, http)
     await say(tab, "Count")

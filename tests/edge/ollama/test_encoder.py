@@ -1,7 +1,4 @@
-"""Generations are decoded_lines as Ollama's replies: chunk by chunk, or as one object.
-
-The hand-made line is the encoder's line, whatever is in it.
-"""
+"""Generations are encoded as Ollama's replies, chunk by chunk or whole; the fast path equals the general one."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from vllama_balancer.edge.body import encode_line
 from vllama_balancer.edge.ollama.encoder import ChatEncoder, GenerateEncoder, PlainLines, ReplyEncoder, is_plain
 from vllama_balancer.edge.ollama.schema import AssistantMessage, Reply
 from vllama_balancer.edge.ollama.timings import GenerationTimings
+from vllama_balancer.edge.wire.accumulator import event_of
 from vllama_balancer.errors import EngineFault, WorkerLost
 from vllama_balancer.fake_gateway import delta, finished, started
 from vllama_protos.v1 import generation_pb2
@@ -25,8 +23,8 @@ from vllama_protos.v1 import generation_pb2
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from vllama_balancer.edge.wire.accumulator import Event
     from vllama_balancer.fake_gateway import Step
-
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 METRICS = {
@@ -38,18 +36,24 @@ METRICS = {
     "eval_duration",
 }
 
+TEXTS = st.text(min_size=1)
+ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])
+TIMES = st.datetimes(min_value=datetime(2000, 1, 1), timezones=ZONES)
+
 
 def new_encoder(kind: type[ReplyEncoder] = ChatEncoder, *, step_ns: int = 1, **options: Any) -> ReplyEncoder:
-    """Tells with a clock that goes on by a step at every look."""
+    """An encoder whose clock advances by a step at each reading."""
     clock = count(step_ns, step_ns)
     return kind("M", lambda: NOW, GenerationTimings(lambda: next(clock), keep_tokens=True), **options)
 
 
-async def play(*steps: Step) -> AsyncIterator[generation_pb2.GenerateResponse]:
+async def play(*steps: Step) -> AsyncIterator[Event]:
     """Yields events."""
     for step in steps:
         assert isinstance(step, generation_pb2.GenerateResponse)
-        yield step
+        event = event_of(step)
+        assert event is not None
+        yield event
 
 
 async def decoded_lines(encoder: ReplyEncoder, *steps: Step) -> list[dict[str, Any]]:
@@ -87,7 +91,7 @@ async def test_metrics_are_the_workers_own_and_fit_the_total() -> None:
 
 
 async def test_missing_timings_are_measured_here() -> None:
-    """A worker that says nothing about time does not make a zero."""
+    """A worker without timings does not make a zero."""
     silent = generation_pb2.GenerateResponse(finished=generation_pb2.Finished(reason=generation_pb2.FINISH_REASON_STOP))
     last = (await decoded_lines(new_encoder(step_ns=1000), started(), delta("a"), silent))[-1]
     assert all(last[name] >= 1 for name in METRICS - {"eval_count"})
@@ -179,7 +183,7 @@ async def test_no_tokens_are_no_tokens() -> None:
 
 
 async def test_an_aborted_generation_is_an_error() -> None:
-    """A worker that gave up has not answered."""
+    """An aborted generation is not a reply."""
     aborted = finished(generation_pb2.FINISH_REASON_ABORTED)
     with pytest.raises(WorkerLost):
         await decoded_lines(new_encoder(), started(), aborted)
@@ -210,11 +214,6 @@ async def test_streamed_text_equals_the_whole(pieces: list[tuple[str, str]]) -> 
     assert "".join(chunk["message"]["content"] for chunk in chunks) == whole["message"]["content"]
     thoughts = "".join(chunk["message"].get("thinking", "") for chunk in chunks)
     assert thoughts == whole["message"].get("thinking", "")
-
-
-TEXTS = st.text(min_size=1)
-ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])
-TIMES = st.datetimes(min_value=datetime(2000, 1, 1), timezones=ZONES)
 
 
 @given(TEXTS, TEXTS, TIMES)

@@ -29,7 +29,7 @@ PNG = b"\x89PNG"
 
 
 def requested(capabilities: list[worker_pb2.Capability] | None = None, **fields: Any) -> RequestedModel:
-    """A model that can do everything, unless told otherwise."""
+    """A model with all capabilities, or with those given."""
     entry = model("m:latest", capabilities=ABLE if capabilities is None else capabilities, **fields)
     return RequestedModel("m", parse_name("m"), entry)
 
@@ -107,7 +107,7 @@ def test_a_model_without_a_template_continues_text() -> None:
     ],
 )
 def test_think_levels(think: object, level: generation_pb2.ThinkLevel) -> None:
-    """A model that can reason does so unless told not to."""
+    """A model with thinking does so by default."""
     assert generate(prompt="hi", think=think).chat.think == level
     assert chat(messages=[{"role": "user"}], think=think).chat.think == level
 
@@ -171,7 +171,7 @@ def test_every_field_may_be_null() -> None:
 
 
 def test_roles_are_lower_cased_and_unknown_ones_kept() -> None:
-    """The template decides what it knows; order is kept."""
+    """The template decides what it uses; order is kept."""
     wire = chat(messages=[{"role": "User", "content": "a"}, {"role": "critic"}, {"role": "system", "content": "s"}])
     assert turns(wire) == [("user", "a"), ("critic", ""), ("system", "s")]
 

@@ -19,22 +19,22 @@ TURN = {"role": "user", "content": "hi"}
 
 
 class RecordingResidency:
-    """Notes what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
         """Notes a load."""
-        self.told.append(("load", name, keep_alive_seconds))
+        self.calls.append(("load", name, keep_alive_seconds))
 
     async def unload(self, name: str) -> None:
         """Notes an unload."""
-        self.told.append(("unload", name))
+        self.calls.append(("unload", name))
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
         """Notes a time."""
-        self.told.append(("keep", name, keep_alive_seconds))
+        self.calls.append(("keep", name, keep_alive_seconds))
 
 
 async def post(http: aiohttp.ClientSession, path: str, **body: Any) -> dict[str, Any]:
@@ -87,7 +87,7 @@ async def test_residency_is_told(serve: Serve) -> None:
         await post(http, "/api/generate", model="smollm2:135m", keep_alive=0)
         await post(http, "/api/generate", model="smollm2:135m", prompt="hi", stream=False, keep_alive="5m")
         await post(http, "/api/generate", model="smollm2:135m", prompt="hi", stream=False)
-    assert residency.told == [
+    assert residency.calls == [
         ("load", "smollm2:135m", None),
         ("load", "smollm2:135m", math.inf),
         ("unload", "smollm2:135m"),

@@ -157,7 +157,7 @@ async def test_show_names_all_capabilities(serve: Serve) -> None:
 
 
 async def test_a_simulated_engine_says_so(serve: Serve) -> None:
-    """Nobody takes a simulation for a model."""
+    """A simulation is recognisable."""
     entry = model()
     assert entry.description is not None
     entry.description.simulated = True

@@ -26,17 +26,17 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 class ScriptedManagement:
-    """Notes what it is told, and fails when told to."""
+    """Records its calls; fails with `error` when a test sets it."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
         self.error: Exception | None = None
         self.wait: asyncio.Event | None = None
         self.closed = asyncio.Event()
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
         """Downloads one file in two steps."""
-        self.told.append(("pull", name))
+        self.calls.append(("pull", name))
         try:
             if self.error is not None:
                 raise self.error
@@ -63,7 +63,7 @@ class ScriptedManagement:
     def _note(self, *what: object) -> None:
         if self.error is not None:
             raise self.error
-        self.told.append(what)
+        self.calls.append(what)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def test_pull_tells_its_progress(http: aiohttp.ClientSession, management: 
         {"status": "converting tensors"},
         {"status": "success"},
     ]
-    assert management.told == [("pull", "qwen2.5:0.5b")]
+    assert management.calls == [("pull", "qwen2.5:0.5b")]
 
 
 async def test_pull_without_a_stream_is_one_object(http: aiohttp.ClientSession) -> None:
@@ -108,7 +108,7 @@ async def test_pull_without_a_stream_is_one_object(http: aiohttp.ClientSession) 
 
 async def test_an_unknown_model_cannot_be_pulled(http: aiohttp.ClientSession, management: ScriptedManagement) -> None:
     """Clients look for Ollama's words, in a line or in an error."""
-    management.error = ModelUnknown("nobody has 'x'")
+    management.error = ModelUnknown("there is no 'x'")
     status, lines = await send(http, "/api/pull", model="x")
     assert (status, lines[0]) == (200, {"status": "pulling manifest"})
     assert lines[1]["error"].startswith("pull model manifest: file does not exist")
@@ -120,18 +120,18 @@ async def test_an_unknown_model_cannot_be_pulled(http: aiohttp.ClientSession, ma
 async def test_what_is_served_is_there_whatever_its_source(
     http: aiohttp.ClientSession, management: ScriptedManagement
 ) -> None:
-    """Clients pull a model before they use it, also one that no store knows."""
-    management.error = ModelUnknown("nobody has it")
+    """Clients pull a model before they use it, also one that no store has."""
+    management.error = ModelUnknown("there is none")
     status, lines = await send(http, "/api/pull", model="smollm2:135m")
     assert (status, lines[-1]) == (200, {"status": "success"})
 
 
 async def test_a_refused_download_says_why(http: aiohttp.ClientSession, management: ScriptedManagement) -> None:
     """The sentence of the store comes through."""
-    management.error = AccessRefused("the hub wants a token: set HF_TOKEN")
+    management.error = AccessRefused("the hub needs a token: set HF_TOKEN")
     assert await send(http, "/api/pull", model="x", stream=False) == (
         403,
-        [{"error": "the hub wants a token: set HF_TOKEN"}],
+        [{"error": "the hub needs a token: set HF_TOKEN"}],
     )
 
 
@@ -150,7 +150,7 @@ async def test_delete_and_copy_answer_with_nothing(http: aiohttp.ClientSession, 
     """200 and an empty body."""
     assert await send(http, "/api/delete", "DELETE", name="x") == (200, [])
     assert await send(http, "/api/copy", source="x", destination="y:1") == (200, [])
-    assert management.told == [("delete", "x"), ("copy", "x", "y:1")]
+    assert management.calls == [("delete", "x"), ("copy", "x", "y:1")]
 
 
 async def test_create_makes_an_alias(http: aiohttp.ClientSession, management: ScriptedManagement) -> None:
@@ -173,7 +173,7 @@ async def test_create_makes_an_alias(http: aiohttp.ClientSession, management: Sc
         license="A\n\nB",
         template="{{ messages[0].content }}",
     )
-    assert management.told == [("create", "mario", recipe)]
+    assert management.calls == [("create", "mario", recipe)]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def _response(body: bytes) -> list[Any]:
     generation = responses_request.to_generation(request)
     stream = ResponseStream(ReplyIdentity("resp_", "0", 0, "m"), request, now=lambda: 0)
     end = generation_pb2.Finished(reason=generation_pb2.FINISH_REASON_STOP)
-    encode_json(stream.events(generation_pb2.GenerateResponse(finished=end)))
+    encode_json(stream.events(end))
     return [generation]
 
 

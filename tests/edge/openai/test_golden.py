@@ -19,7 +19,7 @@ from vllama_balancer.edge.openai import chat_reply, chat_request, completions, e
 from vllama_balancer.edge.openai.handlers import to_choices
 from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
-from vllama_balancer.edge.wire.accumulator import Accumulator
+from vllama_balancer.edge.wire.accumulator import Accumulator, event_of
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from vllama_balancer.edge.wire.accumulator import Event
+
+    Events = list[tuple[int, Event]]
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "openai"
 CASES = sorted(GOLDEN.glob("*.json"))
 
 Run = dict[str, Any]
-Events = list[tuple[int, generation_pb2.GenerateResponse]]
 
 
 def _chat(body: bytes, events: Events) -> Run:
@@ -41,7 +44,7 @@ def _chat(body: bytes, events: Events) -> Run:
     logprobs = request.logprobs is True
     stream = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=request.include_usage)
     chunks = [chunk for choice, event in events for chunk in stream.chunks(choice, event)]
-    reply = chat_reply.to_completion(identity, _collected(events, len(choices)), logprobs=logprobs)
+    reply = chat_reply.to_completion(identity, _accumulated(events, len(choices)), logprobs=logprobs)
     return _run(choices, reply, [*chunks, *stream.closing()])
 
 
@@ -55,7 +58,7 @@ def _completion(body: bytes, events: Events) -> Run:
         identity, len(choices), echo=echo, logprobs=logprobs, include_usage=request.include_usage
     )
     chunks = [chunk for choice, event in events for chunk in stream.chunks(choice, event)]
-    whole = _collected(events, len(choices))
+    whole = _accumulated(events, len(choices))
     reply = completions.to_completion(identity, whole, echo=echo, logprobs=logprobs)
     return _run(choices, reply, [*chunks, *stream.closing()])
 
@@ -65,18 +68,19 @@ def _response(body: bytes, events: Events) -> Run:
     generation = responses_request.to_generation(request)
     identity = ReplyIdentity("resp_", "0123", 1700000000, request.model or "")
     stream = ResponseStream(identity, request, now=lambda: 1700000001)
-    told = [each for _, event in events for each in stream.events(event)]
-    return _run([generation], stream.completed, told)
+    translated = [each for _, event in events for each in stream.events(event)]
+    return _run([generation], stream.completed, translated)
 
 
 def _embedding(body: bytes, events: Events) -> Run:
     request = decode_json(body, embeddings.EmbeddingsRequest)
-    wire = embeddings.to_embed_request(request)
+    embedding = embeddings.to_embed_request(request)
     vectors = [
-        embedding_pb2.Vector(values=[0.5, -1.25, len(text)], prompt_tokens=len(text.split())) for text in wire.inputs
+        embedding_pb2.Vector(values=[0.5, -1.25, len(text)], prompt_tokens=len(text.split()))
+        for text in embedding.inputs
     ]
     reply = embeddings.to_embedding_list(request.model or "", vectors, as_base64=request.as_base64)
-    return _run([wire], reply, [])
+    return _run([embedding], reply, [])
 
 
 ENDPOINTS: dict[str, Callable[[bytes, Events], Run]] = {
@@ -87,7 +91,7 @@ ENDPOINTS: dict[str, Callable[[bytes, Events], Run]] = {
 }
 
 
-def _collected(events: Events, choices: int) -> list[Accumulator]:
+def _accumulated(events: Events, choices: int) -> list[Accumulator]:
     whole = [Accumulator() for _ in range(choices)]
     for choice, event in events:
         whole[choice].add(event)
@@ -103,8 +107,14 @@ def _run(generations: Sequence[Message], reply: object, stream: Sequence[object]
 
 
 def _play(case: dict[str, Any], endpoint: str) -> Run:
-    events = [(choice, ParseDict(event, generation_pb2.GenerateResponse())) for choice, event in case.get("events", [])]
+    events = [(choice, _event(recorded)) for choice, recorded in case.get("events", [])]
     return ENDPOINTS[endpoint](json.dumps(case["request"]).encode(), events)
+
+
+def _event(recorded: dict[str, Any]) -> Event:
+    event = event_of(ParseDict(recorded, generation_pb2.GenerateResponse()))
+    assert event is not None
+    return event
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

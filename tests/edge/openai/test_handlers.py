@@ -109,7 +109,7 @@ async def test_tool_calls_arrive_whole(client: openai.AsyncOpenAI, gateway: Fake
 async def test_streamed_tool_calls_are_assembled_by_the_helper(
     client: openai.AsyncOpenAI, gateway: FakeGateway
 ) -> None:
-    """The client's stream helper puts two calls together, and tells them apart by index."""
+    """The client's stream helper assembles two calls by their index."""
     gateway.play(started(), delta(tool_calls=[CALL]), delta(tool_calls=[CALL]), finished())
     async with client.chat.completions.stream(model=MODEL, messages=HI, tools=[WEATHER]) as stream:
         completion = await stream.get_final_completion()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """A stream of numbers that can be told to wait or to fail, and that knows when it was closed."""
+    """A stream of numbers that can wait or fail, and that records its closing."""
 
     def __init__(self, count: int, *, then: Exception | asyncio.Event | None = None) -> None:
         self._count = count
@@ -69,7 +69,7 @@ async def test_closing_closes_every_stream(streams: int) -> None:
 
 
 async def test_a_slow_reader_slows_the_streams() -> None:
-    """What nobody has taken is not piled up: each stream is at most a few items ahead."""
+    """Unread items do not pile up: each stream is at most a few items ahead."""
     sources = [Source(1000), Source(1000)]
     async with aclosing(merge([source.stream() for source in sources])) as items:
         await anext(items)

@@ -1,7 +1,6 @@
-"""Content blocks of requests, translated to the turns of a chat.
+"""Content blocks of requests, translated into turns of a chat.
 
-One message may hold several things that are turns of their own in a chat template: results of
-calls become tool turns, before what the user says beside them.
+A message may hold several turns of a chat template: results of calls become tool turns, before the user's own text.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _IGNORED = ("redacted_thinking", "server_tool_use", "web_search_tool_result", "tool_reference")
-"""Blocks that only Anthropic's own servers can read or make; a history from there stays usable."""
+"""Blocks that only Anthropic's servers make and read: ignored, so that a history from there stays usable."""
 
 _ATTRIBUTION = "x-anthropic-billing-header"
-"""Opens a system block that Claude Code changes with every request: it would spoil the prefix cache."""
+"""Start of a system block that Claude Code changes with every request: dropped, for the sake of the prefix cache."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a picture is."""
+    """An image."""
 
     type: str | None = None
     data: str | None = None
@@ -54,7 +53,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def system_text(system: str | Sequence[Block] | None) -> str:
-    """Joins the system blocks. Raises InvalidRequest for a block that is not text."""
+    """Returns the joined system blocks. Raises InvalidRequest for a block that is not text."""
     if system is None or isinstance(system, str):
         return system or ""
     texts = []
@@ -75,7 +74,7 @@ def to_messages(messages: Sequence[Message]) -> list[generation_pb2.Message]:
 
 
 class _Turn:
-    """The pieces of one message, sorted by what they become."""
+    """The parts of one message, by the turns that they become."""
 
     def __init__(self, message: Message, called: dict[str, str], field: str) -> None:
         if not message.role:
@@ -91,7 +90,7 @@ class _Turn:
                 self._add(block, f"{field}.content[{index}]")
 
     def turns(self) -> list[generation_pb2.Message]:
-        """Gives tool turns, then the message's own turn unless there is nothing else in it."""
+        """Returns tool turns, then the message's own turn unless it would be empty."""
         turn = self._turn
         turn.content = "\n".join(text for text in self._texts if text)
         own = turn.content or turn.images or turn.tool_calls or turn.thinking or not self._results

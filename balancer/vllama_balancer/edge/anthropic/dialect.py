@@ -1,9 +1,4 @@
-"""The shape of errors under /v1/messages.
-
-Handlers of /v1/messages: decode, translate, generate, encode.
-
-The Anthropic dialect: its routes and the shape of its errors.
-"""
+"""The Anthropic dialect: routes, handlers and the shape of errors."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from aiohttp import web
 from vllama_balancer.edge import http_errors
 from vllama_balancer.edge.anthropic.messages_reply import MessageIdentity, MessageStream, encode_event, to_message
 from vllama_balancer.edge.anthropic.messages_request import MessagesRequest, to_chat, to_generation
-from vllama_balancer.edge.body import encode_json, encode_sse
+from vllama_balancer.edge.body import encode_sse, json_response
 from vllama_balancer.edge.dialect import Dialect
 from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.streaming import SSE
@@ -28,9 +23,14 @@ from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from vllama_balancer.edge.context import HandlerContext
+    from vllama_balancer.edge.model_lookup import RequestedModel
+    from vllama_balancer.edge.wire.accumulator import Event
     from vllama_balancer.errors import BalancerError
 
+    Events = AsyncGenerator[Event, None]
 
 _TYPES = {
     400: "invalid_request_error",
@@ -45,27 +45,18 @@ _TYPES = {
 
 
 def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
-    """The body of an error, whatever its status."""
+    """Returns the body of an error."""
     error = {"type": _TYPES.get(status, "api_error"), "message": message}
     return {"type": "error", "error": error, "request_id": f"req_{request_id}"}
 
 
 def error_event(error: BalancerError, request_id: str) -> bytes:
-    """The last event of a stream that failed."""
+    """Returns the last event of a failed stream."""
     return encode_sse(error_body(http_errors.http_status(error), http_errors.message(error), request_id), "error")
 
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from vllama_balancer.edge.context import HandlerContext
-    from vllama_balancer.edge.model_lookup import RequestedModel
-
-    Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
-
-
 class Handlers:
-    """The endpoints that speak Anthropic's JSON, bound to an edge."""
+    """Handlers of /v1/messages."""
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
@@ -87,19 +78,19 @@ class Handlers:
                 render_error=partial(error_event, request_id=request[STATS].request_id),
             )
         async with aclosing(events):
-            return _reply(to_message(identity, await collect(events)))
+            return json_response(to_message(identity, await collect(events)))
 
     async def count_tokens(self, request: web.Request) -> web.Response:
-        """POST /v1/messages/count_tokens: the rendered chat, tokenized by the model itself."""
+        """POST /v1/messages/count_tokens: the rendered chat, tokenized by the model."""
         body = await self._context.read(request, MessagesRequest)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         generation = generation_pb2.GenerateRequest(chat=to_chat(body))
         model = await self._context.find(request, body.model)
         _fit(model, generation)
-        wire = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
-        tokenized = await self._context.gateway.tokenize(wire, self._context.call(request))
-        return _reply({"input_tokens": len(tokenized.token_ids)})
+        tokenization = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
+        tokenized = await self._context.gateway.tokenize(tokenization, self._context.call(request))
+        return json_response({"input_tokens": len(tokenized.token_ids)})
 
 
 def _fit(model: RequestedModel, generation: generation_pb2.GenerateRequest) -> None:
@@ -108,15 +99,11 @@ def _fit(model: RequestedModel, generation: generation_pb2.GenerateRequest) -> N
     apply_presets(model.entry.presets, generation)
 
 
-def _reply(value: object) -> web.Response:
-    return web.Response(body=encode_json(value), content_type="application/json")
-
-
 async def _encode(events: Events, stream: MessageStream) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         async for event in events:
-            if told := stream.events(event):
-                yield b"".join(encode_event(each) for each in told)
+            if translated := stream.events(event):
+                yield b"".join(encode_event(each) for each in translated)
 
 
 def _routes(context: HandlerContext) -> list[web.RouteDef]:

@@ -1,7 +1,6 @@
 """Replies of /v1/messages: one message, or events, from the events of one generation.
 
-Whatever the model does comes in blocks, one after the other: a block ends where the next one
-begins, and a call is a block of its own.
+Output comes in blocks, one after the other: a block ends where the next one begins, and a call is a block of its own.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from vllama_balancer.edge.wire.accumulator import Accumulator
+    from vllama_balancer.edge.wire.accumulator import Event as GenerationEvent
 
 Event = dict[str, Any]
-"""One event; its `type` is also the name under which it is sent."""
+"""One event; its `type` is also its SSE name."""
 
 Block = dict[str, Any]
 """One content block."""
@@ -28,7 +28,7 @@ Block = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MessageIdentity:
-    """What a reply is called."""
+    """Id and model of a reply."""
 
     id: str
     """Id of the message: "msg_…"."""
@@ -36,24 +36,24 @@ class MessageIdentity:
     """The name as it was requested."""
 
     def call_id(self, index: int) -> str:
-        """Makes an id for a call whose model gave none; unique within the reply."""
+        """Returns an id for a call without one; unique within the reply."""
         return f"toolu_{self.id.rpartition('_')[2]}_{index}"
 
 
-def to_message(identity: MessageIdentity, collected: Accumulator) -> dict[str, Any]:
-    """Builds a whole reply."""
+def to_message(identity: MessageIdentity, accumulator: Accumulator) -> dict[str, Any]:
+    """Returns a whole reply."""
     content: list[Block] = []
-    if collected.thinking:
-        content.append({"type": "thinking", "thinking": collected.thinking, "signature": ""})
-    if collected.text:
-        content.append({"type": "text", "text": collected.text})
-    for call in collected.tool_calls:
+    if accumulator.thinking:
+        content.append({"type": "thinking", "thinking": accumulator.thinking, "signature": ""})
+    if accumulator.text:
+        content.append({"type": "text", "text": accumulator.text})
+    for call in accumulator.tool_calls:
         content.append(_to_block(identity, call, len(content), _arguments(call)))
-    finished = collected.finished
+    finished = accumulator.finished
     return {
         **_frame(identity, finished.usage.prompt_tokens, finished.usage.completion_tokens),
         "content": content,
-        **_stop(finished, called=bool(collected.tool_calls)),
+        **_stop(finished, called=bool(accumulator.tool_calls)),
     }
 
 
@@ -69,15 +69,15 @@ class MessageStream:
         self._open_kind = ""
         self._index = 0
 
-    def events(self, event: generation_pb2.GenerateResponse) -> list[Event]:
+    def events(self, event: GenerationEvent) -> list[Event]:
         """Translates one event. Raises WorkerLost for an aborted generation."""
-        match event.WhichOneof("event"):
-            case "started":
-                self._prompt_tokens = event.started.prompt_tokens
-            case "delta":
-                self._add(event.delta)
-            case "finished":
-                self._finish(check_completed(event.finished))
+        match event:
+            case generation_pb2.Delta():
+                self._add(event)
+            case generation_pb2.Started():
+                self._prompt_tokens = event.prompt_tokens
+            case generation_pb2.Finished():
+                self._finish(check_completed(event))
         events, self._events = self._events, []
         return events
 
@@ -132,12 +132,12 @@ class MessageStream:
 
 
 def encode_event(event: Event) -> bytes:
-    """Encodes an event under the name of its type: the SDK skips events without one."""
+    """Encodes an event with its type as its name: the SDK skips events without one."""
     return encode_sse(event, event["type"])
 
 
 def _frame(identity: MessageIdentity, input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """A message that has not said anything yet."""
+    """Returns a message without content."""
     return {
         "id": identity.id,
         "type": "message",
@@ -151,7 +151,7 @@ def _frame(identity: MessageIdentity, input_tokens: int, output_tokens: int) -> 
 
 
 def _stop(finished: generation_pb2.Finished, *, called: bool) -> dict[str, str | None]:
-    """Says why the message ended; a cut one never looks complete."""
+    """Returns the stop reason; a truncated message never looks complete."""
     if finished.reason == generation_pb2.FINISH_REASON_LENGTH:
         return {"stop_reason": "max_tokens", "stop_sequence": None}
     if called or finished.reason == generation_pb2.FINISH_REASON_TOOL_CALLS:

@@ -1,4 +1,4 @@
-"""Requests of /v1/messages and its count_tokens: decoded shape, and their translation to the wire."""
+"""The body of /v1/messages and its count_tokens, translated into a generation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EFFORTS = {
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that the model may call."""
+    """A tool that the model may call."""
 
     type: str | None = None
     name: str | None = None
@@ -50,7 +50,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether to reason."""
+    """Whether to think."""
 
     type: str | None = None
 
@@ -63,14 +63,14 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How hard to work on the answer, and its form."""
+    """Effort and form of the answer."""
 
     effort: str | None = None
     format: Format | None = None
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks."""
+    """Metadata of the client."""
 
     user_id: str | None = None
 
@@ -96,7 +96,7 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_generation(request: MessagesRequest) -> generation_pb2.GenerateRequest:
-    """Translates a request, model and identity aside. Raises InvalidRequest that names the wrong field."""
+    """Translates a request, except for model and id. Raises InvalidRequest that names the wrong field."""
     if not request.model:
         raise InvalidRequest("model is required", field="model")
     if request.max_tokens is None or request.max_tokens <= 0:
@@ -118,7 +118,7 @@ def to_generation(request: MessagesRequest) -> generation_pb2.GenerateRequest:
 
 
 def to_chat(request: MessagesRequest) -> generation_pb2.Chat:
-    """Translates the conversation and what goes with it. Raises InvalidRequest that names the wrong field."""
+    """Translates the conversation, its tools and think level. Raises InvalidRequest that names the wrong field."""
     if not request.messages:
         raise InvalidRequest("messages is required", field="messages")
     messages = to_messages(request.messages)
@@ -127,8 +127,7 @@ def to_chat(request: MessagesRequest) -> generation_pb2.Chat:
     tools = [
         to_tool(tool.name, tool.description, tool.input_schema, f"tools[{index}]")
         for index, tool in enumerate(request.tools or ())
-        # Tools with a type of their own run on Anthropic's servers or have no schema: not offering
-        # them leaves the model to answer without.
+        # Tools of other types run on Anthropic's servers or have no schema: the model answers without them.
         if tool.type in (None, "custom")
     ]
     chat = generation_pb2.Chat(
@@ -157,7 +156,7 @@ def _to_tool_choice(
 
 
 def _think_level(request: MessagesRequest) -> generation_pb2.ThinkLevel:
-    """`thinking` decides; an effort does when it leaves the choice open. Unknown words change nothing, as in Ollama."""
+    """Returns the level of `thinking`, else of the effort. Unknown words change nothing, as in Ollama."""
     switch = (request.thinking.type or "") if request.thinking is not None else ""
     if switch in _SWITCHES:
         return _SWITCHES[switch]

@@ -1,1 +1,1 @@
-"""The page for browsers: one file, no build step, nothing from elsewhere."""
+"""The dashboard: index.html, served by operations.py as it is."""

@@ -1,4 +1,4 @@
-"""The Ollama dialect: its routes and the shape of its errors."""
+"""The routes of the Ollama dialect."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def _routes(context: HandlerContext) -> list[web.RouteDef]:
 
 
 DIALECT = Dialect("/", _routes, error_body)
-"""Everything that no other dialect answers."""
+"""Serves every path that no other dialect has."""

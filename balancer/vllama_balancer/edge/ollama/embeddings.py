@@ -1,7 +1,4 @@
-"""Embeddings: /api/embed for many texts, /api/embeddings for one; pure translations.
-
-The handlers of both embedding calls: decode, translate, dispatch, encode.
-"""
+"""Embeddings: /api/embed for many texts, /api/embeddings for one; translations and handlers."""
 
 from __future__ import annotations
 
@@ -60,7 +57,7 @@ class EmbeddingsReply(msgspec.Struct, frozen=True):
 
 
 def inputs_of(body: EmbedBody) -> list[str]:
-    """Reads the texts; no text, or an empty one alone, is none. Raises InvalidRequest for what is no text."""
+    """Returns the texts; none for an empty one alone. Raises InvalidRequest for any other type."""
     given = body.input
     if given is None or given == "":
         return []
@@ -72,7 +69,7 @@ def inputs_of(body: EmbedBody) -> list[str]:
 
 
 def to_embed_request(body: EmbedBody, inputs: list[str]) -> embedding_pb2.EmbedRequest:
-    """Translates a body: vectors of length 1, over-long inputs cut unless the client forbids it."""
+    """Translates a body: vectors of length 1; over-long inputs are truncated unless the client forbids it."""
     dimensions = body.dimensions or 0
     if not 0 <= dimensions <= INT32_MAX:
         raise InvalidRequest("dimensions must be 0 or more", field="dimensions")
@@ -82,7 +79,6 @@ def to_embed_request(body: EmbedBody, inputs: list[str]) -> embedding_pb2.EmbedR
 
 
 def to_embed_reply(requested: str, reply: embedding_pb2.EmbedResponse, total_ns: int) -> EmbedReply:
-    """Translates the vectors."""
     return EmbedReply(
         model=requested,
         embeddings=[list(vector.values) for vector in reply.vectors],
@@ -93,13 +89,12 @@ def to_embed_reply(requested: str, reply: embedding_pb2.EmbedResponse, total_ns:
 
 
 class EmbeddingHandlers:
-    """Embeddings over one edge."""
+    """Handlers of both embedding calls."""
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths."""
         return [web.post("/api/embed", self.embed), web.post("/api/embeddings", self.embeddings)]
 
     async def embed(self, request: web.Request) -> web.Response:
@@ -110,14 +105,14 @@ class EmbeddingHandlers:
         if not body.model:
             raise HttpError(404, "model '' not found")
         model = await self._find_embedder(request, body.model, body.options, body.keep_alive)
-        wire = to_embed_request(body, inputs)
+        embedding = to_embed_request(body, inputs)
         if not inputs:
             return json_reply(EmbedReply(model.requested, []))
-        vectors = await self._embedded(request, model, wire)
+        vectors = await self._embed(request, model, embedding)
         return json_reply(to_embed_reply(model.requested, vectors, request[STATS].elapsed_ns()))
 
     async def embeddings(self, request: web.Request) -> web.Response:
-        """POST /api/embeddings: one vector, as the model made it."""
+        """POST /api/embeddings: one vector, not normalized."""
         body = await self._context.read(request, EmbeddingsBody)
         self._context.expect_room(body.model)
         if not body.model:
@@ -125,8 +120,8 @@ class EmbeddingHandlers:
         model = await self._find_embedder(request, body.model, body.options, body.keep_alive)
         if not body.prompt:
             return json_reply(EmbeddingsReply([]))
-        wire = embedding_pb2.EmbedRequest(inputs=[body.prompt], truncate=True, normalize=False)
-        vectors = await self._embedded(request, model, wire)
+        embedding = embedding_pb2.EmbedRequest(inputs=[body.prompt], truncate=True, normalize=False)
+        vectors = await self._embed(request, model, embedding)
         return json_reply(EmbeddingsReply(list(vectors.vectors[0].values)))
 
     async def _find_embedder(
@@ -140,11 +135,11 @@ class EmbeddingHandlers:
             self._context.residency.keep(model.entry.name, keep_alive_seconds)
         return model
 
-    async def _embedded(
-        self, request: web.Request, model: RequestedModel, wire: embedding_pb2.EmbedRequest
+    async def _embed(
+        self, request: web.Request, model: RequestedModel, embedding: embedding_pb2.EmbedRequest
     ) -> embedding_pb2.EmbedResponse:
         try:
-            return await self._context.embed(request, model, wire)
+            return await self._context.embed(request, model, embedding)
         except InvalidRequest as error:
             if error.reason != "CONTEXT_TOO_LONG":
                 raise

@@ -1,13 +1,9 @@
-"""From the wire's events to Ollama's replies: chunk by chunk, or as one object.
+"""Encodes the events of a generation as Ollama's replies: as a stream of lines, or as one object.
 
-Generate and chat tell the same story in two shapes; the story is told here once. A chunk carries
-reasoning or answer or calls, not several of them. All of it is pure.
+Generate and chat differ in the shape of a reply only. A chunk carries thinking or text or calls, not several of them.
 
-The line of the ordinary chunk, text and nothing else, put together by hand around the encoded text.
-
-Nearly every chunk is one of these, and building a reply for each only to encode the same keys again
-costs several times as much. The lines equal the general encoder's byte for byte, which a property
-test holds them to.
+`PlainLines` is the fast path: nearly every chunk is text and nothing else, and encoding all keys of a reply for each
+costs several times as much as joining constant bytes. A property test holds the two byte for byte equal.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vllama_balancer.edge.ollama.timings import GenerationTimings
-
+    from vllama_balancer.edge.wire.accumulator import Event
 
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: "stop",
@@ -54,7 +50,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReplyEncoder:
-    """One generation, told in one shape of reply."""
+    """Encodes one generation in one shape of reply."""
 
     def __init__(
         self, requested: str, now: Callable[[], datetime], timings: GenerationTimings, plain: PlainLines
@@ -66,46 +62,45 @@ class ReplyEncoder:
         self._plain = plain
         self._calls = 0
 
-    async def lines(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> AsyncIterator[bytes]:
-        """Tells a generation as it goes, in lines of NDJSON: pieces, and exactly one last chunk.
+    async def lines(self, events: AsyncIterable[Event]) -> AsyncIterator[bytes]:
+        """Yields lines of NDJSON as the events come: chunks, and exactly one last chunk.
 
         Raises what the generation raises; EngineFault when it stops without an end.
         """
         ended = False
         async for event in events:
-            kind = event.WhichOneof("event")
-            if kind == "delta":
-                delta = event.delta
-                self._timings.output(delta)
-                if is_plain(delta):
-                    yield self._plain.line(delta.text)
-                else:
-                    for piece in self._pieces(delta):
-                        yield encode_line(self._chunk(piece))
-            elif kind == "started":
-                self._timings.started(event.started)
-            elif kind == "finished":
-                ended = True
-                yield encode_line(self._last(Piece(), check_completed(event.finished)))
+            match event:
+                case generation_pb2.Delta():
+                    self._timings.record_output(event)
+                    if is_plain(event):
+                        yield self._plain.line(event.text)
+                    else:
+                        for piece in self._pieces(event):
+                            yield encode_line(self._chunk(piece))
+                case generation_pb2.Started():
+                    self._timings.record_started(event)
+                case generation_pb2.Finished():
+                    ended = True
+                    yield encode_line(self._last(Piece(), check_completed(event)))
         if not ended:
             raise EngineFault("the generation stopped without saying how it ended")
 
-    async def whole(self, events: AsyncIterable[generation_pb2.GenerateResponse]) -> Reply:
-        """Tells a generation as one reply, once it has ended. Raises as `chunks` does."""
-        collected = Accumulator()
+    async def whole(self, events: AsyncIterable[Event]) -> Reply:
+        """Returns the whole generation as one reply. Raises as `lines` does."""
+        accumulator = Accumulator()
         async for event in events:
-            kind = event.WhichOneof("event")
-            if kind == "delta":
-                self._timings.output(event.delta)
-            elif kind == "started":
-                self._timings.started(event.started)
-            collected.add(event)
-        calls = self._called(collected.tool_calls)
-        everything = Piece(collected.text, collected.thinking, calls, _logprobs(collected.logprobs))
-        return self._last(everything, collected.finished)
+            match event:
+                case generation_pb2.Delta():
+                    self._timings.record_output(event)
+                case generation_pb2.Started():
+                    self._timings.record_started(event)
+            accumulator.add(event)
+        calls = self._tool_calls(accumulator.tool_calls)
+        everything = Piece(accumulator.text, accumulator.thinking, calls, _logprobs(accumulator.logprobs))
+        return self._last(everything, accumulator.finished)
 
     def empty(self, done_reason: str) -> Reply:
-        """Answers a request that only loads or unloads a model."""
+        """Returns the reply to a request that only loads or unloads a model."""
         raise NotImplementedError
 
     def _chunk(self, piece: Piece) -> Reply:
@@ -122,23 +117,23 @@ class ReplyEncoder:
         if delta.text:
             pieces.append(Piece(text=delta.text))
         if delta.tool_calls:
-            pieces.append(Piece(calls=self._called(delta.tool_calls)))
+            pieces.append(Piece(calls=self._tool_calls(delta.tool_calls)))
         if logprobs:
             last = pieces.pop() if pieces else Piece()
             pieces.append(Piece(last.text, last.thinking, last.calls, logprobs))
         return pieces
 
-    def _called(self, calls: Iterable[generation_pb2.ToolCall]) -> list[ReplyToolCall]:
-        called = []
+    def _tool_calls(self, calls: Iterable[generation_pb2.ToolCall]) -> list[ReplyToolCall]:
+        encoded = []
         for call in calls:
             function = ReplyFunction(self._calls, call.name, _arguments(call.arguments_json))
-            called.append(ReplyToolCall(call.id or f"call_{uuid.uuid4().hex[:8]}", function))
+            encoded.append(ReplyToolCall(call.id or f"call_{uuid.uuid4().hex[:8]}", function))
             self._calls += 1
-        return called
+        return encoded
 
 
 class GenerateEncoder(ReplyEncoder):
-    """Tells a generation to a client of /api/generate."""
+    """Encodes replies of /api/generate."""
 
     def __init__(
         self, requested: str, now: Callable[[], datetime], timings: GenerationTimings, *, with_context: bool = True
@@ -147,7 +142,7 @@ class GenerateEncoder(ReplyEncoder):
         self._with_context = with_context
 
     def empty(self, done_reason: str) -> Reply:
-        """Answers a request without a prompt."""
+        """Returns the reply to a request without a prompt."""
         return Reply(model=self._requested, created_at=self._now(), response="", done=True, done_reason=done_reason)
 
     def _chunk(self, piece: Piece) -> Reply:
@@ -169,19 +164,19 @@ class GenerateEncoder(ReplyEncoder):
             logprobs=piece.logprobs,
             done=True,
             done_reason=_REASONS.get(finished.reason, "stop"),
-            context=self._timings.context() if self._with_context else msgspec.UNSET,
+            context=self._timings.token_ids if self._with_context else msgspec.UNSET,
             **self._timings.metrics(finished),
         )
 
 
 class ChatEncoder(ReplyEncoder):
-    """Tells a generation to a client of /api/chat."""
+    """Encodes replies of /api/chat."""
 
     def __init__(self, requested: str, now: Callable[[], datetime], timings: GenerationTimings) -> None:
         super().__init__(requested, now, timings, PlainLines.of_chat(requested, now))
 
     def empty(self, done_reason: str) -> Reply:
-        """Answers a request without messages."""
+        """Returns the reply to a request without messages."""
         return Reply(
             model=self._requested,
             created_at=self._now(),
@@ -211,8 +206,42 @@ class ChatEncoder(ReplyEncoder):
         )
 
 
+class PlainLines:
+    """Makes the lines of one reply that carry text alone."""
+
+    __slots__ = ("_after_text", "_before_text", "_before_time", "_now")
+
+    def __init__(self, requested: str, now: Callable[[], datetime], before_text: bytes, after_text: bytes) -> None:
+        """Takes the bytes between time and text, and those between text and the end of the message."""
+        self._before_time = b'{"model":' + encode_json(requested) + b',"created_at":'
+        self._before_text = b"," + before_text
+        self._after_text = after_text + b',"done":false}\n'
+        self._now = now
+
+    @classmethod
+    def of_chat(cls, requested: str, now: Callable[[], datetime]) -> PlainLines:
+        """Returns the lines of /api/chat."""
+        return cls(requested, now, b'"message":{"role":"assistant","content":', b"}")
+
+    @classmethod
+    def of_generate(cls, requested: str, now: Callable[[], datetime]) -> PlainLines:
+        """Returns the lines of /api/generate."""
+        return cls(requested, now, b'"response":', b"")
+
+    def line(self, text: str) -> bytes:
+        """Returns one line."""
+        return b"".join(
+            (self._before_time, encode_json(self._now()), self._before_text, encode_json(text), self._after_text)
+        )
+
+
+def is_plain(delta: generation_pb2.Delta) -> bool:
+    """Returns whether a line shows nothing of a delta but its text."""
+    return bool(delta.text) and not (delta.thinking or delta.tool_calls or delta.logprobs)
+
+
 def _arguments(text: str) -> msgspec.Raw:
-    """Passes the arguments on as an object; what is none is shown under a key of its own."""
+    """Returns the arguments as an object; anything else is the value of one key, `arguments`."""
     try:
         compact = compact_json(text.encode() or b"{}")
     except InvalidRequest:
@@ -232,37 +261,3 @@ def _logprobs(entries: Sequence[generation_pb2.TokenLogprobs]) -> list[Logprob]:
         )
         for entry in entries
     ]
-
-
-class PlainLines:
-    """Makes the plain lines of one reply."""
-
-    __slots__ = ("_after_text", "_before_text", "_before_time", "_now")
-
-    def __init__(self, requested: str, now: Callable[[], datetime], before_text: bytes, after_text: bytes) -> None:
-        """Takes what stands between the time and the text, and between the text and the end of the message."""
-        self._before_time = b'{"model":' + encode_json(requested) + b',"created_at":'
-        self._before_text = b"," + before_text
-        self._after_text = after_text + b',"done":false}\n'
-        self._now = now
-
-    @classmethod
-    def of_chat(cls, requested: str, now: Callable[[], datetime]) -> PlainLines:
-        """Makes lines of /api/chat."""
-        return cls(requested, now, b'"message":{"role":"assistant","content":', b"}")
-
-    @classmethod
-    def of_generate(cls, requested: str, now: Callable[[], datetime]) -> PlainLines:
-        """Makes lines of /api/generate."""
-        return cls(requested, now, b'"response":', b"")
-
-    def line(self, text: str) -> bytes:
-        """Makes one line."""
-        return b"".join(
-            (self._before_time, encode_json(self._now()), self._before_text, encode_json(text), self._after_text)
-        )
-
-
-def is_plain(delta: generation_pb2.Delta) -> bool:
-    """Tells whether a delta is text and nothing else that a line shows."""
-    return bool(delta.text) and not (delta.thinking or delta.tool_calls or delta.logprobs)

@@ -1,4 +1,4 @@
-"""The shape of the native API's errors: one key, and one line at the end of a stream that failed."""
+"""The shape of Ollama's errors: one key, also in the last line of a failed stream."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def error_body(status: int, message: str, request_id: str) -> dict[str, str]:
-    """The body of an error, whatever its status."""
+    """Returns the body of an error."""
     return {"error": message}
 
 
 def error_line(error: BalancerError) -> bytes:
-    """The line that ends a stream which failed."""
+    """Returns the last line of a failed stream."""
     return encode_line({"error": http_errors.message(error)})

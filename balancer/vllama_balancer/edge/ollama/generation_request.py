@@ -1,10 +1,6 @@
-"""From the body of /api/chat to the wire; pure.
+"""Translates the bodies of /api/chat and /api/generate into generations; pure.
 
-From the body of /api/generate to the wire; pure.
-
-Fields that generate and chat share: format, think, images, logprobs; to the wire.
-
-Messages are Ollama's own where tools match on them. All of it is pure.
+Error messages are Ollama's own where tools match on them.
 """
 
 from __future__ import annotations
@@ -26,37 +22,49 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.schema import ChatBody, FunctionCall, GenerateBody, GenerationBody, Message, Tool
 
+_LAST_TOKEN_ID = 2**32 - 1
+
+_MOST_TOP_LOGPROBS = 20
+
+_LEVELS = {
+    "low": generation_pb2.THINK_LEVEL_LOW,
+    "medium": generation_pb2.THINK_LEVEL_MEDIUM,
+    "high": generation_pb2.THINK_LEVEL_HIGH,
+    "max": generation_pb2.THINK_LEVEL_MAX,
+}
+
 
 def to_chat_request(body: ChatBody, model: RequestedModel) -> generation_pb2.GenerateRequest:
-    """Translates a body.
+    """Translates a body of /api/chat.
 
     Raises InvalidRequest naming the field, CapabilityMissing for what the model cannot do.
     """
     model.require("completion", "chat")
     if body.tools:
         model.require("tools")
-    wire = generation_pb2.GenerateRequest()
-    fill_shared(wire, body, model)
-    chat = _chat(body, model)
+    generation = generation_pb2.GenerateRequest()
+    _fill_shared(generation, body, model)
     if model.has("chat") is False:
         # A model without a chat template continues the conversation's text.
-        wire.prompt = "\n\n".join(turn.content for turn in chat.messages)
+        chat = generation_pb2.Chat()
+        _fill_chat(chat, body, model)
+        generation.prompt = "\n\n".join(turn.content for turn in chat.messages)
     else:
-        wire.chat.CopyFrom(chat)
-    return wire
+        _fill_chat(generation.chat, body, model)
+    return generation
 
 
-def _chat(body: ChatBody, model: RequestedModel) -> generation_pb2.Chat:
-    chat = generation_pb2.Chat(think=to_think(body.think, model))
+def _fill_chat(chat: generation_pb2.Chat, body: ChatBody, model: RequestedModel) -> None:
+    chat.think = to_think(body.think, model)
     turns = [_message(turn, f"messages[{index}]", model) for index, turn in enumerate(body.messages or ())]
-    if model.entry.presets.system and (not turns or turns[0].role != "system"):
-        chat.messages.add(role="system", content=model.entry.presets.system)
-    chat.messages.extend(model.entry.presets.messages)
+    presets = model.entry.presets
+    if presets.system and (not turns or turns[0].role != "system"):
+        chat.messages.add(role="system", content=presets.system)
+    chat.messages.extend(presets.messages)
     chat.messages.extend(turns)
-    chat.template = model.entry.presets.template
+    chat.template = presets.template
     continue_unfinished(chat)
     chat.tools.extend(_tool(tool, f"tools[{index}].function") for index, tool in enumerate(body.tools or ()))
-    return chat
 
 
 def _message(turn: Message, field: str, model: RequestedModel) -> generation_pb2.Message:
@@ -92,7 +100,7 @@ def _tool(tool: Tool, field: str) -> generation_pb2.Tool:
 
 
 def _object_text(raw: bytes, field: str) -> str:
-    """Passes a JSON object on as text; null and nothing are empty."""
+    """Returns the text of a JSON object; empty for null and for an absent one."""
     if raw in (b"", b"null"):
         return ""
     if not raw.startswith(b"{"):
@@ -100,30 +108,27 @@ def _object_text(raw: bytes, field: str) -> str:
     return compact_json(raw)
 
 
-_LAST_TOKEN_ID = 2**32 - 1
-
-
 def to_generate_request(body: GenerateBody, model: RequestedModel) -> generation_pb2.GenerateRequest:
-    """Translates a body.
+    """Translates a body of /api/generate.
 
-    A plain prompt cannot carry `context`: its tokens are in `context_token_ids` all the same, and
-    the caller puts them before the prompt's own. Raises InvalidRequest naming the field,
-    CapabilityMissing for what the model cannot do.
+    A plain prompt cannot carry `context`: its tokens are in `context_token_ids` all the same, and the caller puts
+    them before the prompt's own. Raises InvalidRequest naming the field, CapabilityMissing for what the model
+    cannot do.
     """
     _check(body, model)
-    wire = generation_pb2.GenerateRequest()
-    fill_shared(wire, body, model)
+    generation = generation_pb2.GenerateRequest()
+    _fill_shared(generation, body, model)
     think = to_think(body.think, model)
     if body.suffix or body.raw:
-        wire.prompt, wire.suffix = body.prompt or "", body.suffix or ""
+        generation.prompt, generation.suffix = body.prompt or "", body.suffix or ""
     elif model.has("chat") is False:
-        wire.prompt = _plain_prompt(body, model)
+        generation.prompt = _plain_prompt(body, model)
     else:
-        wire.chat.CopyFrom(_prompt_chat(body, model, think))
-    wire.context_token_ids.extend(body.context or ())
+        _fill_prompt_chat(generation.chat, body, model, think)
+    generation.context_token_ids.extend(body.context or ())
     # Without a template there is nothing that a later call could continue from.
-    wire.return_prompt_token_ids = not body.raw
-    return wire
+    generation.return_prompt_token_ids = not body.raw
+    return generation
 
 
 def _check(body: GenerateBody, model: RequestedModel) -> None:
@@ -139,33 +144,26 @@ def _check(body: GenerateBody, model: RequestedModel) -> None:
             raise InvalidRequest(f"context contains {token_id}, which is no token id", field="context")
 
 
-def _prompt_chat(body: GenerateBody, model: RequestedModel, think: generation_pb2.ThinkLevel) -> generation_pb2.Chat:
-    template = check_template(body.template) if body.template else model.entry.presets.template
-    chat = generation_pb2.Chat(think=think, template=template)
-    system = model.entry.presets.system if body.system is None else body.system
+def _fill_prompt_chat(
+    chat: generation_pb2.Chat, body: GenerateBody, model: RequestedModel, think: generation_pb2.ThinkLevel
+) -> None:
+    """Makes the prompt one turn of a chat."""
+    presets = model.entry.presets
+    chat.think = think
+    chat.template = check_template(body.template) if body.template else presets.template
+    system = presets.system if body.system is None else body.system
     if system:
         chat.messages.add(role="system", content=system)
     if not body.context:
-        chat.messages.extend(model.entry.presets.messages)
+        chat.messages.extend(presets.messages)
     chat.messages.add(role="user", content=body.prompt or "", images=to_images(body.images, model))
-    return chat
 
 
 def _plain_prompt(body: GenerateBody, model: RequestedModel) -> str:
-    """A model without a chat template continues the system text and the prompt."""
+    """Returns the text that a model without a chat template continues: system text and prompt."""
     to_images(body.images, model)
     system = model.entry.presets.system if body.system is None else body.system
     return f"{system}\n\n{body.prompt or ''}" if system else body.prompt or ""
-
-
-_MOST_TOP_LOGPROBS = 20
-
-_LEVELS = {
-    "low": generation_pb2.THINK_LEVEL_LOW,
-    "medium": generation_pb2.THINK_LEVEL_MEDIUM,
-    "high": generation_pb2.THINK_LEVEL_HIGH,
-    "max": generation_pb2.THINK_LEVEL_MAX,
-}
 
 
 def check_top_logprobs(body: GenerationBody) -> None:
@@ -174,24 +172,24 @@ def check_top_logprobs(body: GenerationBody) -> None:
         raise InvalidRequest(f"top_logprobs must be between 0 and {_MOST_TOP_LOGPROBS}", field="top_logprobs")
 
 
-def fill_shared(wire: generation_pb2.GenerateRequest, body: GenerationBody, model: RequestedModel) -> None:
+def _fill_shared(generation: generation_pb2.GenerateRequest, body: GenerationBody, model: RequestedModel) -> None:
     """Fills in what both kinds of request have. Raises InvalidRequest naming the field."""
     options = resolve_options(body.options or {}, model.entry)
-    wire.sampling.CopyFrom(to_sampling(options))
-    wire.max_context_tokens = context_tokens(options, model.entry)
-    # False alone refuses an over-long chat; a single prompt that does not fit is refused anyway.
+    generation.sampling.CopyFrom(to_sampling(options))
+    generation.max_context_tokens = context_tokens(options, model.entry)
+    # Only an explicit false refuses an over-long chat; a single prompt that does not fit is refused anyway.
     drop_oldest = body.truncate is not False
-    wire.truncation = generation_pb2.TRUNCATION_DROP_OLDEST if drop_oldest else generation_pb2.TRUNCATION_REJECT
+    generation.truncation = generation_pb2.TRUNCATION_DROP_OLDEST if drop_oldest else generation_pb2.TRUNCATION_REJECT
     output_format = to_output_format(body.format)
     if output_format is not None:
-        wire.output_format.CopyFrom(output_format)
+        generation.output_format.CopyFrom(output_format)
     if body.logprobs:
-        wire.logprobs = True
-        wire.top_logprobs = body.top_logprobs or 0
+        generation.logprobs = True
+        generation.top_logprobs = body.top_logprobs or 0
 
 
 def to_output_format(raw: msgspec.Raw) -> generation_pb2.OutputFormat | None:
-    """Translates `format`: nothing, "json", or a JSON schema."""
+    """Translates `format`: absent, "json", or a JSON schema."""
     if bytes(raw) in (b"", b"null"):
         return None
     text = compact_json(raw)
@@ -205,15 +203,15 @@ def to_output_format(raw: msgspec.Raw) -> generation_pb2.OutputFormat | None:
 
 
 def invalid_format(what: str) -> InvalidRequest:
-    """Makes the error for a format that cannot be served."""
+    """Returns the error for a format that cannot be served."""
     message = f'invalid format: {what}; expected "json" or a valid JSON Schema object'
     return InvalidRequest(message, field="format")
 
 
 def to_think(value: object, model: RequestedModel) -> generation_pb2.ThinkLevel:
-    """Translates `think`; a model that can reason does so unless told not to.
+    """Translates `think`; a model with thinking does so by default.
 
-    Raises InvalidRequest for a wrong value, CapabilityMissing for a model that cannot.
+    Raises InvalidRequest for a wrong value, CapabilityMissing for a model without thinking.
     """
     can_think = model.has("thinking")
     level = _level(value)
@@ -239,7 +237,7 @@ def _level(value: object) -> generation_pb2.ThinkLevel | None:
 
 
 def to_images(texts: Sequence[str] | None, model: RequestedModel, field: str = "images") -> list[generation_pb2.Image]:
-    """Decodes base64 pictures; none at all needs no vision. A `data:` prefix is accepted."""
+    """Decodes base64 images, with or without a `data:` prefix. Vision is required only if there are any."""
     if not texts:
         return []
     model.require("vision")

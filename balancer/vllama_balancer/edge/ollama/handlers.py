@@ -1,7 +1,4 @@
-"""The handlers of generate and chat: decode, translate, dispatch, encode.
-
-The handlers that tell what is there: version, models, what is loaded, all about one model.
-"""
+"""The handlers of generate and chat (decode, translate, dispatch, encode), and of the listings."""
 
 from __future__ import annotations
 
@@ -38,11 +35,12 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.ollama.encoder import ReplyEncoder
     from vllama_balancer.edge.ollama.schema import GenerationBody
+    from vllama_balancer.edge.wire.accumulator import Event
 
 
 @dataclass(frozen=True, slots=True)
 class _Exchange:
-    """One request of either kind, on its way to its reply."""
+    """One request of either kind, from its body to its reply."""
 
     request: web.Request
     body: GenerationBody
@@ -54,13 +52,12 @@ class _Exchange:
 
 
 class GenerationHandlers:
-    """Generation over one edge."""
+    """Handlers of /api/generate and /api/chat."""
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths."""
         return [web.post("/api/generate", self.generate), web.post("/api/chat", self.chat)]
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
@@ -70,7 +67,7 @@ class GenerationHandlers:
             self._context.expect_room(body.model)
         check_top_logprobs(body)
         if not body.model:
-            # Not found rather than required: Ollama's own answer here.
+            # Not found rather than required, as in Ollama.
             raise HttpError(404, "model '' not found")
         model = await self._context.find(request, body.model)
         timings = GenerationTimings(request[STATS].elapsed_ns, keep_tokens=not body.raw)
@@ -96,7 +93,7 @@ class GenerationHandlers:
         return await self._run(exchange, to_chat_request(body, model))
 
     async def _load_or_unload(self, exchange: _Exchange) -> web.Response:
-        """Answers a request without a prompt: one object, streamed or not."""
+        """Serves a request without a prompt: one object, streamed or not."""
         name = exchange.model.entry.name
         if exchange.keep_alive_seconds == 0:
             await self._context.residency.unload(name)
@@ -104,57 +101,54 @@ class GenerationHandlers:
         await self._context.residency.load(name, exchange.keep_alive_seconds)
         return json_reply(exchange.encoder.empty("load"))
 
-    async def _run(self, exchange: _Exchange, wire: generation_pb2.GenerateRequest) -> web.StreamResponse:
-        """Generates and answers, streamed or not."""
+    async def _run(self, exchange: _Exchange, generation: generation_pb2.GenerateRequest) -> web.StreamResponse:
         if exchange.body.debug_render_only:
-            return json_reply(await self._rendered(exchange, wire))
+            return json_reply(await self._rendered(exchange, generation))
         if exchange.keep_alive_seconds is not None:
             self._context.residency.keep(exchange.model.entry.name, exchange.keep_alive_seconds)
-        wire = await self._continued(exchange, wire)
-        events = self._context.generate(exchange.request, exchange.model, wire, verb=exchange.verb)
+        generation = await self._continued(exchange, generation)
+        events = self._context.generate(exchange.request, exchange.model, generation, verb=exchange.verb)
         if exchange.body.streams:
             lines = _lines(exchange.encoder, events)
             return await self._context.stream(exchange.request, lines, content_type=NDJSON, render_error=error_line)
         async with aclosing(events):
-            with _phrased():
+            with _format_errors():
                 return json_reply(await exchange.encoder.whole(events))
 
     async def _continued(
-        self, exchange: _Exchange, wire: generation_pb2.GenerateRequest
+        self, exchange: _Exchange, generation: generation_pb2.GenerateRequest
     ) -> generation_pb2.GenerateRequest:
-        """Puts the tokens of an earlier reply before a plain prompt; a chat carries them by itself."""
-        if not wire.context_token_ids or wire.WhichOneof("input") != "prompt" or wire.suffix:
-            return wire
-        question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=wire.prompt)
+        """Puts the tokens of an earlier reply before a plain prompt; a chat carries them in its own field."""
+        if not generation.context_token_ids or generation.WhichOneof("input") != "prompt" or generation.suffix:
+            return generation
+        question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=generation.prompt)
         answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request))
-        wire.token_ids.ids.extend([*wire.context_token_ids, *answer.token_ids])
-        del wire.context_token_ids[:]
-        return wire
+        generation.token_ids.ids.extend([*generation.context_token_ids, *answer.token_ids])
+        del generation.context_token_ids[:]
+        return generation
 
-    async def _rendered(self, exchange: _Exchange, wire: generation_pb2.GenerateRequest) -> DebugReply:
+    async def _rendered(self, exchange: _Exchange, generation: generation_pb2.GenerateRequest) -> DebugReply:
         """Renders the prompt without generating."""
         question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name)
-        if wire.HasField("chat"):
-            question.chat.CopyFrom(wire.chat)
+        if generation.HasField("chat"):
+            question.chat.CopyFrom(generation.chat)
         else:
-            question.prompt = wire.prompt
+            question.prompt = generation.prompt
         answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request))
-        images = sum(len(turn.images) for turn in wire.chat.messages)
+        images = sum(len(turn.images) for turn in generation.chat.messages)
         return DebugReply(exchange.model.requested, self._context.now(), DebugInfo(answer.text, images))
 
 
-async def _lines(
-    encoder: ReplyEncoder, events: AsyncGenerator[generation_pb2.GenerateResponse, None]
-) -> AsyncGenerator[bytes, None]:
+async def _lines(encoder: ReplyEncoder, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
-        with _phrased():
+        with _format_errors():
             async for line in encoder.lines(events):
                 yield line
 
 
 @contextmanager
-def _phrased() -> Iterator[None]:
-    """Words a schema that the engine refuses as a wrong `format`, the field that the client knows."""
+def _format_errors() -> Iterator[None]:
+    """Reports a schema that the engine refuses as a wrong `format`, the client's name of the field."""
     try:
         yield
     except InvalidRequest as error:
@@ -164,13 +158,12 @@ def _phrased() -> Iterator[None]:
 
 
 class ListingHandlers:
-    """Listings over one edge; none of them waits for a worker."""
+    """Handlers of version, tags, ps and show; none of them waits for a worker."""
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths."""
         return [
             web.get("/api/version", self.version),
             web.get("/api/status", self.status),
@@ -184,7 +177,7 @@ class ListingHandlers:
         return json_reply({"version": self._context.config.api_version})
 
     async def status(self, request: web.Request) -> web.Response:
-        """GET /api/status: newer command lines ask whether hosted models may be used."""
+        """GET /api/status: newer command lines check whether hosted models are allowed."""
         return json_reply({"cloud": {"disabled": True, "source": "env"}})
 
     async def tags(self, request: web.Request) -> web.Response:
@@ -196,7 +189,7 @@ class ListingHandlers:
         return json_reply({"models": listing.loaded(self._context.gateway.models(), self._context.now())})
 
     async def show(self, request: web.Request) -> web.Response:
-        """POST /api/show: all about one model."""
+        """POST /api/show: the details of one model."""
         body = await self._context.read(request, ShowBody)
         requested = body.model or body.name
         if not requested:

@@ -1,7 +1,7 @@
-"""From the catalog to Ollama's listings: tags, ps, show; pure.
+"""Translates catalog entries into Ollama's listings: tags, ps, and the details of show; pure.
 
-Clients crash on what is missing here more than anywhere else, so objects are always objects,
-strings are never null, and a model that no worker has described yet says "unknown".
+Clients crash on missing keys here, so objects are always objects, strings are never null, and the details of a model
+that no worker has described yet are "unknown".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _UNKNOWN = "unknown"
 
 _FOREVER = timedelta(days=292 * 365)
-"""Ollama's idea of forever; longer would leave the four-digit years."""
+"""What Ollama shows for forever; a longer time would leave the four-digit years."""
 
 _CAPABILITIES = {
     worker_pb2.CAPABILITY_COMPLETION: "completion",
@@ -34,7 +34,7 @@ _CAPABILITIES = {
 
 
 class Details(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a model is, in few words; only `parent_model` may be empty."""
+    """A model's summary; only `parent_model` may be empty."""
 
     parent_model: str
     format: str
@@ -70,29 +70,29 @@ class Loaded(msgspec.Struct, frozen=True):
     size_vram: int
     context_length: int
     replicas: int
-    """Workers that serve it; Ollama, which has one of each, does not tell."""
+    """Workers that serve it. Not in Ollama, which has one of each."""
 
 
 def tags(entries: Iterable[ModelEntry]) -> list[Tag]:
-    """Lists all models, newest first."""
+    """Returns all models, newest first."""
     newest_first = sorted(entries, key=lambda entry: entry.modified_at, reverse=True)
     return [_tag(entry) for entry in newest_first]
 
 
 def loaded(entries: Iterable[ModelEntry], now: datetime) -> list[Loaded]:
-    """Lists the models that can answer now, those that stay longest first."""
+    """Returns the models that can answer now, those that stay longest first."""
     ready = [_loaded(entry, now) for entry in entries if entry.replicas > 0]
     return sorted(ready, key=lambda each: each.expires_at, reverse=True)
 
 
 def capabilities(entry: ModelEntry) -> list[str]:
-    """Names what a model can do, in Ollama's words."""
+    """Returns a model's capabilities in Ollama's words."""
     known = _described(entry).capabilities
     return [word for value, word in _CAPABILITIES.items() if value in known]
 
 
 def details(entry: ModelEntry, *, lengths: bool = False) -> Details:
-    """Describes a model in few words; `lengths` adds those of context and embedding."""
+    """Returns a model's summary; `lengths` adds those of context and embedding."""
     described = _described(entry)
     info = described.model_info
     return Details(
@@ -108,16 +108,16 @@ def details(entry: ModelEntry, *, lengths: bool = False) -> Details:
 
 
 def architecture(entry: ModelEntry) -> str:
-    """The family's name: the same in `details` and in `model_info`, or clients lose the lengths."""
+    """Returns the family's name. Clients need the same one in `details` and `model_info` to find the lengths."""
     described = _described(entry)
     return described.model_info.architecture or ("simulated" if described.simulated else _UNKNOWN)
 
 
 def model_info(entry: ModelEntry, basename: str) -> dict[str, Any]:
-    """Makes show's `model_info`; the context length is the one that is served."""
+    """Returns show's `model_info`; the context length is the one that is served."""
     described = _described(entry)
     info, family = described.model_info, architecture(entry)
-    # Some clients take the first key that contains "context_length": there is only one.
+    # Some clients take the first key that contains "context_length": there must be only one.
     return {
         "general.architecture": family,
         "general.basename": basename,
@@ -134,7 +134,7 @@ def model_info(entry: ModelEntry, basename: str) -> dict[str, Any]:
 
 
 def human_number(count: int) -> str:
-    """Writes a count as Ollama does: "134.52M", "7.6B", "1B"."""
+    """Returns a count as Ollama shows it: "134.52M", "7.6B", "1B"."""
     for unit, suffix, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
         if count >= unit:
             return f"{count / unit:.{0 if count % unit == 0 else digits}f}{suffix}"

@@ -1,7 +1,4 @@
-"""The bodies of the calls that manage models, and what they ask of Management; pure.
-
-The handlers that manage models: pull, delete, copy, create; uploads are refused clearly.
-"""
+"""Model management: pull, delete, copy, create; uploads are refused. Translations and handlers."""
 
 from __future__ import annotations
 
@@ -31,20 +28,21 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.gateway import Progress
 
-
 _SHORT_DIGEST = 12
 _ALGORITHM = "sha256:"
 
+_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
+
 
 class NamedBody(msgspec.Struct, frozen=True):
-    """A body that names a model; `name` is the older key."""
+    """A body with a model's name; `name` is the older key."""
 
     model: str | None = None
     name: str | None = None
 
     @property
     def requested(self) -> str:
-        """The name, whichever key it came under."""
+        """The name, under either key."""
         return self.model or self.name or ""
 
 
@@ -63,7 +61,7 @@ class CopyBody(msgspec.Struct, frozen=True):
 
 
 class PresetTurn(msgspec.Struct, frozen=True):
-    """A turn that comes before every conversation."""
+    """A turn before every conversation."""
 
     role: str
     content: str = ""
@@ -94,7 +92,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 SUCCESS = Status("success")
-"""The line that every task ends with; the only one that clients rely on."""
+"""The last line of every task; the only one that clients rely on."""
 
 _UNSERVED = {
     "files": "files are not supported: give 'from' a model, and pull it first if need be",
@@ -104,7 +102,7 @@ _UNSERVED = {
 
 
 def check_name(text: str, message: str) -> str:
-    """Passes a well-formed name on. Raises InvalidRequest with the message that the call has for others."""
+    """Returns a well-formed name. Raises InvalidRequest with the message for any other."""
     try:
         parse_name(text)
     except InvalidRequest as error:
@@ -113,7 +111,7 @@ def check_name(text: str, message: str) -> str:
 
 
 def to_recipe(body: CreateBody) -> Recipe:
-    """Reads what an alias is made of. Raises InvalidRequest naming what is missing or not served."""
+    """Translates the body of create. Raises InvalidRequest naming what is missing or not supported."""
     for field, message in _UNSERVED.items():
         if getattr(body, field):
             raise InvalidRequest(message, field=field)
@@ -136,24 +134,20 @@ def _message(turn: PresetTurn) -> generation_pb2.Message:
 
 
 def to_status(progress: Progress) -> Status:
-    """Words a step as Ollama does: files by the first digits of their digest."""
+    """Returns a step in Ollama's words: files by the first digits of their digest."""
     if progress.digest:
         short = progress.digest.removeprefix(_ALGORITHM)[:_SHORT_DIGEST]
         return Status(f"pulling {short}", progress.digest, progress.total, progress.completed)
     return Status(progress.status, "", progress.total, progress.completed)
 
 
-_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
-
-
 class ManagementHandlers:
-    """Model management over one edge."""
+    """Handlers of model management."""
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths."""
         return [
             web.post("/api/pull", self.pull),
             web.delete("/api/delete", self.delete),
@@ -198,16 +192,16 @@ class ManagementHandlers:
         return await self._report(request, self._created(name, to_recipe(body)), streams=body.stream is not False)
 
     async def push(self, request: web.Request) -> web.Response:
-        """POST /api/push: not served."""
+        """POST /api/push: not supported."""
         raise HttpError(501, "pushing models is not supported")
 
     async def find_blob(self, request: web.Request) -> web.Response:
-        """HEAD /api/blobs/{digest}: there are none."""
+        """HEAD /api/blobs/{digest}: never found."""
         _check_digest(request)
         raise HttpError(404, "blobs are not supported")
 
     async def upload_blob(self, request: web.Request) -> web.Response:
-        """POST /api/blobs/{digest}: not served."""
+        """POST /api/blobs/{digest}: not supported."""
         _check_digest(request)
         raise HttpError(501, "uploading model files is not supported: pull the model instead")
 
@@ -218,14 +212,14 @@ class ManagementHandlers:
                 async for step in steps:
                     yield to_status(step)
         except (ModelNotFound, ModelUnknown) as error:
-            # What is served needs no source, such as the model of a worker that somebody else started.
+            # A served model needs no source: a worker started by hand may host it.
             if self._context.gateway.find(name) is None:
-                # Clients look for these words.
+                # Clients match these words.
                 raise HttpError(500, f"pull model manifest: file does not exist: {error}") from error
         yield SUCCESS
 
     async def _created(self, name: str, recipe: Recipe) -> AsyncGenerator[Status, None]:
-        # All of it is done before the first line, so that a refusal has a status of its own.
+        # All of it is done before the first line, so that a refusal has an HTTP status.
         await self._context.management.create(name, recipe)
         yield Status("reading model metadata")
         yield Status("writing manifest")
@@ -234,7 +228,7 @@ class ManagementHandlers:
     async def _report(
         self, request: web.Request, steps: AsyncGenerator[Status, None], *, streams: bool
     ) -> web.StreamResponse:
-        """Tells progress line by line, or only how it ended."""
+        """Streams progress line by line, or replies with the last line alone."""
         if streams:
             return await self._context.stream(request, _lines(steps), content_type=NDJSON, render_error=error_line)
         async with aclosing(steps):

@@ -1,10 +1,7 @@
-"""`options`: sampling and context values by Ollama's names, to the wire's Sampling.
+"""`options`, translated into Sampling, and `keep_alive`.
 
-What the request leaves out comes from the model's presets, then from its generation_config, then
-from Ollama's defaults; vLLM's own defaults never apply. Values that Ollama takes and vLLM would
-refuse are served as the nearest that it takes.
-
-`keep_alive`: how long a model stays loaded after its last request, as Ollama writes it.
+An option comes from the request, else from the model's presets, else from its generation_config, else from Ollama's
+defaults; vLLM's own defaults never apply. Values that Ollama accepts and vLLM refuses become the nearest accepted one.
 """
 
 from __future__ import annotations
@@ -25,17 +22,22 @@ if TYPE_CHECKING:
 
     from vllama_balancer.gateway import ModelEntry
 
-
 _log = logging.getLogger(__name__)
 
 _MIN_CONTEXT_TOKENS = 4
 
+FOREVER = math.inf
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All options that are known, with Ollama's defaults; those after `num_ctx` have no effect.
+    """The supported options, with Ollama's defaults; those after `num_ctx` have no effect.
 
-    `ignore_eos` is not Ollama's: who measures wants answers of the length that was asked for.
+    `ignore_eos` is not Ollama's: benchmarks need answers of a given length.
     """
 
     temperature: float = 0.8
@@ -65,7 +67,7 @@ _KINDS = {each.name: str(each.type) for each in fields(Options)}
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks the types of known options and drops unknown names and nulls.
+    """Checks the types of supported options; drops unknown names and nulls.
 
     Integers may come as floats and lose their fraction. Raises InvalidRequest naming the option.
     """
@@ -81,17 +83,17 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_options(entry: ModelEntry) -> dict[str, Any]:
-    """Reads what a model brings along: its generation_config, under the alias's own parameters."""
+    """Returns a model's own options: its presets over its generation_config."""
     return {**_generation_config(entry), **check_options(option_values(entry.presets.options))}
 
 
 def resolve_options(given: Mapping[str, Any], entry: ModelEntry) -> Options:
-    """Merges Ollama's defaults, the model's own values and the request's options."""
+    """Returns the request's options over the model's own, over Ollama's defaults."""
     return Options(**{**model_options(entry), **check_options(given)})
 
 
 def to_sampling(options: Options) -> generation_pb2.Sampling:
-    """Translates to the wire, every field set, within vLLM's limits."""
+    """Returns Sampling with every field set, within vLLM's limits."""
     sampling = generation_pb2.Sampling(
         temperature=_clamp(options.temperature, 0.0, 2.0),
         top_p=_clamp(options.top_p, 0.0, 1.0),
@@ -103,7 +105,7 @@ def to_sampling(options: Options) -> generation_pb2.Sampling:
         stop=options.stop,
     )
     if options.top_p <= 0:
-        # Nothing is in a nucleus without mass but the best token: that is greedy.
+        # A nucleus without mass holds the best token only: that is greedy.
         sampling.temperature, sampling.top_p = 0.0, 1.0
     if options.seed >= 0:
         sampling.seed = min(options.seed, INT64_MAX)
@@ -115,7 +117,7 @@ def to_sampling(options: Options) -> generation_pb2.Sampling:
 
 
 def context_tokens(options: Options, entry: ModelEntry) -> int:
-    """Bounds prompt and output together; 0 when only the served context length does."""
+    """Returns the most tokens of prompt and output together; 0: the served context length."""
     if options.num_ctx <= 0:
         return 0
     served = entry.description.context_length if entry.description is not None else 0
@@ -124,7 +126,7 @@ def context_tokens(options: Options, entry: ModelEntry) -> int:
 
 
 def _generation_config(entry: ModelEntry) -> dict[str, Any]:
-    """Reads the model's own sampling values, by Ollama's names."""
+    """Returns the sampling values of generation_config, by Ollama's names."""
     if entry.description is None:
         return {}
     sampling = entry.description.model_info.default_sampling
@@ -142,7 +144,7 @@ def _generation_config(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _repetition_penalty(options: Options) -> float:
-    # vLLM has no window; one of no tokens is the only one that it can serve exactly.
+    # vLLM has no window; it can serve exactly only the one of no tokens.
     return 1.0 if options.repeat_penalty <= 0 or options.repeat_last_n == 0 else options.repeat_penalty
 
 
@@ -185,19 +187,10 @@ def _wrong(name: str, kind: str) -> InvalidRequest:
     return InvalidRequest(f'option "{name}" must be {kind}', field=f"options.{name}")
 
 
-FOREVER = math.inf
-
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-_DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-
-
 def parse_keep_alive(value: object) -> float | None:
-    """Reads seconds out of a number, or of a Go duration such as "1h30m".
+    """Returns the seconds of a number, or of a Go duration such as "1h30m"; None: not given.
 
-    None means not given; negative values are forever. A string with a bare integer counts as
-    seconds. Raises InvalidRequest for anything else.
+    A negative value is forever. A string with a bare integer is seconds. Raises InvalidRequest for anything else.
     """
     if value is None:
         return None

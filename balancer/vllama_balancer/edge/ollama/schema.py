@@ -1,9 +1,8 @@
-"""The bodies that Ollama's clients send.
+"""The JSON of Ollama's requests and replies.
 
-Every field may be null, which means absent; unknown keys are ignored. JSON that only passes
-through (schemas, arguments) stays raw, so that its numbers and the order of its keys survive.
-
-What Ollama's clients are sent. Keys without a value are left out, never null.
+In requests every field may be null, which means absent; unknown keys are ignored. JSON that only passes through
+(schemas, arguments) stays raw, which keeps its numbers and the order of its keys. In replies, keys without a value are
+left out, never null.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from vllama_balancer.edge.body import encode_json
 
 if TYPE_CHECKING:
     from datetime import datetime
-
 
 ABSENT = msgspec.Raw(b"")
 
@@ -47,12 +45,12 @@ class Message(msgspec.Struct, frozen=True):
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
     name: str | None = None
-    """What old clients call `tool_name`."""
+    """`tool_name` of old clients."""
     tool_call_id: str | None = None
 
 
 class Function(msgspec.Struct, frozen=True):
-    """A function that may be called."""
+    """Definition of a function."""
 
     name: str | None = None
     description: str | None = None
@@ -66,7 +64,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class GenerationBody(msgspec.Struct, frozen=True):
-    """What generate and chat have in common."""
+    """Fields of generate and chat."""
 
     model: str | None = None
     stream: bool | None = None
@@ -133,7 +131,7 @@ class Logprob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplyFunction(msgspec.Struct, frozen=True):
-    """A function that the model calls; `arguments` is an object, keys in the model's order."""
+    """The function of a call; `arguments` is an object, keys in the model's order."""
 
     index: int
     name: str
@@ -156,9 +154,9 @@ class AssistantMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag_fiel
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A reply or a chunk: `response` is what generate says, `message` what chat says.
+    """A reply or a chunk: generate has `response`, chat has `message`.
 
-    The fields after `logprobs` are only on the last one.
+    The last one alone has the fields after `logprobs`.
     """
 
     model: str
@@ -182,7 +180,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What `_debug_render_only` asks for."""
+    """Result of `_debug_render_only`."""
 
     rendered_template: str
     image_count: int = 0
@@ -197,5 +195,5 @@ class DebugReply(msgspec.Struct, frozen=True):
 
 
 def json_reply(value: object) -> web.Response:
-    """Answers with one JSON object."""
+    """Returns a reply of one JSON object, with a charset as Ollama's."""
     return web.Response(body=encode_json(value), content_type="application/json", charset="utf-8")

@@ -1,4 +1,4 @@
-"""The reply of /api/show: everything that is known of one model; pure."""
+"""The reply of /api/show; pure."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from vllama_balancer.gateway import ModelEntry
 
 _COPILOT = "GitHubCopilotChat/"
-"""The client that shows `general.basename` to people."""
+"""User agent of the client that displays `general.basename`."""
 
 _PARAMETER_WIDTH = 30
 
 _PLAIN_TEMPLATE = "{{ prompt }}"
-"""Stands for the template of a model that has none; clients want some text there."""
+"""Template shown for a model that has none; clients need some text there."""
 
 _INSERT_MARK = "{#- fills in the middle: .Prompt, .Suffix -#}"
-"""Clients look for ".Suffix" in the template before they ask a model to fill a gap."""
+"""Clients look for ".Suffix" in the template before they send a suffix."""
 
 
 class PresetMessage(msgspec.Struct, frozen=True):
-    """A turn that comes before every conversation."""
+    """A turn before every conversation."""
 
     role: str
     content: str
@@ -55,7 +55,7 @@ class ShowReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def to_show_reply(body: ShowBody, model: RequestedModel, user_agent: str) -> ShowReply:
-    """Tells all about a model. Raises InvalidRequest for an option of a wrong type."""
+    """Returns the details of a model. Raises InvalidRequest for an option of a wrong type."""
     entry = model.entry
     parameters = model_options(entry)
     system = entry.presets.system if body.system is None else body.system
@@ -85,7 +85,7 @@ def _template(model: RequestedModel) -> str:
 
 
 def _parameter_lines(parameters: Mapping[str, Any]) -> Iterator[str]:
-    """One line per value, a line per stop text, strings quoted."""
+    """Yields a line per value, a line per stop text, strings quoted."""
     for name, value in parameters.items():
         for each in value if isinstance(value, list | tuple) else (value,):
             yield f"{name:<{_PARAMETER_WIDTH}} {_quoted(each)}"

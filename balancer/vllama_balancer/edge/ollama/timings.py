@@ -1,4 +1,4 @@
-"""Counts and times one generation: the six metrics and the context of an Ollama reply."""
+"""Token counts and durations of one generation: the six metrics and the context of an Ollama reply."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Metrics(TypedDict):
 
 
 class GenerationTimings:
-    """Watches the events of one generation.
+    """Collects the times and tokens of one generation.
 
-    The workers' own timings count; what they leave out is filled by the times at which events
-    came. Every number is at least 1, because Go drops zeros and clients miss the key then.
+    The worker's own timings come first; missing ones are taken from the arrival times of events. Every number but
+    `eval_count` is at least 1: Go drops zeros, and clients miss the key then.
     """
 
     def __init__(self, elapsed_ns: Callable[[], int], *, keep_tokens: bool = False) -> None:
@@ -36,27 +36,22 @@ class GenerationTimings:
         self._keep_tokens = keep_tokens
         self._started_ns = 0
         self._first_output_ns = 0
-        self._token_ids: list[int] = []
+        self.token_ids: list[int] = []
+        """Tokens of the prompt and of the answer so far, with `keep_tokens`."""
 
-    def started(self, started: generation_pb2.Started) -> None:
-        """Notes that a worker has taken the request."""
+    def record_started(self, started: generation_pb2.Started) -> None:
         self._started_ns = self._elapsed_ns()
         if self._keep_tokens:
-            self._token_ids.extend(started.prompt_token_ids)
+            self.token_ids.extend(started.prompt_token_ids)
 
-    def output(self, delta: generation_pb2.Delta) -> None:
-        """Notes output."""
+    def record_output(self, delta: generation_pb2.Delta) -> None:
         if not self._first_output_ns:
             self._first_output_ns = self._elapsed_ns()
         if self._keep_tokens:
-            self._token_ids.extend(delta.token_ids)
-
-    def context(self) -> list[int]:
-        """Tokens of the prompt and of the answer so far."""
-        return self._token_ids
+            self.token_ids.extend(delta.token_ids)
 
     def metrics(self, finished: generation_pb2.Finished) -> Metrics:
-        """Makes the six metrics; the spans never exceed the total."""
+        """Returns the six metrics; the spans never exceed the total."""
         now_ns = self._elapsed_ns()
         first_output_ns = self._first_output_ns or now_ns
         timings = finished.timings
@@ -69,7 +64,7 @@ class GenerationTimings:
             "load_duration": load_ns,
             "prompt_eval_count": max(1, usage.prompt_tokens),
             "prompt_eval_duration": prompt_ns,
-            # No token at all is only true of num_predict 0, whose clients asked for none.
+            # 0 only with num_predict 0, whose clients expect none.
             "eval_count": usage.completion_tokens,
             "eval_duration": decode_ns,
         }

@@ -1,12 +1,7 @@
-"""The messages of /v1/chat/completions: decoded shape, and their translation to turns.
+"""The messages of /v1/chat/completions, translated into turns; and images as data URIs.
 
-Parts of one message become one message, texts joined by line feeds: templates that insist on
-alternating roles would refuse one turn per part.
-
-Pictures in messages: data URIs are decoded, addresses refused.
-
-Fetching an address would let any client make the server call any host, so the bytes must come
-with the request.
+The parts of a message become one message, texts joined by line feeds: templates that require alternating roles would
+refuse one turn per part. Image URLs are refused: fetching them would let any client make the server call any host.
 """
 
 from __future__ import annotations
@@ -23,9 +18,17 @@ from vllama_protos.v1 import generation_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_PREFIXES = (
+    "data:image/jpeg;base64,",
+    "data:image/jpg;base64,",
+    "data:image/png;base64,",
+    "data:image/webp;base64,",
+    "data:;base64,",
+)
+
 
 class ImageUrl(msgspec.Struct, frozen=True):
-    """Where a picture is."""
+    """Location of an image."""
 
     url: str | None = None
 
@@ -54,7 +57,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One turn; `content` is decoded loosely to answer a wrong type in Ollama's words."""
+    """One turn; `content` is decoded loosely, so that a wrong type gets Ollama's message."""
 
     role: str | None = None
     content: str | list[ContentPart] | dict[str, Any] | bool | float | None = None
@@ -71,7 +74,7 @@ def to_messages(messages: Sequence[Message]) -> list[generation_pb2.Message]:
     translated = []
     for index, message in enumerate(messages):
         translated.append(_to_message(message, called, f"messages[{index}]"))
-        # A result names its call only by id; templates want the function's name. The last call wins.
+        # A result names its call by id only; templates need the function's name. The last call wins.
         called.update((call.id, call.name) for call in translated[-1].tool_calls)
     return translated
 
@@ -148,17 +151,8 @@ def _url_of(part: ContentPart, field: str) -> str:
     return url
 
 
-_PREFIXES = (
-    "data:image/jpeg;base64,",
-    "data:image/jpg;base64,",
-    "data:image/png;base64,",
-    "data:image/webp;base64,",
-    "data:;base64,",
-)
-
-
 def decode_data_uri(url: str, field: str) -> generation_pb2.Image:
-    """Decodes a data URI of a JPEG, PNG or WebP picture.
+    """Decodes a data URI of a JPEG, PNG or WebP image.
 
     Raises InvalidRequest, naming `field`, for an http(s) address, another media type or broken base64.
     """

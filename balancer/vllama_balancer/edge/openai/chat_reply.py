@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
-    from vllama_balancer.edge.wire.accumulator import Accumulator
+    from vllama_balancer.edge.wire.accumulator import Accumulator, Event
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chunk adds; empty in the chunk that says why the choice ended."""
+    """What a chunk adds; empty in the chunk with the finish reason."""
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -54,7 +54,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """News of one choice."""
+    """Additions to one choice."""
 
     index: int
     delta: Delta
@@ -96,7 +96,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_completion(identity: ReplyIdentity, choices: Sequence[Accumulator], *, logprobs: bool) -> ChatCompletion:
-    """Builds a whole reply. `logprobs` says whether they were asked for."""
+    """Returns a whole reply. `logprobs`: whether they were requested."""
     return ChatCompletion(
         id=identity.id,
         created=identity.created,
@@ -107,7 +107,7 @@ def to_completion(identity: ReplyIdentity, choices: Sequence[Accumulator], *, lo
 
 
 class ChunkStream:
-    """Turns events into chunks; holds only what was said about each choice before."""
+    """Turns events into chunks; keeps a small state per choice."""
 
     def __init__(self, identity: ReplyIdentity, choices: int, *, logprobs: bool, include_usage: bool) -> None:
         self._identity = identity
@@ -115,17 +115,17 @@ class ChunkStream:
         self._logprobs = logprobs
         self._include_usage = include_usage
 
-    def chunks(self, choice: int, event: generation_pb2.GenerateResponse) -> list[Chunk]:
+    def chunks(self, choice: int, event: Event) -> list[Chunk]:
         """Translates one event of one choice. Raises WorkerLost for an aborted generation."""
-        match event.WhichOneof("event"):
-            case "delta":
-                return self._delta(choice, event.delta)
-            case "finished":
-                return self._finish(choice, check_completed(event.finished))
+        match event:
+            case generation_pb2.Delta():
+                return self._delta(choice, event)
+            case generation_pb2.Finished():
+                return self._finish(choice, check_completed(event))
         return []
 
     def closing(self) -> list[Chunk]:
-        """Tells the counts, after all choices have ended, when they were asked for."""
+        """Returns the chunk of token counts that ends the stream, if requested."""
         if not self._include_usage:
             return []
         return [self._chunk([], usage=to_usage(state.usage for state in self._states))]
@@ -134,7 +134,7 @@ class ChunkStream:
         if not (delta.text or delta.thinking or delta.tool_calls or delta.logprobs):
             return []
         state = self._states[choice]
-        news = Delta(
+        addition = Delta(
             role=UNSET if state.role_sent else "assistant",
             content=delta.text,
             reasoning=delta.thinking or UNSET,
@@ -142,7 +142,7 @@ class ChunkStream:
         )
         state.role_sent = True
         logprobs = Logprobs(content=to_logprobs(delta.logprobs)) if self._logprobs else UNSET
-        return [self._chunk([ChunkChoice(index=choice, delta=news, finish_reason=None, logprobs=logprobs)])]
+        return [self._chunk([ChunkChoice(index=choice, delta=addition, finish_reason=None, logprobs=logprobs)])]
 
     def _tool_calls(self, choice: int, delta: generation_pb2.Delta) -> list[ToolCall]:
         state = self._states[choice]
@@ -174,22 +174,22 @@ class _ChoiceState:
 
 
 def finish_reason(reason: generation_pb2.FinishReason, *, called: bool) -> str:
-    """Words a reason; `tool_calls` replaces only `stop`, so a cut answer never looks complete."""
+    """Returns the reason; `tool_calls` replaces `stop` only, so a truncated answer never looks complete."""
     if reason == generation_pb2.FINISH_REASON_LENGTH:
         return "length"
     return "tool_calls" if called or reason == generation_pb2.FINISH_REASON_TOOL_CALLS else "stop"
 
 
-def _to_choice(identity: ReplyIdentity, index: int, collected: Accumulator, logprobs: bool) -> Choice:
-    calls = _to_tool_calls(identity, index, collected.tool_calls, first_index=0)
+def _to_choice(identity: ReplyIdentity, index: int, accumulator: Accumulator, logprobs: bool) -> Choice:
+    calls = _to_tool_calls(identity, index, accumulator.tool_calls, first_index=0)
     message = Message(
-        content=collected.text, reasoning=collected.thinking or UNSET, tool_calls=calls if calls else UNSET
+        content=accumulator.text, reasoning=accumulator.thinking or UNSET, tool_calls=calls if calls else UNSET
     )
     return Choice(
         index=index,
         message=message,
-        finish_reason=finish_reason(collected.finished.reason, called=bool(calls)),
-        logprobs=Logprobs(content=to_logprobs(collected.logprobs)) if logprobs else UNSET,
+        finish_reason=finish_reason(accumulator.finished.reason, called=bool(calls)),
+        logprobs=Logprobs(content=to_logprobs(accumulator.logprobs)) if logprobs else UNSET,
     )
 
 

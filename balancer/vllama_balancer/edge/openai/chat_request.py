@@ -1,4 +1,4 @@
-"""Requests of /v1/chat/completions: decoded shape, and their translation to a generation."""
+"""The body of /v1/chat/completions, translated into a generation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """Something that the model may call."""
+    """A tool that the model may call."""
 
     type: str | None = None
     function: Function | None = None
@@ -62,13 +62,13 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream carries beside the text."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """How hard to think."""
+    """Reasoning effort."""
 
     effort: str | None = None
 
@@ -96,15 +96,12 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk of counts."""
+        """Whether a stream ends with a chunk of token counts."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
 
 def to_generation(request: ChatRequest) -> generation_pb2.GenerateRequest:
-    """Translates a request, model and identity aside.
-
-    Raises InvalidRequest that names the field which is wrong.
-    """
+    """Translates a request, except for model and id. Raises InvalidRequest that names the wrong field."""
     if not request.messages:
         raise InvalidRequest("[] is too short - 'messages'", field="messages")
     _check_top_logprobs(request.top_logprobs)
@@ -140,7 +137,7 @@ def _to_chat(request: ChatRequest, messages: Sequence[Message]) -> generation_pb
 
 
 def _set_switches(chat: generation_pb2.Chat, switches: dict[str, Any]) -> None:
-    # The wire's Struct takes three levels of messages for each of JSON, and parsers stop at 100.
+    # A protobuf Struct has three levels of messages for each level of JSON, and parsers stop at 100.
     check_levels(switches, 16, "chat_template_kwargs")
     try:
         chat.template_switches.update(switches)

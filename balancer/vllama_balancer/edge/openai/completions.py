@@ -1,9 +1,7 @@
-"""Requests of /v1/completions: decoded shape, and their translation to a generation.
+"""The body of /v1/completions, translated into a generation; and its replies: one object, or chunks.
 
-The prompt is one turn of a chat, because Ollama applies the chat template here; only with a
-`suffix` the model sees the bare texts around the gap.
-
-Replies of /v1/completions: one object, or chunks, from the events of one or more generations.
+The prompt is one turn of a chat, because Ollama applies the chat template here. Only with a `suffix` the model gets
+the bare texts around the gap.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
-    from vllama_balancer.edge.wire.accumulator import Accumulator
-
+    from vllama_balancer.edge.wire.accumulator import Accumulator, Event
 
 MOST_LOGPROBS = 20
 
@@ -48,12 +45,12 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk of counts."""
+        """Whether a stream ends with a chunk of token counts."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
 
 def to_generation(request: CompletionRequest) -> generation_pb2.GenerateRequest:
-    """Translates a request, model and identity aside. Raises InvalidRequest that names the wrong field."""
+    """Translates a request, except for model and id. Raises InvalidRequest that names the wrong field."""
     _check_logprobs(request)
     generation = generation_pb2.GenerateRequest(
         sampling=to_sampling(request, request.max_tokens),
@@ -71,7 +68,7 @@ def to_generation(request: CompletionRequest) -> generation_pb2.GenerateRequest:
 
 
 def prompt_of(request: CompletionRequest) -> str:
-    """Takes the one prompt of a request. Raises InvalidRequest when there is none or more than one text."""
+    """Returns the only prompt. Raises InvalidRequest when there is none, or more than one text."""
     match request.prompt:
         case str() as prompt:
             return prompt
@@ -94,7 +91,7 @@ def _check_logprobs(request: CompletionRequest) -> None:
 
 
 class Logprobs(msgspec.Struct, frozen=True, kw_only=True):
-    """Parallel lists, one place for each token; an echoed prompt is one place without numbers."""
+    """Parallel lists, one position for each token; an echoed prompt is one position without numbers."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -124,7 +121,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_completion(identity: ReplyIdentity, choices: Sequence[Accumulator], *, echo: str, logprobs: bool) -> Completion:
-    """Builds a whole reply; `echo` is put before each text."""
+    """Returns a whole reply; `echo` is put before each text."""
     return Completion(
         id=identity.id,
         created=identity.created,
@@ -134,45 +131,45 @@ def to_completion(identity: ReplyIdentity, choices: Sequence[Accumulator], *, ec
     )
 
 
-def _to_choice(index: int, collected: Accumulator, echo: str, logprobs: bool) -> Choice:
-    places = _Places(echo)
+def _to_choice(index: int, accumulator: Accumulator, echo: str, logprobs: bool) -> Choice:
+    offsets = _Offsets(echo)
     return Choice(
-        text=echo + collected.text,
+        text=echo + accumulator.text,
         index=index,
-        finish_reason=finish_reason(collected.finished.reason, called=False),
-        logprobs=places.take(collected.logprobs) if logprobs else UNSET,
+        finish_reason=finish_reason(accumulator.finished.reason, called=False),
+        logprobs=offsets.take(accumulator.logprobs) if logprobs else UNSET,
     )
 
 
 class CompletionStream:
-    """Turns events into chunks; holds only what was said about each choice before."""
+    """Turns events into chunks; keeps a small state per choice."""
 
     def __init__(
         self, identity: ReplyIdentity, choices: int, *, echo: str, logprobs: bool, include_usage: bool
     ) -> None:
         self._identity = identity
-        self._states = [_ChoiceState(echo, _Places(echo)) for _ in range(choices)]
+        self._states = [_ChoiceState(echo, _Offsets(echo)) for _ in range(choices)]
         self._logprobs = logprobs
         self._include_usage = include_usage
 
-    def chunks(self, choice: int, event: generation_pb2.GenerateResponse) -> list[Completion]:
+    def chunks(self, choice: int, event: Event) -> list[Completion]:
         """Translates one event of one choice. Raises WorkerLost for an aborted generation."""
-        match event.WhichOneof("event"):
-            case "delta" if event.delta.text or event.delta.logprobs:
-                return [self._delta(choice, event.delta)]
-            case "finished":
-                return [self._finish(choice, check_completed(event.finished))]
+        match event:
+            case generation_pb2.Delta() if event.text or event.logprobs:
+                return [self._delta(choice, event)]
+            case generation_pb2.Finished():
+                return [self._finish(choice, check_completed(event))]
         return []
 
     def closing(self) -> list[Completion]:
-        """Tells the counts, after all choices have ended, when they were asked for."""
+        """Returns the chunk of token counts that ends the stream, if requested."""
         if not self._include_usage:
             return []
         return [self._chunk([], to_usage(state.usage for state in self._states))]
 
     def _delta(self, choice: int, delta: generation_pb2.Delta) -> Completion:
         state = self._states[choice]
-        logprobs = state.places.take(delta.logprobs) if self._logprobs else UNSET
+        logprobs = state.offsets.take(delta.logprobs) if self._logprobs else UNSET
         text = state.take_echo() + delta.text
         return self._chunk([Choice(text=text, index=choice, finish_reason=None, logprobs=logprobs)])
 
@@ -189,7 +186,7 @@ class CompletionStream:
             created=identity.created,
             model=identity.model,
             choices=choices,
-            # As in Ollama, every chunk has a count when counts were asked for, and all but the last are 0.
+            # As in Ollama, every chunk has counts if they were requested; all but the last are 0.
             usage=usage if self._include_usage else UNSET,
         )
 
@@ -197,38 +194,38 @@ class CompletionStream:
 @dataclass(slots=True)
 class _ChoiceState:
     echo: str
-    places: _Places
+    offsets: _Offsets
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
 
     def take_echo(self) -> str:
-        """The echoed prompt, once."""
+        """Returns the echoed prompt at the first call, nothing later."""
         echo, self.echo = self.echo, ""
         return echo
 
 
-class _Places:
-    """Counts where each token begins within the text."""
+class _Offsets:
+    """Counts the offset of each token within the text."""
 
     def __init__(self, echo: str) -> None:
         self._echo = echo
         self._offset = 0
 
     def take(self, entries: Iterable[generation_pb2.TokenLogprobs]) -> Logprobs:
-        """Gives the next tokens their places."""
-        places = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+        """Returns the log probabilities of the next tokens, with their offsets."""
+        logprobs = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
         if self._echo:
-            self._append(places, self._echo, None, None)
+            self._append(logprobs, self._echo, None, None)
             self._echo = ""
         for entry in entries:
             top = {rival.text: rival.logprob for rival in entry.top}
-            # The chosen token is always listed, even when it was not among the best.
+            # The chosen token is always listed, even if it was not among the best.
             top.setdefault(entry.token.text, entry.token.logprob)
-            self._append(places, entry.token.text, entry.token.logprob, top)
-        return places
+            self._append(logprobs, entry.token.text, entry.token.logprob, top)
+        return logprobs
 
-    def _append(self, places: Logprobs, token: str, logprob: float | None, top: dict[str, float] | None) -> None:
-        places.tokens.append(token)
-        places.token_logprobs.append(logprob)
-        places.top_logprobs.append(top)
-        places.text_offset.append(self._offset)
+    def _append(self, logprobs: Logprobs, token: str, logprob: float | None, top: dict[str, float] | None) -> None:
+        logprobs.tokens.append(token)
+        logprobs.token_logprobs.append(logprob)
+        logprobs.top_logprobs.append(top)
+        logprobs.text_offset.append(self._offset)
         self._offset += len(token)

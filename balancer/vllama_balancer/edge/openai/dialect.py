@@ -1,4 +1,4 @@
-"""The OpenAI dialect: its routes and the shape of its errors."""
+"""The routes of the OpenAI dialect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _routes(context: HandlerContext) -> list[web.RouteDef]:
         web.post("/v1/responses", handlers.respond),
         web.post("/v1/embeddings", handlers.embed),
         web.get("/v1/models", handlers.models),
-        # Names with slashes come encoded or as they are.
+        # Slashes in names may be percent-encoded or not.
         web.get("/v1/models/{model:.+}", handlers.model),
     ]
 

@@ -1,4 +1,4 @@
-"""/v1/embeddings: texts in, vectors out as numbers or as base64 of little-endian float32."""
+"""/v1/embeddings: texts in; vectors out, as numbers or as base64 of little-endian float32."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def as_base64(self) -> bool:
-        """Whether vectors are wanted as base64."""
+        """Whether the reply has vectors as base64."""
         return (self.encoding_format or "").lower() == "base64"
 
 
@@ -55,7 +55,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_embed_request(request: EmbeddingsRequest) -> embedding_pb2.EmbedRequest:
-    """Translates a request, model and identity aside. Raises InvalidRequest that names the wrong field."""
+    """Translates a request, except for model and id. Raises InvalidRequest that names the wrong field."""
     encoding = request.encoding_format
     if encoding and encoding.lower() not in ("float", "base64"):
         message = f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
@@ -67,7 +67,6 @@ def to_embed_request(request: EmbeddingsRequest) -> embedding_pb2.EmbedRequest:
 
 
 def to_embedding_list(model: str, vectors: Sequence[embedding_pb2.Vector], *, as_base64: bool) -> EmbeddingList:
-    """Builds the reply."""
     tokens = sum(vector.prompt_tokens for vector in vectors)
     encode = _to_base64 if as_base64 else _to_list
     return EmbeddingList(

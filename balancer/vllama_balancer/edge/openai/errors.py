@@ -1,4 +1,4 @@
-"""The shape of errors under /v1."""
+"""The shape of OpenAI's errors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
 
 def error_body(status: int, message: str, request_id: str) -> dict[str, Any]:
-    """The body of an error. The request's id travels in its header alone, as OpenAI's does."""
+    """Returns the body of an error. The request's id is in its header alone, as in OpenAI's API."""
     return {"error": {"message": message, "type": error_type(status), "param": None, "code": None}}
 
 
 def error_type(status: int) -> str:
-    """Names the kind of error that an HTTP status stands for."""
+    """Returns OpenAI's type of error for an HTTP status."""
     return _TYPES.get(status, "api_error")
 
 
 def error_event(error: BalancerError) -> bytes:
-    """The last event of a stream that failed; no [DONE] follows it."""
+    """Returns the last event of a failed stream; no [DONE] follows it."""
     return encode_sse(error_body(http_errors.http_status(error), http_errors.message(error), ""))

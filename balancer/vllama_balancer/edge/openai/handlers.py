@@ -1,9 +1,4 @@
-"""Handlers of /v1: decode, translate, generate, encode.
-
-Several answers to one request: `n` generations that differ in nothing but their seed.
-
-/v1/models: the catalog in OpenAI's words; Anthropic's client reads the same shape.
-"""
+"""The handlers of /v1: decode, translate, generate, encode; several choices; model listings."""
 
 from __future__ import annotations
 
@@ -12,9 +7,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import web
 
-from vllama_balancer.edge.body import encode_json, encode_sse
+from vllama_balancer.edge.body import encode_sse, json_response
 from vllama_balancer.edge.openai import chat_reply, chat_request, completions, responses_request
 from vllama_balancer.edge.openai.chat_request import ChatRequest
 from vllama_balancer.edge.openai.completions import CompletionRequest
@@ -34,25 +28,26 @@ from vllama_balancer.names import parse_name
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
-    from vllama_balancer.gateway import ModelEntry
-
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from aiohttp import web
 
     from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.edge.model_lookup import RequestedModel
+    from vllama_balancer.edge.wire.accumulator import Event
+    from vllama_balancer.gateway import ModelEntry
 
-    Events = AsyncGenerator[generation_pb2.GenerateResponse, None]
+    Events = AsyncGenerator[Event, None]
     Chunks = chat_reply.ChunkStream | completions.CompletionStream
 
 _DONE = b"data: [DONE]\n\n"
 
+MOST_CHOICES = 128
+"""OpenAI's limit."""
+
 
 class Handlers:
-    """The endpoints that speak OpenAI's JSON, bound to an edge."""
+    """Handlers of /v1."""
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
@@ -72,7 +67,7 @@ class Handlers:
         if body.stream:
             chunks = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=body.include_usage)
             return await self._stream(request, streams, chunks)
-        return reply(chat_reply.to_completion(identity, await _collect(streams), logprobs=logprobs))
+        return json_response(chat_reply.to_completion(identity, await _collect(streams), logprobs=logprobs))
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
@@ -92,8 +87,8 @@ class Handlers:
                 identity, len(choices), echo=echo, logprobs=logprobs, include_usage=body.include_usage
             )
             return await self._stream(request, streams, chunks)
-        collected = await _collect(streams)
-        return reply(completions.to_completion(identity, collected, echo=echo, logprobs=logprobs))
+        choices_done = await _collect(streams)
+        return json_response(completions.to_completion(identity, choices_done, echo=echo, logprobs=logprobs))
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/responses."""
@@ -110,28 +105,28 @@ class Handlers:
             return await self._context.stream(
                 request, _encode_response(stream, response), content_type=SSE, render_error=response.failure
             )
-        return reply(await _complete_response(stream, response))
+        return json_response(await _complete_response(stream, response))
 
     async def embed(self, request: web.Request) -> web.Response:
         """POST /v1/embeddings."""
         body = await self._context.read(request, EmbeddingsRequest)
         self._context.expect_room(body.model)
-        wire = to_embed_request(body)
+        embedding = to_embed_request(body)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
         model = await self._context.find(request, body.model, not_found='model "{}" not found, try pulling it first')
         model.require("embedding")
-        vectors = (await self._context.embed(request, model, wire)).vectors
-        return reply(to_embedding_list(model.requested, vectors, as_base64=body.as_base64))
+        vectors = (await self._context.embed(request, model, embedding)).vectors
+        return json_response(to_embedding_list(model.requested, vectors, as_base64=body.as_base64))
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
-        return reply(to_model_list(self._context.gateway.models()))
+        return json_response(to_model_list(self._context.gateway.models()))
 
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
         found = await self._context.find(request, request.match_info["model"])
-        return reply(to_model(found.entry, found.requested))
+        return json_response(to_model(found.entry, found.requested))
 
     def _generate(
         self,
@@ -155,16 +150,11 @@ class Handlers:
         return await self._context.stream(request, _encode(streams, chunks), content_type=SSE, render_error=error_event)
 
 
-def reply(value: object) -> web.Response:
-    """Answers with one JSON object."""
-    return web.Response(body=encode_json(value), content_type="application/json")
-
-
 async def _collect(streams: Sequence[Events]) -> list[Accumulator]:
-    collected = [Accumulator() for _ in streams]
+    accumulators = [Accumulator() for _ in streams]
     async for choice, event in merge(streams):
-        collected[choice].add(event)
-    return collected
+        accumulators[choice].add(event)
+    return accumulators
 
 
 async def _encode(streams: Sequence[Events], chunks: Chunks) -> AsyncGenerator[bytes, None]:
@@ -179,8 +169,8 @@ async def _encode(streams: Sequence[Events], chunks: Chunks) -> AsyncGenerator[b
 async def _encode_response(events: Events, response: ResponseStream) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         async for event in events:
-            if told := response.events(event):
-                yield b"".join(encode_event(each) for each in told)
+            if translated := response.events(event):
+                yield b"".join(encode_event(each) for each in translated)
 
 
 async def _complete_response(events: Events, response: ResponseStream) -> dict[str, Any]:
@@ -192,14 +182,10 @@ async def _complete_response(events: Events, response: ResponseStream) -> dict[s
     return response.completed
 
 
-MOST_CHOICES = 128
-"""OpenAI's own limit."""
-
-
 def to_choices(generation: generation_pb2.GenerateRequest, n: int | None) -> list[generation_pb2.GenerateRequest]:
-    """Copies a generation `n` times; None means once. Raises InvalidRequest outside 1 to 128.
+    """Returns `n` generations that differ in their seed only; None means one. Raises InvalidRequest outside 1 to 128.
 
-    A given seed is counted up, so that the choices differ and the whole still repeats.
+    A given seed is incremented for each, so that the choices differ and the whole is reproducible.
     """
     count = 1 if n is None else n
     if not 1 <= count <= MOST_CHOICES:
@@ -231,10 +217,10 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_model(entry: ModelEntry, model_id: str) -> Model:
-    """Describes a model under the id that the client used."""
+    """Returns a model under the id that the client used."""
     return Model(id=model_id, created=int(entry.modified_at.timestamp()), owned_by=parse_name(entry.name).namespace)
 
 
 def to_model_list(entries: Iterable[ModelEntry]) -> ModelList:
-    """Lists models under their display names."""
+    """Returns all models under their display names."""
     return ModelList(data=[to_model(entry, entry.name) for entry in entries])

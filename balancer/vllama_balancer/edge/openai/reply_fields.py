@@ -1,9 +1,4 @@
-"""What all parts of one reply share: its id, its time, its model.
-
-Log probabilities in the shape of chat completions and responses.
-
-Token counts of one reply, over all its choices.
-"""
+"""Fields that replies share: identity, log probabilities, token counts."""
 
 from __future__ import annotations
 
@@ -17,19 +12,18 @@ if TYPE_CHECKING:
 
     from vllama_protos.v1 import generation_pb2
 
-
 FINGERPRINT = "fp_ollama"
-"""Ollama's constant; clients that log it see what they are used to."""
+"""Ollama's constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyIdentity:
-    """Who a reply is."""
+    """Id, time and model, the same in all parts of one reply."""
 
     prefix: str
-    """What kind of reply it is: "chatcmpl-", "cmpl-", "resp_"."""
+    """Prefix by kind of reply: "chatcmpl-", "cmpl-", "resp_"."""
     token: str
-    """Makes the reply's id, and the ids of its parts, unlike any other."""
+    """Random part of the reply's id and of the ids of its parts."""
     created: int
     """Seconds since 1970."""
     model: str
@@ -41,12 +35,12 @@ class ReplyIdentity:
         return self.prefix + self.token
 
     def call_id(self, choice: int, index: int) -> str:
-        """Makes an id for a tool call whose model gave none; unique within the reply."""
+        """Returns an id for a tool call without one; unique within the reply."""
         return f"call_{self.token}_{choice}_{index}"
 
 
 class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """One token that could have been."""
+    """One alternative."""
 
     token: str
     logprob: float
@@ -54,7 +48,7 @@ class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """The token that was chosen, and its rivals, best first."""
+    """The chosen token and its alternatives, best first."""
 
     token: str
     logprob: float
@@ -84,7 +78,7 @@ def to_logprobs(entries: Iterable[generation_pb2.TokenLogprobs]) -> list[TokenLo
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of chat completions and completions."""
+    """Token counts of chat completions and completions."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -95,7 +89,7 @@ NO_USAGE = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
 
 
 def to_usage(usages: Iterable[generation_pb2.Usage]) -> Usage:
-    """Adds the choices up; they share one prompt, which counts once."""
+    """Returns the sum over choices; they share one prompt, which counts once."""
     counted = list(usages)
     prompt_tokens = max((usage.prompt_tokens for usage in counted), default=0)
     completion_tokens = sum(usage.completion_tokens for usage in counted)

@@ -1,9 +1,7 @@
-"""Output items of a response: each tells its own events, from `added` to `done`.
+"""Output items of a response, each with its events from `added` to `done`; and custom tools.
 
-Custom tools of /v1/responses: functions whose only argument is free text.
-
-Models are taught to call functions with JSON, so the text travels as the one string of an object;
-clients see the text alone.
+Custom tools are functions whose only argument is free text. Models call functions with JSON, so the text is the one
+string of an object; clients see the text alone.
 """
 
 from __future__ import annotations
@@ -18,16 +16,23 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.openai.reply_fields import TokenLogprob
     from vllama_protos.v1 import generation_pb2
 
-
 Event = dict[str, Any]
-"""One event: its `type`, its `sequence_number` and what it says."""
+"""One event: `type`, `sequence_number` and its fields."""
 
 Item = dict[str, Any]
 """One complete output item."""
 
+CUSTOM_TOOL_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+"""The schema under which a custom tool is offered to the model."""
+
 
 class EventLog:
-    """Numbers events in the order in which they are told."""
+    """Collects events and numbers them."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -39,13 +44,13 @@ class EventLog:
         self._next_number += 1
 
     def take(self) -> list[Event]:
-        """Gives the events told since the last time."""
+        """Returns the events since the last call."""
         events, self._events = self._events, []
         return events
 
 
 class MessageItem:
-    """The answer's text."""
+    """The text of the answer."""
 
     def __init__(self, log: EventLog, item_id: str, index: int) -> None:
         self._log = log
@@ -58,13 +63,13 @@ class MessageItem:
         log.append("response.content_part.added", **self._position, part=self._part())
 
     def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> None:
-        """Tells more of the text."""
+        """Appends text."""
         self._texts.append(text)
         self._logprobs.extend(logprobs)
         self._log.append("response.output_text.delta", **self._position, delta=text, logprobs=logprobs)
 
     def close(self) -> Item:
-        """Tells the end."""
+        """Appends the closing events and returns the item."""
         part = self._part()
         item = self._item("completed", [part])
         self._log.append("response.output_text.done", **self._position, text=part["text"], logprobs=self._logprobs)
@@ -81,10 +86,9 @@ class MessageItem:
 
 
 class ReasoningItem:
-    """Reasoning, told as its own summary.
+    """Reasoning, in the form of a summary.
 
-    `keep` also writes it to `encrypted_content`, as plain text, which stateless clients ask for
-    in order to send it back.
+    `keep` also puts it into `encrypted_content`, as plain text: stateless clients send it back.
     """
 
     def __init__(self, log: EventLog, item_id: str, index: int, *, keep: bool) -> None:
@@ -98,12 +102,12 @@ class ReasoningItem:
         log.append("response.reasoning_summary_part.added", **self._position, part=_summary(""))
 
     def add(self, text: str) -> None:
-        """Tells more of the reasoning."""
+        """Appends reasoning."""
         self._texts.append(text)
         self._log.append("response.reasoning_summary_text.delta", **self._position, delta=text)
 
     def close(self) -> Item:
-        """Tells the end."""
+        """Appends the closing events and returns the item."""
         text = "".join(self._texts)
         item = self._item("completed", [_summary(text)])
         if self._keep:
@@ -118,7 +122,7 @@ class ReasoningItem:
 
 
 def add_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
-    """Tells a call, which is complete when it comes, and gives its item."""
+    """Appends the events of a complete call and returns its item."""
     arguments = call.arguments_json or "{}"
     position = {"item_id": item_id, "output_index": index}
     item = {"id": item_id, "type": "function_call", "call_id": call_id, "name": call.name}
@@ -133,7 +137,7 @@ def add_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolC
 
 
 def add_custom_call(log: EventLog, item_id: str, index: int, call: generation_pb2.ToolCall, call_id: str) -> Item:
-    """Tells a call of a custom tool, whose input is plain text, and gives its item."""
+    """Appends the events of a custom tool's call, whose input is plain text, and returns its item."""
     text = custom_input(call.arguments_json)
     position = {"item_id": item_id, "output_index": index}
     item = {"id": item_id, "type": "custom_tool_call", "call_id": call_id, "name": call.name}
@@ -149,22 +153,13 @@ def _summary(text: str) -> Item:
     return {"type": "summary_text", "text": text}
 
 
-CUSTOM_TOOL_PARAMETERS: dict[str, Any] = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
-"""The schema under which a custom tool is offered to the model."""
-
-
 def custom_arguments(text: str) -> str:
-    """Wraps the text of an earlier call."""
+    """Returns the arguments of an earlier call with this text."""
     return msgspec.json.encode({"input": text}).decode()
 
 
 def custom_input(arguments_json: str) -> str:
-    """Unwraps the text of a new call; arguments of another form are passed on as they are."""
+    """Returns the text of a new call; arguments of another form as they are."""
     try:
         return str(msgspec.json.decode(arguments_json, type=dict[str, str])["input"])
     except (msgspec.MsgspecError, KeyError):

@@ -1,8 +1,7 @@
-"""Replies of /v1/responses: the events of one generation, told as output items.
+"""Replies of /v1/responses: the events of one generation as output items.
 
-An item is opened by its first news and closed by whatever comes next, so reasoning, text and
-calls stay in the order in which the model made them. A reply that is not streamed is the
-response that the last event of the stream carries: there is one way to build it.
+The first output of a kind opens an item, and output of another kind closes it: reasoning, text and calls keep the order
+in which the model made them. A reply that is not streamed is the response in the last event of the stream.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from vllama_balancer.edge.openai.responses_items import (
 )
 from vllama_balancer.edge.openai.responses_request import TextFormat, ToolChoice
 from vllama_balancer.edge.wire.accumulator import check_completed
+from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
     from vllama_balancer.edge.openai.responses_items import Event, Item
     from vllama_balancer.edge.openai.responses_request import ResponsesRequest
+    from vllama_balancer.edge.wire.accumulator import Event as GenerationEvent
     from vllama_balancer.errors import BalancerError
-    from vllama_protos.v1 import generation_pb2
 
 _KEEP_REASONING = "reasoning.encrypted_content"
 
@@ -55,17 +55,17 @@ class ResponseStream:
         """The whole response; None until the generation has finished."""
         return self._completed
 
-    def events(self, event: generation_pb2.GenerateResponse) -> list[Event]:
+    def events(self, event: GenerationEvent) -> list[Event]:
         """Translates one event. Raises WorkerLost for an aborted generation."""
-        match event.WhichOneof("event"):
-            case "delta":
-                self._add(event.delta)
-            case "finished":
-                self._finish(check_completed(event.finished))
+        match event:
+            case generation_pb2.Delta():
+                self._add(event)
+            case generation_pb2.Finished():
+                self._finish(check_completed(event))
         return self._log.take()
 
     def failure(self, error: BalancerError) -> bytes:
-        """Encodes the end of a stream that failed: the response's own event, then a plain error.
+        """Returns the last events of a failed stream: the response's own, then a plain error.
 
         Agents read the first; the SDK raises at the second.
         """
@@ -79,7 +79,7 @@ class ResponseStream:
         if delta.thinking:
             self._reasoning().add(delta.thinking)
         logprobs = to_logprobs(delta.logprobs) if self._wants_logprobs and not delta.thinking else []
-        # Tokens may run ahead of the text that they will become.
+        # Tokens may come before their text.
         if delta.text or logprobs:
             self._message().add(delta.text, logprobs)
         for call in delta.tool_calls:
@@ -99,12 +99,12 @@ class ResponseStream:
     def _finish(self, finished: generation_pb2.Finished) -> None:
         self._begin()
         self._close_or_answer()
-        # Also when the length ended it: the SDK's stream helper raises without this very event.
+        # Also after a length stop: the SDK's stream helper raises without this event.
         self._completed = self._response("completed", usage=_usage(finished.usage), completed_at=self._now())
         self._log.append("response.completed", response=self._completed)
 
     def _close_or_answer(self) -> None:
-        """Closes the last item; an answer of nothing but reasoning gets an empty text."""
+        """Closes the last item; an answer of reasoning alone gets an empty text."""
         self._close()
         if all(item["type"] == "reasoning" for item in self._output):
             self._message()
@@ -138,7 +138,7 @@ class ResponseStream:
             self._open = None
 
     def _item_id(self, prefix: str) -> str:
-        """Names the next item after the response and its place in it."""
+        """Returns the id of the next item."""
         return f"{prefix}_{self._identity.token}_{len(self._output)}"
 
     def _response(self, status: str, **fields: Any) -> Item:
@@ -146,7 +146,7 @@ class ResponseStream:
 
 
 def encode_event(event: Event) -> bytes:
-    """Encodes an event under the name of its type."""
+    """Encodes an event with its type as its name."""
     return encode_sse(event, event["type"])
 
 
@@ -161,7 +161,7 @@ def _usage(usage: generation_pb2.Usage) -> Item:
 
 
 def _frame(identity: ReplyIdentity, request: ResponsesRequest) -> Item:
-    """What every copy of the response says: the request's own settings, and null for what is not served."""
+    """Returns the fields of every copy of the response: the request's settings, and null for what is not supported."""
     return {
         "id": identity.id,
         "object": "response",

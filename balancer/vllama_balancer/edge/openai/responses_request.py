@@ -1,10 +1,7 @@
-"""Requests of /v1/responses: decoded shape, and their translation to a generation.
+"""The body of /v1/responses, translated into a generation.
 
-Stateless: what refers to a stored conversation is ignored, as in Ollama, and the whole
-conversation is in `input`. An item there is one turn or a piece of one: reasoning goes to the
-assistant turn that follows it, calls to the assistant turn before them.
-
-The `input` of /v1/responses: items in any order, put together to the turns of a chat.
+Stateless, as in Ollama: references to a stored conversation are ignored, and `input` holds the whole conversation. An
+item is a turn or a part of one: reasoning goes to the assistant turn after it, calls to the assistant turn before them.
 """
 
 from __future__ import annotations
@@ -25,12 +22,13 @@ from vllama_protos.v1 import generation_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 _LOGPROBS = "message.output_text.logprobs"
+
+_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that the model may call; only functions reach it."""
+    """A tool; only functions and custom tools reach the model."""
 
     type: str | None = None
     name: str | None = None
@@ -40,7 +38,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def schema(self) -> dict[str, Any] | None:
-        """Parameters under which the model is offered the tool."""
+        """JSON schema of the parameters for the model."""
         return responses_items.CUSTOM_TOOL_PARAMETERS if self.type == "custom" else self.parameters
 
 
@@ -52,7 +50,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """How hard to think."""
+    """Reasoning effort."""
 
     effort: str | None = None
     summary: str | None = None
@@ -69,7 +67,7 @@ class TextFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TextConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the text of the answer is like."""
+    """Options of the answer's text."""
 
     format: TextFormat | None = None
 
@@ -95,17 +93,17 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
 
     @property
     def custom_tools(self) -> frozenset[str]:
-        """Names of the tools that take free text."""
+        """Names of the custom tools."""
         return frozenset(tool.name for tool in self.tools or () if tool.type == "custom" and tool.name)
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether log probabilities were asked for."""
+        """Whether log probabilities are requested."""
         return _LOGPROBS in (self.include or ())
 
 
 def to_generation(request: ResponsesRequest) -> generation_pb2.GenerateRequest:
-    """Translates a request, model and identity aside. Raises InvalidRequest that names the wrong field."""
+    """Translates a request, except for model and id. Raises InvalidRequest that names the wrong field."""
     top_logprobs = request.top_logprobs or 0
     if not 0 <= top_logprobs <= 20:
         raise InvalidRequest("top_logprobs must be between 0 and 20", field="top_logprobs")
@@ -127,8 +125,8 @@ def _to_chat(request: ResponsesRequest) -> generation_pb2.Chat:
     tools = [
         to_tool(tool.name, tool.description, tool.schema, f"tools[{index}]")
         for index, tool in enumerate(request.tools or ())
-        # Tools that OpenAI's servers run themselves (web search, …) do not exist here: not offering
-        # them leaves the model to answer without, which clients such as Codex count on.
+        # Tools that OpenAI's servers run (web search, …) are left out: the model answers without them, which
+        # clients such as Codex rely on.
         if tool.type in (None, "function", "custom")
     ]
     effort = request.reasoning.effort if request.reasoning is not None else None
@@ -160,13 +158,10 @@ def _to_output_format(text: TextConfig | None) -> generation_pb2.OutputFormat | 
 
 
 def _to_truncation(truncation: str | None) -> generation_pb2.Truncation:
-    """Ollama drops old turns unless told not to; so does this, but an explicit "disabled" is obeyed."""
+    """Drops old turns by default, as Ollama does; an explicit "disabled" refuses instead."""
     if truncation == "disabled":
         return generation_pb2.TRUNCATION_REJECT
     return generation_pb2.TRUNCATION_DROP_OLDEST
-
-
-_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
 class InputPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,7 +189,7 @@ class InputItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_messages(instructions: str | None, items: str | Sequence[InputItem] | None) -> list[generation_pb2.Message]:
-    """Builds the turns, instructions first as a system turn. Raises InvalidRequest that names the wrong item."""
+    """Returns the turns, instructions first as a system turn. Raises InvalidRequest that names the wrong item."""
     turns = _Turns()
     if instructions:
         turns.messages.append(generation_pb2.Message(role="system", content=instructions))
@@ -207,7 +202,7 @@ def to_messages(instructions: str | None, items: str | Sequence[InputItem] | Non
 
 
 class _Turns:
-    """The turns so far, and the reasoning that waits for its turn."""
+    """The turns so far, and the reasoning of the turn to come."""
 
     def __init__(self) -> None:
         self.messages: list[generation_pb2.Message] = []
@@ -215,8 +210,7 @@ class _Turns:
         self._called: dict[str, str] = {}
 
     def add(self, item: InputItem, field: str) -> None:
-        """Adds one item."""
-        # Examples of the client leave the type of messages out.
+        # The client's examples omit the type of messages.
         match item.type or ("message" if item.role else None):
             case "message":
                 self._add_message(item, field)
@@ -234,7 +228,7 @@ class _Turns:
                 raise InvalidRequest(f"unknown input item type: '{other}' in {field}.type", field=f"{field}.type")
 
     def finish(self) -> list[generation_pb2.Message]:
-        """Gives the turns; reasoning that nothing followed becomes a turn of its own."""
+        """Returns the turns; reasoning at the end becomes a turn of its own."""
         if self._thinking:
             self.messages.append(generation_pb2.Message(role="assistant", thinking=self._take_thinking()))
         return self.messages
@@ -275,7 +269,7 @@ class _Turns:
 
 
 def _reasoning_of(item: InputItem, field: str) -> str:
-    """Reasoning comes back as its summary, or in the field that this server fills with plain text."""
+    """Returns the reasoning: its summary, or the plain text in `encrypted_content`."""
     text, _ = _to_content(item.summary, f"{field}.summary")
     if not text:
         text, _ = _to_content(item.content, f"{field}.content")

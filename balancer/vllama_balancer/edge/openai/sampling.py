@@ -1,12 +1,7 @@
-"""The sampling fields that OpenAI's endpoints share, and their one translation to the wire.
+"""Fields that OpenAI's endpoints share: sampling, reasoning effort and output format.
 
-Temperature and top_p are always set, to OpenAI's default of 1, because a model's own values
-would surprise those who know the API; what OpenAI has no name for stays the model's. Beside
-OpenAI's fields those are read that clients of vLLM send in the same place.
-
-Reasoning efforts: OpenAI's words for how hard a model thinks.
-
-Structured output: `response_format` of chat and `text.format` of responses, to the wire.
+Temperature and top_p default to OpenAI's 1, not to the model's own values, as its clients expect; what OpenAI has no
+name for stays the model's. Fields that clients of vLLM send in the same place are read as well.
 """
 
 from __future__ import annotations
@@ -22,9 +17,22 @@ from vllama_protos.v1 import generation_pb2
 
 Seed = Annotated[int, msgspec.Meta(ge=-INT64_MAX, le=INT64_MAX)]
 
+_LEVELS = {
+    "none": generation_pb2.THINK_LEVEL_OFF,
+    "minimal": generation_pb2.THINK_LEVEL_LOW,
+    "low": generation_pb2.THINK_LEVEL_LOW,
+    "medium": generation_pb2.THINK_LEVEL_MEDIUM,
+    "high": generation_pb2.THINK_LEVEL_HIGH,
+    "max": generation_pb2.THINK_LEVEL_MAX,
+    "xhigh": generation_pb2.THINK_LEVEL_MAX,
+    "ultra": generation_pb2.THINK_LEVEL_MAX,
+}
+
+_TYPES = '"text", "json_object" or "json_schema"'
+
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of a request that steer sampling; null counts as absent."""
+    """Sampling fields of a request; null counts as absent."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -40,7 +48,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_sampling(fields: SamplingFields, max_tokens: int | None) -> generation_pb2.Sampling:
-    """Translates the fields; numbers beyond the wire's range are served as the nearest in it."""
+    """Translates the fields; numbers are clamped to the range of the protos."""
     return generation_pb2.Sampling(
         temperature=max(0.0, _or_default(fields.temperature, 1.0)),
         top_p=min(1.0, _or_default(fields.top_p, 1.0)),
@@ -63,20 +71,8 @@ def _or_default(value: float | None, default: float) -> float:
 
 def _stop_texts(stop: str | list[str] | None) -> list[str]:
     texts = [stop] if isinstance(stop, str) else stop or []
-    # An empty text would end every generation before its first character.
+    # An empty text would stop every generation before its first character.
     return [text for text in texts if text]
-
-
-_LEVELS = {
-    "none": generation_pb2.THINK_LEVEL_OFF,
-    "minimal": generation_pb2.THINK_LEVEL_LOW,
-    "low": generation_pb2.THINK_LEVEL_LOW,
-    "medium": generation_pb2.THINK_LEVEL_MEDIUM,
-    "high": generation_pb2.THINK_LEVEL_HIGH,
-    "max": generation_pb2.THINK_LEVEL_MAX,
-    "xhigh": generation_pb2.THINK_LEVEL_MAX,
-    "ultra": generation_pb2.THINK_LEVEL_MAX,
-}
 
 
 def think_level(effort: str | None, field: str) -> generation_pb2.ThinkLevel:
@@ -90,9 +86,6 @@ def think_level(effort: str | None, field: str) -> generation_pb2.ThinkLevel:
         message = f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", "max", or "none")'
         raise InvalidRequest(message, field=field)
     return _LEVELS[effort]
-
-
-_TYPES = '"text", "json_object" or "json_schema"'
 
 
 def to_output_format(kind: str | None, schema: dict[str, Any] | None, field: str) -> generation_pb2.OutputFormat | None:

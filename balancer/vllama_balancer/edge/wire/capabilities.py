@@ -1,7 +1,6 @@
-"""What a generation demands of its model, checked before a worker is asked.
+"""Checks the capabilities that a generation needs, before a worker is involved.
 
-The catalog knows the answer, and Ollama's words for a refusal name the model as the client did,
-which a worker could not.
+The catalog has them, and Ollama's error messages name the model as the client did, which a worker cannot.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ _NOT_REASONING = (generation_pb2.THINK_LEVEL_UNSPECIFIED, generation_pb2.THINK_L
 
 
 def check_capabilities(model: RequestedModel, request: generation_pb2.GenerateRequest, *, verb: str = "chat") -> None:
-    """Checks a request against its model, and lets a model that can reason do so unless told otherwise.
+    """Checks a request against its model, and turns thinking on by default for a model that has it.
 
-    Raises CapabilityMissing for the first thing that the model is known to lack.
+    Raises CapabilityMissing for the first capability that the model is known to lack.
     """
     chat = request.chat
     model.require("completion", verb)
@@ -36,6 +35,6 @@ def check_capabilities(model: RequestedModel, request: generation_pb2.GenerateRe
 
 
 def drop_thinking(model: RequestedModel, chat: generation_pb2.Chat) -> None:
-    """Lets a chat go on without reasoning when its model is known to have none."""
+    """Removes the think level of a chat whose model is known to have no thinking."""
     if model.has("thinking") is False:
         chat.think = generation_pb2.THINK_LEVEL_UNSPECIFIED

@@ -1,7 +1,4 @@
-"""Chat templates that clients bring along: Jinja passes, Ollama's Go templates are recognised and refused.
-
-An unfinished answer at the end of a conversation: the model goes on with it, as Ollama and Anthropic let it.
-"""
+"""Parts of a chat that dialects treat alike: templates given by clients, and unfinished answers."""
 
 from __future__ import annotations
 
@@ -13,13 +10,12 @@ from vllama_balancer.errors import InvalidRequest
 if TYPE_CHECKING:
     from vllama_protos.v1 import generation_pb2
 
-
 _GO = re.compile(r"\{\{-?\s*(?:\.[A-Z]|\$|end\s*-?\}|(?:range|if|with|template|block|define)\s|else\b)")
-"""How Go templates name fields and begin blocks; Jinja puts its blocks between other braces."""
+"""Fields and blocks of Go templates; Jinja has its blocks between other braces."""
 
 
 def check_template(text: str) -> str:
-    """Passes a Jinja template on. Raises InvalidRequest for one of Go's."""
+    """Returns a Jinja template. Raises InvalidRequest for one of Ollama's Go templates."""
     if _GO.search(text):
         message = (
             "template is a Go template, which is not supported: "
@@ -30,6 +26,6 @@ def check_template(text: str) -> str:
 
 
 def continue_unfinished(chat: generation_pb2.Chat) -> None:
-    """Leaves the last turn open when it is the beginning of an answer; the reply holds only what follows."""
+    """Sets `continue_last` if the last turn is an unfinished answer, as Ollama and Anthropic do."""
     last = chat.messages[-1]
     chat.continue_last = last.role == "assistant" and bool(last.content) and not last.tool_calls

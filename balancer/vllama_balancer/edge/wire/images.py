@@ -1,4 +1,4 @@
-"""Pictures: base64 text, decoded."""
+"""Base64 images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllama_protos.v1 import generation_pb2
 
 
 def decode_base64_image(text: str, field: str) -> generation_pb2.Image:
-    """Decodes a picture. Raises InvalidRequest, naming `field`, when the base64 is broken or empty."""
+    """Decodes an image. Raises InvalidRequest, naming `field`, when the base64 is broken or empty."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

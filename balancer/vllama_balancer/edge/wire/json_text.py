@@ -1,4 +1,4 @@
-"""Decoded JSON written back as text, for the fields of the wire that carry JSON."""
+"""JSON values as text, for the proto fields that carry JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 from vllama_balancer.errors import InvalidRequest
 
 MOST_LEVELS = 100
-"""Deeper than any schema that people write, and far from the depth at which encoders give up."""
+"""Deeper than real schemas, and far below the recursion limit of encoders."""
 
 
 def json_text(value: Any, field: str) -> str:
-    """Writes a value as text, keys in their order. Raises InvalidRequest when it is nested too deeply."""
+    """Returns a value as JSON text, keys in their order. Raises InvalidRequest when it is nested too deeply."""
     check_levels(value, MOST_LEVELS, field)
     return msgspec.json.encode(value).decode()
 
@@ -29,6 +29,6 @@ def check_levels(value: Any, most: int, field: str) -> None:
 
 
 def _inside(value: Any) -> list[Any]:
-    """The arrays and objects directly inside a value."""
+    """Returns the arrays and objects directly inside a value."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [each for each in inner if isinstance(each, dict | list)]

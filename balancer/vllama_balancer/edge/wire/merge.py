@@ -1,8 +1,7 @@
-"""Several generations read as one stream of events, each with the index of its generation.
+"""Merges several generations into one stream of events, each with the index of its generation.
 
-Every generation has a reader task that waits until its event has been taken, so a slow consumer
-slows all of them instead of filling a queue. The first failure ends the whole; closing the
-stream ends every generation.
+Each generation has a reader task that waits until its event has been consumed: a slow consumer slows all of them
+instead of filling a queue. The first error ends the merged stream; closing it ends every generation.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _Item = tuple[int, T] | BaseException | None
 
 
 async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Yields the items of all streams in the order of their arrival, those of one stream in its own order.
+    """Yields the items of all streams as they come, those of one stream in its own order.
 
     Raises the first error of any stream. Streams are closed before this one ends.
     """
@@ -52,7 +51,7 @@ async def _read(index: int, stream: AsyncGenerator[T, None], arrivals: asyncio.Q
         async with aclosing(stream):
             async for item in stream:
                 await arrivals.put((index, item))
-    except Exception as error:  # handed to the consumer, which raises it
+    except Exception as error:  # passed to the consumer, which raises it
         await arrivals.put(error)
     else:
         await arrivals.put(None)

@@ -1,4 +1,4 @@
-"""Functions that a model may call: definitions, choice and earlier calls, to the wire."""
+"""Tools: definitions, choice and earlier calls, as messages of the protos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODES = {
 def to_tool(
     name: str | None, description: str | None, parameters: dict[str, Any] | None, field: str
 ) -> generation_pb2.Tool:
-    """Translates one definition. Raises InvalidRequest when it has no name."""
+    """Returns one definition. Raises InvalidRequest when it has no name."""
     if not name:
         raise InvalidRequest(f"{field}.name is required", field=f"{field}.name")
     return generation_pb2.Tool(
@@ -36,9 +36,9 @@ def to_tool(
 def to_tool_choice(
     mode: str | None, name: str | None, tools: Sequence[generation_pb2.Tool]
 ) -> generation_pb2.ToolChoice | None:
-    """Translates a choice: a mode, or the name of the one function to call; None when neither is given.
+    """Returns a choice: a mode, or the name of the one function to call; None when neither is given.
 
-    Raises InvalidRequest for an unknown mode, an unknown function, or a demand without tools.
+    Raises InvalidRequest for an unknown mode, an unknown function, or "required" without tools.
     """
     if name is not None:
         if name not in [tool.name for tool in tools]:
@@ -55,7 +55,7 @@ def to_tool_choice(
 
 
 def to_tool_call(call_id: str | None, name: str | None, arguments: str | None, field: str) -> generation_pb2.ToolCall:
-    """Translates an earlier call, whose arguments are a JSON object in a string.
+    """Returns an earlier call, whose arguments are a JSON object in a string.
 
     Raises InvalidRequest when the name is missing or the arguments are something else.
     """
