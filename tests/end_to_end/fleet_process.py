@@ -1,4 +1,4 @@
-"""Starts the product as a person does, as processes of its own, and knows when it is ready."""
+"""Starts the product as a user does, as processes of its own, and waits until it is ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """Returns a port of the loopback that nobody listens on at this moment."""
+    """Returns a port of the loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

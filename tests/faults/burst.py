@@ -1,4 +1,4 @@
-"""A burst of ten times the capacity: how soon those are answered for whom there is no room, at both doors.
+"""A burst of ten times the capacity: how soon the requests beyond the queue are refused, at both doors.
 
 `python -m tests.faults.burst` starts four simulated workers and a queue as long as they have streams, and sends all
 requests at one moment; see `volley.py` for the client.
@@ -29,7 +29,7 @@ WORKERS = 4
 FACTOR = 10
 """Size of a burst in capacities, places in the queue included."""
 PATIENCE_SECONDS = 60.0
-"""Long enough for those who are let in."""
+"""Long enough for the admitted requests."""
 
 
 def http_door(tokens: int) -> HttpDoor:
@@ -53,7 +53,7 @@ def summary(name: str, answers: Sequence[Answer], count: int, grown_bytes: int) 
     """Words one burst for people."""
     refused = sorted(answer.seconds * 1000 for answer in answers if answer.is_refusal)
     if not refused:
-        return f"{name} {count} requests: nobody was refused"
+        return f"{name} {count} requests: none was refused"
     delays = dict(Counter(answer.retry_after for answer in answers if answer.retry_after))
     within = sum(milliseconds <= 50 for milliseconds in refused) / len(refused)
     median, most = quantile(refused, 0.5), quantile(refused, 0.99)

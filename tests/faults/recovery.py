@@ -1,4 +1,4 @@
-"""How soon the requests of failed workers went on elsewhere, as the balancer's own histograms tell it."""
+"""The time until requests of failed workers went on elsewhere, from the balancer's own histograms."""
 
 from __future__ import annotations
 

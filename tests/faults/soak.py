@@ -102,7 +102,7 @@ class Soak:
 
 
 async def kill_at(fleet: FleetProcess, soak: Soak, counts: Sequence[int]) -> None:
-    """Kills a worker whenever so many requests are done; the dice choose whom."""
+    """Kills a worker whenever so many requests are done; chosen at random."""
     for number, count in enumerate(counts):
         while soak.done < count:
             await asyncio.sleep(0.02)

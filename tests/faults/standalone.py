@@ -45,9 +45,9 @@ class StandaloneWorkers:
 
 
 class Between(grpc.GenericRpcHandler):
-    """Passes every call on to a worker, byte for byte, but for reports while it is told to hold them back.
+    """Passes every call on to a worker, byte for byte, except reports while a test holds them back.
 
-    Serve it for as long as the context lasts; whoever calls cannot tell it from the worker.
+    Serve it for as long as the context lasts; callers cannot distinguish it from the worker.
     """
 
     def __init__(self, listen: str, worker: str) -> None:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 @pytest.mark.quick
 async def test_poison_request(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
-    """10: a request that kills its worker kills two at most, and everybody else is served."""
+    """10: a request that kills its worker kills two at most, and all other requests are served."""
     running = fleet("--engine-arg", "poison=XYZZY")
     codes = []
 
@@ -85,7 +85,7 @@ async def test_slow_worker_keeps_its_share(fleet: Callable[..., FleetProcess], m
 
 
 async def test_slow_worker_is_spared_while_others_have_room(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
-    """14: of a light load it gets less than its proportion: everybody is served sooner elsewhere."""
+    """14: of a light load it gets less than its proportion: every request is served sooner elsewhere."""
     running = fleet("--engine-arg", "0.speed=0.8")
     outcome = await Load(running.target, clients=16, requests=50).run()
     slow, others = shares(outcome, running)

@@ -79,7 +79,7 @@ async def test_burst(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None
 
 
 async def test_slow_reader(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
-    """9: a reader that takes a byte now and then holds up nobody and fills no memory."""
+    """9: a reader that takes a byte now and then delays no other client and fills no memory."""
     running = fleet("--engine-arg", "speed=10")
     before = psutil.Process(running.process.pid).memory_info().rss  # type: ignore[union-attr]
     body = json.dumps({"model": MODEL, "prompt": "slow", "raw": True, "options": {"num_predict": 50_000}}).encode()
@@ -108,7 +108,7 @@ async def test_deadlines(fleet: Callable[..., FleetProcess], matrix: Matrix) -> 
 
 
 async def test_nonsense_counts_against_no_worker(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
-    """18: oversized and malformed requests are refused by name and eject nobody."""
+    """18: oversized and malformed requests are refused by name and eject no worker."""
     running = fleet()
     refused: list[str] = []
 

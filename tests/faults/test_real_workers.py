@@ -180,7 +180,7 @@ async def test_text_equals_the_undisturbed_run(
     run.outcome.complete = sum(texts[number] == undisturbed[number] for number in undisturbed)
     run.outcome.wrong = STREAMS - run.outcome.complete
     matrix.add(name, run.outcome)
-    # How soon that was, the table tells: here the engines leave the balancer little of two cores to react with.
+    # The table has the delay, without a bound: the engines leave the balancer little of two cores here.
     assert texts == undisturbed
 
 
@@ -213,7 +213,7 @@ async def counted(fleet: FleetProcess, name: str) -> float:
 
 
 async def test_a_busy_fleet_is_not_taken_for_hung(two_real_workers: FleetProcess, matrix: Matrix) -> None:
-    """Long prompts keep a processor busy for seconds at a time: nobody is ejected, and no stream moves."""
+    """Long prompts keep a processor busy for seconds at a time: no worker is ejected, and no stream moves."""
     await asyncio.to_thread(two_real_workers.wait_ready, 2, 180)
     names = ("vllama_worker_ejections_total", "vllama_migrations_total", "vllama_retries_total")
     before = [await counted(two_real_workers, name) for name in names]

@@ -1,4 +1,4 @@
-"""Workers that join while others serve, and workers whose reports stop: the load is spread as it should be."""
+"""Workers that join while others serve, and workers without reports: the load is spread evenly."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 async def busiest(fleet: FleetProcess, *, prefilling: bool = False) -> fleet_pb2.WorkerStatus:
-    """Waits for a worker that computes for somebody, and returns the one with the most streams."""
+    """Waits for a worker with streams, and returns the one with the most."""
     while True:
         workers = [worker for worker in await asyncio.to_thread(fleet.workers) if worker.available]
         busy = [worker for worker in workers if not prefilling or worker.report.queued_prompt_tokens]
@@ -167,9 +167,9 @@ async def test_all_workers_gone(fleet: Callable[..., FleetProcess], matrix: Matr
     )
     gone = time.monotonic() - begun
     matrix.add("7 all workers gone, deadline 2 s", refused)
-    matrix.add("7 all workers gone, HTTP, deadline 2 s", *told(hurried_by_http))
+    matrix.add("7 all workers gone, HTTP, deadline 2 s", *summary(hurried_by_http))
     matrix.add("7 all workers gone, deadline 60 s", served)
-    matrix.add("7 all workers gone, HTTP, no deadline", *told(patient_by_http))
+    matrix.add("7 all workers gone, HTTP, no deadline", *summary(patient_by_http))
     assert gone >= 10
     assert set(refused.failed) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     assert sum(refused.failed.values()) == 8
@@ -204,7 +204,7 @@ async def by_http(session: aiohttp.ClientSession, url: str) -> HttpReply:
         return HttpReply(response.status, response.headers.get("Retry-After", ""), time.monotonic() - begun)
 
 
-def told(replies: Sequence[HttpReply]) -> tuple[Outcome, str]:
+def summary(replies: Sequence[HttpReply]) -> tuple[Outcome, str]:
     """Makes a row of replies, and a remark of their statuses."""
     statuses = Counter(reply.status for reply in replies)
     outcome = Outcome(complete=statuses[200], seconds=max(reply.seconds for reply in replies))

@@ -29,7 +29,7 @@ class Answer(NamedTuple):
     is_refusal: bool
     """Whether it says that there is no room."""
     retry_after: str
-    """When to come back, as far as the head tells."""
+    """Retry-After, if the head is complete and has it."""
 
 
 class Door(Protocol):
