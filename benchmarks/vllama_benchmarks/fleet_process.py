@@ -1,4 +1,4 @@
-"""Starts a fleet of its own for the demo, waits until all its workers serve, and ends it."""
+"""A balancer with its workers as a child process, ready once all workers serve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETRY_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A fleet that serves."""
+    """A serving fleet."""
 
     url: str
     """The HTTP edge."""
@@ -46,7 +46,7 @@ async def started_fleet(
     say: Callable[[str], None],
     program: Sequence[str] = BALANCER,
 ) -> AsyncIterator[Fleet]:
-    """Runs the balancer on free ports and ends it afterwards, whatever happens.
+    """Runs the balancer on free ports and ends it afterwards in every case.
 
     CommandFailed with the end of the fleet's own log when it does not start, or does not end well.
     """
@@ -61,13 +61,13 @@ async def started_fleet(
 
 async def _all_serve(target: str, workers: int, addresses: list[str], say: Callable[[str], None]) -> None:
     """Returns when every worker takes requests; CommandFailed as soon as one has failed for good."""
-    told: dict[str, str] = {}
+    printed: dict[str, str] = {}
     async with Connection(target).aio_channel() as channel:
         stub: fleet_pb2_grpc.FleetAsyncStub = fleet_pb2_grpc.FleetStub(channel)
         while True:
             try:
                 async for fleet in stub.WatchFleet(fleet_pb2.WatchFleetRequest(), wait_for_ready=True):
-                    _tell(fleet, told, say)
+                    _print_changes(fleet, printed, say)
                     if len(fleet.workers) >= workers and all(worker.available for worker in fleet.workers):
                         addresses.extend(worker.address for worker in fleet.workers)
                         return
@@ -75,11 +75,11 @@ async def _all_serve(target: str, workers: int, addresses: list[str], say: Calla
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _tell(fleet: fleet_pb2.ListWorkersResponse, told: dict[str, str], say: Callable[[str], None]) -> None:
+def _print_changes(fleet: fleet_pb2.ListWorkersResponse, printed: dict[str, str], say: Callable[[str], None]) -> None:
     for worker in fleet.workers:
         now = state(worker, progress=False)
-        if told.get(worker.name) != now:
-            told[worker.name] = now
+        if printed.get(worker.name) != now:
+            printed[worker.name] = now
             say(f"{worker.name}: {now}")
         if worker.report.state == worker_pb2.WORKER_STATE_FAILED and not worker.HasField("retry_in"):
             raise CommandFailed(f"{worker.name} cannot serve: {worker.report.failure or worker.reason}")

@@ -1,4 +1,4 @@
-"""A server process of our own: started, awaited, and ended whatever happens, with its log at hand."""
+"""A server as a child process: started, awaited, ended in every case, its log kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_TAIL_CHARACTERS = 2000
 
 
 class ServerProcess:
-    """A process that runs, and what it has written."""
+    """A running process and its log."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
         self.pid = process.pid
@@ -45,7 +45,7 @@ class ServerProcess:
             await asyncio.gather(ended, waiting, return_exceptions=True)
 
     async def end(self) -> None:
-        """Asks it to end and waits. CommandFailed when it does not end well."""
+        """Sends SIGTERM and waits. CommandFailed if it does not end with status 0."""
         if self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -60,7 +60,7 @@ class ServerProcess:
             raise CommandFailed(f"{self._name} ended with status {status}:\n{self.tail()}")
 
     def tail(self) -> str:
-        """Returns the end of what it has written."""
+        """Returns the end of its log."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace").strip()[-LOG_TAIL_CHARACTERS:]
 
@@ -69,7 +69,7 @@ class ServerProcess:
 async def started(
     name: str, program: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[ServerProcess]:
-    """Runs a program and ends it afterwards; `name` is how failures call it. No environment means this process's."""
+    """Runs a program and ends it afterwards; `name` stands in error messages. No environment means this process's."""
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(*program, stdout=log, stderr=log, env=environment)
         server = ServerProcess(name, process, log)
@@ -80,7 +80,7 @@ async def started(
 
 
 def free_ports(count: int) -> list[int]:
-    """Finds ports that were free a moment ago; all are held until all are found, so they differ."""
+    """Returns ports that were free a moment ago; all are held until all are found, so they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

@@ -1,7 +1,7 @@
-"""A stand-in for the balancer process: serves a Fleet that says what its model's name asks for.
+"""A stand-in for the balancer process: serves a Fleet whose course its model's name selects.
 
 "ready" becomes ready, "broken" has a worker that failed for good, "dies" ends while it starts,
-"slow" never becomes ready, "sour" ends with status 3 when it is told to end.
+"slow" never becomes ready, "sour" ends with status 3 at SIGTERM.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ COURSES: dict[str, Sequence[fleet_pb2.WorkerStatus]] = {
 
 
 async def main(model: str, grpc_port: str) -> int:
-    """Serves until it is told to end."""
+    """Serves until SIGTERM."""
     print(f"starting {model}", flush=True)
     if model == "dies":
         return 1
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     fleets = [fleet_pb2.ListWorkersResponse(workers=[worker]) for worker in COURSES[model]]
     server, _ = await start_server(Script(fleets=fleets), f"127.0.0.1:{grpc_port}")
-    await told.wait()
+    await stopped.wait()
     await server.stop(None)
     return 3 if model == "sour" else 0
 

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 """Only warnings of our own code are errors: vLLM, torch and transformers warn on nearly every path."""
 PATIENCE_SECONDS = 220
-ORDERS = [
+REQUESTS = [
     {"id": 0, "prompt": "Say hello.", "max_tokens": 6},
     {"id": 1, "prompt": "Count from one to twenty, please.", "max_tokens": 9},
 ]
@@ -34,15 +34,15 @@ class Scripted:
         self.may_answer = asyncio.Event()
         self.waiting = 0
 
-    async def answer(self, order, arrived_at):
+    async def answer(self, request, arrived_at):
         """Returns once two requests wait."""
         self.waiting += 1
         if self.waiting == 2:
             self.may_answer.set()
         await self.may_answer.wait()
-        if order["prompt"] == "bad":
+        if request["prompt"] == "bad":
             raise ValueError("no such prompt")
-        return {"id": order["id"], "seconds": 1.0, "tokens": order["max_tokens"]}
+        return {"id": request["id"], "seconds": 1.0, "tokens": request["max_tokens"]}
 
 
 async def test_requests_run_at_once_and_each_gets_a_line(capsys):
@@ -73,7 +73,7 @@ def test_engine_arguments_become_flags(arguments, flags):
     assert server_flags(arguments) == flags
 
 
-async def bare(*arguments: str, said: bytes = b"", **environment: str) -> list[Any]:
+async def bare(*arguments: str, stdin: bytes = b"", **environment: str) -> list[Any]:
     """Runs the program in a process of its own and reads the lines that it wrote; it has to end by itself."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "vllama_benchmarks.bare_engine", *arguments,
@@ -82,7 +82,7 @@ async def bare(*arguments: str, said: bytes = b"", **environment: str) -> list[A
     )  # fmt: skip
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            out, log = await process.communicate(said)
+            out, log = await process.communicate(stdin)
     finally:
         if process.returncode is None:
             process.kill()
@@ -94,10 +94,10 @@ async def bare(*arguments: str, said: bytes = b"", **environment: str) -> list[A
 @pytest.mark.real
 @pytest.mark.timeout(240)
 async def test_real_answers_have_their_full_length_and_their_times(model_directory: Path, temporary: Path) -> None:  # noqa: F811
-    """Two requests at once are answered, each to the length that was asked for; the program ends and leaves no file."""
-    said = b"".join(json.dumps(order).encode() + b"\n" for order in ORDERS)
+    """Two requests at once are answered, each to its requested length; the program ends and leaves no file."""
+    stdin = b"".join(json.dumps(request).encode() + b"\n" for request in REQUESTS)
     cache = f"kv_cache_memory_bytes={CACHE_BYTES}"
-    lines = await bare(str(model_directory), "--engine-arg", cache, said=said, TMPDIR=str(temporary))
+    lines = await bare(str(model_directory), "--engine-arg", cache, stdin=stdin, TMPDIR=str(temporary))
     assert await asyncio.to_thread(lambda: list(temporary.iterdir())) == []
     assert lines[0] == {"ready": True}
     answers = sorted(lines[1:], key=lambda answer: answer["id"])
@@ -112,13 +112,13 @@ async def test_real_answers_have_their_full_length_and_their_times(model_directo
 @pytest.mark.real
 @pytest.mark.timeout(240)
 async def test_vllms_own_server_understands_the_flags(model_directory: Path) -> None:  # noqa: F811
-    """Its parser takes every flag, and the engine that they ask for has the worker's context, batch and cache."""
+    """Its parser takes every flag, and the resulting engine has the worker's context, batch and cache."""
     from vllm import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     (flags,) = await bare(str(model_directory), "--engine-arg", "max_num_seqs=8", "--server-flags")
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", str(model_directory), *flags])
-    asked = AsyncEngineArgs.from_cli_args(parsed)
-    assert (asked.max_num_seqs, asked.max_model_len, asked.enforce_eager) == (8, 4096, True)
-    assert asked.kv_cache_memory_bytes > 0
+    found = AsyncEngineArgs.from_cli_args(parsed)
+    assert (found.max_num_seqs, found.max_model_len, found.enforce_eager) == (8, 4096, True)
+    assert found.kv_cache_memory_bytes > 0

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 STAND_IN = (sys.executable, "-m", "tests.benchmarks.stand_in_balancer")
 
 
-def fleet(model: str, said: list[str], timeout_seconds: float = 60) -> AbstractAsyncContextManager[Fleet]:
+def fleet(model: str, printed: list[str], timeout_seconds: float = 60) -> AbstractAsyncContextManager[Fleet]:
     """Starts the stand-in as one worker's fleet."""
-    return started_fleet(model, 1, ["--engine", "fake"], timeout_seconds, said.append, STAND_IN)
+    return started_fleet(model, 1, ["--engine", "fake"], timeout_seconds, printed.append, STAND_IN)
 
 
 def children() -> set[int]:
@@ -28,12 +28,12 @@ def children() -> set[int]:
 
 
 async def test_waits_until_ready_and_ends_it() -> None:
-    """Progress is told, the addresses differ, and nothing is left running."""
-    said: list[str] = []
-    async with fleet("ready", said) as address:
+    """Progress is printed, the addresses differ, and nothing is left running."""
+    printed: list[str] = []
+    async with fleet("ready", printed) as address:
         assert children()
         assert address.url.rpartition(":")[2] != address.grpc_target.rpartition(":")[2]
-    assert said == ["worker-0: load", "worker-0: ready"]
+    assert printed == ["worker-0: load", "worker-0: ready"]
     assert not children()
 
 
@@ -46,7 +46,7 @@ async def test_is_ended_when_the_load_fails() -> None:
 
 
 async def test_a_failed_worker_is_told_with_its_cause() -> None:
-    """Nobody waits for a worker that cannot serve."""
+    """A worker that cannot serve ends the wait."""
     with pytest.raises(CommandFailed, match="No memory"):
         async with fleet("broken", []):
             pass

@@ -1,4 +1,4 @@
-"""A command that is told to end, ends what it has started."""
+"""A stopped command ends the processes that it has started."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    """A scripted server on a free port; unless told otherwise it says hello."""
+    """A scripted server on a free port; by default it answers hello."""
     script = Script(streams=[[started(), delta("Hello"), delta(" there"), finished()]])
     running, port = await start_server(script, "127.0.0.1:0")
     yield Server(f"127.0.0.1:{port}", script)

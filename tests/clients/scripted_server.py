@@ -1,4 +1,4 @@
-"""A scripted vllama server: plays what a test tells it, and keeps what it was asked."""
+"""A scripted vllama server: plays a test's script and keeps the requests."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Step = generation_pb2.GenerateResponse | Refusal | Pause
 class Script(
     generation_pb2_grpc.GenerationServicer, embedding_pb2_grpc.EmbeddingServicer, fleet_pb2_grpc.FleetServicer
 ):
-    """What the server plays, and what it was asked."""
+    """The server's script, and the requests it got."""
 
     streams: list[Sequence[Step]] = field(default_factory=list)
     """One entry for each call of Generate, in order; the last one serves all further calls."""
@@ -169,7 +169,7 @@ def finished(**fields: object) -> generation_pb2.GenerateResponse:
 async def start_server(
     script: Script, address: str, credentials: grpc.ServerCredentials | None = None
 ) -> tuple[grpc.aio.Server, int]:
-    """Starts a server that plays the script; the caller stops it. Tells its port."""
+    """Starts a server that plays the script; the caller stops it. Returns it with its port."""
     server = grpc.aio.server()
     generation_pb2_grpc.add_GenerationServicer_to_server(script, server)
     embedding_pb2_grpc.add_EmbeddingServicer_to_server(script, server)

@@ -120,7 +120,7 @@ def test_sync_deadlines_and_errors(fleet: FleetProcess) -> None:
         with pytest.raises(DeadlineExceeded):
             client.generate(generate("Long", 3000), timeout_seconds=1).collect()
         with pytest.raises(NotFound) as unknown:
-            client.generate(GenerateRequest("nobody:knows", "Hi")).collect()
+            client.generate(GenerateRequest("unknown:model", "Hi")).collect()
     assert unknown.value.reason == "MODEL_NOT_FOUND"
 
 
@@ -184,7 +184,7 @@ async def test_typed_errors(fleet: FleetProcess) -> None:
     """Refusals carry their reasons all the way."""
     async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
         with pytest.raises(NotFound) as unknown:
-            await client.generate(GenerateRequest("nobody:knows", "Hi")).collect()
+            await client.generate(GenerateRequest("unknown:model", "Hi")).collect()
         with pytest.raises(InvalidRequest) as empty:
             await client.chat(ChatRequest(MODEL, [])).collect()
     assert unknown.value.reason == "MODEL_NOT_FOUND"
@@ -192,7 +192,7 @@ async def test_typed_errors(fleet: FleetProcess) -> None:
 
 
 async def test_timings_fit_the_call(fleet: FleetProcess) -> None:
-    """What the server says it spent is not more than the call took."""
+    """The server's timings add up to no more than the call took."""
     begun = asyncio.get_running_loop().time()
     async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
         finished = [event async for event in client.generate(generate("Hi", 10))][-1]
@@ -223,21 +223,21 @@ def test_the_command_answers(fleet: FleetProcess) -> None:
 
 @pytest.mark.parametrize("arguments", [["list"], ["ps"], ["show", MODEL], ["top", "--once"]])
 def test_the_command_lists(fleet: FleetProcess, arguments: list[str]) -> None:
-    """The listings print what this server says of its model."""
+    """The listings print this server's model."""
     done = vllama(fleet, *arguments)
     assert done.returncode == 0, done.stderr
     assert "simulated" in done.stdout
 
 
 def test_the_demo_counts_both_workers(fleet: FleetProcess) -> None:
-    """Twenty streams are complete, and the edge names who served each."""
+    """Twenty streams are complete, and the edge names each one's worker."""
     done = vllama(fleet, "demo", "--url", fleet.url, "--model", MODEL, "--json")
     assert done.returncode == 0, done.stderr
     assert {stream["worker"] for stream in json.loads(done.stdout)} == {"worker-0", "worker-1"}
 
 
 def test_bench_measures_all_three_doors(fleet: FleetProcess) -> None:
-    """The same fleet by Ollama, OpenAI and gRPC: no errors, and exactly the tokens that were asked for."""
+    """The same fleet by Ollama, OpenAI and gRPC: no errors, and exactly the requested tokens."""
     targets = [f"a=ollama:{fleet.url}", f"b=openai:{fleet.url}", f"c=grpc:{fleet.target}"]
     flags = [flag for target in targets for flag in ("--target", target)]
     sizes = ["--concurrency", "2", "--requests", "4", "--repeats", "1", "--max-tokens", "8"]

@@ -74,7 +74,7 @@ async def test_chat_sends_the_conversation(server: Server) -> None:
 
 
 async def test_embeds(server: Server) -> None:
-    """Vectors come back in the order of the inputs."""
+    """Vectors are in the order of the inputs."""
     server.script.reply = embedding_pb2.EmbedResponse(
         vectors=[
             embedding_pb2.Vector(values=[1.0, 0.0], prompt_tokens=2),
@@ -88,7 +88,7 @@ async def test_embeds(server: Server) -> None:
 
 
 async def test_tokenizes(server: Server) -> None:
-    """Token ids and the rendered text come back."""
+    """Token ids and the rendered text are returned."""
     server.script.reply = generation_pb2.TokenizeResponse(token_ids=[5, 7], text="Hi")
     async with Client(server.target) as client:
         tokens = await client.tokenize(REQUEST)
@@ -133,7 +133,7 @@ async def test_cancelling_the_reader_cancels_the_call(server: Server) -> None:
 
 
 async def test_a_cancel_elsewhere_is_an_ordinary_error(server: Server) -> None:
-    """Whoever reads a generation that someone else cancelled gets Cancelled, not CancelledError."""
+    """The reader of a generation that another task cancelled gets Cancelled, not CancelledError."""
     server.script.streams = [[started(), Pause()]]
     async with Client(server.target) as client:
         generation = client.generate(REQUEST)
@@ -251,7 +251,7 @@ async def test_an_unknown_model_is_not_found(server: Server) -> None:
 
 @pytest.mark.parametrize("stream", [[started(), delta("Hel")], [started(), UNAVAILABLE], [started(), finished()]])
 async def test_after_its_end_a_generation_is_exhausted(server: Server, stream: list) -> None:
-    """Whoever asks again after the end, or after an error, gets nothing, not the error once more."""
+    """Reading on after the end, or after an error, yields nothing, not the error once more."""
     server.script.streams = [stream]
     async with Client(server.target) as client:
         generation = client.generate(REQUEST)
@@ -270,7 +270,7 @@ async def test_a_stream_without_finished_is_incomplete(server: Server) -> None:
 
 
 async def test_events_of_a_newer_server_are_skipped(server: Server) -> None:
-    """A kind of event that this version does not know does no harm."""
+    """An unknown kind of event is skipped."""
     server.script.streams = [[started(), generation_pb2.GenerateResponse(), delta("Hello"), finished()]]
     async with Client(server.target) as client:
         assert (await client.generate(REQUEST).collect()).text == "Hello"
@@ -315,9 +315,9 @@ async def test_ready_waits_for_the_server(server: Server) -> None:
 
 
 async def test_ready_gives_up(tmp_path: Path) -> None:
-    """`ready` raises Unavailable that names the address when nobody comes."""
-    async with Client(f"unix:{tmp_path / 'nobody'}") as client:
-        with pytest.raises(Unavailable, match="nobody"):
+    """Without a server `ready` raises Unavailable that names the address."""
+    async with Client(f"unix:{tmp_path / 'nothing'}") as client:
+        with pytest.raises(Unavailable, match="nothing"):
             await client.ready(timeout_seconds=0.1)
 
 
@@ -334,7 +334,7 @@ async def test_speaks_tls(certificate: tuple[bytes, bytes]) -> None:
 async def test_refuses_a_certificate_of_someone_else(
     certificate: tuple[bytes, bytes], other_certificate: tuple[bytes, bytes]
 ) -> None:
-    """A server whose certificate no known authority signed is not spoken to."""
+    """A server with a certificate of an unknown authority is refused."""
     chain, key = certificate
     script = Script(streams=[[started(), finished()]])
     running, port = await start_server(script, "127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)]))

@@ -98,7 +98,7 @@ def test_texts_leave_the_reasoning_out(client: SyncClient, channel: grpc_testing
 
 
 def test_leaving_the_block_cancels_the_call(client: SyncClient, channel: grpc_testing.Channel) -> None:
-    """After `with`, the call is cancelled, and reading on says so."""
+    """After `with`, the call is cancelled, and reading on raises it."""
     with client.generate(REQUEST) as generation:
         _, _, rpc = channel.take_unary_stream(GENERATE)
         rpc.send_initial_metadata(())
@@ -133,7 +133,7 @@ def test_a_stream_without_finished_is_incomplete(
 
 
 def test_after_an_error_a_generation_is_exhausted(client: SyncClient, channel: grpc_testing.Channel) -> None:
-    """Whoever asks again after an error gets nothing, not the error once more."""
+    """Reading on after an error yields nothing, not the error once more."""
     generation = client.generate(REQUEST)
     _, _, rpc = channel.take_unary_stream(GENERATE)
     rpc.terminate((), grpc.StatusCode.UNAVAILABLE, "lost")
@@ -143,7 +143,7 @@ def test_after_an_error_a_generation_is_exhausted(client: SyncClient, channel: g
 
 
 def test_tokenizes(client: SyncClient, channel: grpc_testing.Channel, call: Callable) -> None:
-    """Token ids and the rendered text come back."""
+    """Token ids and the rendered text are returned."""
     tokens = call(lambda: client.tokenize(REQUEST))
     _, request, rpc = channel.take_unary_unary(GENERATION.methods_by_name["Tokenize"])
     rpc.terminate(generation_pb2.TokenizeResponse(token_ids=[5, 7], text="Hi"), (), grpc.StatusCode.OK, "")
@@ -161,7 +161,7 @@ def test_detokenizes(client: SyncClient, channel: grpc_testing.Channel, call: Ca
 
 
 def test_embeds(client: SyncClient, channel: grpc_testing.Channel, call: Callable) -> None:
-    """Vectors come back in the order of the inputs."""
+    """Vectors are in the order of the inputs."""
     embeddings = call(lambda: client.embed(EmbedRequest("m", ["a"], dimensions=2)))
     _, request, rpc = channel.take_unary_unary(EMBEDDING.methods_by_name["Embed"])
     reply = embedding_pb2.EmbedResponse(vectors=[embedding_pb2.Vector(values=[1, 0], prompt_tokens=1)])
@@ -218,6 +218,6 @@ def test_retries_on_a_real_channel(sync_server: tuple[str, Script]) -> None:
 
 
 def test_ready_gives_up(tmp_path: Path) -> None:
-    """`ready` raises Unavailable that names the address when nobody comes."""
-    with SyncClient(f"unix:{tmp_path / 'nobody'}") as client, pytest.raises(Unavailable, match="nobody"):
+    """Without a server `ready` raises Unavailable that names the address."""
+    with SyncClient(f"unix:{tmp_path / 'nothing'}") as client, pytest.raises(Unavailable, match="nothing"):
         client.ready(timeout_seconds=0.1)

@@ -53,7 +53,7 @@ def _worker(name: str, speed: float, port: int, log: IO[bytes]) -> subprocess.Po
 
 
 async def workers_of(client: Client, number: int) -> Counter[str]:
-    """Sends requests, USERS at a time, and counts who answered."""
+    """Sends requests, USERS at a time, and counts the answers by worker."""
     answered: Counter[str] = Counter()
     left = iter(range(number))
 

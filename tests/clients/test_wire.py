@@ -90,7 +90,7 @@ def test_an_empty_prompt_is_still_a_prompt() -> None:
 
 
 def test_a_whole_conversation() -> None:
-    """Every part of a turn, and what the template is told beside it, is sent."""
+    """Every part of a turn, and the template's other inputs, are sent."""
     request = ChatRequest(
         "m",
         [
@@ -115,7 +115,7 @@ def test_a_whole_conversation() -> None:
 
 
 def test_an_answer_that_has_begun_and_a_template_of_the_callers() -> None:
-    """Both are sent, and neither is unless it is asked for."""
+    """Each is sent only on request."""
     begun = [*TEXT_TURN, Message("assistant", "The sky")]
     chat = request_wire.chat(ChatRequest("m", begun, continue_last=True, template="{{ messages }}"))
     assert (chat.continue_last, chat.template) == (True, "{{ messages }}")

@@ -1,4 +1,4 @@
-"""How targets are reached beside their addresses: the API key, and whom to trust with TLS."""
+"""API key and TLS settings of the targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllama_clients.connection import Tls
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The same for all targets of one measurement."""
+    """Access settings, the same for all targets of one measurement."""
 
     api_key: str = field(default="", repr=False)
     """Sent with every request; empty: none."""
@@ -18,13 +18,10 @@ class Access:
     """PEM text of the authority that signs the servers' certificates; None: the system's."""
 
     def http_headers(self) -> dict[str, str]:
-        """Builds the headers of every HTTP request."""
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def http_tls(self) -> ssl.SSLContext:
-        """Builds what an https address needs."""
         return ssl.create_default_context(cadata=self.authority)
 
     def grpc_tls(self) -> Tls:
-        """Builds what a grpcs address needs."""
         return Tls(None if self.authority is None else self.authority.encode())

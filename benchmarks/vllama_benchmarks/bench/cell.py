@@ -21,7 +21,7 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one run measured."""
+    """The result of one run."""
 
     target: str
     """Name of the target."""
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def cpu_microseconds_per_token(self) -> float | None:
-        """What a token costs the watched process."""
+        """CPU time of the watched process per token."""
         return None if self.cpu_seconds is None or not self.tokens else self.cpu_seconds * 1e6 / self.tokens
 
     def values(self, measure: str) -> list[float]:
@@ -72,7 +72,7 @@ class Cell:
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Takes a percentile by linear interpolation between the closest ranks; None of nothing."""
+    """Returns a percentile by linear interpolation between the closest ranks; None for no values."""
     if not values:
         return None
     ordered = sorted(values)

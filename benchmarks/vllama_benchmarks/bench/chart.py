@@ -39,7 +39,7 @@ def line_chart(title: str, axis: str, positions: Sequence[str], series: Sequence
 
 
 def legend(names: Sequence[str]) -> str:
-    """Writes which colour is which, for charts with the same series."""
+    """Returns the legend of charts with the same series."""
     return "\n".join(
         f'<span class="key"><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{escape(name)}</span>'
         for number, name in enumerate(names)
@@ -55,7 +55,7 @@ def ceiling(value: float) -> float:
 
 
 def _number(value: float) -> str:
-    """Writes four digits that count, and large numbers in full."""
+    """Returns four significant digits; large numbers in full."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 

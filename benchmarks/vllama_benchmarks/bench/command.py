@@ -103,7 +103,7 @@ def command(
         specification.watches(watch or [], [*targets, *(comparison.doors if comparison else ())])
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    asked = Asked(plan, model, access, watch or [], comparison)
+    measurement = Measurement(plan, model, access, watch or [], comparison)
     settings = {
         "model": model,
         "targets": chosen,
@@ -116,32 +116,32 @@ def command(
     }
     cells: list[Cell] = []
     try:
-        uvloop.run(stoppable(_measured(asked, settings, cells)))
+        uvloop.run(stoppable(_measured(measurement, settings, cells)))
     finally:
-        # Whoever stops a long measurement keeps the turns that were measured to their end.
+        # A stopped measurement keeps the turns that are complete.
         if cells:
             _report(cells, settings, comparison, json_file, html_file, samples=samples)
     _judge(cells)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What one command line asks for."""
+class Measurement:
+    """The settings of one command line."""
 
     plan: Plan
-    """How it is measured, with the targets that were given."""
+    """The plan, with the given targets."""
     model: str
     """The model's name."""
     access: Access
-    """How targets are reached."""
+    """API key and TLS of the targets."""
     watches: Sequence[str]
     """Processes to watch, as specification.py reads them."""
     comparison: Comparison | None
-    """What is to be started, and measured before the targets that were given."""
+    """Doors to start, measured before the given targets."""
 
 
 def _doors(text: str, targets: Collection[str]) -> list[str]:
-    """Reads the names of doors. ValueError for one that does not exist, or that a given target has taken."""
+    """Reads the names of doors. ValueError for an unknown one, or for one with the name of a given target."""
     doors = text.split(",")
     for door in doors:
         if door not in DOORS:
@@ -151,14 +151,14 @@ def _doors(text: str, targets: Collection[str]) -> list[str]:
     return doors
 
 
-async def _measured(asked: Asked, settings: dict[str, Any], cells: list[Cell]) -> None:
-    """Starts what has to be started and measures; adds the cells to `cells` as they are measured."""
+async def _measured(measurement: Measurement, settings: dict[str, Any], cells: list[Cell]) -> None:
+    """Starts the doors and measures; adds the cells to `cells` as they are measured."""
     async with AsyncExitStack() as stack:
-        plan, watches = asked.plan, list(asked.watches)
-        if asked.comparison is not None:
-            doors = await stack.enter_async_context(opened(asked.comparison, _say))
-            started = specification.targets(doors.targets, asked.model, asked.access)
-            # By name: where they were started for this one measurement tells nobody anything.
+        plan, watches = measurement.plan, list(measurement.watches)
+        if measurement.comparison is not None:
+            doors = await stack.enter_async_context(opened(measurement.comparison, _say))
+            started = specification.targets(doors.targets, measurement.model, measurement.access)
+            # By name: their addresses are of this one measurement only.
             settings["targets"] = [*started, *settings["targets"]]
             plan = replace(plan, targets={**started, **plan.targets})
             watches[:0] = doors.watches
@@ -180,7 +180,7 @@ async def _measure(plan: Plan, watches: Mapping[str, Watch], cells: list[Cell]) 
             async for cell in run(plan, watches, _begins(progress)):
                 cells.append(cell)
                 if not console.is_terminal:
-                    # A log shows no bars: a line for each turn tells how far it is.
+                    # Without a terminal there are no bars: a line for each turn shows the progress.
                     _say(f"{_turn(cell.target, cell.concurrency, cell.repeat)}: {cell.tokens_per_second:,.1f} tokens/s")
 
 

@@ -1,10 +1,9 @@
-"""A target that is a program of the caller's: a bare engine, say, which has no server to call.
+"""A target that is a program, for example a bare engine without a server.
 
-The program is started once. It reads a line of JSON per request, {"id": …, "prompt": …,
-"max_tokens": …}, runs them concurrently as they come, and writes a line per answer, {"id": …,
-"seconds": …, "ttft_seconds": …, "tokens": …, "prompt_tokens": …, "error": …}. Its own clock counts:
-pipes are not what is being measured. It says {"ready": true} first, and ends when its input does. What
-it writes to standard error is kept aside, and its last line is the reason when it ends too early.
+The program is started once and writes {"ready": true} first. It reads a line of JSON per request, {"id": …,
+"prompt": …, "max_tokens": …}, runs them concurrently, and writes a line per answer, {"id": …, "seconds": …,
+"ttft_seconds": …, "tokens": …, "prompt_tokens": …, "error": …}. Times are by its own clock, so that pipes are not
+measured. It ends with its input. Its standard error is kept: the last line is the reason if it ends too early.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ class CommandTarget:
         yield self
 
     async def run(self, request: Request) -> Sample:
-        """Hands a request to the program and waits for its answer."""
+        """Sends a request to the program and waits for its answer."""
         if self._process is None or self._process.stdin is None or self._reading is None or self._reading.done():
-            return Sample(0.0, error=f"the program has ended{self._last_words()}")
+            return Sample(0.0, error=f"the program has ended{self._last_log_line()}")
         number = next(self._numbers)
         answer: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
@@ -61,7 +60,7 @@ class CommandTarget:
             del self._answers[number]
 
     async def close(self) -> None:
-        """Ends the program: its input first, and itself if that does not help."""
+        """Closes the program's input, and kills it if it does not end in time."""
         if self._process is None or self._process.stdin is None:
             return
         self._process.stdin.close()
@@ -101,10 +100,10 @@ class CommandTarget:
             ready.set()
             for answer in self._answers.values():
                 if not answer.done():
-                    answer.set_result(Sample(0.0, error=f"the program ended in the middle{self._last_words()}"))
+                    answer.set_result(Sample(0.0, error=f"the program ended in the middle{self._last_log_line()}"))
 
-    def _last_words(self) -> str:
-        """Reads the last line of what the program wrote to standard error."""
+    def _last_log_line(self) -> str:
+        """Returns the last line of the program's standard error."""
         if self._log is None:
             return ""
         self._log.seek(0)

@@ -1,9 +1,8 @@
-"""The ready-made comparison: one model behind every door there is, started here, measured in one run.
+"""The servers of `vllama bench compare`: one model behind every door, started here, measured in one run.
 
-From the inside out: the bare engine (a program of its own), a worker by gRPC, the balancer by gRPC,
-its /api/chat and its /v1/chat/completions, and vLLM's own OpenAI server. All three engines get the same
-arguments and the same cores. They are up at once and take turns, so each ratio is between two
-measurements a moment apart; what is idle waits.
+From the inside out: the bare engine (a program of its own), a worker by gRPC, the balancer by gRPC, its /api/chat and
+its /v1/chat/completions, and vLLM's own OpenAI server. All three engines get the same arguments and the same cores.
+All run at once and are measured in turn, so each ratio is between two measurements a moment apart.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ RETRY_SECONDS = 0.5
 LOG_TAIL_LINES = 5
 VLLM = "vllm"
 DOORS = ("bare", "worker", "balancer", "chat", "v1", VLLM)
-"""Names of all that can be compared."""
+"""The doors by name."""
 THROUGH_THE_BALANCER = ("balancer", "chat", "v1")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared."""
+    """The settings of a comparison."""
 
     model: str
     """The model's name."""
     engine: str = "vllm"
-    """"vllm", or "fake", which has no server of its own to be compared with."""
+    """"vllm", or "fake", which has neither a bare engine nor a server of its own."""
     bare: str = ""
-    """Program that is the bare engine, as command_target.py describes it; empty: that of vllama itself."""
+    """Another bare engine, a program as in command_target.py; empty: that of vllama itself."""
     engine_args: Sequence[str] = ()
     """key=value for the engine of the worker, for the bare one and for that of vLLM's own server."""
     doors: Sequence[str] = DOORS
-    """Which of DOORS are compared; what none of them needs is not started."""
+    """Which of DOORS are compared; nothing else is started."""
     serve_flags: Sequence[str] = ()
     """Further flags of the balancer."""
     vllm_flags: Sequence[str] = ()
@@ -59,13 +58,13 @@ class Comparison:
     start_timeout_seconds: float = 600.0
     """Most time for each server to become ready."""
     balancer: Sequence[str] = BALANCER
-    """How the balancer is called."""
+    """Command of the balancer."""
     vllm_server: Sequence[str] = VLLM_SERVER
-    """How vLLM's own server is called."""
+    """Command of vLLM's own server."""
     resolver: Sequence[str] = RESOLVER
-    """Prints the directory of a model's weights, for the bare engine and vLLM's own server."""
+    """Command that prints the directory of a model's weights, for the bare engine and vLLM's own server."""
     bare_program: Sequence[str] = BARE
-    """How vllama's own bare engine is called; it also knows the flags of vLLM's server for the same engine."""
+    """Command of vllama's own bare engine, which also prints the flags of vLLM's server for the same engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,14 @@ class Doors:
     """Targets and watches, as specification.py reads them."""
 
     targets: Sequence[str]
-    """The first is what the others are compared with."""
+    """The others are compared with the first."""
     watches: Sequence[str]
     """The balancer's process, for the targets that go through it."""
 
 
 @asynccontextmanager
 async def opened(comparison: Comparison, say: Callable[[str], None]) -> AsyncIterator[Doors]:
-    """Starts what is compared and ends it afterwards. CommandFailed when something does not start."""
+    """Starts the servers and ends them afterwards. CommandFailed if one does not start."""
     async with AsyncExitStack() as stack:
         is_real = comparison.engine == "vllm"
         flags = ["--engine", comparison.engine, *_engine_args(comparison), *comparison.serve_flags]
@@ -113,7 +112,7 @@ async def _vllm_server(comparison: Comparison, weights: str, bare: Sequence[str]
     same_engine = await _server_flags(bare)
     flags = ("--model", weights, "--served-model-name", comparison.model, "--host", "127.0.0.1", "--port", str(port))
     program = (*comparison.vllm_server, *flags, *same_engine, *comparison.vllm_flags)
-    # It leaves its sockets behind.
+    # The server leaves its sockets behind.
     with TemporaryDirectory(prefix="vllama-bench-", ignore_cleanup_errors=True) as directory:
         environment = _environment() | {"TMPDIR": directory, "VLLM_RPC_BASE_PATH": directory}
         async with started("vLLM's own server", program, environment) as process:
@@ -138,13 +137,13 @@ def _engine_args(comparison: Comparison) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Gives vLLM's own server all cores, as a single worker has; by itself it would leave one of them idle."""
+    """Gives vLLM's own server all cores, as a single worker has; by default it leaves one of them idle."""
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     return {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_NO_USAGE_STATS": "1", **os.environ}
 
 
 async def _weights(comparison: Comparison) -> str:
-    # Its standard error is the caller's: a download shows its progress there.
+    # Standard error is inherited: a download shows its progress there.
     status, out, _ = await _output((*comparison.resolver, comparison.model), stderr=None)
     if status != 0 or not out:
         raise CommandFailed(f"The weights of {comparison.model!r} cannot be had; the lines above say why.")

@@ -1,4 +1,4 @@
-"""The flags of `vllama bench`, a type for each: what it takes and how its help words it."""
+"""The flags of `vllama bench`: a type for each, with its help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A target that speaks vllama's own gRPC: a worker or a balancer."""
+"""A gRPC target: a worker or a balancer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A lean HTTP/1.1 client: one connection, one request at a time, bytes as they come.
 
-A load generator shares the machine with what it measures, so what it spends is taken from the
-result. A general client spends several times as long on a token as this one.
+A load generator shares the machine with the measured server, so its own CPU time lowers the result. A general client
+spends several times as long on a token as this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_HEAD_BYTES = 1 << 16
 
 
 class HttpError(Exception):
-    """The server answered what is no HTTP, or ended in the middle."""
+    """The server's answer is no HTTP, or it ended in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Url:
 
 
 class ChunkedDecoder:
-    """Takes the framing off a chunked body, however its bytes are cut."""
+    """Decodes a chunked body whose bytes arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._pending = b""
         self._left = 0
         self._is_last = False
         self.finished = False
-        """Whether the last chunk has come, with what ends it."""
+        """True after the last chunk and its trailer."""
 
     def feed(self, data: bytes) -> bytes:
         """Adds bytes of the wire and returns those of the body that are complete. HttpError for bad framing."""
@@ -83,7 +83,7 @@ class ChunkedDecoder:
 
 
 class ResponseParser:
-    """Reads one response as its bytes come, and hands its body on; nothing is kept."""
+    """Parses one response as its bytes come, and passes the body on without keeping it."""
 
     def __init__(self, on_body: Callable[[bytes], None]) -> None:
         self.status = 0
@@ -98,7 +98,7 @@ class ResponseParser:
         self._left: int | None = None
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes of the wire. HttpError when they are no response."""
+        """Parses received bytes. HttpError when they are no response."""
         if not self.status:
             self._head += data
             head, end, data = self._head.partition(HEAD_END)
@@ -110,7 +110,7 @@ class ResponseParser:
         self._read_body(data)
 
     def end(self) -> None:
-        """Takes the end of the connection. HttpError when it came in the middle of the response."""
+        """The connection has ended. HttpError when that was in the middle of the response."""
         if not self.status:
             raise HttpError("the connection ended before an answer came")
         if not self.finished and (self._decoder is not None or self._left is not None):
@@ -146,12 +146,11 @@ class ResponseParser:
 class HttpConnection(asyncio.Protocol):
     """One connection that is kept, and opened again when the server has closed it.
 
-    It parses in the event loop's callback: waking a task for every token would cost more than
-    everything else that is done for one.
+    It parses in the event loop's callback: waking a task for every token would cost more than all other work for it.
     """
 
     def __init__(self, url: Url, headers: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
-        """Takes what an https address needs; None trusts the system's authorities."""
+        """`tls` is for https addresses; None trusts the system's authorities."""
         self._url = url
         self._tls = (tls or ssl.create_default_context()) if url.tls else None
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -163,8 +162,8 @@ class HttpConnection(asyncio.Protocol):
     async def post(self, path: str, body: bytes, on_body: Callable[[bytes], None]) -> int:
         """Sends a request, hands the body's bytes to `on_body` as they come, and returns the status at its end.
 
-        OSError when there is no connection, HttpError when the answer is none or breaks off. What
-        is under way when it fails or is cancelled goes with the connection.
+        OSError when there is no connection, HttpError when the answer is no HTTP or breaks off. After a failure or a
+        cancellation the connection is closed.
         """
         head = f"POST {self._url.path}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
         parser = ResponseParser(on_body)
@@ -188,7 +187,6 @@ class HttpConnection(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Takes bytes from the event loop."""
         if self._parser is None:
             return
         try:
@@ -200,7 +198,6 @@ class HttpConnection(asyncio.Protocol):
                 self._settle(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Takes the end of the connection from the event loop."""
         self._transport = None
         if self._parser is None:
             return

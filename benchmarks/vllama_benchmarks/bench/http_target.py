@@ -1,7 +1,7 @@
 """Targets that speak HTTP: Ollama's /api/chat and OpenAI's /v1/chat/completions.
 
-Only the lines up to the first text, and the last one, are parsed; what lies between is counted by
-the server. So the generator spends next to nothing on a token.
+Only the lines up to the first text, and the last one, are parsed; the server counts the tokens. So the generator spends
+next to nothing on a token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TAIL_LINES = 4
 
 
 class Dialect(Protocol):
-    """How one HTTP API asks and answers."""
+    """Requests and answers of one HTTP API."""
 
     path: str
     """Where requests go."""
@@ -35,11 +35,11 @@ class Dialect(Protocol):
         ...
 
     def message(self, line: bytes) -> dict[str, Any] | None:
-        """Reads one line of the answer; None for a line that says nothing."""
+        """Reads one line of the answer; None for a line without a message."""
         ...
 
     def has_text(self, message: dict[str, Any]) -> bool:
-        """Tells whether a message carries text."""
+        """Returns whether a message carries text."""
         ...
 
     def counts(self, last: dict[str, Any]) -> tuple[int, int] | None:
@@ -53,21 +53,19 @@ class OllamaDialect:
     path = "/api/chat"
 
     def body(self, model: str, request: Request) -> dict[str, Any]:
-        """Asks greedily; `ignore_eos` is vllama's own option, which Ollama ignores."""
+        """Greedy; `ignore_eos` is vllama's own option, which Ollama ignores."""
         options = {"num_predict": request.max_tokens, "temperature": 0, "ignore_eos": True}
         return {"model": model, "messages": [{"role": "user", "content": request.prompt}], "options": options}
 
     def message(self, line: bytes) -> dict[str, Any] | None:
-        """Reads a line."""
         return _json(line) if line else None
 
     def has_text(self, message: dict[str, Any]) -> bool:
-        """Tells whether answer or reasoning came."""
         content = message.get("message", {})
         return bool(content.get("content") or content.get("thinking"))
 
     def counts(self, last: dict[str, Any]) -> tuple[int, int] | None:
-        """Reads the counts of the line that says done."""
+        """Reads the counts of the last line, which has `done`."""
         if not last.get("done"):
             return None
         return int(last.get("prompt_eval_count", 0)), int(last.get("eval_count", 0))
@@ -79,7 +77,7 @@ class OpenAiDialect:
     path = "/v1/chat/completions"
 
     def body(self, model: str, request: Request) -> dict[str, Any]:
-        """Asks greedily; `ignore_eos` is understood by vLLM and vllama."""
+        """Greedy; `ignore_eos` is understood by vLLM and vllama."""
         return {
             "model": model,
             "messages": [{"role": "user", "content": request.prompt}],
@@ -91,19 +89,18 @@ class OpenAiDialect:
         }
 
     def message(self, line: bytes) -> dict[str, Any] | None:
-        """Reads an event's line; the end of the stream says nothing."""
+        """Reads an event's line; the end of the stream is no message."""
         line = line.rstrip(b"\r")
         if not line.startswith(DATA) or line.endswith(DONE):
             return None
         return _json(line[len(DATA) :])
 
     def has_text(self, message: dict[str, Any]) -> bool:
-        """Tells whether answer or reasoning came."""
         deltas = [choice.get("delta", {}) for choice in message.get("choices", ())]
         return any(delta.get(key) for delta in deltas for key in ("content", "reasoning", "reasoning_content"))
 
     def counts(self, last: dict[str, Any]) -> tuple[int, int] | None:
-        """Reads the usage, which comes last."""
+        """Reads the usage of the last event."""
         usage = last.get("usage")
         return None if not usage else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
@@ -160,7 +157,7 @@ class HttpSession:
 
 
 class _Reading:
-    """What has been read of one answer: when text came first, and the last lines."""
+    """The part of one answer that is needed: the time of the first text, and the last lines."""
 
     def __init__(self, dialect: Dialect, clock: Callable[[], float]) -> None:
         self._dialect = dialect
@@ -170,7 +167,6 @@ class _Reading:
         self._first: float | None = None
 
     def add(self, data: bytes) -> None:
-        """Takes bytes of the body."""
         complete, newline, rest = data.rpartition(b"\n")
         if not newline:
             self._pending += data
@@ -178,11 +174,11 @@ class _Reading:
         lines, self._pending = (self._pending + complete).split(b"\n"), rest
         if self._first is None and any(self._dialect.has_text(message) for message in self._messages(lines)):
             self._first = self._clock()
-        # The last line that says something may be followed by blank lines and the end's mark.
+        # The last message may be followed by blank lines and the end's mark.
         self._tail = (self._tail + lines)[-TAIL_LINES:]
 
     def sample(self, status: int, begun: float, ended: float) -> Sample:
-        """Judges the whole answer. ValueError when its end is not what the dialect knows."""
+        """Returns the sample of a whole answer. ValueError when its end is none of the dialect."""
         messages = self._messages([*self._tail, self._pending])
         last = messages[-1] if messages else {}
         if status != OK or "error" in last:
@@ -193,7 +189,6 @@ class _Reading:
         return Sample(ended - begun, self._since(begun), tokens=counts[1], prompt_tokens=counts[0])
 
     def broken(self, begun: float, ended: float, error: str) -> Sample:
-        """Writes down a failure."""
         return Sample(ended - begun, self._since(begun), error=error)
 
     def _since(self, begun: float) -> float | None:

@@ -1,7 +1,7 @@
-"""Targets that take turns with every request: what the machine does in a minute then falls on all of them alike.
+"""Targets that alternate with every request, so that other load on the machine affects all of them alike.
 
-One stream at a time. Who begins changes from round to round, because whoever follows another engine
-finds the processor's caches full of that one's weights.
+One stream at a time. The first target changes from round to round: after another engine the processor's caches hold
+that engine's weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one target."""
+    """The measurements of one target."""
 
     samples: list[Sample] = field(default_factory=list)
     """A sample of each round, in order."""
@@ -39,7 +39,7 @@ async def measure_in_turn(
     timeout_seconds: float,
     done: Mapping[str, Callable[[Sample], None]],
 ) -> dict[str, Measured]:
-    """Sends each target one request a round, one after the other, and returns what was measured of each."""
+    """Sends each target one request a round, one after the other, and returns their measurements."""
     measured = {name: Measured() for name in targets}
     names = list(targets)
     async with AsyncExitStack() as stack:

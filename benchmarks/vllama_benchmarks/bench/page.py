@@ -1,4 +1,4 @@
-"""The result as one HTML page without anything outside of it: what was measured, charts, numbers."""
+"""The result as one self-contained HTML page: facts, charts, numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ MORE_COLUMNS = ("TPOT p50 / p90 / p99 ms", "end to end p50 / p90 / p99 s", "prom
 
 
 def page(record: Mapping[str, Any], lines: Sequence[Line], ratios: Sequence[Ratio]) -> str:
-    """Writes the page."""
     names = list(dict.fromkeys(line.target for line in lines))
     ratios_part = f"<h2>Ratios, pair by pair</h2>{_ratios(ratios)}" if ratios else ""
     return f"""<!doctype html>
@@ -65,8 +64,8 @@ def _facts(record: Mapping[str, Any]) -> str:
         "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         **{name.replace("_", " ").capitalize(): value for name, value in record["settings"].items()},
     }
-    told = {name: _words(value) for name, value in facts.items()}
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(words)}</dd>" for name, words in told.items() if words)
+    texts = {name: _words(value) for name, value in facts.items()}
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(words)}</dd>" for name, words in texts.items() if words)
 
 
 def _words(value: object) -> str:

@@ -1,8 +1,8 @@
 """The whole measurement: every concurrency, every repeat, and in each repeat every target in turn.
 
-A B A B rather than A A B B: what changes slowly on a machine (heat, other programs) then changes
-for all targets alike, and each repeat gives one honest ratio. Where a difference is far smaller than
-what changes between two turns, the targets take turns with every single request (interleaved.py).
+A B A B rather than A A B B: slow changes of the machine (heat, other programs) then affect all targets alike, and each
+repeat gives one ratio. For differences far smaller than the changes between two turns, targets alternate with every
+request (interleaved.py).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 WARM_UP = "warm-up"
 LEAST_STREAMS = 2
-"""A cell of one stream has the requests of two: one answer alone says little."""
+"""A cell of one stream has the requests of two: a single answer varies too much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured."""
+    """The settings of a measurement."""
 
     targets: Mapping[str, Target]
-    """Targets by name, in the order in which they take turns; the first is what others are compared with."""
+    """Targets by name, in the order in which they take turns; the others are compared with the first."""
     workload: Workload
-    """What is sent."""
+    """The requests."""
     concurrencies: Sequence[int] = (1, 5, 10, 20, 50)
     """Requests under way at any time."""
     requests: int | None = None
-    """Requests of a cell; None: so many for each that is under way as `requests_each` says."""
+    """Requests of a cell; None: `requests_each` for each stream."""
     repeats: int = 3
     """How often each target is measured at each concurrency."""
     warm_up: int = 2
@@ -48,12 +48,12 @@ class Plan:
     seed: int = 0
     """Seed of the lengths and words."""
     requests_each: int = 3
-    """Requests of each stream, of which there count LEAST_STREAMS at least."""
+    """Requests of each stream; at least LEAST_STREAMS streams are counted."""
     is_interleaved: bool = False
-    """Whether targets take turns with every request, which is possible at one stream only."""
+    """True to alternate targets with every request, which needs a single stream."""
 
     def requests_at(self, concurrency: int) -> int:
-        """Tells how many requests a cell has."""
+        """Returns the number of requests of a cell."""
         return self.requests_each * max(concurrency, LEAST_STREAMS) if self.requests is None else self.requests
 
 
@@ -64,8 +64,8 @@ async def run(
 ) -> AsyncIterator[Cell]:
     """Yields the cells as they are measured.
 
-    `begin` is told target, concurrency, repeat (-1: warm-up) and number of requests of what comes
-    next, and returns what is to be called with every sample.
+    `begin` is called with target, concurrency, repeat (-1: warm-up) and number of requests of the next cell, and
+    returns the function to call with every sample.
     """
     for name, target in plan.targets.items():
         requests = plan.workload.requests(Random(plan.seed), f"{WARM_UP}.{name}")
@@ -130,6 +130,6 @@ async def _interleaved(
 
 
 def _requests(plan: Plan, name: str, concurrency: int, repeat: int) -> Iterator[Request]:
-    """Draws the same lengths for every target, but a prefix that no cache has seen."""
+    """Returns requests of the same lengths for every target, with a prefix that no cache holds."""
     random = Random(f"{plan.seed}.{concurrency}.{repeat}")
     return plan.workload.requests(random, f"{concurrency}.{repeat}.{name}")

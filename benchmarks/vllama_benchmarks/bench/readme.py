@@ -1,9 +1,9 @@
-"""Writes the tables of kept comparisons into a page, so that the page's numbers are those of the files.
+"""Writes the tables of kept comparisons into a Markdown page, so that its numbers are those of the files.
 
     python -m vllama_benchmarks.bench.readme README.md benchmarks/cpu.json … [--check]
 
-Each table stands between two comments that name its file; everything else of the page stays. `--check`
-writes nothing and fails when the page says something else than the file.
+Each table stands between two comments that name its file; the rest of the page stays. `--check` writes nothing and
+fails if the page differs from the file.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ DOOR_NAMES = {
 
 
 class PageError(Exception):
-    """The page has no place for the table."""
+    """The page lacks the comments around the table."""
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """Writes a record as Markdown: a row for each target, throughput at each concurrency, and the first token."""
+    """Returns a record as Markdown: a row for each target, throughput at each concurrency, and the first token."""
     lines = {(line["target"], line["concurrency"]): line for line in record["lines"]}
     names = list(dict.fromkeys(line["target"] for line in record["lines"]))
     streams = sorted({concurrency for _, concurrency in lines})
@@ -47,7 +47,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def with_table(page: str, name: str, written: str) -> str:
-    """Puts a table between the comments that name its file. PageError when they are not there."""
+    """Returns the page with a table between the comments that name its file. PageError if they are missing."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     if page.count(begin) != 1 or page.count(end) != 1:
         raise PageError(f"the page must have {begin!r} and {end!r} once each, around the place of the table")
@@ -79,7 +79,7 @@ def _row(
 
 
 def _bases(record: Mapping[str, Any]) -> list[str]:
-    """Names what others are compared with, the first target first."""
+    """Returns the targets that others are compared with, the first target first."""
     return list(dict.fromkeys(ratio["base"] for ratio in record["ratios"]))
 
 
@@ -99,7 +99,7 @@ def _provenance(record: Mapping[str, Any], streams: Sequence[int]) -> str:
 
 
 def main() -> int:
-    """Returns the exit status: 1 when the page is stale or has no place."""
+    """Returns the exit status: 1 if the page is stale or lacks the comments."""
     parser = argparse.ArgumentParser(prog="python -m vllama_benchmarks.bench.readme", description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("record", type=Path, nargs="+")

@@ -1,4 +1,4 @@
-"""The result as JSON: what was measured, on which machine, with which versions, and every sample if wanted."""
+"""The result as JSON: numbers, machine, versions, settings, and every sample on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMAT = 1
 def record(
     cells: Sequence[Cell], settings: Mapping[str, Any], compared: Sequence[Ratio], *, samples: bool = True
 ) -> dict[str, Any]:
-    """Builds the record; `settings` are kept as they are, and every request unless `samples` says no."""
+    """Builds the record; `settings` are kept as they are, and every request only with `samples`."""
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -42,7 +42,6 @@ def record(
 
 
 def machine() -> dict[str, Any]:
-    """Describes this machine."""
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count(),
@@ -62,7 +61,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Names the commit of this source tree; empty for an installation without one."""
+    """Returns the commit of this source tree; empty for an installation without one."""
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],

@@ -1,4 +1,4 @@
-"""What is sent and what is measured: one request, and one sample of how it went."""
+"""One request, and the sample that is its result."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation to ask for."""
+    """One generation."""
 
     prompt: str
     """The prompt, sent as one user turn."""
     max_tokens: int
-    """Tokens to generate; a target that can is told not to end before."""
+    """Tokens to generate; where the API allows it, no fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How one request went, in the caller's time."""
+    """The result of one request, in the caller's time."""
 
     seconds: float
     """From sending the request to its last byte."""

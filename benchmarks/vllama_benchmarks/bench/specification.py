@@ -1,4 +1,4 @@
-"""Reads what is to be measured from the command line: "name=kind:address" and "name=pid"."""
+"""Parses the targets and watches of the command line: "name=kind:address" and "name=pid"."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORM = "write name=kind:address, the kind being " + ", ".join(KINDS)
 
 
 def targets(texts: Sequence[str], model: str, access: Access) -> dict[str, Target]:
-    """Makes the targets, in order. ValueError that says what is wrong with which."""
+    """Returns the targets, in order. ValueError names the wrong one."""
     found: dict[str, Target] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -34,7 +34,7 @@ def targets(texts: Sequence[str], model: str, access: Access) -> dict[str, Targe
 
 
 def watches(texts: Sequence[str], names: Sequence[str]) -> dict[str, Watch]:
-    """Makes the watches of targets' processes. ValueError that says what is wrong with which."""
+    """Returns the watches of targets' processes. ValueError names the wrong one."""
     found = {}
     for text in texts:
         name, _, pid = text.partition("=")

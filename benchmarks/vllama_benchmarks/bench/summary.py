@@ -1,4 +1,4 @@
-"""Sums cells up: one line per target and concurrency, and the ratios of targets, pair by pair."""
+"""The sums of cells: one line per target and concurrency, and the ratios of targets, pair by pair."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _ratio(cells: Sequence[Cell], base: str, name: str, concurrency: int) -> Rat
 
 
 def _later(cell: Cell, base: Cell) -> float | None:
-    """By how much a cell's first tokens come later than the base's; None when one of them has none."""
+    """Returns how much later a cell's first tokens come than the base's; None if one of them has none."""
     if cell.is_interleaved and base.is_interleaved:
         return percentile(
             [

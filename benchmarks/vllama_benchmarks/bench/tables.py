@@ -1,4 +1,4 @@
-"""The result on a terminal: rates, times and ratios, each as plain columns that fit and can be cut."""
+"""The result on a terminal: rates, times and ratios in plain columns."""
 
 from __future__ import annotations
 

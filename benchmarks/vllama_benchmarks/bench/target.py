@@ -1,4 +1,4 @@
-"""What is measured: a target opens sessions, and a session sends one request after the other."""
+"""The interface of a target: it opens sessions, and a session sends one request after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Session(Protocol):
 
 
 class Target(Protocol):
-    """Something that generates."""
+    """A server or program that generates."""
 
     def session(self) -> AbstractAsyncContextManager[Session]:
         """Opens a session; it ends with the block."""

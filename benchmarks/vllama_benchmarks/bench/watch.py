@@ -1,4 +1,4 @@
-"""What a process costs while it is measured: CPU time with its children, and its own memory."""
+"""The cost of a process while it is measured: CPU time and memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import psutil
 
 
 class Watch:
-    """Reads one process; its children are what it is made of, unless `alone`."""
+    """Measures one process, with its children unless `alone`."""
 
     def __init__(self, pid: int, *, alone: bool = True) -> None:
         """Raises ValueError when there is no such process."""

@@ -1,8 +1,8 @@
-"""Which requests are sent: lengths from distributions or a trace, prompts that no prefix cache knows.
+"""The requests: lengths from distributions or a trace, prompts that no prefix cache holds.
 
-A prompt is made of common words of three letters, because such a word with its blank is one token
-for nearly every tokenizer and four bytes for the simulated engine. Every prompt begins with a
-number of its own, so a second target or repeat finds nothing of it in a cache.
+A prompt consists of common words of three letters: such a word with its blank is one token for nearly every tokenizer
+and four bytes for the simulated engine. Every prompt begins with a number of its own, so that a second target or
+repeat finds none of it in a cache.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class Fixed:
     tokens: int
 
     def draw(self, random: Random) -> int:
-        """Returns it."""
         return self.tokens
 
 
@@ -56,24 +55,22 @@ class Uniform:
     high: int
 
     def draw(self, random: Random) -> int:
-        """Draws one."""
         return random.randint(self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
 class LogNormal:
-    """Many short and a few long ones, as people's prompts are."""
+    """Many short and a few long ones, as in real traffic."""
 
     median: int
     sigma: float
 
     def draw(self, random: Random) -> int:
-        """Draws one."""
         return max(1, round(random.lognormvariate(math.log(self.median), self.sigma)))
 
 
 def length(text: str) -> Length:
-    """Reads a length: "128", "64-256", or "lognormal:128:0.8". ValueError that says so for anything else."""
+    """Reads a length: "128", "64-256", or "lognormal:128:0.8". ValueError for anything else."""
     try:
         match text.split(":"):
             case ["lognormal", median, sigma] if int(median) > 0 and float(sigma) >= 0:

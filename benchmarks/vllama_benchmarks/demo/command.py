@@ -1,4 +1,4 @@
-"""`vllama demo`: starts a fleet, sends it many chats at once, and shows who served them and how fast."""
+"""`vllama demo`: starts a fleet, sends it many chats at once, and shows which worker served them and how fast."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ UNKNOWN_WORKER = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class ChatResult:
-    """How one stream went."""
+    """The result of one stream."""
 
     worker: str
-    """Who served it."""
+    """The worker that served it."""
     text: str = ""
     """The answer."""
     done: bool = False
-    """Whether its last line said that it is complete."""
+    """Whether its last line marks it as complete."""
     ttft_seconds: float | None = None
     """From the request to the first text; None when none came."""
     seconds: float = 0.0

@@ -11,7 +11,7 @@ STREAMS = 50
 
 
 def run_throughput(options: argparse.Namespace) -> None:
-    """Target 3: steps that take no time, so everything that is in the way shows."""
+    """Target 3: steps that take no time, so the whole cost of the relay shows."""
     with fleet(1, NO_PACE) as running:
         throughput.measure(running, STREAMS, 100, 1, "warm-up")
         for repeat in range(options.repeats):
@@ -20,7 +20,7 @@ def run_throughput(options: argparse.Namespace) -> None:
 
 
 def run_fast(options: argparse.Namespace) -> None:
-    """An engine that makes more than the relay can carry and waits for nobody."""
+    """An engine that generates more than the relay can carry, and never waits for its readers."""
     with fleet(1, ("step_seconds=0.0002", "step_seconds_per_stream=0", "prefill_tokens_per_second=0")) as running:
         throughput.measure(running, STREAMS, 100, 1, "warm-up")
         for repeat in range(options.repeats):
@@ -29,7 +29,7 @@ def run_fast(options: argparse.Namespace) -> None:
 
 
 def run_paced(options: argparse.Namespace) -> None:
-    """What a line costs when the relay keeps up and nothing merges."""
+    """The cost of a line when the relay keeps up and nothing is merged."""
     with fleet(1, ("step_seconds=0.02", "step_seconds_per_stream=0")) as running:
         throughput.measure(running, STREAMS, 20, 1, "warm-up")
         for repeat in range(options.repeats):
@@ -51,7 +51,6 @@ PARTS = {
 
 
 def main() -> None:
-    """Runs what was asked for, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; default: everything")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind")

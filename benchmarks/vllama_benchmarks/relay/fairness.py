@@ -1,7 +1,7 @@
 """The first token of a new request while 49 streams run: through the chain, against the bare engine.
 
 The bare engine is the same simulation in this process under the same load, without any wire. Both
-are driven in turn; a request comes at a random moment of a step.
+are measured in turn; a request comes at a random moment of a step.
 """
 
 from __future__ import annotations

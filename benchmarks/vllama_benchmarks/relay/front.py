@@ -1,4 +1,4 @@
-"""Tokens per second through the balancer's gRPC door, and the processor time that a token costs on the way."""
+"""Tokens per second through the balancer's gRPC front, and the CPU time per token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENS = 400
 
 
 def run(options: argparse.Namespace) -> None:
-    """What a caller of the gRPC door gets, with steps that take no time."""
+    """The gRPC front, with steps that take no time."""
     with fleet(1, NO_PACE) as running:
         _measure(running, 1, "warm-up")
         for repeat in range(options.repeats):

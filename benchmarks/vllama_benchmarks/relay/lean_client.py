@@ -1,6 +1,6 @@
 """A client of /api/chat that costs next to nothing: raw sockets, one loop, bytes kept and checked afterwards.
 
-It shares the machine with what it measures, so it does nothing but receive while the clock runs.
+It shares the machine with the measured server, so it only receives while the clock runs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ SILENCE_SECONDS = 300.0
 
 
 class WrongReply(Exception):
-    """An answer is not what the simulated engine says."""
+    """An answer differs from that of the simulated engine."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """One reply, as it came."""
+    """One reply as received."""
 
     prompt: str
-    """What was asked."""
+    """The prompt."""
     tokens: int
-    """How many tokens were asked for."""
+    """Tokens to generate."""
     sent_at: float
-    """When, on the monotonic clock."""
+    """Time of sending, monotonic clock."""
     first_at: float = 0.0
     """When its first bytes came."""
     ended_at: float = 0.0
@@ -61,14 +61,14 @@ class Answer:
 
 
 class Connection:
-    """One connection that is kept, with one request at a time."""
+    """One kept connection with one request at a time."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = port
         self.answer: Answer | None = None
-        """The reply that is under way, or the last one."""
+        """The running reply, or the last one."""
 
     def ask(self, prompt: str, tokens: int) -> None:
         """Sends a request."""
@@ -79,7 +79,7 @@ class Connection:
         self.socket.sendall(head.encode() + body)
 
     def receive(self) -> bool:
-        """Takes what has come; tells whether the reply is complete."""
+        """Receives available bytes; returns whether the reply is complete."""
         data = self.socket.recv(RECEIVE_BYTES)
         answer = self.answer
         if not data or answer is None:
@@ -107,7 +107,7 @@ class Connection:
 
 
 def drive(port: int, streams: int, tokens: int, rounds: int, label: str = "") -> list[Answer]:
-    """Keeps so many streams running, `rounds` replies each, and returns all of them in the order they ended."""
+    """Keeps the streams running, `rounds` replies each, and returns the replies in the order of their ends."""
     answers: list[Answer] = []
     with selectors.DefaultSelector() as selector:
         left = {}

@@ -1,4 +1,4 @@
-"""Real workers and a real balancer as processes of their own, and what they use of the machine."""
+"""Workers and a balancer as child processes, with their CPU time and memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = "demo:1b"
 START_TIMEOUT_SECONDS = 180.0
 STOP_TIMEOUT_SECONDS = 20.0
 NO_PACE = ("step_seconds=0", "step_seconds_per_stream=0", "prefill_tokens_per_second=0")
-"""An engine whose steps take no time: it goes as fast as its readers."""
+"""An engine whose steps take no time: it is as fast as its readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Fleet:
     """A balancer and its workers."""
 
     http_port: int
-    """The balancer's HTTP door, on the loopback."""
+    """The balancer's HTTP edge, on the loopback."""
     grpc_address: str
-    """The balancer's gRPC door."""
+    """The balancer's gRPC front."""
     workers: tuple[str, ...]
     """The workers' own gRPC addresses."""
     balancer_pid: int
@@ -53,7 +53,7 @@ class Fleet:
 
 @contextmanager
 def fleet(workers: int, engine_arguments: Sequence[str], *flags: str) -> Iterator[Fleet]:
-    """Starts workers and a balancer, waits until all of them serve, and ends them whatever happens."""
+    """Starts workers and a balancer, waits until all of them serve, and ends them in every case."""
     with ExitStack() as ending:
         directory = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="relay-")))
         addresses = tuple(f"unix:{directory}/worker-{index}.sock" for index in range(workers))

@@ -1,7 +1,7 @@
 """The first token of a new request while 49 streams run, on the real engine: /api/chat against the bare engine.
 
-Both engines are up at once and take turns under the same load. What a turn has begun it brings to its
-end, so that nothing of it is computed in the next one.
+Both engines run at once and are measured in turn under the same load. All requests of a turn are finished before the
+next one begins.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MODEL = "smollm2:135m"
 DOORS = ("bare", "chat")
 BUSY_STREAMS = 49
 BUSY = Workload(Fixed(64), Uniform(20, 60))
-"""Of different lengths, so that they do not end and begin all at once."""
+"""Different lengths, so that streams do not begin and end all at once."""
 PROBE = Workload(Fixed(64), Fixed(1))
 PROBES = 38
 WARM_UP_PROBES = 2
 LONGEST_PAUSE_SECONDS = 1.5
-"""Several steps, which take 0.3 to 0.6 s here: an answer comes at the end of one, and the next probe shall come at any
-moment of another. A pause of about a step would ask which door's probes still make it into the same step."""
+"""Several steps of 0.3 to 0.6 s, so that a probe comes at any moment of a step. With a pause of about one step
+the result would depend on which door's probes still enter the same step."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """The fairness target on the engine that it is about."""
+    """The fairness target on the real engine."""
     uvloop.run(_run(options.repeats))
 
 

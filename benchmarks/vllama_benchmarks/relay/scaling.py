@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def steady_tokens_per_second(answers: list[Answer], rounds: int) -> float:
-    """Measures while every stream runs: from the last one's first token to the first one's last reply.
+    """Returns the speed while every stream runs: from the last one's first token to the first one's last reply.
 
-    A reply that reaches over an end of that time counts with its share.
+    A reply that crosses an end of that time counts with its share.
     """
     begin = sorted(answer.first_at for answer in answers)[STREAMS - 1]
     replies: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Tokens per second from the worker to Ollama's JSON, and the processor time that a token costs on the way."""
+"""Tokens per second from the worker to Ollama's JSON, and the CPU time per token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Throughput(NamedTuple):
 
     @classmethod
     def of(cls, tokens: int, lines: int, elapsed: float, balancer: float, worker: float, client: float) -> Throughput:
-        """Derives it from counts, and from seconds of time and of each side's processor."""
+        """Returns it from counts, elapsed seconds and the CPU seconds of each process."""
         micro = 1e6 / tokens
         return cls(
             tokens / elapsed,
@@ -38,7 +38,7 @@ class Throughput(NamedTuple):
 
 
 def measure(running: Fleet, streams: int, tokens: int, rounds: int, label: str) -> Throughput:
-    """Drives so many streams at once, every text checked once the clock has stopped."""
+    """Runs the streams at once and checks every text after the clock has stopped."""
     balancer, worker = running.cpu_seconds()
     client, began = time.process_time(), time.monotonic()
     answers = drive(running.http_port, streams, tokens, rounds, label)

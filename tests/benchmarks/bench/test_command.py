@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.clients.cli.ollama_server import OllamaServer
 
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 QUICK = ("--concurrency", "1,2", "--requests", "2", "--repeats", "2", "--warm-up", "1")
 
 
@@ -40,9 +40,9 @@ async def test_measures_and_reports(ollama: OllamaServer, vllama: Callable, tmp_
 async def test_a_log_tells_how_far_it_is(ollama: OllamaServer, vllama: Callable) -> None:
     """Where standard error is no terminal, each turn that was measured is a line there."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
-    told = [line.rpartition(": ")[0] for line in (await vllama("bench", *QUICK)).err.splitlines()]
+    reported = [line.rpartition(": ")[0] for line in (await vllama("bench", *QUICK)).err.splitlines()]
     turns = [f"server: {streams}, turn {turn}" for streams in ("1 stream", "2 streams") for turn in (1, 2)]
-    assert [line for line in told if line.startswith("server: ")] == turns
+    assert [line for line in reported if line.startswith("server: ")] == turns
 
 
 async def test_requests_can_be_left_out_of_the_json(ollama: OllamaServer, vllama: Callable, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_without_a_target_the_server_is_measured(ollama: OllamaServer, vll
 async def test_a_stopped_measurement_keeps_its_whole_turns(
     ollama: OllamaServer, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """SIGTERM in the middle of the second target's turn: the first target's is told and written."""
+    """SIGTERM in the middle of the second target's turn: the first target's is printed and written."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
     async with ollama_server() as slow:
         slow.answers["POST /api/chat"] = Answer([chunk("Hi"), Hang()])
@@ -72,7 +72,7 @@ async def test_a_stopped_measurement_keeps_its_whole_turns(
         flags = (*targets, *QUICK, "--warm-up", "0", "--json", str(tmp_path / "r.json"))
         line = [sys.executable, "-m", "vllama_clients.cli", "bench", *flags]
         process = await asyncio.create_subprocess_exec(*line, env=environment, stdout=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while not slow.requests:
                 await asyncio.sleep(0.02)
             process.terminate()
@@ -83,7 +83,7 @@ async def test_a_stopped_measurement_keeps_its_whole_turns(
 
 
 async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callable) -> None:
-    """Errors are counted in the table, and the first one is told."""
+    """Errors are counted in the table, and the first one is printed."""
     ollama.answers["POST /api/chat"] = Answer([{"error": "server busy"}], 503)
     done = await vllama("bench", *QUICK)
     assert done.status == 1
@@ -109,5 +109,5 @@ async def test_failed_requests_are_status_1(ollama: OllamaServer, vllama: Callab
     ],
 )
 def test_bad_flags_are_usage_errors(flags: tuple[str, ...]) -> None:
-    """What cannot be read is told with status 2, before anything is sent."""
+    """Flags that cannot be read end with status 2, before anything is sent."""
     assert run("bench", command, flags, {}) == 2

@@ -39,8 +39,8 @@ def children() -> list[psutil.Process]:
 
 async def test_every_door_is_a_target() -> None:
     """From the inside out, the bare engine first, and the balancer is watched where it takes part."""
-    said: list[str] = []
-    async with opened(comparison(), said.append) as doors:
+    printed: list[str] = []
+    async with opened(comparison(), printed.append) as doors:
         made = targets(doors.targets, "ready", Access())
         assert tuple(made) == DOORS
         assert list(watches(doors.watches, list(made))) == ["balancer", "chat", "v1"]
@@ -48,7 +48,7 @@ async def test_every_door_is_a_target() -> None:
             assert (await session.run(Request("hi", 5))).tokens == 5
         assert len(children()) == 2
     assert not children()
-    assert "worker-0: ready" in said
+    assert "worker-0: ready" in printed
 
 
 async def test_vllms_server_gets_weights_name_and_flags() -> None:
@@ -93,7 +93,7 @@ async def test_only_the_chosen_doors() -> None:
 
 
 async def test_an_engine_that_cannot_be_configured() -> None:
-    """The last words of the program that was asked for its arguments are told."""
+    """The error has the end of the failed program's log."""
     broken = (sys.executable, "-c", "import sys; sys.exit('no such dtype')")
     with pytest.raises(CommandFailed, match="no such dtype"):
         async with opened(replace(comparison(), bare_program=broken), lambda _: None):

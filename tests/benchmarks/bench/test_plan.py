@@ -24,7 +24,7 @@ REQUEST = Request("hi", 5)
 
 
 class FakeTarget:
-    """Answers after the event loop has gone round once; keeps what it was asked and how many were under way."""
+    """Answers after one turn of the event loop; records requests and their number at once."""
 
     def __init__(self, sample: Sample | None = None) -> None:
         self.sample = sample or Sample(1.0, 0.5, 5, 3)
@@ -57,7 +57,7 @@ class HangingTarget(FakeTarget):
 
 
 async def test_a_closed_loop() -> None:
-    """Exactly as many requests as asked for, never more at once than asked for."""
+    """Exactly the given number of requests, never more at once than the given concurrency."""
     target = FakeTarget()
     samples, _ = await measure(target, repeat(REQUEST), 20, 4, timeout_seconds=10)
     assert len(samples) == len(target.requests) == 20
@@ -92,7 +92,7 @@ async def test_targets_take_turns() -> None:
 
 
 async def test_targets_get_the_same_lengths() -> None:
-    """What one target is asked in a turn, the other is asked too, but for the names."""
+    """In one turn both targets get the same requests, but for the names."""
     first, second = FakeTarget(), FakeTarget()
     plan = Plan({"a": first, "b": second}, Workload(Fixed(3), Fixed(4)), (1,), requests=3, repeats=1, warm_up=0)
     _ = [cell async for cell in run(plan, {}, begins([]))]
@@ -101,8 +101,8 @@ async def test_targets_get_the_same_lengths() -> None:
 
 
 async def test_targets_take_turns_with_every_request() -> None:
-    """Each round asks every target once, another one first each time, and the cells keep the order of the rounds."""
-    asked: list[str] = []
+    """Each round calls every target once, another one first each time, and the cells keep the order of the rounds."""
+    called: list[str] = []
 
     class Noting(FakeTarget):
         def __init__(self, name: str) -> None:
@@ -110,7 +110,7 @@ async def test_targets_take_turns_with_every_request() -> None:
             self.name = name
 
         async def run(self, request: Request) -> Sample:
-            asked.append(self.name)
+            called.append(self.name)
             return await super().run(request)
 
     plan = Plan(
@@ -124,13 +124,13 @@ async def test_targets_take_turns_with_every_request() -> None:
     )
     watches = {"b": Watch(os.getpid())}
     cells = [cell async for cell in run(plan, watches, begins([]))]
-    assert "".join(asked) == "abcbcacababc"
+    assert "".join(called) == "abcbcacababc"
     assert [(cell.target, len(cell.samples), cell.seconds) for cell in cells] == [("a", 4, 4), ("b", 4, 4), ("c", 4, 4)]
     assert [cell.cpu_seconds is not None for cell in cells] == [False, True, False]
 
 
 async def test_a_watched_process_is_charged() -> None:
-    """The CPU time that a cell took is told per token."""
+    """A cell has its CPU time per token."""
     target = FakeTarget()
     plan = Plan({"a": target}, Workload(Fixed(1), Fixed(1)), (1,), requests=200, repeats=1, warm_up=0)
     (cell,) = [cell async for cell in run(plan, {"a": Watch(os.getpid())}, begins([]))]
@@ -140,7 +140,7 @@ async def test_a_watched_process_is_charged() -> None:
 
 
 def test_a_process_that_is_not_there() -> None:
-    """Nobody can be watched who does not run."""
+    """A process that does not run cannot be watched."""
     with pytest.raises(ValueError, match="no process"):
         Watch(2**22 + 1)
 
@@ -201,7 +201,7 @@ def test_ratios_pair_the_turns() -> None:
 
 
 def test_alternating_requests_are_compared_one_by_one() -> None:
-    """The median of the differences is told, not the difference of the medians; a broken request has none."""
+    """A ratio holds the median of the differences, not the difference of the medians; a broken request has none."""
     ours = [Sample(1.0, first, 10) for first in (0.3, 0.5, 0.9, 9.0)]
     theirs = [Sample(1.0, first, 10, error=error) for first, error in ((0.2, ""), (0.3, ""), (0.1, ""), (0.1, "busy"))]
     (ratio,) = ratios(

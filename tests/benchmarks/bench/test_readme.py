@@ -72,7 +72,7 @@ def test_the_readme_has_a_place_for_each_record() -> None:
 
 
 def test_the_readme_is_fresh() -> None:
-    """README.md says what the records say that are kept."""
+    """README.md has the numbers of the kept records."""
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in set(re.findall(r"<!-- begin (\S+) -->", page)):
         path = ROOT / "benchmarks" / name
@@ -83,7 +83,7 @@ def test_the_readme_is_fresh() -> None:
 
 
 def test_the_command_tells_a_stale_page(tmp_path: Path) -> None:
-    """`--check` fails for a page that says something else, and passes once it was written."""
+    """`--check` fails for a page that differs, and passes once it was written."""
     page, kept = tmp_path / "page.md", tmp_path / "a.json"
     page.write_text("<!-- begin a.json -->\n<!-- end a.json -->\n", encoding="utf-8")
     kept.write_text(json.dumps(record(cells(), SETTINGS, ratios(cells(), ["vllm"]))), encoding="utf-8")

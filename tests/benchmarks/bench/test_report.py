@@ -81,7 +81,7 @@ class Links(HTMLParser):
 
 
 def test_large_numbers_stand_in_full() -> None:
-    """Nobody reads 1.5e+04 on an axis."""
+    """An axis shows no exponents."""
     svg = line_chart("T", "n", ["1"], [Series("a", [14_000.0])])
     assert ">15,000</text>" in svg
     assert "<title>a: 14,000</title>" in svg

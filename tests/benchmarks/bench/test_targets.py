@@ -1,4 +1,4 @@
-"""Every kind of target: what it asks, what it measures, and what it makes of failures."""
+"""Every kind of target: its requests, its measurements and its failures."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_the_api_key_is_sent(ollama: OllamaServer) -> None:
 
 
 async def test_grpc_measures(server: Server) -> None:
-    """Counts come from `finished`, and the request says what is wanted."""
+    """Counts come from `finished`, and the request carries length and model."""
     usage = generation_pb2.Usage(prompt_tokens=3, completion_tokens=20)
     server.script.streams = [[started(), delta("Hello"), finished(usage=usage)]]
     sample = await one(GrpcTarget(server.target, "m"))
@@ -227,7 +227,7 @@ async def test_a_program_measures_itself(program: CommandTarget) -> None:
 
 
 async def test_sessions_share_the_program(program: CommandTarget) -> None:
-    """Many requests at once go to one process and come back to whom they belong."""
+    """Many requests at once go to one process, and each gets its own answer."""
     samples = await asyncio.gather(*(one(program, Request("x" * length, 1)) for length in range(1, 20)))
     assert [sample.prompt_tokens for sample in samples] == list(range(1, 20))
 

@@ -32,7 +32,7 @@ def test_bad_length(text: str) -> None:
 
 
 def test_draws() -> None:
-    """Uniform lengths stay in their range; log-normal ones have the median that was asked for."""
+    """Uniform lengths stay in their range; log-normal ones have the given median."""
     random = Random(1)
     assert {Uniform(2, 4).draw(random) for _ in range(200)} == {2, 3, 4}
     drawn = sorted(LogNormal(100, 0.8).draw(random) for _ in range(1001))
@@ -42,14 +42,14 @@ def test_draws() -> None:
 
 
 def test_prompts_have_their_length_in_words() -> None:
-    """Beside its name a prompt has as many words as tokens were asked for."""
+    """Beside its name a prompt has as many words as requested tokens."""
     (request,) = islice(Workload(Fixed(30), Fixed(7)).requests(Random(1), "n"), 1)
     assert len(request.prompt.split()) == 31
     assert request.max_tokens == 7
 
 
 def test_runs_share_lengths_but_no_prefix() -> None:
-    """Two targets get the same lengths, and nothing that the other's cache could know."""
+    """Two targets get the same lengths, and no common prefix."""
     workload = Workload(Uniform(5, 50), Uniform(5, 50))
     first = list(islice(workload.requests(Random(1), "a"), 20))
     second = list(islice(workload.requests(Random(1), "b"), 20))

@@ -22,7 +22,7 @@ async def test_all_complete_is_status_0(ollama: OllamaServer, vllama: Callable) 
 
 
 async def test_one_incomplete_is_status_1(ollama: OllamaServer, vllama: Callable) -> None:
-    """How many broke, and why the first one did, is told."""
+    """The error has their number and the cause of the first."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), {"error": "the worker was lost"}])
     done = await vllama("demo", "--url", ollama.url, "--streams", "3")
     assert done.status == 1

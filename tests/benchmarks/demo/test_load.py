@@ -23,7 +23,7 @@ async def server() -> AsyncIterator[OllamaServer]:
 
 
 async def test_complete_streams(server: OllamaServer) -> None:
-    """Worker, text, tokens and times of each stream are told."""
+    """Each result has worker, text, tokens and times."""
     server.answers["POST /api/chat"] = Answer([chunk("Hi"), last()], headers={"x-vllama-worker": "worker-1"})
     outcomes = await chats(server.url, "m", 20, 8)
     assert len(outcomes) == 20

@@ -38,7 +38,7 @@ async def ollama() -> AsyncIterator[OllamaServer]:
 
 @pytest.fixture
 def environment(ollama: OllamaServer, tmp_path: Path) -> dict[str, str]:
-    """The environment of a command that knows the scripted server and nothing of this machine's user."""
+    """The environment of a command: the scripted server, and nothing of this machine's user."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_"))}
     return kept | {"VLLAMA_HOST": ollama.url, "HOME": str(tmp_path), "COLUMNS": "100", "NO_COLOR": "1"}
 

@@ -1,4 +1,4 @@
-"""A scripted Ollama server on a real socket: answers what a test tells it, and keeps what it was asked."""
+"""A scripted Ollama server on a real socket: plays a test's answers and keeps the requests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Answer:
 
 @dataclass
 class OllamaServer:
-    """What is played, and what was asked."""
+    """The answers, and the requests it got."""
 
     url: str = ""
     """Where it listens."""

@@ -43,7 +43,7 @@ def test_http_address(environment: dict[str, str], url: str) -> None:
 @pytest.mark.parametrize("variable", ["VLLAMA_HOST", "OLLAMA_HOST"])
 @pytest.mark.parametrize("port", ["", "99"])
 def test_the_server_listens_where_the_commands_call(host: str, variable: str, port: str) -> None:
-    """One environment serves both: whatever it says, the address is the same."""
+    """Server and command read the same address from one environment."""
     environment = {variable: host, "VLLAMA_PORT": port}
     listening, called = parse([], environment, home=Path("/home/me")), http_address(environment)
     assert (listening.host, listening.port) == (called.host, called.port)

@@ -45,7 +45,7 @@ async def test_speaks_tls(tls: ssl.SSLContext, certificate: tuple[bytes, bytes])
 async def test_refuses_a_certificate_of_someone_else(
     tls: ssl.SSLContext, other_certificate: tuple[bytes, bytes]
 ) -> None:
-    """A server that no known authority vouches for is not spoken to."""
+    """A server with a certificate of an unknown authority is refused."""
     async with ollama_server(tls) as server:
         with pytest.raises(CommandFailed, match="certificate"):
             await asyncio.to_thread(api_of(server, other_certificate[0].decode()).get, "/api/tags")
@@ -53,7 +53,7 @@ async def test_refuses_a_certificate_of_someone_else(
 
 
 async def test_a_404_has_its_own_class(ollama: OllamaServer) -> None:
-    """What is not there can be told from what went wrong."""
+    """A missing model has an error class of its own."""
     with pytest.raises(NotServed):
         await asyncio.to_thread(api_of(ollama).get, "/nothing")
 
@@ -66,7 +66,7 @@ async def test_a_refusal_that_is_not_json(ollama: OllamaServer) -> None:
 
 
 async def test_closing_a_stream_closes_the_connection(ollama: OllamaServer) -> None:
-    """Whoever stops reading ends the generation."""
+    """A reader that stops ends the generation."""
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), Hang()])
     stream = api_of(ollama).stream("/api/chat", {})
     assert (await asyncio.to_thread(next, stream))["message"]["content"] == "Hi"

@@ -41,7 +41,7 @@ def test_span(length: timedelta, text: str) -> None:
 
 
 def test_past_and_future() -> None:
-    """Times are told from now; what is ten years away is for ever; nonsense is a dash."""
+    """Times are relative to now; what is ten years away is for ever; nonsense is a dash."""
     assert ago(NOW - timedelta(hours=3), NOW) == "3 hours ago"
     assert until(NOW + timedelta(minutes=4), NOW) == "4 minutes from now"
     assert until(NOW - timedelta(minutes=4), NOW) == "now"

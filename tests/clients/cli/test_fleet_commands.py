@@ -156,7 +156,7 @@ async def test_top_as_json(server: Server, top: Callable) -> None:
 
 
 async def test_top_without_a_balancer(vllama: Callable) -> None:
-    """What to do is said; status 1."""
+    """The error says what to do; status 1."""
     done = await vllama("top", "--once", VLLAMA_GRPC="127.0.0.1:1")
     assert done.status == 1
     assert "No balancer answers at 127.0.0.1:1" in done.err
@@ -228,14 +228,14 @@ async def test_restart_tells_what_happens(server: Server, top: Callable) -> None
 
 
 async def test_restart_that_only_tells_the_end(server: Server, top: Callable) -> None:
-    """A worker that is ready again is told by its new process."""
+    """A restarted worker is printed with its new process."""
     server.script.reply = one_worker(READY, 10)
     server.script.fleets = [one_worker(READY, 11)]
     assert (await top("restart", "--rolling")).out == "worker-0: ready, process 11\nrestarted\n"
 
 
 async def test_restart_of_foreign_workers(server: Server, top: Callable) -> None:
-    """A refusal is told and nothing is claimed."""
+    """A refusal is printed, and no success."""
     server.script.reply = FLEET
     server.script.fleets = [Refusal(grpc.StatusCode.FAILED_PRECONDITION, "worker-0 was not started by this balancer")]
     done = await top("restart")

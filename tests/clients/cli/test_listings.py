@@ -42,13 +42,13 @@ async def test_list_filters_by_prefix(ollama: OllamaServer, vllama: Callable) ->
 
 
 async def test_list_as_json(ollama: OllamaServer, vllama: Callable) -> None:
-    """--json prints what the server said."""
+    """--json prints the server's answer."""
     ollama.answers["GET /api/tags"] = Answer([TAGS])
     assert json.loads((await vllama("list", "--json")).out) == TAGS["models"]
 
 
 async def test_ps_prints_where_and_until_when(ollama: OllamaServer, vllama: Callable) -> None:
-    """The processor, the context and the end of the keep-alive are told."""
+    """The processor, the context and the end of the keep-alive are printed."""
     model = {**TAGS["models"][0], "size_vram": 0, "context_length": 4096, "expires_at": "2318-01-01T00:00:00Z"}
     ollama.answers["GET /api/ps"] = Answer([{"models": [model]}])
     line = (await vllama("ps")).out.splitlines()[1]
@@ -57,7 +57,7 @@ async def test_ps_prints_where_and_until_when(ollama: OllamaServer, vllama: Call
 
 
 async def test_ps_tells_what_is_loading_or_asleep(ollama: OllamaServer, vllama: Callable) -> None:
-    """A model that is on its way says how far it is, and one that sleeps that it does."""
+    """A loading model has its progress, a sleeping one its state."""
     ollama.answers["GET /api/ps"] = Answer([{"models": []}])
     fleet = {"loading": {"a:7b": "starting: loading weights 40% on worker-0; 3 requests wait"}, "asleep": ["b:1b"]}
     ollama.answers["GET /fleet"] = Answer([fleet])
@@ -102,7 +102,7 @@ async def test_show_one_part(ollama: OllamaServer, vllama: Callable) -> None:
 
 
 async def test_show_two_parts_is_a_usage_error(vllama: Callable) -> None:
-    """Only one part can be asked for; status 2."""
+    """Only one part can be chosen; status 2."""
     done = await vllama("show", "m", "--template", "--license")
     assert done.status == 2
     assert "give one of" in done.err
@@ -117,7 +117,7 @@ async def test_version_tells_both(ollama: OllamaServer, vllama: Callable) -> Non
 
 
 async def test_version_without_a_server(vllama: Callable) -> None:
-    """The own version is told even when no server answers."""
+    """The own version is printed even when no server answers."""
     done = await vllama("--version", VLLAMA_HOST="127.0.0.1:1")
     assert done.out.startswith("vllama ")
     assert done.status == 0

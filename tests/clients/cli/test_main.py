@@ -48,7 +48,7 @@ def test_the_listed_help_is_the_commands_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_the_help_of_every_command_fits_a_screen(name: str, vllama_process: Callable) -> None:
-    """On 80 columns each --help has at most 40 lines, says how the command is called, and has an example."""
+    """On 80 columns each --help has at most 40 lines, names the command, and has an example."""
     done = await vllama_process(name, "--help", COLUMNS="80")
     lines = done.out.splitlines()
     assert done.status == 0 and f"vllama {name}" in done.out
@@ -61,7 +61,7 @@ async def test_the_help_of_every_command_fits_a_screen(name: str, vllama_process
     [("serve", "--trusted-proxy"), ("worker", "--parent-fd"), ("bench", "--watch")],
 )
 async def test_the_long_help_has_every_flag(name: str, seldom: str, vllama_process: Callable) -> None:
-    """What the short help leaves out for want of room is found by --help-all, which the short one names."""
+    """--help-all, which the short help names, has the flags that the short one leaves out."""
     short, long = [await vllama_process(name, option, COLUMNS="80") for option in ("--help", "--help-all")]
     assert seldom not in short.out and "--help-all" in short.out
     assert seldom in long.out and long.status == 0
@@ -81,7 +81,7 @@ def test_a_missing_argument_is_status_2(capsys: pytest.CaptureFixture[str]) -> N
 
 
 async def test_no_server_is_one_sentence_and_status_1(vllama: Callable) -> None:
-    """What to do is said, without a traceback."""
+    """The error says what to do, without a traceback."""
     done = await vllama("list", VLLAMA_HOST="127.0.0.1:1")
     assert done.status == 1
     assert done.err.count("\n") == 1

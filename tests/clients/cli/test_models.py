@@ -1,4 +1,4 @@
-"""pull, rm, cp, stop: what they ask of the server."""
+"""pull, rm, cp, stop: their calls to the server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_pull_prints_plain_lines(ollama: OllamaServer, vllama: Callable) -
 
 
 def test_the_bars_of_a_pull_stand_where_they_belong() -> None:
-    """On a terminal what is told after a file stands below its bar, and a file has one bar."""
+    """On a terminal a line after a file stands below its bar, and a file has one bar."""
     screen = io.StringIO()
     with Bars(Console(file=screen, force_terminal=True, width=100)) as bars:
         for line in ({"status": "pulling manifest"}, progress(10), {"status": "pulling config.json"}, progress(1000)):
@@ -68,7 +68,7 @@ async def test_pull_that_fails(ollama: OllamaServer, vllama: Callable) -> None:
 
 
 async def test_pull_that_breaks_off(ollama: OllamaServer, vllama: Callable) -> None:
-    """A download without "success" failed, and how to go on is said."""
+    """A download without "success" failed, and the error says how to continue."""
     ollama.answers["POST /api/pull"] = Answer([progress(500)])
     done = await vllama("pull", "m")
     assert done.status == 1
@@ -76,13 +76,13 @@ async def test_pull_that_breaks_off(ollama: OllamaServer, vllama: Callable) -> N
 
 
 async def test_json_pull_that_breaks_off(ollama: OllamaServer, vllama: Callable) -> None:
-    """The status tells a script the same."""
+    """With --json the status is the same."""
     ollama.answers["POST /api/pull"] = Answer([progress(500)])
     assert (await vllama("pull", "m", "--json")).status == 1
 
 
 async def test_rm_deletes_each(ollama: OllamaServer, vllama: Callable) -> None:
-    """Every name is deleted and told."""
+    """Every name is deleted and printed."""
     ollama.answers["DELETE /api/delete"] = Answer([])
     done = await vllama("rm", "a", "b")
     assert [body["model"] for _, body in ollama.requests] == ["a", "b"]

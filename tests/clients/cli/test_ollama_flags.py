@@ -1,4 +1,4 @@
-"""What an Ollama user types after `run` is understood."""
+"""Ollama's flags of `run` are accepted."""
 
 from __future__ import annotations
 

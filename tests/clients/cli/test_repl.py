@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FakeApi:
-    """Answers every chat with "Hello", or as told, and keeps what it was asked."""
+    """Answers every chat with "Hello" or the given answer, and keeps the requests."""
 
     def __init__(self) -> None:
         self.chats: list[dict[str, Any]] = []
@@ -35,18 +35,18 @@ class FakeApi:
             self.closed += 1
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Knows every model but "nobody"."""
+        """Has every model but "missing"."""
         self.posts.append((path, dict(body)))
-        if body.get("model") == "nobody":
-            raise CommandFailed("model 'nobody' not found")
+        if body.get("model") == "missing":
+            raise CommandFailed("model 'missing' not found")
         return SHOW if path == "/api/show" else {}
 
 
 class Terminal(io.StringIO):
-    """Keeps what was written and says that it is a terminal."""
+    """Keeps the written text and claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Says so."""
+        """Returns True."""
         return True
 
 
@@ -103,7 +103,7 @@ def test_fences_on_one_line(api: FakeApi, talk: Callable[..., str]) -> None:
 
 
 def test_empty_lines_are_skipped(api: FakeApi, talk: Callable[..., str]) -> None:
-    """Nothing is asked for an empty line."""
+    """An empty line sends nothing."""
     talk("", "   ")
     assert api.chats == []
 
@@ -115,7 +115,7 @@ def test_bye_ends(api: FakeApi, talk: Callable[..., str]) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(api: FakeApi, talk: Callable[..., str]) -> None:
-    """The stream is closed, what was said stays in the conversation, and the next question is asked."""
+    """The stream is closed, its text stays in the conversation, and the next question is sent."""
 
     def interrupted() -> Iterator[dict[str, Any]]:
         yield chunk("Hel")
@@ -200,8 +200,8 @@ def test_load_goes_on_with_another_model(api: FakeApi, talk: Callable[..., str])
 
 
 def test_loading_an_unknown_model_keeps_the_old_one(api: FakeApi, talk: Callable[..., str]) -> None:
-    """A wrong name is told and changes nothing."""
-    assert "model 'nobody' not found" in talk("/load nobody", "Hi")
+    """A wrong name is an error and changes nothing."""
+    assert "model 'missing' not found" in talk("/load missing", "Hi")
     assert api.chats[0]["model"] == "m"
 
 
@@ -217,21 +217,21 @@ def test_save_creates_a_model(api: FakeApi, talk: Callable[..., str]) -> None:
 
 
 def test_show(talk: Callable[..., str]) -> None:
-    """/show tells about the model, as a whole or a part."""
+    """/show prints the model's facts, all or one part."""
     assert "134.52M" in talk("/show")
     assert "{% for message in messages %}" in talk("/show template")
 
 
 def test_show_parameters_has_what_was_set(talk: Callable[..., str]) -> None:
     """The conversation's own options come first, then those of the model, each by its name."""
-    said = talk("/set parameter seed 7", "/show parameters")
-    assert re.search(r"Set here:\nseed +7\n\nSet by the model:\n\S", said)
+    printed = talk("/set parameter seed 7", "/show parameters")
+    assert re.search(r"Set here:\nseed +7\n\nSet by the model:\n\S", printed)
 
 
 def test_the_system_text_can_be_set_and_given_back(api: FakeApi, talk: Callable[..., str]) -> None:
-    """What is said ends with one period, whatever the text ends with."""
-    said = talk("/set system You are brief.", "/set system", "Hi")
-    assert "Set the system text.\n" in said and "the model's own again" in said
+    """The reply ends with one period, whatever the text ends with."""
+    printed = talk("/set system You are brief.", "/set system", "Hi")
+    assert "Set the system text.\n" in printed and "the model's own again" in printed
     assert api.chats[-1]["messages"][0]["role"] == "user"
 
 
@@ -243,7 +243,7 @@ def test_the_help_fits_a_screen(talk: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("line", ["/nonsense", "/set nonsense", "/show nonsense", "/set parameter", "/load", "/save"])
 def test_wrong_commands_are_explained(api: FakeApi, talk: Callable[..., str], line: str) -> None:
-    """What cannot be obeyed is said, and the conversation goes on."""
+    """A command that fails prints why, and the conversation goes on."""
     assert len(talk(line, "Hi").splitlines()) > 2
     assert len(api.chats) == 1
 

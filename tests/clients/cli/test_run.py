@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ollama(ollama: OllamaServer) -> OllamaServer:
-    """A server that knows the model and says hello."""
+    """A server that has the model and answers hello."""
     ollama.answers["POST /api/show"] = Answer([SHOW])
     ollama.answers["POST /api/chat"] = Answer([chunk("Hel"), chunk("lo ☀"), last()])
     return ollama
@@ -40,7 +40,7 @@ async def test_prints_the_answer(ollama: OllamaServer, vllama_process: Callable)
 
 
 async def test_piped_input_follows_the_prompt(ollama: OllamaServer, vllama_process: Callable) -> None:
-    """`cat x | vllama run m "Summarise:"` asks about the contents of x."""
+    """`cat x | vllama run m "Summarise:"` sends the contents of x."""
     await vllama_process("run", "m", "Summarise:", stdin="A long text.\n")
     assert chats(ollama)[0]["messages"][0]["content"] == "Summarise:\n\nA long text."
 
@@ -52,7 +52,7 @@ async def test_piped_input_alone_is_the_prompt(ollama: OllamaServer, vllama_proc
 
 
 async def test_no_prompt_and_no_terminal_is_a_usage_error(ollama: OllamaServer, vllama_process: Callable) -> None:
-    """Status 2, and nothing is asked of the server."""
+    """Status 2, and no request is sent."""
     done = await vllama_process("run", "m")
     assert done.status == 2
     assert "there is no prompt" in done.err
@@ -86,7 +86,7 @@ async def test_bad_flags_are_usage_errors(vllama_process: Callable, flags: list[
 
 
 async def test_effort_is_a_level_of_thinking(ollama: OllamaServer, vllama_process: Callable) -> None:
-    """--effort high asks for hard thinking."""
+    """--effort high is sent as the level of thinking."""
     await vllama_process("run", "m", "Hi", "--effort", "high")
     assert chats(ollama)[0]["think"] == "high"
 
@@ -105,7 +105,7 @@ async def test_thinking_can_be_hidden(ollama: OllamaServer, vllama_process: Call
 
 
 async def test_statistics_go_to_standard_error(ollama: OllamaServer, vllama_process: Callable) -> None:
-    """--verbose tells counts and rates, and leaves the output clean."""
+    """--verbose prints counts and rates, and leaves the output clean."""
     done = await vllama_process("run", "m", "Hi", "--verbose")
     assert done.out == "Hello ☀\n"
     assert "10.00 tokens/s" in done.err

@@ -61,7 +61,7 @@ def test_missing_packages() -> None:
 
 
 def test_no_gpu() -> None:
-    """A machine without a driver is told what that means."""
+    """A missing driver is a warning with its consequence."""
     (finding,) = findings.gpus([], "")
     assert finding.level is WARNING
     assert "CPU" in finding.text

@@ -43,18 +43,18 @@ def port_of(url: str) -> int:
 
 
 async def test_an_ollama_server_is_recognised(ollama: OllamaServer) -> None:
-    """Whoever answers /api/version speaks Ollama."""
+    """A server that answers /api/version is an Ollama server."""
     assert await asyncio.to_thread(probes.speaks_ollama, port_of(ollama.url))
 
 
 async def test_a_grpc_server_is_recognised(server: Server, ollama: OllamaServer) -> None:
-    """Whoever answers the HTTP/2 preface speaks gRPC; an HTTP/1 server does not."""
+    """A server that answers the HTTP/2 preface speaks gRPC; an HTTP/1 server does not."""
     assert await asyncio.to_thread(probes.speaks_grpc, port_of(server.target))
     assert not await asyncio.to_thread(probes.speaks_grpc, port_of(ollama.url))
 
 
 def test_a_silent_listener_is_neither(listener: int) -> None:
-    """Nobody waits for a server that does not answer."""
+    """A server that does not answer ends the probe soon."""
     assert not probes.speaks_ollama(listener)
     assert not probes.speaks_grpc(listener)
 
@@ -73,7 +73,7 @@ def test_a_free_port_has_no_owner() -> None:
 
 
 async def test_the_hub_answers(ollama: OllamaServer) -> None:
-    """HF_ENDPOINT is asked; a refusal is an answer too."""
+    """HF_ENDPOINT is called; a refusal is an answer too."""
     finding = await asyncio.to_thread(probes.hub, {"HF_ENDPOINT": ollama.url, "HF_TOKEN": "t"})
     assert finding.level is Level.OK
     assert [key for key, _ in ollama.requests] == ["HEAD /"]

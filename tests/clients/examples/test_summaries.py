@@ -22,7 +22,7 @@ BUSY = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "512 wait.", "QUEUE_FULL", re
 
 
 async def test_every_text_is_summarised(server: Server) -> None:
-    """Each text comes back once under its name."""
+    """Each text has one result under its name."""
     texts = {f"text {number}": "words" for number in range(12)}
     with SyncClient(server.target) as client:
         found = await asyncio.to_thread(lambda: list(Summariser(client, "m").all(texts, 4)))
@@ -40,7 +40,7 @@ async def test_a_full_queue_is_waited_for(server: Server) -> None:
 
 
 async def test_a_queue_that_stays_full(server: Server) -> None:
-    """After the last attempt the refusal is told."""
+    """After the last attempt the result is the refusal."""
     server.script.streams = [[BUSY]]
     with SyncClient(server.target) as client:
         summary = await asyncio.to_thread(Summariser(client, "m", sleep=lambda _: None).one, "a", "words")
@@ -49,7 +49,7 @@ async def test_a_queue_that_stays_full(server: Server) -> None:
 
 
 async def test_one_failure_does_not_end_the_others(server: Server) -> None:
-    """A text that fails is told with its error, beside those that did not."""
+    """A text that fails has its error; the others have their summaries."""
     broken = [Refusal(grpc.StatusCode.INTERNAL, "The engine failed.")]
     server.script.streams = [broken, [started(), delta("Short."), finished()]]
     with SyncClient(server.target) as client:
