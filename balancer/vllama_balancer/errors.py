@@ -18,13 +18,16 @@ from __future__ import annotations
 
 import grpc
 
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
+
 
 class BalancerError(Exception):
     """Root of the balancer's own exceptions; `str()` is a sentence for people."""
 
     status = grpc.StatusCode.INTERNAL
     """The gRPC status it becomes."""
-    reason = "BALANCER_ERROR"
+    reason = reason_text(ErrorReason.ERROR_REASON_BALANCER_ERROR)
     """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
 
     def __init__(
@@ -42,73 +45,73 @@ class InvalidRequest(BalancerError):
     """A field of the request is wrong."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
-    reason = "INVALID_REQUEST"
+    reason = reason_text(ErrorReason.ERROR_REASON_INVALID_REQUEST)
 
 
 class ModelNotFound(BalancerError):
     """No model of that name can be served."""
 
     status = grpc.StatusCode.NOT_FOUND
-    reason = "MODEL_NOT_FOUND"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND)
 
 
 class CapabilityMissing(BalancerError):
     """The model lacks the capability named in `field`."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "CAPABILITY_MISSING"
+    reason = reason_text(ErrorReason.ERROR_REASON_CAPABILITY_MISSING)
 
 
 class QueueFull(BalancerError):
     """Too many requests wait already."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    reason = "QUEUE_FULL"
+    reason = reason_text(ErrorReason.ERROR_REASON_QUEUE_FULL)
 
 
 class NoWorker(BalancerError):
     """No worker can take the request now."""
 
     status = grpc.StatusCode.UNAVAILABLE
-    reason = "NO_WORKER"
+    reason = reason_text(ErrorReason.ERROR_REASON_NO_WORKER)
 
 
 class DeadlineExceeded(BalancerError):
     """The caller's deadline passed."""
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
-    reason = "DEADLINE_EXCEEDED"
+    reason = reason_text(ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED)
 
 
 class WorkerLost(BalancerError):
     """The worker ended in the middle and nothing could take over."""
 
     status = grpc.StatusCode.UNAVAILABLE
-    reason = "WORKER_LOST"
+    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_LOST)
 
 
 class Quarantined(BalancerError):
     """The request has killed workers and is not tried again."""
 
     status = grpc.StatusCode.INTERNAL
-    reason = "QUARANTINED"
+    reason = reason_text(ErrorReason.ERROR_REASON_QUARANTINED)
 
 
 class Unauthenticated(BalancerError):
     """No key, or a wrong one."""
 
     status = grpc.StatusCode.UNAUTHENTICATED
-    reason = "UNAUTHENTICATED"
+    reason = reason_text(ErrorReason.ERROR_REASON_UNAUTHENTICATED)
 
 
 class EngineFault(BalancerError):
     """The engine failed on this request."""
 
     status = grpc.StatusCode.INTERNAL
-    reason = "ENGINE_FAULT"
+    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_FAULT)
 
 
 class ConfigError(BalancerError):
     """Flags or environment are wrong; the process does not start."""
 
-    reason = "CONFIG"
+    reason = reason_text(ErrorReason.ERROR_REASON_CONFIG)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vllama_balancer.errors import InvalidRequest
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -22,6 +24,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _MODEL_OR_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 _LOCAL = ":local"
+INVALID_NAME = reason_text(ErrorReason.ERROR_REASON_INVALID_MODEL_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def parse_name(text: str) -> ModelName:
         and _MODEL_OR_TAG.fullmatch(name.tag)
     )
     if not well_formed:
-        raise InvalidRequest("invalid model name", reason="INVALID_MODEL_NAME", field="model")
+        raise InvalidRequest("invalid model name", reason=INVALID_NAME, field="model")
     return name
 
 
@@ -116,7 +119,7 @@ def _is_cloud(tag: str) -> bool:
 
 def _contradiction(text: str) -> InvalidRequest:
     message = f'use either :local or :cloud, not both: "{text}"'
-    return InvalidRequest(message, reason="INVALID_MODEL_NAME", field="model")
+    return InvalidRequest(message, reason=INVALID_NAME, field="model")
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,8 @@ from aiohttp import web
 
 from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.errors import InvalidRequest
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from vllama_balancer.edge.config import EdgeConfig
@@ -115,7 +117,7 @@ def decode_json(body: bytes, kind: type[T]) -> T:
     position of the error.
     """
     if not body.strip():
-        raise InvalidRequest("missing request body", reason="MISSING_BODY")
+        raise InvalidRequest("missing request body", reason=reason_text(ErrorReason.ERROR_REASON_MISSING_BODY))
     try:
         return msgspec.json.decode(_with_whole_characters(body), type=kind)
     except msgspec.ValidationError as error:

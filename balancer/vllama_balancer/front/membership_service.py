@@ -11,7 +11,9 @@ import grpc
 from vllama_balancer.errors import BalancerError
 from vllama_balancer.fleet.membership import Offer
 from vllama_balancer.front.rpc_errors import rich_status
+from vllama_protos.errors import reason_text
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from vllama_balancer.fleet.membership import JoinedFleet
@@ -26,7 +28,7 @@ class NotAccepted(BalancerError):
     """Workers may not join this balancer."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "JOINING_NOT_ACCEPTED"
+    reason = reason_text(ErrorReason.ERROR_REASON_JOINING_NOT_ACCEPTED)
 
 
 class MembershipService(membership_pb2_grpc.MembershipServicer):

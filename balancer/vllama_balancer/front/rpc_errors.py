@@ -6,16 +6,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from vllama_balancer.errors import Unauthenticated
+from vllama_protos.errors import ErrorDetails, encode_status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from google.protobuf.message import Message
 
     from vllama_balancer.errors import BalancerError
     from vllama_balancer.keys import ApiKeys
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
-ERROR_DOMAIN = "vllama"
-"""Domain of every ErrorInfo."""
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/vllama.v1.Membership/")
 """Methods without an API key: health checks have none, and joining workers show a token of their own."""
 
@@ -39,19 +35,8 @@ def rich_status(error: BalancerError) -> grpc.Status:
 def _status(
     code: grpc.StatusCode, message: str, reason: str, field: str, retry_after_seconds: float | None
 ) -> grpc.Status:
-    metadata = {"field": field} if field else {}
-    details = [_packed(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata))]
-    if retry_after_seconds is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(retry_after_seconds * 1e9))
-        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=details))
-
-
-def _packed(message: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+    details = ErrorDetails(reason, field, retry_after_seconds=retry_after_seconds)
+    return rpc_status.to_status(status_pb2.Status.FromString(encode_status(code.value[0], message, details)))
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):

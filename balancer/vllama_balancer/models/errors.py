@@ -15,60 +15,62 @@ from __future__ import annotations
 import grpc
 
 from vllama_balancer.errors import BalancerError
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 
 class ModelError(BalancerError):
     """Root of the errors about models on disk."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "MODEL_ERROR"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_ERROR)
 
 
 class ModelUnknown(ModelError):
     """No store entry, table entry, directory, file or hub repository of that name."""
 
     status = grpc.StatusCode.NOT_FOUND
-    reason = "MODEL_NOT_FOUND"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND)
 
 
 class SourceUnavailable(ModelError):
     """The hub, the package or the file with the weights is not available now."""
 
     status = grpc.StatusCode.UNAVAILABLE
-    reason = "MODEL_SOURCE_UNAVAILABLE"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_SOURCE_UNAVAILABLE)
 
 
 class AccessRefused(ModelError):
     """The hub refuses: no token, a wrong one, or a licence that has not been accepted."""
 
     status = grpc.StatusCode.PERMISSION_DENIED
-    reason = "MODEL_ACCESS_REFUSED"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_ACCESS_REFUSED)
 
 
 class DownloadDamaged(ModelError):
     """A downloaded file differs from what the hub announced."""
 
     status = grpc.StatusCode.DATA_LOSS
-    reason = "MODEL_DOWNLOAD_DAMAGED"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_DOWNLOAD_DAMAGED)
 
 
 class DoesNotFit(ModelError):
     """Memory or disk does not suffice."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    reason = "MODEL_DOES_NOT_FIT"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_DOES_NOT_FIT)
 
 
 class ConversionFailed(ModelError):
     """A GGUF file cannot be converted."""
 
-    reason = "MODEL_CONVERSION_FAILED"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_CONVERSION_FAILED)
 
 
 class ModelInUse(ModelError):
     """The configuration pins the model: it cannot be deleted while it is served."""
 
-    reason = "MODEL_IN_USE"
+    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_IN_USE)
 
 
 BY_REASON = {
