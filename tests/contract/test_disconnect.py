@@ -1,4 +1,4 @@
-"""A client that goes away frees its place within a second, whatever its request was doing."""
+"""A client that disconnects frees its place within a second, whatever the state of its request."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def asking(fleet: FleetProcess, path: str, prompt: str, *, stream: bool = 
 
 
 async def seconds_until(fleet: FleetProcess, holds: Callable[[fleet_pb2.ListWorkersResponse], bool]) -> float:
-    """Asks the balancer again and again, and tells how long it took."""
+    """Polls the balancer; returns how long it took."""
     begun = time.monotonic()
     async with grpc.aio.insecure_channel(fleet.target) as channel, asyncio.timeout(30):
         stub = fleet_pb2_grpc.FleetStub(channel)
@@ -86,7 +86,7 @@ def waiting(listed: fleet_pb2.ListWorkersResponse) -> int:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 async def test_on_the_worker(slow: FleetProcess, phase: str, path: str) -> None:
-    """The worker computes nothing more for nobody."""
+    """The worker stops computing."""
     took = []
     for _ in range(TRIES):
         async with asking(slow, path, LONG if phase == "prefill" else "hi") as (reader, _):

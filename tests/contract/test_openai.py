@@ -52,7 +52,7 @@ def test_only_the_newer_limit_is_enough(client: openai.OpenAI, model_name: str) 
 
 
 def test_no_reasoning_is_always_accepted(client: openai.OpenAI, model_name: str) -> None:
-    """A model that cannot reason need not be told differently from one that can."""
+    """A request to a model without thinking needs no other fields."""
     completion = client.chat.completions.create(model=model_name, messages=HI, max_tokens=3, reasoning_effort="none")
     assert completion.choices[0].message.content
 

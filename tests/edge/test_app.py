@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("path", ["/api/version", "/api/version/", "/api//version", "/api/version//"])
 async def test_untidy_paths_reach_the_same_handler(http: aiohttp.ClientSession, path: str) -> None:
-    """Trailing and doubled slashes do not matter."""
+    """Trailing and doubled slashes are ignored."""
     async with http.get(path, allow_redirects=False) as reply:
         assert reply.status == 200
         assert list(await reply.json()) == ["version"]
@@ -32,7 +32,7 @@ async def test_an_unknown_path_is_404_as_json(http: aiohttp.ClientSession) -> No
 
 
 async def test_a_wrong_method_is_405_as_json(http: aiohttp.ClientSession) -> None:
-    """A known path with a wrong method says so."""
+    """A known path with a wrong method is 405."""
     async with http.delete("/api/version") as reply:
         assert reply.status == 405
         assert await reply.json() == {"error": "method DELETE is not allowed for /api/version"}
@@ -46,7 +46,7 @@ async def test_head_has_no_body(http: aiohttp.ClientSession) -> None:
 
 
 async def test_the_request_id_is_honoured_and_returned(http: aiohttp.ClientSession) -> None:
-    """A client's id comes back, and a bad one is replaced."""
+    """A valid client id is echoed, an invalid one replaced."""
     async with http.get("/", headers={"X-Request-Id": "mine-1"}) as reply:
         assert reply.headers["X-Request-Id"] == "mine-1"
     async with http.get("/", headers={"X-Request-Id": "has blanks"}) as reply:
@@ -61,14 +61,14 @@ async def test_the_product_is_in_the_server_header(http: aiohttp.ClientSession) 
 
 
 class Installing(FakeGateway):
-    """A gateway to which a model comes late."""
+    """A gateway whose model is announced late."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked, self.installed = asyncio.Event(), asyncio.Event()
 
     async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
-        """Waits until the model is there."""
+        """Waits until the model is announced."""
         self.asked.set()
         await self.installed.wait()
         return self.find(name)
@@ -94,7 +94,7 @@ HI = [{"role": "user", "content": "hi"}]
     ],
 )
 async def test_a_model_that_is_on_its_way_is_waited_for(serve, path: str, body: dict) -> None:
-    """In the first moments of a start no dialect says of a model that it is not found."""
+    """Shortly after the start no dialect replies that a model is not found."""
     gateway = Installing()
     async with serve(gateway) as http:
         asking = asyncio.create_task(http.post(path, json={"model": "late:1b", **body}))

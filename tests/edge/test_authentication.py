@@ -1,4 +1,4 @@
-"""With a key file every caller needs a key, in whichever header its dialect uses."""
+"""With a key file every request needs a key, in the header of its dialect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def http(gateway: FakeGateway, serve: Serve) -> AsyncIterator[aiohttp.Clie
 async def test_a_good_key_names_the_caller(
     http: aiohttp.ClientSession, gateway: FakeGateway, headers: dict[str, str]
 ) -> None:
-    """Fair turns and limits go by the key's name, never by the key."""
+    """Queueing and limits are per name of a key, never per key."""
     async with http.post("/api/chat", json=BODY, headers=headers) as reply:
         assert reply.status == 200
     assert gateway.calls[0].client == "key:alice"
@@ -53,7 +53,7 @@ async def test_a_good_key_names_the_caller(
 async def test_no_key_or_a_wrong_one_is_401(
     http: aiohttp.ClientSession, gateway: FakeGateway, headers: dict[str, str]
 ) -> None:
-    """The refusal has the native shape, and nothing has run."""
+    """The refusal has Ollama's shape, and nothing was generated."""
     async with http.post("/api/chat", json=BODY, headers=headers) as reply:
         assert reply.status == 401
         assert reply.headers["WWW-Authenticate"] == "Bearer"
@@ -72,14 +72,14 @@ async def test_the_refusal_has_the_shape_of_the_dialect(http: aiohttp.ClientSess
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live"])
 async def test_probes_need_no_key(http: aiohttp.ClientSession, path: str) -> None:
-    """Load balancers have none."""
+    """Load balancers send none."""
     async with http.get(path) as reply:
         assert reply.status == 200
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/fleet", "/api/tags", "//api/tags"])
 async def test_everything_else_needs_one(http: aiohttp.ClientSession, path: str) -> None:
-    """Untidy paths are no way around it."""
+    """Untidy paths do not bypass the check."""
     url = http._base_url
     assert url is not None
     async with http.get(f"{url.origin()}{path}") as reply:

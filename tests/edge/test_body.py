@@ -1,7 +1,4 @@
-"""Compressed bodies are read, and damaged ones are refused.
-
-JSON survives line splitting on the way out, and is checked on the way in.
-"""
+"""Bodies are decompressed, checked and decoded; encoded JSON survives line splitting."""
 
 from __future__ import annotations
 
@@ -30,20 +27,20 @@ BODY = json.dumps({"model": "smollm2:135m", "prompt": "hi", "stream": False}).en
 
 @pytest.mark.parametrize(("coding", "data"), [("gzip", gzip.compress(BODY)), ("deflate", zlib.compress(BODY))])
 async def test_compressed_bodies(http: aiohttp.ClientSession, coding: str, data: bytes) -> None:
-    """Some clients compress what they send."""
+    """Some clients compress bodies."""
     async with http.post("/api/generate", data=data, headers={"Content-Encoding": coding}) as reply:
         assert (await reply.json())["response"] == "Hello world"
 
 
 async def test_a_damaged_body_is_400(http: aiohttp.ClientSession) -> None:
-    """What cannot be decompressed is the client's fault."""
+    """A body that cannot be decompressed is 400."""
     async with http.post("/api/generate", data=b"no gzip", headers={"Content-Encoding": "gzip"}) as reply:
         assert reply.status == 400
         assert "error" in await reply.json()
 
 
 async def test_a_small_body_that_grows_is_413(serve: Serve) -> None:
-    """The limit holds for what comes out of the decompression."""
+    """The limit is that of the decompressed size."""
     bomb = gzip.compress(b" " * 10_000_000)
     async with (
         serve(FakeGateway(), EdgeConfig(max_body_bytes=1_000_000)) as http,
@@ -53,7 +50,7 @@ async def test_a_small_body_that_grows_is_413(serve: Serve) -> None:
 
 
 class Body(msgspec.Struct):
-    """Something to decode."""
+    """A body."""
 
     name: str | None = None
 
@@ -64,7 +61,7 @@ class Body(msgspec.Struct):
     )
 )
 def test_a_line_is_one_line_for_every_splitter(value: Any) -> None:
-    """Whatever the text holds, it comes back, and only its end breaks the line."""
+    """Every text survives the round trip, on one line."""
     line = encode_line(value)
     assert line.endswith(b"\n")
     assert line.decode().splitlines() == [line.decode()[:-1]]
@@ -85,7 +82,7 @@ def test_server_sent_events() -> None:
 
 @pytest.mark.parametrize("body", [b"", b" \r\n\t"])
 def test_nothing_is_a_missing_body(body: bytes) -> None:
-    """Blanks are nothing."""
+    """Blanks count as no body."""
     with pytest.raises(InvalidRequest, match=r"^missing request body$"):
         decode_json(body, Body)
 
@@ -99,13 +96,13 @@ def test_a_wrong_type_names_its_place() -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"x":' + b"[" * 100_000, b"\xef\xbb\xbf{}"])
 def test_anything_else_is_an_invalid_request(body: bytes) -> None:
-    """No other exception comes out."""
+    """No other exception is raised."""
     with pytest.raises(InvalidRequest):
         decode_json(body, Body)
 
 
 def test_compacting_keeps_numbers_and_order() -> None:
-    """Only blanks between tokens go."""
+    """Only blanks between tokens are removed."""
     text = b'{ "z" : 1.50,\n "a" : 123456789012345678901234567890, "s" : " x " }'
     assert compact_json(text) == '{"z":1.50,"a":123456789012345678901234567890,"s":" x "}'
     with pytest.raises(InvalidRequest):
@@ -133,7 +130,7 @@ def test_halves_of_characters_are_replaced(body: bytes, name: str) -> None:
 
 @given(st.text())
 def test_every_text_comes_through(text: str) -> None:
-    """However it is escaped."""
+    """Escaped or not."""
     for ensure_ascii in (True, False):
         body = json.dumps({"name": text}, ensure_ascii=ensure_ascii).encode()
         assert decode_json(body, Body).name == text

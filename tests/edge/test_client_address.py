@@ -1,4 +1,4 @@
-"""A client is the other end of its connection, unless a trusted proxy names another."""
+"""The client is the connection's peer, unless a trusted proxy forwards another address."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROXIES = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1"))
     ],
 )
 def test_the_nearest_address_that_no_trusted_proxy_has(peer: str | None, forwarded: list[str], client: str) -> None:
-    """What stands further left may have been written by anybody."""
+    """Entries further left may be forged."""
     headers = CIMultiDictProxy(CIMultiDict([("X-Forwarded-For", value) for value in forwarded]))
     assert client_address(peer, headers, PROXIES) == client
 

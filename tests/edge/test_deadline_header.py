@@ -1,4 +1,4 @@
-"""How long an HTTP client is ready to wait becomes the deadline of its request."""
+"""The wait in the Prefer header becomes the deadline of the request."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_without_one_there_is_no_deadline(
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "inf", ""])
 async def test_a_wait_that_is_no_number_is_refused_by_name(http: aiohttp.ClientSession, value: str) -> None:
-    """Rather than read as no wait at all."""
+    """It is not ignored."""
     async with http.post("/api/generate", json=BODY, headers={"Prefer": f"wait={value}"}) as reply:
         assert reply.status == 400
         assert "Prefer: wait must be a number of seconds" in (await reply.json())["error"]

@@ -1,4 +1,4 @@
-"""When the queue is full, requests are turned away before anything is made of them."""
+"""When the queue is full, requests are refused before they are translated."""
 
 from __future__ import annotations
 

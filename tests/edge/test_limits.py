@@ -1,4 +1,4 @@
-"""One client cannot take every place, and a process that ends takes nothing new."""
+"""One client cannot take all streams, and a process that drains starts none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = {"model": "smollm2:135m", "prompt": "hi"}
 
 
 def test_the_limit_is_per_client_and_is_given_back() -> None:
-    """A place is free again when its block ends, however it ends."""
+    """The count falls when the block ends, however it ends."""
     limit = StreamLimit(1)
     with limit.hold("a"), limit.hold("b"), pytest.raises(HttpError, match="1 of this client") as caught:
         limit.hold("a").__enter__()
@@ -33,7 +33,7 @@ def test_the_limit_is_per_client_and_is_given_back() -> None:
 
 
 async def test_too_many_streams_of_one_client_are_429(serve: Serve) -> None:
-    """The refusal says when to come back, and ends with the streams that are running."""
+    """The refusal has Retry-After; after the running streams, requests are served again."""
     gateway, go_on = FakeGateway(), asyncio.Event()
     gateway.play(started(), delta("a"), go_on, finished())
     async with serve(gateway, EdgeConfig(max_streams_per_client=1)) as http:
@@ -85,7 +85,7 @@ async def test_a_long_url_is_refused(serve: Serve) -> None:
 
 
 async def test_an_idle_connection_is_closed(serve: Serve) -> None:
-    """A connection that sends nothing does not stay for ever."""
+    """An idle connection is closed."""
     async with serve(FakeGateway(), EdgeConfig(idle_timeout_seconds=0.1)) as http:
         assert http._base_url is not None
         reader, writer = await asyncio.open_connection("127.0.0.1", http._base_url.port)

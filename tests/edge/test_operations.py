@@ -1,4 +1,4 @@
-"""Operators see health, metrics, the fleet and a page."""
+"""Operators get health, metrics, the fleet and the dashboard."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_health_is_503_while_nothing_is_loaded(serve: Serve) -> None:
 
 
 class Moving:
-    """A fleet whose models come and go: one loads, one waits, one sleeps."""
+    """A fleet with models on demand: one loads, one waits, one sleeps."""
 
     def fleet(self) -> fleet_pb2.ListWorkersResponse:
         """Lists them."""
@@ -118,7 +118,7 @@ async def test_the_metric_for_alerts_is_what_health_says(serve: Serve, fleet: Fl
 
 
 async def test_the_fleet_as_json(serve: Serve) -> None:
-    """What the page shows: workers, queue, and the times to first token of late."""
+    """The dashboard's data: workers, queue, and recent times to first token."""
     async with serve(FakeGateway(), fleet=TwoWorkers()) as http:
         async with http.post("/api/generate", json={"model": "smollm2:135m", "prompt": "hi"}) as reply:
             await reply.read()

@@ -1,4 +1,4 @@
-"""Foreign pages are kept out, local ones and apps are let in, and clients without an Origin never notice."""
+"""Foreign pages are refused, local ones and apps are served, and requests without an Origin are not affected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_other_origins_are_refused(origin: str) -> None:
 
 
 def test_any_origin() -> None:
-    """A star allows everything, and says so to the browser."""
+    """A star allows every origin, and is sent to the browser."""
     assert AllowedOrigins(["*"]).allow("http://evil.com") == "*"
 
 
@@ -93,7 +93,7 @@ def test_this_machine_has_names_and_addresses() -> None:
 
 
 async def test_a_preflight_is_answered_on_any_path(http: aiohttp.ClientSession) -> None:
-    """The browser asks before it posts JSON."""
+    """A browser sends a preflight before it posts JSON."""
     async with http.options("/api/chat", headers={"Origin": "http://localhost:3000"}) as reply:
         assert reply.status == 204
         assert reply.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
@@ -120,7 +120,7 @@ async def test_streams_carry_the_origin(http: aiohttp.ClientSession) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
 async def test_a_foreign_origin_is_403_on_any_method(http: aiohttp.ClientSession, method: str) -> None:
-    """Nothing is done for a page from elsewhere."""
+    """A foreign page gets nothing."""
     async with http.request(method, "/api/version", headers={"Origin": "http://evil.com"}) as reply:
         assert reply.status == 403
         assert 'origin "http://evil.com" is not allowed' in (await reply.json())["error"]
@@ -137,7 +137,7 @@ async def test_a_foreign_host_is_403(http: aiohttp.ClientSession) -> None:
 
 
 async def test_any_host_where_the_edge_is_public(serve: Serve) -> None:
-    """Beyond loopback the machine may be called anything."""
+    """Beyond loopback any host name is accepted."""
     config = EdgeConfig(loopback_only=False)
     headers = {"Host": "llm.example.com"}
     async with serve(FakeGateway(), config) as http, http.get("/api/version", headers=headers) as reply:

@@ -1,4 +1,4 @@
-"""What is no HTTP is refused in JSON, and connections that only hold their place end."""
+"""Malformed HTTP is refused in JSON, and connections without progress are closed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def connected(
     ],
 )
 async def test_what_is_no_http_is_refused_in_json(sent: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """The connection ends with one object that names the fault, and the log does not quote the client."""
+    """The connection ends with one object that names the error, and the log does not quote the client."""
     caplog.set_level(logging.DEBUG)
     async with connected() as (reader, writer):
         writer.write(sent)
@@ -73,7 +73,7 @@ async def test_a_head_that_trickles_in_is_cut_off() -> None:
 
 
 async def test_an_idle_connection_outlives_the_time_for_a_head() -> None:
-    """The clock runs within a head only: between two requests a connection may rest."""
+    """The timer runs within a head only: between requests a connection may be idle."""
     request = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with connected(EdgeConfig(head_timeout_seconds=0.1)) as (reader, writer):
         for _ in range(2):
@@ -84,7 +84,7 @@ async def test_an_idle_connection_outlives_the_time_for_a_head() -> None:
 
 
 async def test_a_body_that_crawls_is_408() -> None:
-    """A byte now and then is no silence, and yet no request either."""
+    """A byte now and then does not keep a request alive."""
     config = EdgeConfig(body_timeout_seconds=0.4, slowest_bytes_per_second=10_000)
     async with connected(config) as (reader, writer):
         writer.write(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")

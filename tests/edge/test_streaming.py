@@ -47,7 +47,7 @@ async def test_lines_are_single_objects_ended_by_one_line_feed(http: aiohttp.Cli
 
 
 async def test_line_breaking_characters_do_not_break_lines(gateway: FakeGateway, http: aiohttp.ClientSession) -> None:
-    """Clients that split with str.splitlines get whole objects, whatever the model says."""
+    """Clients that split with str.splitlines get whole objects, whatever the text."""
     text = "a\u0085b\u2028c\u2029d\x0be\x0cf\x1cg\x1dh\x1ei\rj\nk"
     gateway.play(started(), delta(text), finished())
     async with http.post("/api/chat", json=BODY) as reply:
@@ -70,7 +70,7 @@ async def test_chunks_are_flushed_one_by_one(gateway: FakeGateway, http: aiohttp
 async def test_a_disconnect_ends_the_generation(
     gateway: FakeGateway, http: aiohttp.ClientSession, script: str, stream: bool
 ) -> None:
-    """In every phase, streamed or not, a client that goes away frees its place at once."""
+    """In every phase, streamed or not, a client that disconnects ends its generation at once."""
     never = asyncio.Event()
     steps = {
         "before started": (),
@@ -106,7 +106,7 @@ async def test_http_1_0_gets_a_stream_that_ends_with_the_connection(
 
 
 async def test_a_client_that_does_not_read_is_cut_off(serve: Serve) -> None:
-    """Neither the generation nor its place waits for ever."""
+    """The generation ends with the client's connection."""
     gateway = FakeGateway()
     gateway.play(started(), *[delta("x" * 1_000_000)] * 50, finished())
     async with serve(gateway, EdgeConfig(write_timeout_seconds=0.2)) as http:
@@ -120,7 +120,7 @@ async def test_a_client_that_does_not_read_is_cut_off(serve: Serve) -> None:
 
 
 async def test_a_slow_client_slows_the_generation(gateway: FakeGateway, http: aiohttp.ClientSession) -> None:
-    """Events are not gathered while the client does not read: memory stays bounded."""
+    """Events are not queued while the client does not read: memory stays bounded."""
     gateway.play(started(), *[delta("x" * 1_000_000)] * 50, finished())
     port = port_of(http)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)

@@ -35,7 +35,7 @@ def certificate(tmp_path: Path) -> Path:
 
 
 async def test_streams_over_tls(certificate: Path) -> None:
-    """Nothing is different but the scheme."""
+    """Only the scheme differs."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     server = EdgeServer(build_app(FakeGateway(), fleet=FakeFleet()))

@@ -21,7 +21,7 @@ MOST = (*TEXT, worker_pb2.CAPABILITY_TOOLS, worker_pb2.CAPABILITY_VISION)
 
 @pytest.fixture
 def gateway() -> FakeGateway:
-    """A chat model with tools and eyes, one that reasons as well, and one that only chats."""
+    """A chat model with tools and vision, one with thinking as well, and one for chat alone."""
     return FakeGateway(
         model("smollm2:135m", capabilities=MOST),
         model("thinker:latest", capabilities=(*MOST, worker_pb2.CAPABILITY_THINKING)),

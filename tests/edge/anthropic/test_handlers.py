@@ -1,4 +1,4 @@
-"""/v1/messages and its count_tokens as Anthropic's own client meets them."""
+"""/v1/messages and its count_tokens, through Anthropic's client."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_tool_results_become_tool_turns(client: anthropic.AsyncAnthropic, 
 
 
 async def test_a_stop_sequence_is_named(client: anthropic.AsyncAnthropic, gateway: FakeGateway) -> None:
-    """A message that a stop text ended says which."""
+    """A message that ends at a stop text has it."""
     end = finished()
     assert isinstance(end, generation_pb2.GenerateResponse)
     end.finished.matched_stop = "END"
@@ -110,7 +110,7 @@ async def test_a_stop_sequence_is_named(client: anthropic.AsyncAnthropic, gatewa
 async def test_thinking_is_set_or_quietly_dropped(
     client: anthropic.AsyncAnthropic, gateway: FakeGateway, model_name: str, settings: Any, level: int
 ) -> None:
-    """`thinking` decides, then the effort; a model that cannot reason is not asked to."""
+    """`thinking` comes before the effort; both are dropped for a model without thinking."""
     await client.messages.create(model=model_name, max_tokens=9, messages=HI, **settings)
     assert gateway.requests[0].chat.think == level
 
@@ -172,14 +172,14 @@ async def test_a_failing_stream_says_so(client: anthropic.AsyncAnthropic, gatewa
 async def test_arguments_that_are_no_object_are_an_engine_fault(
     client: anthropic.AsyncAnthropic, gateway: FakeGateway
 ) -> None:
-    """A call that cannot be put into a block fails instead of being made up."""
+    """A call without valid arguments is an error."""
     gateway.play(started(), delta(tool_calls=[generation_pb2.ToolCall(name="f", arguments_json="[1")]), finished())
     with pytest.raises(anthropic.InternalServerError, match="no JSON object"):
         await client.messages.create(model=MODEL, max_tokens=9, messages=HI, tools=[WEATHER])
 
 
 async def test_leaving_a_stream_ends_the_generation(client: anthropic.AsyncAnthropic, gateway: FakeGateway) -> None:
-    """A client that goes away frees its stream."""
+    """A client that disconnects ends its generation."""
     gateway.play(started(), delta("a"), asyncio.Event())
     stream = await client.messages.create(model=MODEL, max_tokens=9, messages=HI, stream=True)
     async for _ in stream:
@@ -213,7 +213,7 @@ async def test_a_key_as_anthropic_sends_it_is_ignored(base_url: str) -> None:
 
 
 async def test_an_engine_fault_is_an_api_error(client: anthropic.AsyncAnthropic, gateway: FakeGateway) -> None:
-    """What the server did wrong is called api_error."""
+    """Server errors are api_error."""
     gateway.play(EngineFault("the engine failed"))
     with pytest.raises(anthropic.InternalServerError) as caught:
         await client.messages.create(model=MODEL, max_tokens=9, messages=HI)

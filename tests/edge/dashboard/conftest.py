@@ -27,7 +27,7 @@ class Tab:
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.complaints: list[str] = []
-        """What the browser said was wrong: console errors, exceptions, refused resources."""
+        """Errors of the browser: console errors, exceptions, refused resources."""
 
     async def listen(self) -> None:
         """Reads what the browser sends, until it is gone."""

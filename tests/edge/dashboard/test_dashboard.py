@@ -1,4 +1,4 @@
-"""In a real browser the page shows the fleet and chats with a model."""
+"""In a real browser the dashboard shows the fleet and chats with a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(90)
 
 
 class Fleet:
-    """Three workers: one that serves, one that starts, one that has given up."""
+    """Three workers: one serves, one starts, one has failed."""
 
     def fleet(self) -> fleet_pb2.ListWorkersResponse:
         """Lists them."""
@@ -61,7 +61,7 @@ class Fleet:
 
 
 async def open_page(tab: Tab, http: aiohttp.ClientSession) -> None:
-    """Goes to the page and waits for the first look at the fleet."""
+    """Opens the dashboard and waits for the first state of the fleet."""
     await tab.command("Page.navigate", url=str(http._base_url))
     await tab.until("document.readyState === 'complete' && !by('summary').textContent.startsWith('Connecting')")
 
@@ -141,7 +141,7 @@ async def test_errors_are_shown(tab: Tab, http: aiohttp.ClientSession, gateway: 
 
 
 async def test_a_key_is_asked_for(tab: Tab, gateway: FakeGateway, serve: Serve) -> None:
-    """The page itself is open; what it asks for is not."""
+    """The page needs no key; its data does."""
     keys = ApiKeys({"alice": hashlib.sha256(b"secret").digest()})
     async with serve(gateway, keys=keys) as http:
         await open_page(tab, http)

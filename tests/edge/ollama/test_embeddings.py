@@ -26,7 +26,7 @@ class RefusingGateway(FakeGateway):
 
 @pytest.fixture
 def gateway() -> FakeGateway:
-    """An embedding model, and one that is none."""
+    """An embedding model and a chat model."""
     return FakeGateway(model("e:latest", capabilities=[worker_pb2.CAPABILITY_EMBEDDING]), model())
 
 
@@ -55,7 +55,7 @@ async def test_one_vector_per_text(http: aiohttp.ClientSession, gateway: FakeGat
 
 
 async def test_dimensions_and_truncation_go_to_the_worker(http: aiohttp.ClientSession, gateway: FakeGateway) -> None:
-    """Cutting is the worker's."""
+    """The worker truncates."""
     await post(http, "/api/embed", model="e", input="a", dimensions=8, truncate=False)
     assert (gateway.embed_requests[0].dimensions, gateway.embed_requests[0].truncate) == (8, False)
 
@@ -98,7 +98,7 @@ async def test_refusals(http: aiohttp.ClientSession, path: str, name: str, expec
 
 
 async def test_a_text_that_does_not_fit_is_refused_in_ollamas_words(serve: Any) -> None:
-    """Only when it may not be cut."""
+    """Only with truncate false."""
     entry = model("e:latest", capabilities=[worker_pb2.CAPABILITY_EMBEDDING])
     async with serve(RefusingGateway(entry)) as http:
         status, reply = await post(http, "/api/embed", model="e", input="a", truncate=False)

@@ -25,15 +25,15 @@ class RecordingResidency:
         self.calls: list[tuple[object, ...]] = []
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
-        """Notes a load."""
+        """Records a load."""
         self.calls.append(("load", name, keep_alive_seconds))
 
     async def unload(self, name: str) -> None:
-        """Notes an unload."""
+        """Records an unload."""
         self.calls.append(("unload", name))
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
-        """Notes a time."""
+        """Records a time."""
         self.calls.append(("keep", name, keep_alive_seconds))
 
 

@@ -1,4 +1,4 @@
-"""Listings have every key that some client reads without asking whether it is there."""
+"""Listings have every key that some client reads unchecked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def get(http: aiohttp.ClientSession, path: str) -> Any:
 
 
 async def show(http: aiohttp.ClientSession, headers: dict[str, str] | None = None, **body: Any) -> Any:
-    """Asks for one model."""
+    """Posts /api/show."""
     async with http.post("/api/show", json={"model": "smollm2:135m", **body}, headers=headers) as reply:
         assert reply.status == 200
         return await reply.json()
@@ -40,7 +40,7 @@ async def test_version_is_three_numbers(http: aiohttp.ClientSession) -> None:
 
 
 async def test_status_says_no_cloud(http: aiohttp.ClientSession) -> None:
-    """The newer command line asks."""
+    """The newer command line needs it."""
     assert await get(http, "/api/status") == {"cloud": {"disabled": True, "source": "env"}}
 
 

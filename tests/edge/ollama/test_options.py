@@ -1,7 +1,4 @@
-"""Options merge in order, keep Ollama's defaults, and are served within vLLM's limits.
-
-keep_alive takes numbers and Go durations, and nothing else.
-"""
+"""Options: their order of precedence, Ollama's defaults, vLLM's limits; and keep_alive: numbers and Go durations."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MOST = (*TEXT, worker_pb2.CAPABILITY_TOOLS, worker_pb2.CAPABILITY_VISION, worker
 
 @pytest.fixture
 def gateway() -> FakeGateway:
-    """A chat model with tools and eyes, one that reasons as well, one that only chats, one that embeds."""
+    """A chat model with tools and vision, one with thinking as well, one for chat alone, one for embeddings."""
     return FakeGateway(
         model("smollm2:135m", capabilities=MOST),
         model("thinker:latest", capabilities=(*MOST, worker_pb2.CAPABILITY_THINKING)),

@@ -131,7 +131,7 @@ def test_no_object_makes_a_server_error(path: str, bodies: list[Any]) -> None:
 
 
 async def _post(path: str, bodies: list[Any]) -> list[tuple[int, bytes]]:
-    """Posts bodies to an edge whose model can do everything."""
+    """Posts bodies to an edge whose model has all capabilities."""
     entry = model(capabilities=worker_pb2.Capability.values()[1:])
     server = EdgeServer(build_app(FakeGateway(entry), fleet=FakeFleet()))
     port = await server.start("127.0.0.1", 0)
@@ -149,7 +149,7 @@ async def _post(path: str, bodies: list[Any]) -> list[tuple[int, bytes]]:
 @pytest.mark.parametrize("field", ["tools", "response_format", "chat_template_kwargs", "messages"])
 @pytest.mark.parametrize("levels", [90, 150, 900, 980, 100_000])
 def test_deeply_nested_requests_are_refused(field: str, levels: int) -> None:
-    """Nesting beyond what anybody writes is a sentence, not a crash of an encoder, at any depth."""
+    """Excessive nesting is refused at any depth, and crashes no encoder."""
     deep = '{"a":' * levels + "1" + "}" * levels
     wrapped = {
         "tools": f'[{{"function":{{"name":"f","parameters":{deep}}}}}]',

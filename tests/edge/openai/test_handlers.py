@@ -1,4 +1,4 @@
-"""The endpoints under /v1 as OpenAI's own client meets them."""
+"""The endpoints under /v1, through OpenAI's client."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_reasoning_has_a_field_of_its_own(client: openai.AsyncOpenAI, gate
 
 
 async def test_a_model_that_can_reason_does(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
-    """Without an effort a capable model reasons; with none it does not."""
+    """Without an effort a model with thinking thinks; with `none` it does not."""
     await client.chat.completions.create(model="thinker", messages=HI)
     await client.chat.completions.create(model="thinker", messages=HI, reasoning_effort="none")
     await client.chat.completions.create(model="plain", messages=HI, reasoning_effort="none")
@@ -174,7 +174,7 @@ async def test_errors_have_their_status_and_sentence(
 
 
 async def test_images_need_a_model_that_sees(client: openai.AsyncOpenAI) -> None:
-    """An image for a blind model is refused by its full name."""
+    """An image for a model without vision is refused, with the model's full name."""
     picture: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     with pytest.raises(openai.BadRequestError, match="library/plain:latest does not support vision"):
         await client.chat.completions.create(model="plain", messages=[{"role": "user", "content": [picture]}])
@@ -229,7 +229,7 @@ async def test_a_failing_stream_ends_without_done(base_url: str, gateway: FakeGa
 
 
 async def test_an_aborted_generation_is_an_error(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
-    """A worker that gives up does not make a short answer look like a whole one."""
+    """An aborted generation never looks complete."""
     gateway.play(started(), delta("Hel"), finished(generation_pb2.FINISH_REASON_ABORTED))
     with pytest.raises(openai.InternalServerError, match="went away"):
         await client.chat.completions.create(model=MODEL, messages=HI)
@@ -247,7 +247,7 @@ async def test_one_failing_choice_fails_the_reply_and_frees_the_others(
 
 
 async def test_leaving_a_stream_ends_all_its_generations(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
-    """A client that goes away frees every choice."""
+    """A client that disconnects ends every choice."""
     for _ in range(2):
         gateway.play(started(), delta("a"), asyncio.Event())
     stream = await client.chat.completions.create(model=MODEL, messages=HI, n=2, stream=True)
@@ -258,7 +258,7 @@ async def test_leaving_a_stream_ends_all_its_generations(client: openai.AsyncOpe
 
 
 async def test_an_alias_brings_its_system_text_and_options(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
-    """Presets of a model apply where the request is silent, and give way where it is not."""
+    """Presets apply to what the request leaves open, and to nothing else."""
     gateway.entries.append(
         model("pirate:latest", presets=presets("Talk like a pirate.", top_k=3, stop=["Arr"], num_ctx=512))
     )
@@ -281,7 +281,7 @@ async def test_completions_go_through_the_chat_template(client: openai.AsyncOpen
 
 
 async def test_streamed_completions_join_to_the_text(client: openai.AsyncOpenAI) -> None:
-    """Every chunk has a count when counts were asked for; only the last is not zero."""
+    """Every chunk has counts if requested; all but the last are 0."""
     stream = await client.completions.create(
         model=MODEL, prompt="Say hello", stream=True, echo=True, stream_options={"include_usage": True}
     )
@@ -291,7 +291,7 @@ async def test_streamed_completions_join_to_the_text(client: openai.AsyncOpenAI)
 
 
 async def test_a_suffix_is_filled_in_without_a_template(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
-    """With a suffix the bare texts around the gap go out, and the model must know how."""
+    """With a suffix the bare texts around the gap are sent, and the model needs the capability."""
     await client.completions.create(model=MODEL, prompt="def f(", suffix="): pass")
     assert (gateway.requests[0].prompt, gateway.requests[0].suffix) == ("def f(", "): pass")
     with pytest.raises(openai.BadRequestError, match="library/plain:latest does not support insert"):

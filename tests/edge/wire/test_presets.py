@@ -1,4 +1,4 @@
-"""What an alias brings along."""
+"""Presets fill what a request leaves open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that a model may call, to the wire."""
+"""Tools become messages of the protos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_parameters_keep_the_order_of_their_keys() -> None:
 
 @pytest.mark.parametrize("arguments", ["", "  ", None])
 def test_a_call_without_arguments_has_an_empty_object(arguments: str | None) -> None:
-    """Clients that send nothing for a function without parameters are understood."""
+    """An empty string counts as no arguments."""
     assert to_tool_call("c", "f", arguments, "x").arguments_json == "{}"
 
 

@@ -1,4 +1,4 @@
-"""Keys and TLS on both doors of a whole fleet: real clients get in with them, and nobody without."""
+"""API keys and TLS on the HTTP and gRPC ports of a whole fleet: real clients succeed with them, and fail without."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ HI: Any = [{"role": "user", "content": "hi"}]
 
 
 @dataclass(frozen=True)
-class Doors:
-    """A fleet behind TLS that asks for keys."""
+class ProtectedFleet:
+    """A fleet behind TLS that requires keys."""
 
     http: str
     grpc: str
@@ -48,8 +48,8 @@ class Doors:
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    """One simulated worker behind both doors."""
+def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProtectedFleet]:
+    """One simulated worker behind both ports."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl on this machine: apt-get install openssl")
@@ -64,21 +64,21 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     fleet = FleetProcess(arguments, folder / "fleet.log")
     fleet.start()
     try:
-        doors = Doors(f"https://localhost:{fleet.http_port}", f"localhost:{fleet.grpc_port}", certificate)
-        asyncio.run(_ready(doors, fleet))
-        yield doors
+        protected = ProtectedFleet(f"https://localhost:{fleet.http_port}", f"localhost:{fleet.grpc_port}", certificate)
+        asyncio.run(_ready(protected, fleet))
+        yield protected
     finally:
         fleet.stop()
 
 
-async def _ready(doors: Doors, fleet: FleetProcess) -> None:
+async def _ready(protected: ProtectedFleet, fleet: FleetProcess) -> None:
     """Waits for /health, which needs no key."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while True:
             assert fleet.process is not None
             assert fleet.process.poll() is None, fleet.tail()
             try:
-                async with session.get(f"{doors.http}/health", ssl=doors.trust) as reply:
+                async with session.get(f"{protected.http}/health", ssl=protected.trust) as reply:
                     if reply.status == 200:
                         return
             except aiohttp.ClientConnectionError:
@@ -86,41 +86,41 @@ async def _ready(doors: Doors, fleet: FleetProcess) -> None:
             await asyncio.sleep(0.1)
 
 
-def test_ollamas_client(doors: Doors) -> None:
-    """A bearer header lets it in; without one it is told what to send."""
-    with ollama.Client(doors.http, verify=doors.trust, headers={"Authorization": f"Bearer {KEY}"}) as client:
+def test_ollamas_client(protected: ProtectedFleet) -> None:
+    """A bearer header is accepted; without one the error says what to send."""
+    with ollama.Client(protected.http, verify=protected.trust, headers={"Authorization": f"Bearer {KEY}"}) as client:
         assert client.chat(MODEL, HI, options={"num_predict": 2}).done
     with (
-        ollama.Client(doors.http, verify=doors.trust) as stranger,
+        ollama.Client(protected.http, verify=protected.trust) as stranger,
         pytest.raises(ollama.ResponseError, match="API key") as caught,
     ):
         stranger.chat(MODEL, HI)
     assert caught.value.status_code == 401
 
 
-def test_openais_client(doors: Doors) -> None:
+def test_openais_client(protected: ProtectedFleet) -> None:
     """Its key is the key; a wrong one raises its own class."""
-    with openai.DefaultHttpxClient(verify=doors.trust) as http:
-        options: Any = {"base_url": f"{doors.http}/v1", "http_client": http, "max_retries": 0}
+    with openai.DefaultHttpxClient(verify=protected.trust) as http:
+        options: Any = {"base_url": f"{protected.http}/v1", "http_client": http, "max_retries": 0}
         reply = openai.OpenAI(api_key=KEY, **options).chat.completions.create(model=MODEL, messages=HI, max_tokens=2)
         assert reply.choices[0].message.content
         with pytest.raises(openai.AuthenticationError, match="API key"):
             openai.OpenAI(api_key="wrong", **options).models.list()
 
 
-def test_anthropics_client(doors: Doors) -> None:
+def test_anthropics_client(protected: ProtectedFleet) -> None:
     """The same, in its own words."""
-    with anthropic.DefaultHttpxClient(verify=doors.trust) as http:
-        options: Any = {"base_url": doors.http, "http_client": http, "max_retries": 0}
+    with anthropic.DefaultHttpxClient(verify=protected.trust) as http:
+        options: Any = {"base_url": protected.http, "http_client": http, "max_retries": 0}
         anthropic.Anthropic(api_key=KEY, **options).messages.create(model=MODEL, messages=HI, max_tokens=2)
         with pytest.raises(anthropic.AuthenticationError, match="API key"):
             anthropic.Anthropic(api_key="wrong", **options).messages.create(model=MODEL, messages=HI, max_tokens=2)
 
 
-def test_the_grpc_door(doors: Doors) -> None:
+def test_the_grpc_port(protected: ProtectedFleet) -> None:
     """The same key as metadata; without it neither generations nor the fleet answer."""
     request = generation_pb2.GenerateRequest(model=MODEL, prompt="hi", sampling=generation_pb2.Sampling(max_tokens=2))
-    with doors.channel() as channel:
+    with protected.channel() as channel:
         generation, fleet = generation_pb2_grpc.GenerationStub(channel), fleet_pb2_grpc.FleetStub(channel)
         events = list(generation.Generate(request, metadata=[("authorization", f"Bearer {KEY}")], timeout=30))
         assert events[-1].HasField("finished")
@@ -133,9 +133,9 @@ def test_the_grpc_door(doors: Doors) -> None:
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_plain_http_is_told_so(doors: Doors) -> None:
+async def test_plain_http_is_refused(protected: ProtectedFleet) -> None:
     """A client that forgot the scheme is not left hanging."""
-    plain = doors.http.replace("https", "http")
+    plain = protected.http.replace("https", "http")
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
             async with session.get(f"{plain}/api/version", timeout=aiohttp.ClientTimeout(20)) as reply:
