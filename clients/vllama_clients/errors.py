@@ -21,13 +21,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from vllama_protos.errors import read_trailers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-DETAILS_KEY = "grpc-status-details-bin"
 
 
 class VllamaError(Exception):
@@ -112,13 +110,13 @@ def error_of_status(
     code: grpc.StatusCode, message: str | None, trailers: Iterable[tuple[str, str | bytes]] | None
 ) -> VllamaError:
     """Translates the end of a call; reason, field and delay come from its google.rpc details."""
-    info, retry_after_seconds = _details(trailers or ())
+    details = read_trailers(trailers or ())
     return CLASS_OF_STATUS.get(code, ServerFault)(
         message or f"The call ended with {code.name}.",
         code=code,
-        reason=info.reason,
-        field=info.metadata.get("field", ""),
-        retry_after_seconds=retry_after_seconds,
+        reason=details.reason,
+        field=details.field,
+        retry_after_seconds=details.retry_after_seconds,
     )
 
 
@@ -127,25 +125,3 @@ def error_of_call(error: grpc.RpcError) -> VllamaError:
     if isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return error_of_status(error.code(), error.details(), error.trailing_metadata())
     return ServerFault(str(error))
-
-
-def _details(trailers: Iterable[tuple[str, str | bytes]]) -> tuple[error_details_pb2.ErrorInfo, float | None]:
-    info, delay_seconds = error_details_pb2.ErrorInfo(), None
-    for detail in _status(trailers).details:
-        retry = error_details_pb2.RetryInfo()
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Unpack(retry):
-            delay_seconds = retry.retry_delay.ToNanoseconds() / 1e9
-    return info, delay_seconds
-
-
-def _status(trailers: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status:
-    for key, value in trailers:
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            # A proxy's details may be anything; they must not hide the status itself.
-            try:
-                return status_pb2.Status.FromString(value)
-            except DecodeError:
-                break
-    return status_pb2.Status()

@@ -26,7 +26,9 @@ from vllama_clients.messages import (
     ToolMode,
     Truncation,
 )
+from vllama_protos.errors import reason_text
 from vllama_protos.v1 import embedding_pb2, generation_pb2
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,6 +53,7 @@ THINK_LEVELS = {
     ThinkLevel.HIGH: generation_pb2.THINK_LEVEL_HIGH,
     ThinkLevel.MAX: generation_pb2.THINK_LEVEL_MAX,
 }
+INVALID_REQUEST = reason_text(ErrorReason.ERROR_REASON_INVALID_REQUEST)
 OPTIONAL_SAMPLING = (
     "temperature",
     "top_p",
@@ -197,9 +200,7 @@ def _tool_choice(choice: ToolMode | str) -> generation_pb2.ToolChoice:
 
 
 def _refusal(field: str, why: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{field} {why}", code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST", field=field
-    )
+    return InvalidRequest(f"{field} {why}", code=grpc.StatusCode.INVALID_ARGUMENT, reason=INVALID_REQUEST, field=field)
 
 
 @contextmanager
@@ -211,5 +212,5 @@ def _refusing() -> Iterator[None]:
         raise InvalidRequest(
             f"the request has a value that cannot be sent: {error}",
             code=grpc.StatusCode.INVALID_ARGUMENT,
-            reason="INVALID_REQUEST",
+            reason=INVALID_REQUEST,
         ) from error
