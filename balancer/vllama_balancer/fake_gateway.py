@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vllama_balancer.gateway import Call, ModelEntry
-from vllama_balancer.models.presets import to_options
 from vllama_balancer.names import parse_name
+from vllama_balancer.preset_options import to_options
 from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, presets_pb2, worker_pb2
 
 if TYPE_CHECKING:

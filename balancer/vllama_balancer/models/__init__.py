@@ -7,7 +7,6 @@ conversions run as child processes, so that they can be killed, and their librar
     table            the known models (models.toml): names of Ollama and their repositories
     store            the model store on disk: manifests and directories of weights
     manifest         StoredModel, and its JSON form on disk
-    presets          option values of presets as proto messages
     catalog          every model that a request can name, from the store and from the workers
     management       pull, delete, copy and create, for the gateway
     description      what a model's own files say of its sizes and capabilities

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from vllama_balancer.models.presets import option_values, to_options
+from vllama_balancer.preset_options import option_values, to_options
 from vllama_protos.v1 import generation_pb2, presets_pb2
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from vllama_balancer.models.description import describe
 from vllama_balancer.models.errors import ModelUnknown, SourceUnavailable
 from vllama_balancer.models.job import run_job
 from vllama_balancer.models.manifest import StoredModel
-from vllama_balancer.models.presets import to_options
 from vllama_balancer.models.store import Store, directory_size
 from vllama_balancer.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, parse_name
+from vllama_balancer.preset_options import to_options
 from vllama_protos.v1 import presets_pb2
 
 if TYPE_CHECKING:

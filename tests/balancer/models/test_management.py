@@ -14,11 +14,11 @@ from vllama_balancer.gateway import Recipe
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.errors import ModelInUse, ModelUnknown
 from vllama_balancer.models.management import StoreManagement
-from vllama_balancer.models.presets import option_values
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
 from vllama_balancer.names import model_key
+from vllama_balancer.preset_options import option_values
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:

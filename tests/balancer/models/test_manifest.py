@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_balancer.models.manifest import StoredModel, decode_manifest, encode_manifest
-from vllama_balancer.models.presets import option_values, to_options
+from vllama_balancer.preset_options import option_values, to_options
 
 STORE = Path("/store")
 RECORD: dict[str, Any] = {

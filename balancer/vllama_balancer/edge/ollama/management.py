@@ -18,8 +18,8 @@ from vllama_balancer.edge.wire.chat import check_template
 from vllama_balancer.errors import InvalidRequest, ModelNotFound
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.models.errors import ModelUnknown
-from vllama_balancer.models.presets import to_options
 from vllama_balancer.names import parse_name
+from vllama_balancer.preset_options import to_options
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.edge.wire.bounds import INT32_MAX, INT64_MAX
 from vllama_balancer.errors import InvalidRequest
-from vllama_balancer.models.presets import option_values
+from vllama_balancer.preset_options import option_values
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:

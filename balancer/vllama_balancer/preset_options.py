@@ -1,4 +1,4 @@
-"""Option values of presets: between plain values and the proto's typed ones, without loss."""
+"""Option values of presets: plain values to the typed ones of the protos and back, without loss."""
 
 from __future__ import annotations
 
