@@ -94,8 +94,8 @@ class Balancer:
             AdmissionSettings(max_queue=config.max_queue),
             discovery_grace=DiscoveryGrace(
                 self._pool,
-                joining_seconds=self._joined.lease_seconds if self._joined is not None else 0.0,
-                only_from_elsewhere=not self._has_own,
+                rejoin_seconds=self._joined.lease_seconds if self._joined is not None else 0.0,
+                only_remote_workers=not self._has_own,
             ),
         )
         self._registry.register(PoolCollector(self._pool, lambda: self._dispatcher.waiting))

@@ -38,6 +38,8 @@ class Call:
     """On the event loop's clock, seconds; None: no deadline."""
     placement: Placement = field(default_factory=Placement)
     """Known once the first event has come."""
+    model: ModelEntry | None = None
+    """The request's model if the caller has looked it up; None: the gateway looks it up by name."""
 
     def remaining_seconds(self, now: float) -> float | None:
         """Returns the time until the deadline, at least a millisecond; None without a deadline."""
@@ -71,7 +73,10 @@ class ModelEntry:
 
 
 class Gateway(Protocol):
-    """Serves generations, embeddings and the list of models. Errors are those of errors.py."""
+    """Serves generations, embeddings and the list of models. Errors are those of errors.py.
+
+    A call takes its request over: it sets the id, model, seed and resumed tokens in place, and makes no copy.
+    """
 
     def generate(
         self, request: generation_pb2.GenerateRequest, call: Call

@@ -68,13 +68,17 @@ def encode_status(code: int, message: str, details: ErrorDetails) -> bytes:
     return encoded
 
 
-def read_trailers(trailers: Iterable[tuple[str, str | bytes]]) -> ErrorDetails:
-    """Returns the details among a call's trailing metadata; empty ones when there are none or they are damaged."""
+def read_trailers(trailers: Iterable[tuple[str, str | bytes]], code: int | None = None) -> ErrorDetails:
+    """Returns the details among a call's trailing metadata; empty ones when there are none or they are damaged.
+
+    With `code`, the number of the call's own status, the details of a status with another code are ignored.
+    """
     for key, value in trailers:
         if key == DETAILS_TRAILER and isinstance(value, bytes):
             # A proxy's details may be anything; they must not hide the status itself.
             try:
-                return _read(status_pb2.Status.FromString(value))
+                status = status_pb2.Status.FromString(value)
+                return _read(status) if code in (None, status.code) else ErrorDetails()
             except DecodeError:
                 break
     return ErrorDetails()

@@ -117,7 +117,7 @@ class Fleet:
     @property
     def leases(self) -> int:
         """Places taken in the whole fleet."""
-        return sum(worker.leases for worker in self.pool.workers())
+        return sum(worker.lease_count for worker in self.pool.workers())
 
     async def all_available(self) -> None:
         """Waits until every worker may take requests."""

@@ -38,7 +38,7 @@ class Processes:
 
     def busiest(self):
         """The name of the worker with the most streams."""
-        return max(self.fleet.pool.workers(), key=lambda worker: worker.leases).name
+        return max(self.fleet.pool.workers(), key=lambda worker: worker.lease_count).name
 
     async def decoding(self, count):
         """Waits until so many streams have their first token."""

@@ -1,8 +1,7 @@
-"""A queue in which clients take turns: each one's requests in their order, one client after the other.
+"""A queue with round-robin turns between clients: each client's requests in order, one client after the other.
 
-One client that sends a hundred requests delays another's first one by one turn, not by a hundred.
-A priority orders a client's own requests only: nobody gets ahead of others by asking for it.
-Items that were served before and come back (a retry, a stream that moves) go ahead of all turns.
+A client that sends a hundred requests delays another client's first one by one turn, not by a hundred. A priority
+orders a client's own requests only. Items that were served before (a retry, a stream that moves) go ahead of all turns.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Line(Generic[T]):
+class _ClientQueue(Generic[T]):
     """One client's items: lower priorities first, those of the same one in order."""
 
     def __init__(self) -> None:
@@ -46,20 +45,19 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._ahead: dict[T, None] = {}
         # Clients in the order of their turns.
-        self._turns: dict[str, _Line[T]] = {}
+        self._turns: dict[str, _ClientQueue[T]] = {}
         self._length = 0
 
     def __len__(self) -> int:
-        """Counts the items."""
         return self._length
 
     def push(self, client: str, item: T, priority: int = 0) -> None:
         """Adds an item behind the client's others of its priority; lower priorities come first."""
-        self._turns.setdefault(client, _Line()).push(item, priority)
+        self._turns.setdefault(client, _ClientQueue()).push(item, priority)
         self._length += 1
 
     def push_ahead(self, item: T) -> None:
-        """Adds an item ahead of all turns, behind those that are there."""
+        """Adds an item ahead of all turns, behind the others there."""
         self._ahead[item] = None
         self._length += 1
 
@@ -68,18 +66,18 @@ class FairQueue(Generic[T]):
         return iter(tuple(self._ahead))
 
     def next_turn(self) -> T | None:
-        """Shows the item whose turn it is, leaving it there; None when no client has any."""
-        for line in self._turns.values():
-            return line.first()
+        """Returns the item whose turn it is, without removing it; None when no client has any."""
+        for queue in self._turns.values():
+            return queue.first()
         return None
 
     def take(self, client: str, item: T) -> None:
-        """Removes an item that was served; its client's next turn comes after everybody else's."""
+        """Removes an item that was served; its client's next turn comes after all others'."""
         if self.discard(client, item) and client in self._turns:
             self._turns[client] = self._turns.pop(client)
 
     def discard(self, client: str, item: T) -> bool:
-        """Removes an item that gave up, wherever it is; tells whether it was there."""
+        """Removes an item that gave up, wherever it is; returns whether it was there."""
         if item in self._ahead:
             del self._ahead[item]
         elif client not in self._turns or not self._turns[client].discard(item):

@@ -1,4 +1,4 @@
-"""What one generation has been through: what was delivered, where it failed, how it goes on."""
+"""One generation over one or more attempts: its delivered output, its waits, and how it continues elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEED_BITS = 31
 
 
 class Generation:
-    """One generation on its way over one or more workers; each try begins with `next_request`."""
+    """The state of one generation; each attempt begins with `next_request`."""
 
     def __init__(
         self,
@@ -35,43 +35,42 @@ class Generation:
         rng: Random,
         arrived_at: float,
     ) -> None:
+        """Takes the request over: its id, model, seed and resumed tokens are set in place."""
         self.model = model
         """Display name of its model."""
         self.placement_request = placement_request
-        """What it shows to get a place."""
         self.call = call
-        """Who asks, and until when."""
         self.arrived_at = arrived_at
-        """When it came, on the balancer's clock."""
+        """On the balancer's clock."""
         self.failures = 0
-        """Failed tries since the last progress."""
+        """Failed attempts since the last progress."""
         self.migrations = 0
-        """Times it went on elsewhere after the client had been told that it started."""
+        """Times it continued on another worker after the client had `started`."""
         self.is_started = False
         """Whether the client has `started`."""
         self.is_finished = False
         """Whether the client has `finished`."""
         self.queue_seconds = 0.0
-        """Time it waited for places while its model was served."""
+        """Time in the queue while its model was served."""
         self.load_seconds = 0.0
-        """Time it waited for its model to be loaded."""
+        """Time in the queue while its model was being loaded."""
         self.first_token_at: float | None = None
-        """When its first token came, on the balancer's clock."""
-        self.silent_since: float | None = None
-        """When the first of the workers that failed it gave its last sign; None while it runs."""
+        """On the balancer's clock."""
+        self.stalled_since: float | None = None
+        """Last sign of life of the first worker that failed it since it last ran; None while it runs."""
         self.failed_since: float | None = None
-        """When the latest of them did; None once the next one has the request."""
-        self._request = generation_pb2.GenerateRequest()
-        self._request.CopyFrom(request)
-        self._request.request_id = placement_request.request_id
+        """The same of the latest worker that failed it; None once the next one has the request."""
+        self.delivered = Delivered()
+        """The output that the client has."""
+        request.request_id = placement_request.request_id
+        self._request = request
+        self._resumed_tokens = 0
         self._size = placement_request.size
         self._replays = needs_replay(request)
         self._replay: Replay | None = None
-        self.delivered = Delivered()
-        """What the client has."""
         if is_guided(request) and not request.sampling.HasField("seed"):
-            # Without a seed, a guided generation could not be told to come out the same again.
-            self._request.sampling.seed = rng.getrandbits(SEED_BITS)
+            # Without a seed, the output of a guided generation could not be reproduced.
+            request.sampling.seed = rng.getrandbits(SEED_BITS)
 
     @property
     def has_output(self) -> bool:
@@ -79,25 +78,24 @@ class Generation:
         return bool(self.delivered.token_ids)
 
     def next_request(self, model: str) -> generation_pb2.GenerateRequest:
-        """Makes the request for the next try, under the name by which the worker serves the model."""
+        """Returns the request of the next attempt; `model` is the name under which the worker serves the model."""
         self._request.model = model
-        self._replay = Replay(self.delivered) if self._replays and self.has_output else None
-        if self._replays or not self.has_output:
-            return self._request
-        request = generation_pb2.GenerateRequest()
-        request.CopyFrom(self._request)
-        request.resume_token_ids.extend(self.delivered.token_ids)
-        return request
+        if self._replays:
+            self._replay = Replay(self.delivered) if self.has_output else None
+        else:
+            self._request.resume_token_ids.extend(self.delivered.token_ids[self._resumed_tokens :])
+            self._resumed_tokens = len(self.delivered.token_ids)
+        return self._request
 
-    def waited(self, seconds: float, *, is_loading: bool) -> None:
-        """Notes a wait for a place."""
+    def record_wait(self, seconds: float, *, is_loading: bool) -> None:
+        """Adds a wait for a worker."""
         if is_loading:
             self.load_seconds += seconds
         else:
             self.queue_seconds += seconds
 
-    def moved(self) -> None:
-        """Notes that the next try follows a failed one; a move that the client could tell is a migration."""
+    def record_retry(self) -> None:
+        """Prepares the next attempt after a failed one; a retry that the client could notice is a migration."""
         delivered = len(self.delivered.token_ids)
         expected = max(self._size.output_tokens - delivered, 0)
         self.placement_request.size = self._size._replace(
@@ -106,23 +104,24 @@ class Generation:
         if self.is_started:
             self.migrations += 1
 
-    def relay(self, response: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse | None:
-        """Turns a worker's event into what the client gets of it; None for what it has already."""
-        if response.HasField("delta"):
-            return self._relay_delta(response)
-        if response.HasField("started"):
+    def deliver(
+        self, kind: str | None, response: generation_pb2.GenerateResponse
+    ) -> generation_pb2.GenerateResponse | None:
+        """Returns the part of a worker's event that is new to the client; None when there is none."""
+        if kind == "delta":
+            return self._deliver_delta(response)
+        if kind == "started":
             if self.is_started:
                 return None
             self.is_started = True
-            return response
         return response
 
     def cached_prefix(self) -> Prefix:
-        """Names the blocks of the prompt and of everything that was generated after it."""
+        """Returns the blocks of the prompt and of everything that was generated after it."""
         return with_reply(self._request, self._size, self.delivered.message(), self.delivered.token_ids)
 
     def finish(self, response: generation_pb2.GenerateResponse, now: float) -> None:
-        """Completes a worker's `finished` by what only the balancer knows."""
+        """Adds the balancer's own figures to a worker's `finished`."""
         self.is_finished = True
         finished = response.finished
         finished.migrations = self.migrations
@@ -130,12 +129,12 @@ class Generation:
         _add_seconds(timings.queue, self.queue_seconds)
         _add_seconds(timings.load, self.load_seconds)
         if self.migrations and self.first_token_at is not None:
-            # The last worker only knows its own part.
+            # The last worker has measured its own part only.
             timings.decode.FromNanoseconds(int((now - self.first_token_at) * 1e9))
 
-    def _relay_delta(self, response: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse | None:
+    def _deliver_delta(self, response: generation_pb2.GenerateResponse) -> generation_pb2.GenerateResponse | None:
         if self._replay is not None:
-            rest = self._swallow(self._replay, response.delta)
+            rest = self._drop_delivered(self._replay, response.delta)
             if rest is None:
                 return None
             response = generation_pb2.GenerateResponse(delta=rest)
@@ -143,7 +142,7 @@ class Generation:
         self.failures = 0
         return response
 
-    def _swallow(self, replay: Replay, delta: generation_pb2.Delta) -> generation_pb2.Delta | None:
+    def _drop_delivered(self, replay: Replay, delta: generation_pb2.Delta) -> generation_pb2.Delta | None:
         try:
             rest = replay.remainder(delta)
         except Diverged as error:

@@ -1,4 +1,4 @@
-"""Runs single generations: one loop over tries, each with one lease that is released whatever happens."""
+"""Streams single generations: one loop over attempts, each with one lease that is always released."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from vllama_balancer.dispatch.attempt import confirm_life, stream_generation
+from vllama_balancer.dispatch.attempt import check_liveness, stream_generation
 from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ _LEVELS = {
     FailureKind.BUSY: logging.INFO,
     FailureKind.REFUSED: logging.INFO,
 }
-"""How loud a failed try is; what is not here warns."""
+"""Log levels of failed attempts; WARNING for all others."""
 
 
 class GenerationStreamer:
-    """Brings journeys to their end."""
+    """Runs generations to their end."""
 
     def __init__(
         self,
@@ -52,18 +52,18 @@ class GenerationStreamer:
         self._clock = clock
 
     async def run(self, generation: Generation) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
-        """Yields what the client gets; closing it ends the generation wherever it runs.
+        """Yields the client's events; closing it ends the generation wherever it runs.
 
-        Raises the BalancerError that ends it when no further try can help.
+        Raises the BalancerError that ends it when no further attempt can help.
         """
         while not generation.is_finished:
             lease = await self._place(generation)
             try:
-                async with contextlib.aclosing(self._try(generation, lease)) as events:
+                async with contextlib.aclosing(self._attempt(generation, lease)) as events:
                     async for event in events:
                         yield event
             except AttemptFailed as failure:
-                self._judge(generation, lease, failure)
+                self._handle_failure(generation, lease, failure)
             finally:
                 self._admission.release(lease)
 
@@ -72,38 +72,40 @@ class GenerationStreamer:
         is_loading = not self._pool.is_served(generation.placement_request.key)
         lease = await self._admission.admit(generation.placement_request, generation.call.deadline)
         waited = self._clock() - asked_at
-        generation.waited(waited, is_loading=is_loading)
+        generation.record_wait(waited, is_loading=is_loading)
         self._metrics.waited(waited)
         return lease
 
-    async def _try(self, generation: Generation, lease: Lease) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
-        """Relays one try's events, as far as the client has not had them."""
+    async def _attempt(
+        self, generation: Generation, lease: Lease
+    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Yields those events of one attempt that the client does not have yet."""
         if lease.needs_liveness_check:
-            await confirm_life(lease)
+            await check_liveness(lease)
         if generation.failed_since is not None:
             self._metrics.rerouted(self._clock() - generation.failed_since)
             generation.failed_since = None
         request = generation.next_request(lease.worker.name_of(generation.placement_request.key))
         timeout = generation.call.remaining_seconds(self._clock())
         async with contextlib.aclosing(stream_generation(lease, request, timeout)) as events:
-            async for response in events:
-                if response.HasField("delta"):
+            async for kind, response in events:
+                if kind == "delta":
                     if not lease.produced:
                         self._first_token(generation, lease)
-                elif response.HasField("started"):
+                elif kind == "started":
                     self._started(generation, lease, response.started)
                 else:
                     self._finish(generation, lease, response)
-                relayed = generation.relay(response)
-                if relayed is not None:
-                    yield relayed
+                delivered = generation.deliver(kind, response)
+                if delivered is not None:
+                    yield delivered
 
     def _started(self, generation: Generation, lease: Lease, started: generation_pb2.Started) -> None:
         self._metrics.cache_answered(lease.predicted_cached_tokens, started.cached_prompt_tokens)
         lease.started(started.prompt_tokens, started.cached_prompt_tokens)
-        if generation.silent_since is not None:
-            self._metrics.resumed(self._clock() - generation.silent_since)
-            generation.silent_since = None
+        if generation.stalled_since is not None:
+            self._metrics.resumed(self._clock() - generation.stalled_since)
+            generation.stalled_since = None
         if not generation.is_started:
             size, key = generation.placement_request.size, generation.placement_request.key
             self._estimates.of(key).tokenized(size.prompt_bytes, started.prompt_tokens)
@@ -121,13 +123,13 @@ class GenerationStreamer:
         now = self._clock()
         generation.finish(response, now)
         lease.worker.breaker.success()
-        lease.answered(generation.cached_prefix())
+        lease.record_cached_prefix(generation.cached_prefix())
         usage = response.finished.usage
         self._estimates.of(generation.placement_request.key).finished(usage.completion_tokens)
         self._metrics.finished(generation.model, usage, now - (generation.first_token_at or now))
 
-    def _judge(self, generation: Generation, lease: Lease, failure: AttemptFailed) -> None:
-        """Prepares the next try, or raises the error that ends the generation."""
+    def _handle_failure(self, generation: Generation, lease: Lease, failure: AttemptFailed) -> None:
+        """Prepares the next attempt, or raises the error that ends the generation."""
         logger.log(
             _LEVELS.get(failure.kind, logging.WARNING),
             "request %s failed on %s (%s): %s",
@@ -136,13 +138,13 @@ class GenerationStreamer:
             failure.kind.value,
             failure,
         )
-        # The worker may have been heard once more since it was given up.
+        # The worker may have shown life once more since it was given up.
         generation.failed_since = min(lease.worker.last_seen_at, self._clock())
-        if generation.silent_since is None:
-            generation.silent_since = generation.failed_since
+        if generation.stalled_since is None:
+            generation.stalled_since = generation.failed_since
         self._retry_policy.penalise_worker(lease, failure)
         generation.failures = self._retry_policy.prepare_retry(
             generation.placement_request, lease, failure, generation.failures
         )
         self._metrics.moved(had_output=generation.has_output)
-        generation.moved()
+        generation.record_retry()

@@ -1,10 +1,4 @@
-"""Places one request: snapshot, pick and reserve in one synchronous step, so nothing changes between.
-
-Remembers where each conversation was served last: a hint that breaks ties, and nothing more.
-
-The belief about prefixes usually knows better; a session helps where two turns share too little
-text to be recognised, as with pictures or token ids that a client has shortened.
-"""
+"""Placement of one request: snapshot, pick and lease in one synchronous step, so that nothing changes in between."""
 
 from __future__ import annotations
 
@@ -15,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.routing.policy import Choice
 from vllama_balancer.routing.snapshot import Demand
+from vllama_balancer.workers.lease import take_lease
 from vllama_balancer.workers.load import Reservation
 
 if TYPE_CHECKING:
@@ -30,47 +25,48 @@ if TYPE_CHECKING:
     from vllama_balancer.workers.pool import Pool
     from vllama_balancer.workers.worker import Worker
 
-
 logger = logging.getLogger(__name__)
+
+MAX_SESSIONS = 10_000
+"""The least recently used are dropped beyond this many."""
 
 
 @dataclass(slots=True, eq=False)
 class PlacementRequest:
-    """What a request shows to get a place, the first time and after every failure."""
+    """A request as placement and queue see it, on the first attempt and on every retry."""
 
     request_id: str
-    """For the log."""
     key: str
     """Model key."""
     client: str
-    """Key for fair turns."""
+    """Key of fair queueing."""
     size: RequestSize
-    """What it will probably cost."""
+    """Its estimated cost."""
     session: str = ""
-    """The conversation it belongs to, when the client says so."""
+    """The conversation it belongs to, if the client names one."""
     priority: int = 0
     """Lower ones of the same client are placed first."""
     excluded: set[str] = field(default_factory=set)
-    """Lives of workers (boot ids) that have failed it; others are preferred."""
+    """Boot ids of workers that failed it; others are preferred."""
     is_retry: bool = False
-    """Whether it had a place before: it goes ahead of those that have had none."""
+    """Whether it had a place before: it goes ahead of requests that had none."""
     needs_retry_budget: bool = False
     """Whether its last attempt was answered with an error."""
     needs_liveness_check: bool = False
-    """Whether its last worker was lost: the next one has to say that it lives before it gets the request."""
+    """Whether its last worker was lost: the next one has to prove that it lives before it gets the request."""
     crash_count: int = 0
-    """Deaths of workers that it was blamed for."""
+    """Crashes of workers that it was blamed for."""
     has_output: bool = False
     """Whether any worker has generated anything for it."""
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it has been blamed for a death, and nothing speaks for it yet."""
+        """Whether it was blamed for a crash and no worker has generated anything for it."""
         return self.crash_count > 0 and not self.has_output
 
 
 class Placer:
-    """Gives places on workers and takes them back."""
+    """Takes and releases leases on workers."""
 
     def __init__(self, pool: Pool, policy: Policy, budget: RetryBudget, metrics: Metrics, rng: Random) -> None:
         self._pool = pool
@@ -81,7 +77,7 @@ class Placer:
         self._sessions = Sessions()
 
     def place(self, request: PlacementRequest) -> Lease | None:
-        """Picks a worker and reserves a place there; None when none has room."""
+        """Picks a worker and takes a lease on it; None when none has room."""
         if request.needs_retry_budget and not self._budget.has_room:
             return None
         snapshot = self._pool.snapshot(request.key, request.excluded)
@@ -89,70 +85,72 @@ class Placer:
             snapshot = self._apart_from_suspects(snapshot)
         if not snapshot.candidates:
             return None
-        demand = Demand(request.size.prompt_tokens, request.size.output_tokens, self._believed(request))
+        demand = Demand(request.size.prompt_tokens, request.size.output_tokens, self._cached_tokens(request))
         choice = self._policy.pick(snapshot, demand, self._rng)
         worker = self._pool.find(choice.worker) if choice is not None else None
         if choice is None or worker is None:
             return None
         if logger.isEnabledFor(logging.DEBUG):
             _explain(request, choice, self._policy.explain(snapshot, demand))
-        return self._reserve(request, worker, choice, demand)
+        return self._take(request, worker, choice, demand)
 
     def place_unmetered(self, request: PlacementRequest) -> Lease | None:
-        """Picks the least busy worker for a call that computes nothing, with or without room."""
+        """Picks the least busy worker, with or without room, for a call that computes nothing."""
         workers = self._pool.available(request.key)
         others = [worker for worker in workers if worker.incarnation.boot_id not in request.excluded] or workers
         if not others:
             return None
-        worker = min(others, key=lambda one: (one.leases, self._rng.random()))
-        lease = worker.lease(Choice(worker.name, "unmetered"), Reservation(0, 0), request.request_id)
+        worker = min(others, key=lambda one: (one.lease_count, self._rng.random()))
+        lease = take_lease(worker, Choice(worker.name, "unmetered"), Reservation(0, 0), request.request_id)
         lease.is_unmetered = True
         return lease
 
     def first_token(self, lease: Lease) -> None:
-        """Notes that the prompt of a lease is computed, and that it is no retry any more."""
+        """Records that the prompt of a lease is computed, and that it no longer counts as a retry."""
         lease.first_token()
         self._leave_budget(lease)
 
     def release(self, lease: Lease) -> None:
-        """Takes a place back; harmless when repeated."""
+        """Releases a lease; harmless when repeated."""
         lease.release()
         self._leave_budget(lease)
 
     def _apart_from_suspects(self, snapshot: Snapshot) -> Snapshot:
-        """Leaves out workers with a suspect aboard: if one of them dies, it must be clear of whom.
+        """Leaves out workers with a suspect: if one of them crashes, only one request may be the cause.
 
-        Suspicion ends with the first token, and prompts are computed one after the other anyway,
-        so waiting for another suspect costs little.
+        Suspicion ends with the first token. A worker computes prompts one after the other anyway, so waiting for
+        another suspect costs little.
         """
-        apart = [one for one in snapshot.candidates if (w := self._pool.find(one.name)) and not w.has_suspect]
+        apart = [
+            one for one in snapshot.candidates if (w := self._pool.find(one.name)) and not w.incarnation.has_suspect
+        ]
         return snapshot._replace(candidates=tuple(apart))
 
-    def _believed(self, request: PlacementRequest) -> dict[str, int]:
-        """Looks up what each worker has cached; where a session was last counts as one token of it."""
-        believed = self._sessions.hint(request.session)
+    def _cached_tokens(self, request: PlacementRequest) -> dict[str, int]:
+        """Returns the cached tokens predicted for each worker; the session's last worker counts as one token."""
+        cached = self._sessions.hint(request.session)
         prefix = request.size.prefix
         if not prefix.keys:
-            return believed
+            return cached
         most = request.size.prompt_tokens - 1  # the last token of a prompt is always computed
-        # All workers of the model rather than the candidates: those have to be looked up by name.
+        # All workers of the model rather than the candidates: those would have to be looked up by name.
         first = prefix.keys[0]
         for worker in self._pool.available(request.key):
-            if first in (belief := worker.incarnation.prefix_index).blocks:
-                believed[worker.name] = min(prefix.tokens(belief.held_blocks(prefix)), most)
-        return believed
+            if first in (index := worker.incarnation.prefix_index).blocks:
+                cached[worker.name] = min(prefix.tokens(index.match(prefix)), most)
+        return cached
 
-    def _reserve(self, request: PlacementRequest, worker: Worker, choice: Choice, demand: Demand) -> Lease:
+    def _take(self, request: PlacementRequest, worker: Worker, choice: Choice, demand: Demand) -> Lease:
         cached = demand.cached_tokens.get(worker.name, 0)
-        promise = Reservation(demand.prompt_tokens - cached, demand.prompt_tokens + demand.output_tokens)
-        lease = worker.lease(choice, promise, request.request_id)
+        reservation = Reservation(demand.prompt_tokens - cached, demand.prompt_tokens + demand.output_tokens)
+        lease = take_lease(worker, choice, reservation, request.request_id)
         lease.predicted_cached_tokens = cached
         lease.expected_output_tokens = demand.output_tokens
         lease.crash_count = request.crash_count
         lease.needs_liveness_check = request.needs_liveness_check
         lease.had_output = request.has_output
-        worker.incarnation.prefix_index.hold(request.size.prefix)
-        self._sessions.went(request.session, worker.name)
+        worker.incarnation.prefix_index.insert(request.size.prefix)
+        self._sessions.record(request.session, worker.name)
         if request.needs_retry_budget:
             self._budget.take()
             lease.uses_retry_budget = True
@@ -163,6 +161,32 @@ class Placer:
         if lease.uses_retry_budget:
             lease.uses_retry_budget = False
             self._budget.give_back()
+
+
+class Sessions:
+    """The last worker of each session: a hint that breaks ties.
+
+    The prefix index usually predicts better. A session helps where two turns share too little text to be recognised,
+    as with images, or token ids that a client has shortened.
+    """
+
+    def __init__(self) -> None:
+        # Least recently used first.
+        self._workers: OrderedDict[str, str] = OrderedDict()
+
+    def record(self, session: str, worker: str) -> None:
+        """Records the worker of a session's request; no effect without a session."""
+        if not session:
+            return
+        self._workers[session] = worker
+        self._workers.move_to_end(session)
+        if len(self._workers) > MAX_SESSIONS:
+            self._workers.popitem(last=False)
+
+    def hint(self, session: str) -> dict[str, int]:
+        """Returns the session's last worker with one cached token: enough to win among equals."""
+        worker = self._workers.get(session)
+        return {} if worker is None else {worker: 1}
 
 
 def _explain(request: PlacementRequest, choice: Choice, scores: Sequence[Score]) -> None:
@@ -179,29 +203,3 @@ def _explain(request: PlacementRequest, choice: Choice, scores: Sequence[Score])
             score.memory_seconds,
             score.cached_tokens,
         )
-
-
-MOST_SESSIONS = 10_000
-"""The least recently seen are forgotten beyond this many."""
-
-
-class Sessions:
-    """The last worker of each session."""
-
-    def __init__(self) -> None:
-        # Least recently seen first.
-        self._workers: OrderedDict[str, str] = OrderedDict()
-
-    def went(self, session: str, worker: str) -> None:
-        """Notes where a session's request went; no session is no news."""
-        if not session:
-            return
-        self._workers[session] = worker
-        self._workers.move_to_end(session)
-        if len(self._workers) > MOST_SESSIONS:
-            self._workers.popitem(last=False)
-
-    def hint(self, session: str) -> dict[str, int]:
-        """Weighs the session's last worker with one cached token: enough to win among equals."""
-        worker = self._workers.get(session)
-        return {} if worker is None else {worker: 1}

@@ -1,10 +1,9 @@
-"""Decides how a broken stream continues, and checks a replayed one against what was delivered.
+"""Continuation of a broken stream on another worker: resumed after the delivered tokens, or replayed and checked.
 
-The ordinary way is to resume: another worker is given the delivered tokens and goes on after them.
-That is exact when what follows depends on the tokens alone. It is not when the engine keeps more
-state than tokens: the position in a grammar, the state of a seeded random stream, or the counts
-behind presence and frequency penalties. Such a request is replayed from its start on the other
-worker; what was delivered is swallowed again, checked letter by letter, and what follows goes on.
+Usually it is resumed: the other worker gets the delivered tokens and generates what follows. That is exact if the
+continuation depends on the tokens alone. It does not if the engine keeps more state than tokens: the position in a
+grammar, the state of a seeded random stream, or the counts behind presence and frequency penalties. Such a request is
+replayed from its start; the delivered part is dropped, checked letter by letter, and the rest goes to the client.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ _FORCED_CALLS = (generation_pb2.TOOL_CHOICE_MODE_REQUIRED, generation_pb2.TOOL_C
 
 
 class Diverged(Exception):
-    """A replayed stream differs from what was delivered, so it cannot continue it."""
+    """A replayed stream differs from the delivered output, so it cannot continue it."""
 
 
 def is_guided(request: generation_pb2.GenerateRequest) -> bool:
-    """Tells whether a grammar constrains the output."""
+    """Returns whether a grammar constrains the output."""
     return request.HasField("output_format") or request.chat.tool_choice.mode in _FORCED_CALLS
 
 
 def needs_replay(request: generation_pb2.GenerateRequest) -> bool:
-    """Tells whether the stream must be replayed rather than resumed to continue exactly."""
+    """Returns whether the stream must be replayed rather than resumed to continue exactly."""
     sampling = request.sampling
     if is_guided(request):
         return True
@@ -48,54 +47,53 @@ def _is_greedy(sampling: generation_pb2.Sampling) -> bool:
 
 @dataclass(slots=True)
 class Delivered:
-    """What a client has been given of one generation."""
+    """The output of one generation that the client has."""
 
     token_ids: list[int] = field(default_factory=list)
     """Every token, in order."""
     texts: list[str] = field(default_factory=list)
     """Answer text, in pieces."""
-    thoughts: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
     """Reasoning text, in pieces."""
     tool_calls: list[generation_pb2.ToolCall] = field(default_factory=list)
     """Complete calls."""
 
     def add(self, delta: generation_pb2.Delta) -> None:
-        """Notes one more delta."""
         self.token_ids.extend(delta.token_ids)
         if text := delta.text:
             self.texts.append(text)
         if thinking := delta.thinking:
-            self.thoughts.append(thinking)
+            self.thinking.append(thinking)
         if delta.tool_calls:
             self.tool_calls.extend(delta.tool_calls)
 
     def message(self) -> generation_pb2.Message:
-        """Puts it together as the client will send it back in its next turn."""
+        """Returns it as the message that the client will send back in its next turn."""
         return generation_pb2.Message(
             role="assistant",
             content="".join(self.texts),
-            thinking="".join(self.thoughts),
+            thinking="".join(self.thinking),
             tool_calls=self.tool_calls,
         )
 
 
 class Replay:
-    """Swallows a delivered prefix from a replayed stream."""
+    """Drops the delivered prefix from a replayed stream."""
 
     def __init__(self, delivered: Delivered) -> None:
-        """Expects exactly what was delivered so far."""
+        """Expects exactly the output that was delivered so far."""
         self._token_ids = delivered.token_ids[:]
         self._text = "".join(delivered.texts)
-        self._thinking = "".join(delivered.thoughts)
+        self._thinking = "".join(delivered.thinking)
         self._tool_calls = delivered.tool_calls[:]
 
     @property
     def is_over(self) -> bool:
-        """Whether everything delivered has come again."""
+        """Whether all delivered output has come again."""
         return not (self._token_ids or self._text or self._thinking or self._tool_calls)
 
     def remainder(self, delta: generation_pb2.Delta) -> generation_pb2.Delta:
-        """Cuts off what was delivered before. Raises Diverged where the two differ."""
+        """Returns the part that was not delivered before. Raises Diverged where the two differ."""
         tokens = _common(self._token_ids, delta.token_ids)
         calls = _common([_content(call) for call in self._tool_calls], [_content(call) for call in delta.tool_calls])
         rest = generation_pb2.Delta(
@@ -112,21 +110,21 @@ class Replay:
 
 
 def _content(call: generation_pb2.ToolCall) -> tuple[str, str]:
-    """What a call says; its id is random."""
+    """Without the id, which is random."""
     return call.name, call.arguments_json
 
 
-def _common(expected: Sequence[T], came: Sequence[T]) -> int:
-    """Counts the leading items that were expected. Raises Diverged at the first that was not."""
-    count = min(len(expected), len(came))
-    if list(expected[:count]) != list(came[:count]):
+def _common(expected: Sequence[T], actual: Sequence[T]) -> int:
+    """Returns the number of leading items that were expected. Raises Diverged at the first that was not."""
+    count = min(len(expected), len(actual))
+    if list(expected[:count]) != list(actual[:count]):
         raise Diverged
     return count
 
 
-def _beyond(expected: str, came: str) -> str:
-    """Cuts an expected text off the front. Raises Diverged when another text came."""
-    count = min(len(expected), len(came))
-    if expected[:count] != came[:count]:
+def _beyond(expected: str, actual: str) -> str:
+    """Returns the text after the expected one. Raises Diverged if it begins with another."""
+    count = min(len(expected), len(actual))
+    if expected[:count] != actual[:count]:
         raise Diverged
-    return came[count:]
+    return actual[count:]

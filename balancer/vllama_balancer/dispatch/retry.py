@@ -1,4 +1,4 @@
-"""Decides what follows a failed try: another worker, or one clear error; and what the worker has it coming."""
+"""Decides whether to retry a failed attempt, and how to penalise the worker."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""Tries without any progress between them: the first and two more."""
-_UNTOUCHED = (FailureKind.REFUSED, FailureKind.BUSY, FailureKind.UNREACHABLE)
+"""Attempts without any progress between them: the first and two more."""
+_NOT_PROCESSED = (FailureKind.REFUSED, FailureKind.BUSY, FailureKind.UNREACHABLE)
+"""The worker did not process the request: such attempts do not count."""
 
-BUSY_SECONDS = 0.25
-"""How long a worker with a full queue is left alone when it does not say."""
+SATURATED_SECONDS = 0.25
+"""How long a worker with a full queue gets no request if it does not say."""
 
 
 class RetryPolicy:
-    """Judges failed tries."""
+    """Judges failed attempts."""
 
     def __init__(self, pool: Pool, metrics: Metrics) -> None:
         self._pool = pool
@@ -36,28 +37,28 @@ class RetryPolicy:
         self._saturated: dict[str, asyncio.TimerHandle] = {}
 
     def close(self) -> None:
-        """Drops the timers of busy workers."""
+        """Cancels the timers of saturated workers."""
         for timer in self._saturated.values():
             timer.cancel()
 
     def penalise_worker(self, lease: Lease, failure: AttemptFailed) -> None:
-        """Draws the consequences for the worker. Call before the lease is released."""
+        """Applies the consequences for the worker. Call before the lease is released."""
         worker = lease.worker
         self._metrics.attempt_failed(worker.name, failure.kind.value)
         if lease.incarnation is not worker.incarnation:
             return
         if failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE):
-            worker.lost(str(failure))
+            worker.mark_lost(str(failure))
         elif failure.kind is FailureKind.REFUSED:
             worker.mark_draining()
         elif failure.kind is FailureKind.BUSY:
-            self._leave_alone(worker, failure.error.retry_after_seconds or BUSY_SECONDS)
+            self._pause(worker, failure.error.retry_after_seconds or SATURATED_SECONDS)
         elif failure.kind is FailureKind.FAULT:
             worker.breaker.failure(str(failure), may_eject=not self._pool.is_last(worker))
             worker.update()
 
     def prepare_retry(self, request: PlacementRequest, lease: Lease, failure: AttemptFailed, failures: int) -> int:
-        """Prepares the request for another try and returns the failures counted so far.
+        """Prepares the request for another attempt and returns the failures counted so far.
 
         Raises the client's error when there is nothing left to try.
         """
@@ -68,29 +69,28 @@ class RetryPolicy:
         request.needs_liveness_check = failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE)
         if failure.kind is not FailureKind.BUSY:
             request.excluded.add(lease.incarnation.boot_id)
-        if failure.kind in _UNTOUCHED:
+        if failure.kind in _NOT_PROCESSED:
             return failures
         if failure.kind is FailureKind.LOST and lease.is_blamed:
-            self._count_kill(request)
+            self._count_crash(request)
         if failures + 1 >= MAX_ATTEMPTS:
             raise failure.error
         return failures + 1
 
-    def _count_kill(self, request: PlacementRequest) -> None:
+    def _count_crash(self, request: PlacementRequest) -> None:
         request.crash_count += 1
         if request.crash_count >= CRASHES_TO_QUARANTINE:
             self._metrics.quarantined()
-            logger.error(
-                "request %s has killed %d workers and is not tried again", request.request_id, request.crash_count
-            )
-            raise Quarantined(f"the request has killed {request.crash_count} workers and is not tried again")
+            message = f"the request has killed {request.crash_count} workers and is not tried again"
+            logger.error("request %s quarantined: it crashed %d workers", request.request_id, request.crash_count)
+            raise Quarantined(message)
 
-    def _leave_alone(self, worker: Worker, seconds: float) -> None:
+    def _pause(self, worker: Worker, seconds: float) -> None:
         worker.mark_saturated(True)
         if (timer := self._saturated.pop(worker.name, None)) is not None:
             timer.cancel()
-        self._saturated[worker.name] = asyncio.get_running_loop().call_later(seconds, self._try_again, worker)
+        self._saturated[worker.name] = asyncio.get_running_loop().call_later(seconds, self._resume, worker)
 
-    def _try_again(self, worker: Worker) -> None:
+    def _resume(self, worker: Worker) -> None:
         self._saturated.pop(worker.name, None)
         worker.mark_saturated(False)

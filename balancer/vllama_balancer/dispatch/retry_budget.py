@@ -1,8 +1,8 @@
-"""Bounds how many retries run at once, so that failing workers do not multiply the load on the others.
+"""Limits how many retries run at once, so that failing workers do not multiply the load on the others.
 
-It counts retries of requests that a worker answered with an error, until their first token. A
-retry that finds the budget used up waits its turn instead of failing. Requests of a worker that
-died or left are not counted: each of them leaves a place as well, and admission bounds the rest.
+Counts retries of requests that a worker answered with an error, until their first token. A retry that finds the budget
+used up waits in the queue instead of failing. Requests of a worker that crashed or left are not counted: each of them
+frees a slot as well, and admission limits the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BUDGET_SHARE = 0.10
 """Share of the requests in flight that may be retries."""
-LEAST_BUDGET = 3
+MIN_BUDGET = 3
 """Retries allowed however little is in flight."""
 
 
@@ -22,7 +22,7 @@ class RetryBudget:
     """Counts running retries."""
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
-        """Takes the number of requests in flight from the given function."""
+        """`in_flight` returns the number of requests in flight."""
         self._in_flight = in_flight
         self.running = 0
         """Retries that have no first token yet."""
@@ -30,7 +30,7 @@ class RetryBudget:
     @property
     def limit(self) -> int:
         """Retries that may run now."""
-        return max(int(BUDGET_SHARE * self._in_flight()), LEAST_BUDGET)
+        return max(int(BUDGET_SHARE * self._in_flight()), MIN_BUDGET)
 
     @property
     def has_room(self) -> bool:

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -105,7 +106,7 @@ class HandlerContext:
         clients, and HttpError 429 or 503 for the stream limit and for shutdown.
         """
         stats = request[STATS]
-        call = self.call(request)
+        call = replace(self.call(request), model=model.entry)
         generation.model = model.entry.name
         generation.request_id = stats.next_generation_id()
         with self._limit.hold(stats.client, draining=self.draining):
@@ -128,7 +129,7 @@ class HandlerContext:
         embedding.request_id = stats.next_generation_id()
         with self._limit.hold(stats.client, draining=self.draining):
             try:
-                reply = await self.gateway.embed(embedding, self.call(request))
+                reply = await self.gateway.embed(embedding, replace(self.call(request), model=model.entry))
             except CapabilityMissing as error:
                 raise model.missing(error.field or "embedding") from error
         stats.prompt_tokens += sum(vector.prompt_tokens for vector in reply.vectors)

@@ -1,14 +1,4 @@
-"""Policy `least-load`: the candidate with the fewest streams for its size, exact counts, random among equals.
-
-Streams are compared as a share of `max_streams`, so a worker twice as large gets twice as many.
-
-Policy `round-robin`: each candidate in turn, whatever it carries.
-
-The turn is remembered as the name of the last pick rather than as an index: workers come and go,
-and an index into a list that changes would favour whoever follows the gap.
-
-Policy `random`: any candidate, with equal chances. The baseline that knows nothing.
-"""
+"""The baseline policies: `least-load`, `round-robin` and `random`."""
 
 from __future__ import annotations
 
@@ -25,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class LeastLoad:
-    """Picks the candidate with the smallest share of its streams in use."""
+    """Picks the candidate with the smallest share of its streams in use, by exact counts; random among equals.
+
+    A worker twice as large gets twice as many streams.
+    """
 
     name = "least-load"
 
@@ -39,12 +32,16 @@ class LeastLoad:
         return Choice(rng.choice(idle).name, self.name)
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
-        """Weighs no costs."""
+        """Returns nothing: this policy computes no costs."""
         return ()
 
 
 class RoundRobin:
-    """Picks the candidate whose name follows the last pick's."""
+    """Picks the candidate whose name follows the last pick's, whatever its load.
+
+    The turn is a name rather than an index: workers come and go, and an index into a changing list would favour the
+    worker after each gap.
+    """
 
     name = "round-robin"
 
@@ -60,12 +57,12 @@ class RoundRobin:
         return Choice(self._last, self.name)
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
-        """Weighs no costs."""
+        """Returns nothing: this policy computes no costs."""
         return ()
 
 
 class RandomChoice:
-    """Picks uniformly."""
+    """Picks any candidate with equal chances."""
 
     name = "random"
 
@@ -76,5 +73,5 @@ class RandomChoice:
         return Choice(rng.choice(snapshot.candidates).name, self.name)
 
     def explain(self, snapshot: Snapshot, demand: Demand) -> Sequence[Score]:
-        """Weighs no costs."""
+        """Returns nothing: this policy computes no costs."""
         return ()

@@ -1,47 +1,35 @@
-"""What the terms of `expected-completion` weigh: the shipped values, and the means to try others.
-
-`vllama_benchmarks.simulate` takes one term away at a time and shows what that costs; see the table in
-its README. Nothing but such comparisons has a reason to change a weight, so no flag does.
-
-How fast workers are taken to be: as measured, and otherwise like those that have measured lately.
-
-What a worker measured while it had work says less and less once it has none. Without that, a worker
-that was slow once would get no request, measure nothing and stay slow for ever; so it is tried again
-after some minutes without work. A worker that has not measured yet is an average one.
-
-Policy `expected-completion`: the worker that will probably be through with the request first.
+"""Policy `expected-completion`: the worker that is expected to finish the request first.
 
 Every candidate is scored, and everything is in seconds; only the shares V and D are tuned:
 
     cost = (P + u + V * a * (u - u*)) / R + O * (s * a + D * (e - e*)) + K * k / (1 - k)
 
-P uncached prompt tokens in flight before their first token, u this request's uncached tokens on
-that worker and u* on the worker that holds most of it, a streams, R prefill speed, O expected
-output tokens, s seconds by which one more stream lengthens a step, e seconds of an empty step and
-e* the fastest worker's, k projected use of the KV cache. P and a are this balancer's exact counts,
-and what the worker's last report shows beyond them: that is what other balancers have put there.
+    P   uncached prompt tokens in flight before their first token
+    u   this request's uncached tokens on the worker; u* on the worker that has most of it cached
+    a   streams
+    R   prefill speed
+    O   expected output tokens
+    s   seconds by which one more stream lengthens a step
+    e   seconds of an empty step; e* of the fastest worker
+    k   projected use of the KV cache
 
-Costs within a small band of the best are equal for all that can be known; among them the longest
-cached prefix wins, then the fewest prompt tokens in flight, then the fewest streams, then the
-fewest tokens assigned lately, then chance. Never an index and never a turn: those herd.
+P and a are this balancer's exact counts plus the excess in the worker's last report: the load of other balancers.
 
-Each term is weighed in `vllama_benchmarks.simulate`; the README there has the numbers. V keeps
-conversations at their caches: what a worker computes again delays the streams beside it, and the
-next turn pays once more. It is worth two percent of the tail of chats and nothing elsewhere. D sends
-less to a slow worker while fast ones are not full; the memory term is for contexts that fill the
-caches, slow start for a worker that has to compile its kernels when it comes back. The wait for a
-place in the engine's batch made no difference anywhere and is gone: streams that wait are counted
-as streams. Weights that were tried and lost: all of D (crowds the fast workers), half of s (longer
-makespan), V for an idle worker too (piles a shared prefix onto one), a delay of the streams beside
-any prefill (the same), a narrower band (gives up caches for milliseconds) and one of two streams
-(crowds a hot prefix).
+Costs within a small band of the best count as equal. Among them the longest cached prefix wins, then the fewest prompt
+tokens in flight, then the fewest streams, then the fewest tokens assigned lately, then chance. Never an index and never
+a turn: those send a burst to one worker.
 
-A slow worker gets less than its speed's share, on purpose. Of 800 requests, one worker of four that
-is five times slower would get 50 by its share, and does when streams are counted. Here it gets two
-or three, to be measured, until each of the others carries some fifty streams, as that is when a
-step of theirs becomes as long as D makes one of its own; and the fleet is done up to a fifth
-sooner, with a tail of 0.03 s instead of 0.13 s. It is not forgotten: old measurements
-fade (see `speeds.py`).
+- V keeps conversations at their caches: recomputing delays the streams beside it, and the next turn pays once more.
+- D sends less to a slow worker while fast ones are not full. A slow worker gets less than its speed's share on purpose:
+  a few requests to measure it, until a step of the loaded fast workers is as long as D makes one of its own.
+- The memory term is for contexts that fill the caches.
+- Slow start is for a worker that has to compile its kernels after a restart.
+
+A worker's measurements fade while it is idle. Otherwise a worker that was slow once would get no request, measure
+nothing and stay slow for ever. A worker without measurements counts as an average one.
+
+`vllama simulate` removes one term at a time; its README has the figures, and the weights that were tried and rejected.
+Only such comparisons justify another weight, so there is no flag for it.
 """
 
 from __future__ import annotations
@@ -61,8 +49,8 @@ if TYPE_CHECKING:
 
 
 HELD, PROMPTS, STREAMS, ASSIGNED = "held", "prompts", "streams", "assigned"
-"""What may decide among equals: the longest cached prefix, the fewest prompt tokens in flight, the fewest streams,
-the fewest tokens assigned lately."""
+"""Tie-breakers: the longest cached prefix, the fewest prompt tokens in flight, the fewest streams, the fewest tokens
+assigned lately."""
 
 
 class Weights(NamedTuple):
@@ -73,7 +61,7 @@ class Weights(NamedTuple):
     band_share: float = 0.05
     """The same, relative to the best."""
     band_streams: float = 1.0
-    """The same, in streams beside the request: one more or less is chance, and will have changed by the next step."""
+    """The same, in streams beside the request: one more or less is chance, and may change by the next step."""
     recomputing: float = 0.1
     """V: the share of the time by which avoidable prefill delays each stream beside it that counts."""
     slowness: float = 0.25
@@ -83,23 +71,22 @@ class Weights(NamedTuple):
     slow_start_seconds: float = 10.0
     """How long a worker counts as fresh after it became ready: its kernels and caches are cold."""
     others: float = 1.0
-    """The share of what other balancers have put on a worker, by its own report, that counts."""
+    """The share of other balancers' load, by the worker's own report, that counts."""
     ties: tuple[str, ...] = (HELD, PROMPTS, STREAMS, ASSIGNED)
-    """What decides among equals, the cached prefix before anything else, then one after the other; at last chance."""
+    """Tie-breakers in order, the cached prefix always first; chance is the last."""
 
 
-LATELY_SECONDS = 2.0
+RECENT_SECONDS = 2.0
 """A measurement that is no older counts in full: even an idle worker reports more often."""
 HALF_LIFE_SECONDS = 120.0
-"""After so long without work, what a worker has measured says half as much."""
-
+"""After this time without work, a worker's measurements count half."""
 
 _STREAM_SECONDS = column("stream_seconds")
 _PREFILL_RATE = column("prefill_tokens_per_second")
 
 
 class Speeds(NamedTuple):
-    """What a worker, or the fleet, measures."""
+    """Measured speeds of a worker or of the fleet."""
 
     stream_seconds: float
     """By how much one more stream lengthens a decode step."""
@@ -108,11 +95,11 @@ class Speeds(NamedTuple):
 
 
 DEFAULT_SPEEDS = Speeds(0.0002, 20_000.0)
-"""Where nobody has measured anything."""
+"""Before any worker has measured anything."""
 
 
 def fastest(candidates: Sequence[Candidate]) -> Speeds:
-    """Finds the best that any of the candidates has measured."""
+    """Returns the best that any candidate has measured."""
     least = min(map(_STREAM_SECONDS, candidates), default=0.0)
     return Speeds(
         least or min(filter(None, map(_STREAM_SECONDS, candidates)), default=DEFAULT_SPEEDS.stream_seconds),
@@ -121,16 +108,16 @@ def fastest(candidates: Sequence[Candidate]) -> Speeds:
 
 
 def average(candidates: Sequence[Candidate], now: float) -> Speeds:
-    """Averages what the candidates have measured lately, or else at any time."""
-    lately = [one for one in candidates if now - one.measured_at <= LATELY_SECONDS] or candidates
+    """Returns the average of recent measurements, or of all if there is no recent one."""
+    recent = [one for one in candidates if now - one.measured_at <= RECENT_SECONDS] or candidates
     return Speeds(
-        _mean([one.stream_seconds for one in lately]) or DEFAULT_SPEEDS.stream_seconds,
-        _mean([one.prefill_tokens_per_second for one in lately]) or DEFAULT_SPEEDS.prefill_tokens_per_second,
+        _mean([one.stream_seconds for one in recent]) or DEFAULT_SPEEDS.stream_seconds,
+        _mean([one.prefill_tokens_per_second for one in recent]) or DEFAULT_SPEEDS.prefill_tokens_per_second,
     )
 
 
 def faded(candidate: Candidate, others: Speeds, now: float) -> Speeds:
-    """Moves a worker's old measurements towards the others'; what it has not measured is theirs."""
+    """Returns a worker's speeds, moved towards the others' the older they are; unmeasured ones are the others'."""
     trust = math.exp2(min((candidate.measured_at - now) / HALF_LIFE_SECONDS, 0.0))
     return Speeds(
         _mixed(candidate.stream_seconds, others.stream_seconds, trust),
@@ -143,19 +130,19 @@ def _mixed(own: float, theirs: float, trust: float) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Averages what has been measured; 0 when nothing has."""
+    """Returns the average of the measured values; 0 when there is none."""
     measured = [value for value in values if value]
     return sum(measured) / len(measured) if measured else 0.0
 
 
 NOTICEABLY_SLOW = 1.15
-"""Being that many times as slow as the fastest worker is no noise of the measurement."""
+"""A worker this many times as slow as the fastest is slow beyond the noise of the measurement."""
 FULL = 0.99
 """Use of the KV cache beyond which it makes no difference; keeps the memory term finite."""
 FULL_PENALTY = FULL / (1.0 - FULL)
 """The memory term of a full cache, in units of K."""
 FRESH_SPEED = 0.25
-"""Share of its speed that a worker is trusted with at the very beginning."""
+"""Share of its speed that is assumed of a worker at the very beginning of its slow start."""
 
 _BURDENS = {PROMPTS: "prompt_tokens", STREAMS: "streams", ASSIGNED: "assigned_until"}
 """Fields of a candidate that break ties: less is better."""
@@ -167,11 +154,11 @@ class ExpectedCompletion:
     name = "expected-completion"
 
     def __init__(self, weights: Weights | None = None) -> None:
-        """Weighs the terms as shipped, unless told otherwise."""
+        """Without `weights`, the shipped ones apply."""
         self._weights = weights or Weights()
         self._prefers_prefix = HELD in self._weights.ties
         columns = [Candidate._fields.index(_BURDENS[tie]) for tie in self._weights.ties if tie != HELD]
-        # One tuple for each candidate, which compares as the ties do, one after the other.
+        # One tuple for each candidate, compared field by field in the order of the tie-breakers.
         self._burden = itemgetter(*columns)
 
     def pick(self, snapshot: Snapshot, demand: Demand, rng: Random) -> Choice | None:
@@ -217,10 +204,9 @@ class ExpectedCompletion:
     def _costs(
         self, snapshot: Snapshot, demand: Demand, best: Speeds, terms: list[tuple[float, float, float]] | None = None
     ) -> list[float]:
-        """Computes the cost of each candidate, in seconds; notes its prefill, decode and memory, if that is wanted.
+        """Returns the cost of each candidate in seconds; with `terms`, adds its prefill, decode and memory terms.
 
-        This is where a decision spends its time, so everything is unpacked at once, and what is
-        seldom needed is behind a condition.
+        The hot loop of a decision: everything is unpacked at once, and rare cases are behind conditions.
         """
         now, candidates = snapshot
         length, output, held = demand
@@ -239,7 +225,7 @@ class ExpectedCompletion:
             ) = candidate  # fmt: skip
             extra_steps = 0.0
             if rate < slow_rate or not 0.0 < stream_seconds <= slow_stream:
-                if now - measured_at > LATELY_SECONDS or not rate or not stream_seconds:
+                if now - measured_at > RECENT_SECONDS or not rate or not stream_seconds:
                     means = means or average(candidates, now)
                     stream_seconds, rate = faded(candidate, means, now)
                 if stream_seconds > slow_stream:
@@ -248,7 +234,7 @@ class ExpectedCompletion:
                 kv_use = 0.0
             elif other_streams:
                 streams += others * other_streams
-                # What they had in flight when the worker reported has been computed since, as fast as it can.
+                # The prompts in flight at the time of the report have been computed since, at full speed.
                 tokens += others * max(other_tokens - rate * (now - reported_at), 0.0)
             if held:
                 cached = held.get(name, 0)
@@ -267,5 +253,5 @@ class ExpectedCompletion:
 
 
 def _coldness(share: float) -> float:
-    """By how much a fresh worker is taken to be slower: falls to 1 at the end of the slow start."""
+    """Returns the factor by which a fresh worker counts as slower; falls to 1 at the end of the slow start."""
     return 1.0 / (FRESH_SPEED + (1.0 - FRESH_SPEED) * max(share, 0.0))

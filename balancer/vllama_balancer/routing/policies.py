@@ -1,4 +1,4 @@
-"""Placement policies: which worker takes a request. All of them behind the one interface of `policy.py`."""
+"""The placement policies by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
 
 
 def make_policy(name: str) -> Policy:
-    """Makes a policy by name. Raises ConfigError that lists the names for any other."""
+    """Returns a new policy. Raises ConfigError for an unknown name; the message lists the known ones."""
     if name not in POLICIES:
         raise ConfigError(f"--policy {name!r} is unknown: use one of {', '.join(POLICIES)}", field="policy")
     return POLICIES[name]()

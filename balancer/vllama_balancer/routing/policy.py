@@ -1,7 +1,7 @@
 """The interface of every placement policy: one plain synchronous function over a snapshot.
 
-A policy never awaits and never touches a worker, so that picking and reserving are one step in
-which nothing can change, and so that a simulator can drive the very same objects.
+A policy never awaits and never touches a worker, so that pick and lease are one step in which nothing can change, and
+so that the simulator can run the same objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Score(NamedTuple):
-    """What one candidate would cost, term by term, in seconds: a row of a decision's explanation.
+    """The cost of one candidate, term by term, in seconds: a row of a decision's explanation.
 
     All terms are stretched alike while the worker is fresh.
     """
@@ -30,7 +30,7 @@ class Score(NamedTuple):
     memory_seconds: float
     """Penalty for a KV cache that comes near its end."""
     cached_tokens: int
-    """Prompt tokens that its cache is believed to hold."""
+    """Prompt tokens that the prefix index expects in its cache."""
 
     @property
     def total_seconds(self) -> float:
@@ -39,7 +39,7 @@ class Score(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The chosen worker, and why."""
+    """The chosen worker and the reason."""
 
     worker: str
     """Name of a candidate."""
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 
 
 class Policy(Protocol):
-    """Picks the worker for a request."""
+    """Picks the worker of a request."""
 
     @property
     def name(self) -> str:

@@ -1,17 +1,14 @@
-"""Believes which worker's prefix cache holds how much of a request, without asking any worker.
+"""The prefix index: an approximate index of each worker's prefix cache, without asking any worker.
 
-A request's input is cut into fixed blocks; a block's key hashes its bytes and its predecessor's
-key, as the engines do with their own blocks, so equal keys mean equal prefixes. What was sent to
-a worker is believed to be cached there, and so is what it has generated after it (`replies.py`);
-least recently used out first, within the worker's own capacity. `started.cached_prompt_tokens`
-corrects the belief; a new life of the worker ends it.
+A request's input is cut into fixed blocks. A block's key hashes its bytes and its predecessor's key, as engines do with
+their own blocks, so equal keys mean equal prefixes. The input sent to a worker is assumed to be cached there, and so is
+the output that follows it (request_size.py); least recently used blocks are dropped first, within the worker's own
+capacity. `started.cached_prompt_tokens` corrects the index; a new incarnation of the worker empties it.
 
-Replies are believed for the sake of long ones: where they have some 600 tokens, the next turns find
-their worker, and the tail is shorter (`vllama_benchmarks.simulate`, workload `long-answers`). Replies
-of 100 tokens and less, as of agents, make no difference.
+Indexing replies pays off for long ones: with some 600 tokens, the next turns find their worker, and the tail latency is
+shorter (`vllama simulate`, workload `long-answers`). Replies of 100 tokens and less, as of agents, make no difference.
 
-Keys come from Python's own keyed hash: they never leave the process, and nobody outside can
-construct two inputs that collide.
+Keys come from Python's own keyed hash and never leave the process, so no client can construct inputs that collide.
 """
 
 from __future__ import annotations
@@ -24,12 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BLOCK_BYTES = 256
-"""Bytes of input in a block: some 64 tokens, four of an engine's own blocks. What finer ones could tell is a few
+"""Bytes of input in a block: some 64 tokens, four of an engine's own blocks. Finer ones would distinguish a few
 milliseconds of prefill, less than the band of equal costs, and each costs time in every decision."""
+DEFAULT_CAPACITY_TOKENS = 100_000
+"""Capacity of the index if a worker does not report the size of its cache."""
 
 
 class Prefix(NamedTuple):
-    """An input as blocks."""
+    """An input, cut into blocks."""
 
     keys: Sequence[int]
     """One for each whole block, in order."""
@@ -37,12 +36,12 @@ class Prefix(NamedTuple):
     """Tokens that a block stands for."""
 
     def tokens(self, blocks: int) -> int:
-        """Converts a number of blocks into tokens."""
+        """Returns the tokens of a number of blocks."""
         return int(blocks * self.tokens_per_block)
 
 
 def block_keys(data: bytes, after: int = 0) -> list[int]:
-    """Cuts bytes into blocks and chains their hashes, to that of a block before; a last partial block is left out."""
+    """Returns the chained hashes of all whole blocks; `after` is the key of the block before them."""
     keys = []
     key = after
     for start in range(0, len(data) - BLOCK_BYTES + 1, BLOCK_BYTES):
@@ -52,21 +51,21 @@ def block_keys(data: bytes, after: int = 0) -> list[int]:
 
 
 class PrefixIndex:
-    """What one life of one worker is believed to have in its prefix cache."""
+    """The index of one incarnation of one worker."""
 
     def __init__(self, capacity_tokens: int = 0) -> None:
-        """Believes nothing yet; a capacity of 0 tokens means that it is unknown."""
+        """Begins empty; a capacity of 0 tokens means that it is unknown."""
         self._capacity_tokens = capacity_tokens or DEFAULT_CAPACITY_TOKENS
-        self._tokens_held = 0.0
-        # A plain dict would pass over all that has left from its front each time the oldest is asked for.
+        self._tokens = 0.0
+        # A plain dict would skip all deleted entries at its front each time the oldest is looked up.
         self.blocks: OrderedDict[int, float] = OrderedDict()
-        """Tokens of the blocks that are held, by key, the oldest first; for reading only."""
+        """Tokens of the indexed blocks by key, the oldest first; for reading only."""
 
-    def held_blocks(self, prefix: Prefix) -> int:
-        """Counts the leading blocks believed to be cached.
+    def match(self, prefix: Prefix) -> int:
+        """Returns the number of leading blocks that are indexed.
 
-        Bisects: a block is only ever held together with all blocks before it, because they are
-        touched from the tail to the head and so leave in that order.
+        Bisects: a block is only ever indexed together with all blocks before it, because they are touched from the
+        tail to the head and so are dropped in that order.
         """
         keys, blocks = prefix.keys, self.blocks
         if not keys or keys[0] not in blocks:
@@ -82,30 +81,25 @@ class PrefixIndex:
                 high = middle - 1
         return low + 1
 
-    def hold(self, prefix: Prefix) -> None:
-        """Believes from now on that the worker has the whole prefix, as the latest it used."""
+    def insert(self, prefix: Prefix) -> None:
+        """Adds the whole prefix, as the most recently used."""
         blocks, keys, tokens = self.blocks, prefix.keys, prefix.tokens_per_block
-        held = self.held_blocks(prefix)
+        held = self.match(prefix)
         blocks.update(zip(reversed(keys[held:]), repeat(tokens)))
-        self._tokens_held += tokens * (len(keys) - held)
+        self._tokens += tokens * (len(keys) - held)
         for key in reversed(keys[:held]):
             blocks.move_to_end(key)
-        self._forget_down_to(self._capacity_tokens)
+        self._shrink_to(self._capacity_tokens)
 
-    def missed(self, tokens: int) -> None:
-        """Learns that so many tokens believed to be cached were not: as many of the oldest are gone too.
+    def evict(self, tokens: int) -> None:
+        """Drops as many of the oldest tokens: the worker has evicted so many tokens that were indexed.
 
-        The worker evicts in the order of use as well; if it lacks what was used lately, it lacks
-        everything that was used before.
+        The worker evicts in the order of use as well; if it lacks recently used blocks, it lacks all older ones.
         """
-        self._forget_down_to(self._tokens_held - tokens)
+        self._shrink_to(self._tokens - tokens)
 
-    def _forget_down_to(self, tokens: float) -> None:
-        blocks, held = self.blocks, self._tokens_held
+    def _shrink_to(self, tokens: float) -> None:
+        blocks, held = self.blocks, self._tokens
         while blocks and held > tokens:
             held -= blocks.popitem(last=False)[1]
-        self._tokens_held = held
-
-
-DEFAULT_CAPACITY_TOKENS = 100_000
-"""Bounds the belief where a worker does not tell the size of its cache."""
+        self._tokens = held

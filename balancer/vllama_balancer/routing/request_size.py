@@ -1,13 +1,8 @@
-"""Sizes up a request before anything has tokenized it: its text as bytes, blocks and expected tokens.
+"""The estimated size of a request before it is tokenized: bytes, blocks and expected tokens.
 
-Learns, per model, what cannot be known before a request has run: output length and token size.
-
-Tells what a finished generation leaves in its worker's prefix cache: the prompt and the reply.
-
-The next turn of a conversation contains the reply, and engines cache what they have generated like
-any prompt. So the reply is cut into blocks exactly as it will be when the client sends it back; a
-client or template that changes it loses the belief from there on, and the cache as well. Reasoning
-ends it too: templates leave the reasoning of earlier turns out, and what follows is computed again.
+- `measure_generation`, `measure_embedding`: the size of a request.
+- `Estimates`: per model, averages that are only known from finished requests: output length and bytes per token.
+- `with_reply`: the blocks of a prompt and its reply, which the next turn of the conversation will contain.
 """
 
 from __future__ import annotations
@@ -25,11 +20,11 @@ if TYPE_CHECKING:
 
 
 TOKENS_PER_IMAGE = 576
-"""What a picture costs, roughly; models differ and none is asked."""
+"""A rough cost of an image; models differ."""
 
 
 class RequestSize(NamedTuple):
-    """What a request will probably cost, wherever it runs."""
+    """The expected cost of a request, independent of the worker."""
 
     prompt_bytes: int
     """Bytes of its text; 0 for token ids."""
@@ -40,7 +35,7 @@ class RequestSize(NamedTuple):
     prefix: Prefix
     """The input's blocks."""
     tail: bytes = b""
-    """What comes after the last whole block."""
+    """The bytes after the last whole block."""
 
 
 EMPTY_SIZE = RequestSize(0, 1, 0, Prefix((), 1.0))
@@ -48,7 +43,7 @@ EMPTY_SIZE = RequestSize(0, 1, 0, Prefix((), 1.0))
 
 
 def measure_generation(request: generation_pb2.GenerateRequest, estimates: ModelEstimates) -> RequestSize:
-    """Sizes up a generation."""
+    """Returns the size of a generation."""
     text = _text_of(request)
     ids = request.token_ids.ids if request.WhichOneof("input") == "token_ids" else request.context_token_ids
     images = sum(len(message.images) for message in request.chat.messages)
@@ -62,7 +57,7 @@ def measure_generation(request: generation_pb2.GenerateRequest, estimates: Model
 
 
 def measure_embedding(request: embedding_pb2.EmbedRequest, estimates: ModelEstimates) -> RequestSize:
-    """Sizes up an embedding, which generates nothing and shares no prefix."""
+    """Returns the size of an embedding, which generates nothing and shares no prefix."""
     size = sum(len(text.encode()) for text in request.inputs)
     return RequestSize(size, max(int(size / estimates.bytes_per_token), 1), 0, Prefix((), 1.0))
 
@@ -74,7 +69,7 @@ def _output_tokens(request: generation_pb2.GenerateRequest, estimates: ModelEsti
 
 
 def _text_of(request: generation_pb2.GenerateRequest) -> bytes:
-    """Joins whatever the prompt is rendered from, in the order in which a template would show it."""
+    """Joins the parts of a prompt in the order in which a template would render them."""
     if request.WhichOneof("input") != "chat":
         return (request.prompt + request.suffix).encode()
     return "".join(_chat_parts(request.chat)).encode()
@@ -90,12 +85,12 @@ def _chat_parts(chat: generation_pb2.Chat) -> Iterable[str]:
 
 
 def message_parts(message: generation_pb2.Message) -> Iterable[str]:
-    """Takes a message apart in the order in which a template would show it."""
+    """Yields the parts of a message in the order in which a template would render them."""
     yield f"{message.role}: "
     yield message.thinking
     yield message.content
     for image in message.images:
-        # A picture that differs makes all that follows differ.
+        # Another image changes everything after it.
         yield f"[{hash(image.data):x}]"
     for call in message.tool_calls:
         yield call.name
@@ -104,13 +99,13 @@ def message_parts(message: generation_pb2.Message) -> Iterable[str]:
 
 
 FIRST_OUTPUT_TOKENS = 128.0
-"""Expected output before anything has been seen."""
+"""Expected output before any request has finished."""
 FIRST_BYTES_PER_TOKEN = 4.0
-"""Bytes of text in a token before anything has been seen."""
+"""Bytes of text in a token before any prompt has been counted."""
 WEIGHT = 0.05
 """Weight of the newest observation: about the last twenty requests count."""
-SHORTEST_PROMPT_BYTES = 64
-"""Shorter prompts say more about the chat template than about the tokenizer."""
+MIN_PROMPT_BYTES = 64
+"""Shorter prompts measure the chat template rather than the tokenizer."""
 
 
 @dataclass(slots=True)
@@ -123,12 +118,12 @@ class ModelEstimates:
     """Bytes of prompt text in a token."""
 
     def finished(self, completion_tokens: int) -> None:
-        """Learns from a request that has ended by itself."""
+        """Updates the average by a request that ended by itself."""
         self.output_tokens += WEIGHT * (completion_tokens - self.output_tokens)
 
     def tokenized(self, prompt_bytes: int, prompt_tokens: int) -> None:
-        """Learns from a prompt whose tokens a worker has counted."""
-        if prompt_bytes >= SHORTEST_PROMPT_BYTES and prompt_tokens:
+        """Updates the average by a prompt whose tokens a worker has counted."""
+        if prompt_bytes >= MIN_PROMPT_BYTES and prompt_tokens:
             self.bytes_per_token += WEIGHT * (prompt_bytes / prompt_tokens - self.bytes_per_token)
 
 
@@ -139,14 +134,19 @@ class Estimates:
     _models: dict[str, ModelEstimates] = field(default_factory=dict)
 
     def of(self, key: str) -> ModelEstimates:
-        """Finds a model's averages; fresh ones for a new model."""
+        """Returns a model's averages; fresh ones for a new model."""
         return self._models.setdefault(key, ModelEstimates())
 
 
 def with_reply(
     request: generation_pb2.GenerateRequest, size: RequestSize, reply: generation_pb2.Message, token_ids: Sequence[int]
 ) -> Prefix:
-    """Continues a request's blocks by what was generated; `reply` and `token_ids` are the same thing twice."""
+    """Returns a request's blocks, continued by its reply; `reply` and `token_ids` are the same output in two forms.
+
+    Engines cache their output like any prompt, so the reply is cut into blocks exactly as it will be when the client
+    sends it back. If a client or template changes it, the prediction ends there, and so does the engine's cache.
+    Reasoning ends it too: templates leave out the reasoning of earlier turns, and what follows is computed again.
+    """
     keys = size.prefix.keys
     added = block_keys(size.tail + _as_sent_back(request, reply, token_ids), after=keys[-1] if keys else 0)
     return size.prefix._replace(keys=[*keys, *added])
@@ -162,5 +162,5 @@ def _as_sent_back(
         return b""
     if kind == "chat":
         return "".join(message_parts(reply)).encode()
-    # What comes back after a suffix or before further context is in another place.
+    # With a suffix or further context, the reply comes back at another position.
     return b"" if request.suffix or request.context_token_ids else reply.content.encode()

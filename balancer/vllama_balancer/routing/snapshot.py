@@ -1,7 +1,7 @@
-"""What a policy sees: an immutable picture of the workers that may take a request, and the request.
+"""A policy's input: an immutable snapshot of the workers that may take a request, and the request's demand.
 
-Named tuples rather than frozen dataclasses: sixteen of them are built for a decision that may
-take fifty microseconds, and a frozen dataclass costs several times as much to make.
+Named tuples rather than frozen dataclasses: sixteen of them are built for a decision that may take fifty microseconds,
+and a frozen dataclass costs several times as much to make.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 STREAMS_PER_STEP = 50.0
 """Streams that double the time of an empty step; turns a measured step into seconds per stream."""
 REPORT_LIFETIME_SECONDS = 2.0
-"""An older report says nothing of now: a worker whose reports stopped would look idle for ever."""
-
+"""An older report does not count: otherwise a worker whose reports stopped would look idle for ever."""
 ASSIGNED_HALF_LIFE_SECONDS = 2.0
 """After this time, a recently assigned token counts half."""
 
@@ -34,15 +33,15 @@ class Candidate(NamedTuple):
     prompt_tokens: int = 0
     """Uncached prompt tokens of leases that still wait for their first token."""
     kv_reserved: float = 0.0
-    """Share of the KV cache that is promised to leases: prompts and expected outputs."""
+    """Share of the KV cache that leases have reserved: prompts and expected outputs."""
     kv_per_token: float = 0.0
     """Share of the KV cache that a token takes; 0: unknown."""
     assigned_until: float = -math.inf
-    """When the uncached tokens assigned to it will have decayed to one: at any time, the later the more they are."""
+    """When the uncached tokens assigned to it will have decayed to one: the later, the more they are."""
     other_streams: int = 0
-    """Streams that others have put there: what the last report shows beyond this balancer's own."""
+    """Streams of other balancers: the excess of the last report over this balancer's own."""
     other_prompt_tokens: int = 0
-    """Prompt tokens that these had not computed when the report was made."""
+    """Prompt tokens of those streams that were not computed at the time of the report."""
     reported_kv_use: float = 0.0
     """Share of the KV cache in use, by the last report."""
     reported_at: float = -math.inf
@@ -52,13 +51,13 @@ class Candidate(NamedTuple):
     stream_seconds: float = 0.0
     """By how much one more stream lengthens a decode step, as measured; 0: not measured."""
     measured_at: float = -math.inf
-    """When it was last seen at work, which is when its speeds were measured."""
+    """When it last worked, which is when its speeds were measured."""
     ready_at: float = -math.inf
-    """When this life of the worker became ready."""
+    """When this incarnation of the worker became ready."""
 
 
 def column(field: str) -> Callable[[Candidate], float]:
-    """Makes what reads one number of a candidate: quicker than an attribute, where all candidates are read in a row."""
+    """Returns a reader of one field, faster than attribute access when all candidates are read in a row."""
     return itemgetter(Candidate._fields.index(field))
 
 
@@ -72,11 +71,11 @@ class Snapshot(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """What a request will cost, as far as that can be told beforehand."""
+    """The expected cost of a request."""
 
     prompt_tokens: int
     """Tokens of the input, tokens to resume after included."""
     output_tokens: int
-    """Tokens that it will probably generate."""
+    """Expected tokens of the output."""
     cached_tokens: Mapping[str, int]
-    """Tokens of the input that a worker's prefix cache is believed to hold, by worker; absent: none."""
+    """Tokens of the input that the prefix index expects in a worker's cache, by worker; absent: none."""

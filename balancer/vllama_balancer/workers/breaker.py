@@ -1,9 +1,8 @@
-"""Decides when a worker is taken out, for how long, and when its silence means that it hangs.
+"""The circuit breaker of one worker, the thresholds of its health, and the rules for silence and stalled engines.
 
-Everything here is a pure function of what it is told and of an injected clock. Out means that no
-new request goes there; after a wait that doubles with every failed try, one real token has to come
-out of the worker before it is used again. Errors that the client caused, cancellations and a full
-queue say nothing about a worker's health and must not be told here.
+Everything here is a pure function of its input and of an injected clock. An ejected worker gets no new request; after a
+wait that doubles with every failed probe, it has to generate one real token before it is used again. Errors caused by
+the client, cancellations and a full queue say nothing about a worker's health and must not be counted here.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """Thresholds of ejection, in seconds where not said otherwise."""
+    """Thresholds of ejection, in seconds unless stated otherwise."""
 
     failures_to_eject: int = 3
-    """Consecutive failed requests that take a worker out."""
+    """Consecutive failed requests that eject a worker."""
     first_ejection_seconds: float = 1.0
-    """How long the first time; doubles with every further one."""
+    """Duration of the first ejection; doubles with every further one."""
     longest_ejection_seconds: float = 60.0
-    """Bound of the doubling."""
+    """Limit of the doubling."""
     successes_to_forgive: int = 10
-    """Completed requests in a row after which the next ejection is a first one again."""
+    """Consecutive successful requests after which the next ejection counts as the first again."""
     probe_timeout_seconds: float = 10.0
     """How long the one token of a probe may take."""
     silence_seconds: float = 3.0
-    """Without any report or event for this long, a worker is asked whether it lives (reports are due each second)."""
+    """After this time without a report or event, a worker's liveness is checked (reports are due each second)."""
     answer_seconds: float = 1.0
     """How long that answer may take before the worker counts as hung."""
     streaming_silence_seconds: float = 0.2
-    """The same silence while streams run there that others could take over: tokens come every few milliseconds."""
+    """The same silence while streams run that others could take over: tokens come every few milliseconds."""
     streaming_answer_seconds: float = 0.5
-    """The same answer; together they let a hung worker's streams go on elsewhere within a second."""
+    """The same answer; together they let the streams of a hung worker continue elsewhere within a second."""
     local_answer_seconds: float = 5.0
-    """The least that a worker of this machine is given: of a process that stands still the kernel tells at once."""
+    """The least for a worker of this machine: the kernel reports a stopped process at once."""
     shared_answer_seconds: float = 15.0
     """The least for a worker that computes on the processors on which it also has to answer."""
     slow_answer_factor: float = 5.0
-    """A worker that has answered slowly of late, because its machine is busy, is given so many times as long."""
+    """A worker whose latest answers were slow, because its machine is busy, is given this many times as long."""
     engine_stall_seconds: float = 10.0
     """Shortest time without an engine step, while streams run, that can mean a hung engine."""
     unmeasured_engine_stall_seconds: float = 60.0
@@ -55,26 +54,26 @@ class HealthSettings:
 
 
 class AnswerTimeout:
-    """How long one worker is given to show that it lives, learnt from how long it took before.
+    """The time allowed for one worker's answer to a liveness check, from how long its answers took before.
 
-    Only an answer counts, never a token: an engine on a processor may compute for seconds between
-    two tokens, while the process around it answers at once. That process has to get its share of
-    a busy machine, so the bound follows the slowest of its latest answers.
+    Only answers count, never tokens: an engine on a processor may compute for seconds between two tokens, while the
+    process around it answers at once. That process needs its share of a busy machine, so the limit follows the slowest
+    of its latest answers.
     """
 
     REMEMBERED_ANSWERS = 20
-    """Asked only while silent, so these may span minutes; a machine that was busy will be again."""
+    """Only silent workers are checked, so these may span minutes; a machine that was busy will be again."""
 
     def __init__(self, settings: HealthSettings) -> None:
         self._settings = settings
         self._answers: deque[float] = deque(maxlen=self.REMEMBERED_ANSWERS)
 
-    def answered(self, seconds: float) -> None:
-        """Notes how long an answer took."""
+    def record(self, seconds: float) -> None:
+        """Records how long an answer took."""
         self._answers.append(seconds)
 
     def seconds(self, *, is_urgent: bool, least_seconds: float = 0.0) -> float:
-        """Tells how long the next answer may take; what was learnt counts up to `silence_seconds`."""
+        """Returns how long the next answer may take; past answers count up to `silence_seconds`."""
         settings = self._settings
         usual = settings.streaming_answer_seconds if is_urgent else settings.answer_seconds
         learnt = settings.slow_answer_factor * max(self._answers, default=0.0)
@@ -82,7 +81,7 @@ class AnswerTimeout:
 
 
 class Breaker:
-    """Whether one worker may be used, judged by what came of its requests."""
+    """Ejects one worker after failed requests, and bounds how soon it is probed."""
 
     def __init__(self, settings: HealthSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -92,13 +91,13 @@ class Breaker:
         self._ejections = 0
         self._open_until: float | None = None
         self.reason = ""
-        """Why the worker is out; empty while it is in."""
+        """Why the worker is ejected; empty while it is not."""
         self.ejections_total = 0
-        """Times it was taken out, failed probes not counted."""
+        """Ejections, failed probes not counted."""
 
     @property
     def is_open(self) -> bool:
-        """Whether the worker is out. It stays out until `close`, also after the wait."""
+        """Whether the worker is ejected. It stays so until `close`, also after the wait."""
         return self._open_until is not None
 
     @property
@@ -114,7 +113,7 @@ class Breaker:
             self._ejections = 0
 
     def failure(self, reason: str, *, may_eject: bool) -> bool:
-        """Counts a failed request; tells whether it took the worker out. `may_eject` spares the last worker."""
+        """Counts a failed request; returns whether it ejected the worker. `may_eject` spares the last worker."""
         self._failures += 1
         self._successes = 0
         if self._failures < self._settings.failures_to_eject or not may_eject or self.is_open:
@@ -123,7 +122,7 @@ class Breaker:
         return True
 
     def eject(self, reason: str) -> None:
-        """Takes the worker out at once, on evidence, or again after a failed probe."""
+        """Ejects the worker at once, on evidence, or again after a failed probe."""
         settings = self._settings
         wait = min(settings.first_ejection_seconds * 2**self._ejections, settings.longest_ejection_seconds)
         self._ejections = min(self._ejections + 1, 30)
@@ -133,17 +132,17 @@ class Breaker:
         self.reason = reason
 
     def close(self) -> None:
-        """Puts the worker back in, after a probe or at the start of a new life."""
+        """Puts the worker back in, after a probe or at the start of a new incarnation."""
         self._open_until = None
         self._failures = 0
         self.reason = ""
 
 
 def engine_stall_limit_seconds(report: worker_pb2.WorkerReport, settings: HealthSettings) -> float:
-    """Tells how old the last engine step may be while streams run.
+    """Returns how old the last engine step may be while streams run.
 
-    A step with a long prefill takes its time on a slow device, so the limit grows with the prompt
-    tokens that wait, at three times the pace the worker itself has measured.
+    A step with a long prefill takes its time on a slow device, so the limit grows with the prompt tokens that wait, at
+    three times the pace that the worker has measured.
     """
     rate = report.prefill_tokens_per_second
     step = report.step.seconds + report.step.nanos / 1e9
@@ -154,7 +153,7 @@ def engine_stall_limit_seconds(report: worker_pb2.WorkerReport, settings: Health
 
 
 def engine_is_stalled(report: worker_pb2.WorkerReport, settings: HealthSettings) -> bool:
-    """Tells whether the report describes an engine that hangs: streams run, and it makes no step."""
+    """Returns whether the engine hangs according to the report: streams run, and it makes no step."""
     if not report.running or not report.HasField("last_step_age"):
         return False
     return report.last_step_age.ToTimedelta().total_seconds() > engine_stall_limit_seconds(report, settings)

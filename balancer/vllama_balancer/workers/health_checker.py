@@ -1,4 +1,4 @@
-"""Looks after one worker: notices when it hangs, and tries it again after it was taken out."""
+"""The health checks of one worker: ejects it when it hangs, and probes it after it was ejected."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE_PROMPT = "Hello"
-"""What a probe asks the model to continue by one token."""
-_STANDING = (b"T", b"t")
+"""The prompt that a probe continues by one token."""
+_STOPPED = (b"T", b"t")
 """States of a process that was stopped, by a signal or a debugger; see proc(5)."""
 
 
 def is_stopped(pid: int) -> bool:
-    """Tells whether the kernel lets a process of this machine stand still: then it need not be asked."""
+    """Returns whether a process of this machine is stopped according to the kernel: then it cannot answer."""
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
-    # The state follows the name, which stands in parentheses and may contain anything.
-    return status.rpartition(b") ")[2][:1] in _STANDING
+    # The state follows the name, which is in parentheses and may contain anything.
+    return status.rpartition(b") ")[2][:1] in _STOPPED
 
 
 class HealthChecker:
-    """Checks a worker again and again, and remembers how promptly it answers."""
+    """Checks a worker periodically and records how fast it answers."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class HealthChecker:
         is_last: Callable[[Worker], bool],
         is_stopped: Callable[[int], bool] = is_stopped,
     ) -> None:
-        """Takes functions that tell whether a worker is the last one of its models, and whether a process stands."""
+        """`is_last`: whether a worker is the last of its models. `is_stopped`: whether a process is stopped."""
         self._worker = worker
         self._settings = settings
         self._clock = clock
         self._is_last = is_last
         self._is_stopped = is_stopped
-        self._patience = AnswerTimeout(settings)
+        self._answer_timeout = AnswerTimeout(settings)
 
     async def run(self) -> None:
         """Checks until cancelled."""
@@ -77,52 +77,52 @@ class HealthChecker:
             worker.mark_hung(f"hangs: streams run, and its engine has made no step for {age:.1f} s")
 
     async def _is_hung(self) -> bool:
-        """Tells whether the worker is silent and does not answer either; its Watch stream alone may have stopped."""
+        """Returns whether the worker is silent and does not answer either; its Watch stream alone may have stopped."""
         settings, worker = self._settings, self._worker
         silent_seconds = self._clock() - worker.last_seen_at
         if silent_seconds <= settings.streaming_silence_seconds:
             return False
-        # Streams that nobody could take over gain nothing from a hasty verdict.
+        # Streams that no other worker could take over gain nothing from a hasty verdict.
         is_last = self._is_last(worker)
-        if not is_last and self._stands_still:
+        if not is_last and self._is_process_stopped:
             return True
         is_urgent = not is_last and any(lease.produced for lease in worker.incarnation.leases)
         if not is_urgent and silent_seconds <= settings.silence_seconds:
             return False
-        patience = self._patience.seconds(is_urgent=is_urgent, least_seconds=worker.least_answer_seconds)
-        return self._stands_still or not await self._shows_life(patience)
+        timeout = self._answer_timeout.seconds(is_urgent=is_urgent, least_seconds=worker.least_answer_seconds)
+        return self._is_process_stopped or not await self._shows_life(timeout)
 
     @property
-    def _stands_still(self) -> bool:
+    def _is_process_stopped(self) -> bool:
         worker = self._worker
-        # The number of a process on another machine means nothing to this one's kernel.
+        # The process id of another machine means nothing to this one's kernel.
         return worker.process.pid > 0 and is_local(worker.address) and self._is_stopped(worker.process.pid)
 
-    async def _shows_life(self, patience_seconds: float) -> bool:
-        """Waits for an answer or any other sign, as long as the worker's process may run at all."""
-        asked_at = self._clock()
-        asking = asyncio.create_task(self._answers(patience_seconds), name=f"ask {self._worker.name}")
+    async def _shows_life(self, timeout_seconds: float) -> bool:
+        """Waits for an answer or any other sign of life; returns False at once when the process is stopped."""
+        began_at = self._clock()
+        answer = asyncio.create_task(self._answers(timeout_seconds), name=f"ask {self._worker.name}")
         try:
-            while not asking.done():
-                await asyncio.wait({asking}, timeout=self._settings.check_interval_seconds)
-                if self._worker.last_seen_at > asked_at:
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=self._settings.check_interval_seconds)
+                if self._worker.last_seen_at > began_at:
                     return True
-                if self._stands_still:
+                if self._is_process_stopped:
                     return False
-            return asking.result()
+            return answer.result()
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
 
-    async def _answers(self, patience_seconds: float) -> bool:
-        """Asks the worker for a sign of life; true as well when this process was too slow to tell."""
-        asked_at = self._clock()
+    async def _answers(self, timeout_seconds: float) -> bool:
+        """Returns whether the worker answers; also True when this process was too slow to decide."""
+        began_at = self._clock()
         try:
-            await self._worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=patience_seconds)
+            await self._worker.channel.worker.Describe(worker_pb2.DescribeRequest(), timeout=timeout_seconds)
         except grpc.aio.AioRpcError:
-            was_late = self._clock() - asked_at > 2 * patience_seconds
-            return was_late or self._worker.last_seen_at > asked_at
-        self._patience.answered(self._clock() - asked_at)
+            was_late = self._clock() - began_at > 2 * timeout_seconds
+            return was_late or self._worker.last_seen_at > began_at
+        self._answer_timeout.record(self._clock() - began_at)
         self._worker.touch()
         return True
 
@@ -132,7 +132,7 @@ class HealthChecker:
             return
         if worker.report.state != worker_pb2.WORKER_STATE_READY:
             return
-        life = worker.incarnation
+        incarnation = worker.incarnation
         try:
             await asyncio.wait_for(self._probe(), self._settings.probe_timeout_seconds)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
@@ -140,11 +140,11 @@ class HealthChecker:
             worker.breaker.eject(f"a probe failed: {reason}")
             worker.update()
         else:
-            if worker.incarnation is life:
-                worker.recovered()
+            if worker.incarnation is incarnation:
+                worker.mark_recovered()
 
     async def _probe(self) -> None:
-        """Has one real unit of work done: a token, or a vector where the model only embeds."""
+        """Runs one real unit of work: a token, or a vector if the model only embeds."""
         worker = self._worker
         capabilities = worker.description.capabilities if worker.description is not None else ()
         if worker_pb2.CAPABILITY_COMPLETION in capabilities or worker_pb2.CAPABILITY_EMBEDDING not in capabilities:

@@ -1,38 +1,32 @@
-"""One request's place on one worker, counted from the pick to the end of the stream."""
+"""A lease: one request's place on one worker, counted from the pick to the end of its stream."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllama_balancer.workers.attempt_errors import FailureKind
 from vllama_balancer.workers.load import Reservation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllama_balancer.routing.policy import Choice
     from vllama_balancer.routing.prefix_index import Prefix
-    from vllama_balancer.workers.worker import Incarnation, Worker
-
-
-class Cancellable(Protocol):
-    """A running call."""
-
-    def cancel(self) -> bool:
-        """Ends the call from this side."""
-        ...
+    from vllama_balancer.workers.incarnation import Incarnation
+    from vllama_balancer.workers.worker import Worker
 
 
 class Lease:
-    """A place on a worker. Counts fall as the prompt is computed, and when it is released, exactly once each.
+    """A place on a worker. Counts fall when the prompt is computed and at the release, exactly once each.
 
-    It belongs to one life of the worker: when that life ends, its counts end with it and cannot
-    disturb the next.
+    It belongs to one incarnation of the worker: its counts end with that one.
     """
 
     __slots__ = (
-        "_call",
-        "_computed",
-        "_promise",
-        "_released",
+        "_cancel_call",
+        "_is_prompt_computed",
+        "_is_released",
+        "_reservation",
         "abandoned",
         "abandoned_as",
         "choice",
@@ -51,65 +45,61 @@ class Lease:
         "worker",
     )
 
-    def __init__(
-        self, worker: Worker, life: Incarnation, choice: Choice, promise: Reservation, request_id: str
-    ) -> None:
+    def __init__(self, worker: Worker, choice: Choice, reservation: Reservation, request_id: str) -> None:
         self.worker = worker
-        """Where."""
-        self.incarnation = life
-        """In which of the worker's lives."""
+        self.incarnation: Incarnation = worker.incarnation
+        """The worker's incarnation at the time of the pick."""
         self.choice = choice
-        """Why there."""
+        """The worker's name and the reason of the pick."""
         self.request_id = request_id
-        """For whom."""
         self.predicted_cached_tokens = 0
-        """Prompt tokens that were believed to be cached."""
+        """Prompt tokens that the prefix index expects in the worker's cache."""
         self.expected_output_tokens = 0
-        """Output that was promised KV cache."""
+        """Output tokens for which KV cache is reserved."""
         self.crash_count = 0
-        """Deaths that the request was blamed for before it came here."""
+        """Crashes that the request was blamed for before this attempt."""
         self.had_output = False
         """Whether an earlier worker generated anything for the request."""
         self.is_unmetered = False
-        """Whether it is for a call that computes nothing."""
+        """Whether the call computes nothing on the engine, such as Tokenize."""
         self.needs_liveness_check = False
-        """Whether the worker has to say that it lives before it gets the request."""
+        """Whether the worker has to prove that it lives before the request is sent."""
         self.uses_retry_budget = False
-        """Whether this is a retry that the budget counts."""
-        self.taken_at = 0.0
-        """When the place was taken, on the worker's clock."""
+        """Whether this is a retry counted by the budget."""
+        self.taken_at = worker.now()
+        """On the worker's clock."""
         self.produced = False
         """Whether the worker has generated anything for it."""
         self.abandoned = ""
         """Why the balancer has given this attempt up; empty while it has not."""
         self.abandoned_as = FailureKind.LOST
-        """How the failure of an attempt that was given up counts."""
+        """The kind of failure of an attempt that was given up."""
         self.is_blamed = False
-        """Whether the request is held to have killed this life of the worker."""
-        self._promise = promise
-        self._computed = False
-        self._released = False
-        self._call: Cancellable | None = None
+        """Whether the request is held responsible for the crash of this incarnation."""
+        self._reservation = reservation
+        self._is_prompt_computed = False
+        self._is_released = False
+        self._cancel_call: Callable[[], object] | None = None
 
     @property
     def is_suspect(self) -> bool:
-        """Whether its request has been blamed for a death, and nothing speaks for it yet."""
+        """Whether its request was blamed for a crash and no worker has generated anything for it since."""
         return self.crash_count > 0 and not (self.produced or self.had_output)
 
-    def attach(self, call: Cancellable) -> None:
-        """Takes the call that runs under the lease, so that giving up ends it."""
-        self._call = call
+    def attach(self, cancel_call: Callable[[], object]) -> None:
+        """Sets how the call under the lease is cancelled; cancels it at once if the lease was given up already."""
+        self._cancel_call = cancel_call
         if self.abandoned:
-            call.cancel()
+            cancel_call()
 
     def started(self, prompt_tokens: int, cached_tokens: int) -> None:
-        """Corrects the estimates by what the worker found."""
+        """Replaces the estimates by the worker's own counts."""
         actual = Reservation(prompt_tokens - cached_tokens, prompt_tokens + self.expected_output_tokens)
-        if not self._computed and not self._released:
-            self.incarnation.load.correct(self._promise, actual)
-            self._promise = actual
+        if not self._is_prompt_computed and not self._is_released:
+            self.incarnation.load.correct(self._reservation, actual)
+            self._reservation = actual
         if cached_tokens < self.predicted_cached_tokens:
-            self.incarnation.prefix_index.missed(self.predicted_cached_tokens - cached_tokens)
+            self.incarnation.prefix_index.evict(self.predicted_cached_tokens - cached_tokens)
 
     def first_token(self) -> None:
         """Takes the prompt off the worker's count: it is computed."""
@@ -118,30 +108,39 @@ class Lease:
         self.produced = True
         self._take_prompt_off()
 
-    def answered(self, prefix: Prefix) -> None:
-        """Believes from now on that the worker's cache holds the prompt and the reply."""
-        self.incarnation.prefix_index.hold(prefix)
+    def record_cached_prefix(self, prefix: Prefix) -> None:
+        """Adds the prompt and its reply to the index of the worker's prefix cache."""
+        self.incarnation.prefix_index.insert(prefix)
 
     def abandon(self, reason: str, kind: FailureKind = FailureKind.LOST) -> None:
-        """Gives the attempt up: its call ends, and whoever reads it finds `abandoned` set."""
-        if self._released or self.abandoned:
+        """Gives the attempt up: its call is cancelled, and its reader finds `abandoned` set."""
+        if self._is_released or self.abandoned:
             return
         self.abandoned = reason
         self.abandoned_as = kind
-        if self._call is not None:
-            self._call.cancel()
+        if self._cancel_call is not None:
+            self._cancel_call()
 
     def release(self) -> None:
         """Ends the lease; harmless when repeated."""
-        if self._released:
+        if self._is_released:
             return
         self._take_prompt_off()
-        self._released = True
-        self.incarnation.load.release(self._promise)
+        self._is_released = True
+        self.incarnation.load.release(self._reservation)
         self.incarnation.leases.pop(self, None)
-        self._call = None
+        self._cancel_call = None
 
     def _take_prompt_off(self) -> None:
-        if not self._computed:
-            self._computed = True
-            self.incarnation.load.computed(self._promise)
+        if not self._is_prompt_computed:
+            self._is_prompt_computed = True
+            self.incarnation.load.computed(self._reservation)
+
+
+def take_lease(worker: Worker, choice: Choice, reservation: Reservation, request_id: str) -> Lease:
+    """Takes a place on a worker, counted at once."""
+    lease = Lease(worker, choice, reservation, request_id)
+    incarnation = lease.incarnation
+    incarnation.load.reserve(reservation, lease.taken_at)
+    incarnation.leases[lease] = None
+    return lease

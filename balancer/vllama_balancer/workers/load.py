@@ -1,9 +1,7 @@
-"""What one worker carries: exact counts of this balancer's leases, and what the worker reports besides.
+"""The load of one worker: exact counts of this balancer's leases, and its reports of everything else.
 
-Counts change in the same synchronous step as the pick, so a burst of fifty requests sees each of
-its own placements; reports lag by up to a second and only add what other balancers put there.
-
-How long a worker's latest requests waited for their first token.
+Counts change in the same synchronous step as the pick, so each decision of a burst sees the ones before it. Reports lag
+by up to a second and only add the load of other balancers.
 """
 
 from __future__ import annotations
@@ -18,19 +16,22 @@ from vllama_balancer.routing.snapshot import ASSIGNED_HALF_LIFE_SECONDS, STREAMS
 if TYPE_CHECKING:
     from vllama_protos.v1 import worker_pb2
 
+TTFT_WINDOW_REQUESTS = 256
+"""Enough for a 99th percentile, few enough to be recent."""
+
 
 class Reservation(NamedTuple):
-    """What one lease will cost its worker."""
+    """The cost of one lease on its worker."""
 
     prompt_tokens: int
-    """Uncached tokens that it has to compute before the first token."""
+    """Uncached tokens to compute before the first token."""
     kv_tokens: int
     """Tokens of KV cache that it may fill: the prompt and the expected output."""
 
 
 @dataclass(slots=True)
 class Capacity:
-    """What a worker can carry, and how fast it is; as it describes and reports itself."""
+    """Size and speed of a worker, from its description and reports."""
 
     max_streams: int = 1
     """Streams served at once."""
@@ -44,18 +45,17 @@ class Capacity:
 
 @dataclass(slots=True)
 class Load:
-    """Counts of one life of one worker. Every `reserve` is paid back by `computed` and `release`."""
+    """Counts of one incarnation. Every `reserve` is undone by `computed` and `release`."""
 
     capacity: Capacity = field(default_factory=Capacity)
-    """What the worker can carry."""
     streams: int = 0
     """Leases held."""
     prompt_tokens: int = 0
     """Uncached prompt tokens of leases before their first token."""
     kv_tokens: int = 0
-    """KV cache tokens promised to leases."""
+    """KV cache tokens reserved by leases."""
     ready_at: float = -math.inf
-    """When this life became ready."""
+    """When this incarnation became ready."""
     _assigned_until: float = -math.inf
     _stream_seconds: float = 0.0
     _reported_kv_use: float = 0.0
@@ -63,42 +63,42 @@ class Load:
     _other_streams: int = 0
     _other_prompt_tokens: int = 0
     _measured_at: float = -math.inf
-    _shown: Candidate | None = None
+    _candidate: Candidate | None = None
     _is_stale: bool = True
 
-    def reserve(self, promise: Reservation, now: float) -> None:
+    def reserve(self, reservation: Reservation, now: float) -> None:
         """Counts a new lease."""
         self._is_stale = True
         self.streams += 1
-        self.prompt_tokens += promise.prompt_tokens
-        self.kv_tokens += promise.kv_tokens
-        self._assign(promise.prompt_tokens, now)
+        self.prompt_tokens += reservation.prompt_tokens
+        self.kv_tokens += reservation.kv_tokens
+        self._assign(reservation.prompt_tokens, now)
 
-    def correct(self, promised: Reservation, actual: Reservation) -> None:
-        """Replaces an estimate by what the worker found, while the prompt is still being computed."""
+    def correct(self, estimated: Reservation, actual: Reservation) -> None:
+        """Replaces an estimate by the worker's own counts while the prompt is still being computed."""
         self._is_stale = True
-        self.prompt_tokens += actual.prompt_tokens - promised.prompt_tokens
-        self.kv_tokens += actual.kv_tokens - promised.kv_tokens
+        self.prompt_tokens += actual.prompt_tokens - estimated.prompt_tokens
+        self.kv_tokens += actual.kv_tokens - estimated.kv_tokens
 
-    def computed(self, promise: Reservation) -> None:
+    def computed(self, reservation: Reservation) -> None:
         """Takes a prompt off the count: its first token has come, or it will never be computed."""
         self._is_stale = True
-        self.prompt_tokens -= promise.prompt_tokens
+        self.prompt_tokens -= reservation.prompt_tokens
 
-    def release(self, promise: Reservation) -> None:
+    def release(self, reservation: Reservation) -> None:
         """Takes a lease off the count. Its prompt must have been taken off by `computed` before."""
         self._is_stale = True
         self.streams -= 1
-        self.kv_tokens -= promise.kv_tokens
+        self.kv_tokens -= reservation.kv_tokens
 
     def report(self, report: worker_pb2.WorkerReport, now: float) -> None:
-        """Takes in what the worker says of itself."""
+        """Applies a report of the worker."""
         self._is_stale = True
         streams = report.running + report.waiting
         self._reported_kv_use = report.kv_cache_use
         self._reported_at = now
         self._other_streams = max(streams - self.streams, 0)
-        # Engines count cached tokens of waiting prompts as well, so only a stranger's presence makes them a stranger's.
+        # Engines count cached tokens of waiting prompts too: without other streams, the excess is this balancer's own.
         others_queued = max(report.queued_prompt_tokens - self.prompt_tokens, 0)
         self._other_prompt_tokens = others_queued if self._other_streams else 0
         step_seconds = report.step.seconds + report.step.nanos / 1e9
@@ -111,25 +111,25 @@ class Load:
         self._stream_seconds = step_seconds / (STREAMS_PER_STEP + streams)
 
     def ready(self, capacity: Capacity, now: float) -> None:
-        """Begins the life's service: from now on it counts as fresh for a while."""
+        """Begins the service of this incarnation: it counts as fresh for a while."""
         self._is_stale = True
         self.capacity = capacity
         self._stream_seconds = 0.0
         self.ready_at = now
 
     def candidate(self, name: str) -> Candidate | None:
-        """Freezes the counts for a policy, cached until they change; None when there is no stream to spare."""
+        """Returns the counts for a policy, cached until they change; None when there is no stream to spare."""
         if self._is_stale:
             self._is_stale = False
-            self._shown = self._freeze(name)
-        return self._shown
+            self._candidate = self._freeze(name)
+        return self._candidate
 
     def _freeze(self, name: str) -> Candidate | None:
         capacity = self.capacity
         if self.streams >= capacity.max_streams:
             return None
         kv_per_token = 1.0 / capacity.kv_cache_tokens if capacity.kv_cache_tokens else 0.0
-        # In the order of the fields: naming all of them takes longer than all the rest.
+        # Positional: keyword arguments would take longer than all the rest.
         return Candidate(
             name,
             self.streams,
@@ -154,22 +154,18 @@ class Load:
             self._assigned_until = now + ASSIGNED_HALF_LIFE_SECONDS * math.log2(total)
 
 
-TTFT_WINDOW_REQUESTS = 256
-"""Requests that are remembered: enough for the slowest of a hundred, few enough to be of today."""
-
-
 class TtftWindow:
-    """Times from placement to the first token, in seconds."""
+    """Times to first token of a worker's latest requests, in seconds from placement."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=TTFT_WINDOW_REQUESTS)
 
     def record(self, seconds: float) -> None:
-        """Remembers one more request."""
+        """Adds one request; the oldest beyond the window is dropped."""
         self._seconds.append(seconds)
 
     def quantile(self, share: float) -> float | None:
-        """The least time that this share of the requests did not exceed; None before the first."""
+        """Returns the least time that this share of the requests did not exceed; None before the first."""
         if not self._seconds:
             return None
         return sorted(self._seconds)[max(0, math.ceil(share * len(self._seconds)) - 1)]

@@ -1,4 +1,4 @@
-"""Metrics of the pool's present state, read when they are asked for, so that no number can go stale."""
+"""Metrics of the pool's present state, read at each scrape, so that no number is stale."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class PoolCollector(Collector):
     """Reads the pool at every scrape; register it with a registry."""
 
     def __init__(self, pool: Pool, waiting: Callable[[], int]) -> None:
-        """Takes the number of waiting requests from the given function."""
+        """`waiting` returns the number of waiting requests."""
         self._pool = pool
         self._waiting = waiting
 
     def collect(self) -> Iterable[Metric]:
-        """Yields the families with their present values."""
         workers = self._pool.workers()
         yield GaugeMetricFamily("vllama_queue_length", "Requests that wait for a worker now.", value=self._waiting())
         available = GaugeMetricFamily(
@@ -55,7 +54,7 @@ class PoolCollector(Collector):
         for worker in workers:
             available.add_metric([worker.name], 0.0 if worker.unavailable else 1.0)
             asleep.add_metric([worker.name], float(_is_asleep(worker)))
-            streams.add_metric([worker.name], worker.leases)
+            streams.add_metric([worker.name], worker.lease_count)
             prompts.add_metric([worker.name], worker.incarnation.load.prompt_tokens)
             ejections.add_metric([worker.name], worker.breaker.ejections_total)
             restarts.add_metric([worker.name], worker.process.restarts)
@@ -63,5 +62,5 @@ class PoolCollector(Collector):
 
 
 def _is_asleep(worker: Worker) -> bool:
-    is_told = worker.report is not None and worker.report.state == worker_pb2.WORKER_STATE_SLEEPING
-    return is_told and worker.is_connected
+    is_reported = worker.report is not None and worker.report.state == worker_pb2.WORKER_STATE_SLEEPING
+    return is_reported and worker.is_connected

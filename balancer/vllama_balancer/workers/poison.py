@@ -1,11 +1,12 @@
-"""Decides which of the requests aboard a dying worker may have killed it.
+"""Poison detection: which of the requests on a crashed worker may have crashed it.
 
-Failover moves every request of a dead worker to others. If one of them is poison it kills the next
-worker as well, and would take the whole fleet down one by one; so a request that has killed two is
-quarantined. The difficulty is that innocent requests travel with it. Two observations tell them
-apart: a request dies of its prompt far more often than in the middle of an answer, and a second
-death points at the one that was aboard the first. So that the second one speaks clearly, requests
-under suspicion are placed apart from each other (see `Placer`).
+Every request of a crashed worker is retried on others. A poisonous one crashes the next worker as well and would take
+down the whole fleet one by one, so a request that has crashed two workers is quarantined. Two observations separate it
+from the innocent requests beside it:
+
+- A crash is far more often caused by a prompt than by the middle of an answer.
+- A second crash points at the request that was present at the first. So that it points at one request only, suspects
+  are placed apart from each other (dispatch/placer.py).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CRASHES_TO_QUARANTINE = 2
-"""A request that has killed this many workers is not tried again."""
+"""A request that has crashed this many workers is not tried again."""
 
 
 class Suspect(Protocol):
-    """A request aboard a worker at its death."""
+    """A request on a worker that has crashed."""
 
     @property
     def produced(self) -> bool:
@@ -29,12 +30,12 @@ class Suspect(Protocol):
 
     @property
     def had_output(self) -> bool:
-        """Whether an earlier worker had."""
+        """Whether an earlier worker had generated anything for it."""
         ...
 
     @property
     def crash_count(self) -> int:
-        """Deaths that it was blamed for before."""
+        """Earlier crashes that it was blamed for."""
         ...
 
 
@@ -42,11 +43,11 @@ S = TypeVar("S", bound=Suspect)
 
 
 def blamed(aboard: Sequence[S]) -> list[S]:
-    """Picks the requests that are to blame for a death; never none of them when any was aboard.
+    """Returns the requests to blame for a crash; at least one if there was any.
 
-    Those that no worker has generated anything for come first, then those that this one has
-    not; among these, those that have been blamed before. So poison is always among the blamed,
-    and streams in the middle of an answer are exonerated as soon as there is a better suspect.
+    Requests without output from any worker come first, then those without output from this worker. Among these, the
+    ones that were blamed before. So poison is always among the blamed, and a stream in the middle of its answer is
+    exonerated as soon as there is a better suspect.
     """
     unproven = [suspect for suspect in aboard if not (suspect.produced or suspect.had_output)]
     suspects = unproven or [suspect for suspect in aboard if not suspect.produced] or list(aboard)

@@ -1,4 +1,4 @@
-"""The set of workers: follows the fleet source, keeps every worker watched, hands out snapshots."""
+"""The set of workers: follows the fleet sources, runs the tasks of each worker, returns snapshots for placement."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NOWHERE = "unix:nowhere"
-"""Target of the channel of a worker that has no place yet; nobody calls it."""
+"""Target of the channel of a worker that runs nowhere yet; it is never called."""
 RECOVERY_SECONDS = 1.0
-"""Pause after an unforeseen error in a task that looks after a worker."""
+"""Pause after an unexpected error in a worker's task."""
 
 
 class Pool:
-    """Owns the workers, their connections and the tasks that look after them. Close it at the end."""
+    """Owns the workers, their connections and their tasks. Close it at the end."""
 
     def __init__(
         self,
@@ -40,39 +40,38 @@ class Pool:
         open_channel: Callable[[str], Channel] = open_channel,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts empty; `open_channel` makes the connection to an address."""
+        """`open_channel` opens the connection to an address."""
         self._health = health or HealthSettings()
         self._open_channel = open_channel
         self._clock = clock
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        # Cached until the next change: this is asked for every request.
+        # Cached until the next change: every request reads it.
         self._available: dict[str, list[Worker]] = {}
         self._available_at = 0
         self.changes = ChangeCounter()
-        """Grows when a worker comes, goes, or becomes available or not."""
+        """Incremented when a worker is added or removed, or its availability changes."""
 
-    # -- what it is asked ------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------
 
     def workers(self) -> tuple[Worker, ...]:
-        """Lists the workers by name."""
+        """Returns the workers, sorted by name."""
         return tuple(self._workers[name] for name in sorted(self._workers))
 
     def find(self, name: str) -> Worker | None:
-        """Finds a worker by name."""
         return self._workers.get(name)
 
     def serving(self, key: str) -> list[Worker]:
-        """Lists the workers of a model, available or not."""
+        """Returns the workers of a model, available or not."""
         return [worker for worker in self._workers.values() if key in worker.keys]
 
     def is_served(self, key: str) -> bool:
-        """Tells whether any worker of the model is available, with or without room."""
+        """Returns whether any worker of the model is available, with or without room."""
         return bool(self.available(key))
 
     def available(self, key: str) -> Sequence[Worker]:
-        """Lists the workers of the model that may take requests, with or without room."""
+        """Returns the workers of the model that may take requests, with or without room."""
         if self._available_at != self.changes.version:
             self._available_at = self.changes.version
             self._available.clear()
@@ -81,44 +80,43 @@ class Pool:
         return self._available[key]
 
     def has_room(self, key: str) -> bool:
-        """Tells whether a worker of the model has a stream to spare."""
+        """Returns whether a worker of the model has a stream to spare."""
         return any(worker.candidate() is not None for worker in self.available(key))
 
     def snapshot(self, key: str, excluded: Container[str] = ()) -> Snapshot:
-        """Pictures the workers that may take a request for the model now.
+        """Returns the workers that may take a request for the model now.
 
-        Lives (boot ids) in `excluded` are left out as long as any other worker of the model is
-        available, with or without room.
+        Boot ids in `excluded` are left out while any other worker of the model is available, with or without room.
         """
         available: Sequence[Worker] = self.available(key)
         if excluded:
             available = [worker for worker in available if worker.incarnation.boot_id not in excluded] or available
-        # Past `Worker.candidate`: this is done for every worker in every decision.
-        shown = [worker.incarnation.load.candidate(worker.name) for worker in available]
-        return Snapshot(self._clock(), tuple(filter(None, shown)))
+        # Bypasses `Worker.candidate`: this runs for every worker in every decision.
+        candidates = [worker.incarnation.load.candidate(worker.name) for worker in available]
+        return Snapshot(self._clock(), tuple(filter(None, candidates)))
 
     def is_hopeless(self, key: str) -> bool:
-        """Tells whether no worker of the model serves or is about to.
+        """Returns whether no worker of the model serves or is about to.
 
-        A worker that has not told its models yet may turn out to serve this one.
+        A worker that has not announced its models yet may serve this one.
         """
         workers = self._workers.values()
         return not any(worker.may_come_back and (not worker.keys or key in worker.keys) for worker in workers)
 
     def is_last(self, worker: Worker) -> bool:
-        """Tells whether no other worker of any of its models is available."""
+        """Returns whether no other worker of any of its models is available."""
         others = [other for other in self._workers.values() if other is not worker and not other.unavailable]
         return not any(other.keys & worker.keys for other in others)
 
-    # -- what it is told -------------------------------------------------------------------
+    # -- fleet events ----------------------------------------------------------------------
 
     async def follow(self, events: AsyncIterator[FleetEvent]) -> None:
-        """Takes in what a fleet source says until it ends. Several sources may be followed at once."""
+        """Applies the events of a fleet source until it ends. Several sources may be followed at once."""
         async for event in events:
             self.apply(event)
 
     def apply(self, event: FleetEvent) -> None:
-        """Takes in one event."""
+        """Applies one event."""
         if isinstance(event, Added):
             self._remove(event.name, "was replaced")
             self._add(event)
@@ -138,12 +136,12 @@ class Pool:
         worker = Worker(event, self._open_channel(event.address or NOWHERE), self._health, self.changes, self._clock)
         self._workers[event.name] = worker
         self._tasks[event.name] = []
-        if not event.address:  # placed nowhere yet
+        if not event.address:  # it runs nowhere yet
             return
-        caretaker = HealthChecker(worker, self._health, self._clock, self.is_last)
+        checker = HealthChecker(worker, self._health, self._clock, self.is_last)
         self._tasks[event.name] = [
             asyncio.create_task(_keep_running(Watcher(worker).run), name=f"watch {event.name}"),
-            asyncio.create_task(_keep_running(caretaker.run), name=f"care {event.name}"),
+            asyncio.create_task(_keep_running(checker.run), name=f"check {event.name}"),
         ]
 
     def _remove(self, name: str, reason: str) -> None:
@@ -151,21 +149,20 @@ class Pool:
         if worker is None:
             return
         worker.process_changed(Changed(name, ProcessState.STOPPED, reason))
-        for lease in tuple(worker.incarnation.leases):
-            lease.abandon(f"worker {name} {reason}", FailureKind.REFUSED)
-        # The connection closes a moment later: whoever reads a call that was given up finds it open.
+        worker.incarnation.abandon_leases(f"worker {name} {reason}", FailureKind.REFUSED)
+        # The connection closes in a task of its own: the readers of abandoned calls find it still open.
         task = asyncio.create_task(_close(worker, self._tasks.pop(name)), name=f"close {name}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
 async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
-    """Begins again after what nobody foresaw: a worker that is not looked after any more would be lost for good."""
+    """Restarts a worker's task after an unexpected error: without its tasks a worker would be lost for good."""
     while True:
         try:
             await run()
         except Exception:
-            logger.exception("looking after a worker failed; going on")
+            logger.exception("unhandled exception in a worker's task; restarting the task")
             await asyncio.sleep(RECOVERY_SECONDS)
 
 

@@ -1,14 +1,10 @@
-"""Many generations over one call to a worker: begun and cancelled by orders, fanned out as their news comes.
+"""The relay: many generations over one Relay call to a worker.
 
-A message of its own for each token of each stream costs a balancer more than everything else it
-does for the token. A worker therefore sends what its engine has made for all streams in one
-message, and only that message pays for the transport. Each generation still looks like a call of
-its own: iterated, cancelled, and failed with the very error that such a call would have raised.
+A gRPC message for each token of each stream costs the balancer more than everything else that it does for the token.
+A worker therefore sends the tokens of all its streams in one message. Each generation still behaves like a call of its
+own: it is iterated, cancelled, and fails with the error that such a call would have raised.
 
-One generation of a shared call as its reader sees it: iterated and cancelled like a call of its own.
-
-What comes while the reader is busy gathers here, and deltas merge when they are taken, so a slow
-client gets fewer and larger ones. A generation can leave no more here than its own output.
+    Relay -> RelayConnection (one call; replaced when it breaks) -> RelayedGeneration (one stream)
 """
 
 from __future__ import annotations
@@ -16,27 +12,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
-from vllama_protos.v1 import worker_pb2
+from vllama_protos.errors import DETAILS_TRAILER
+from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from vllama_protos.v1 import generation_pb2, worker_pb2_grpc
+    from vllama_protos.v1 import worker_pb2_grpc
 
+StreamEvent: TypeAlias = tuple[str | None, generation_pb2.GenerateResponse]
+"""A response and its kind, "started", "delta" or "finished": read once for each message and passed along."""
 
-DETAILS_TRAILER = "grpc-status-details-bin"
-"""The trailer in which gRPC carries a google.rpc.Status."""
 _READY = worker_pb2.RelayRequest(ready=worker_pb2.RelayReady())
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Relay:
-    """The generations that share one call at a time; a call that broke is followed by another."""
+    """The shared call of a channel, opened when it is needed and replaced after it broke."""
 
     def __init__(self, stub: worker_pb2_grpc.WorkerAsyncStub) -> None:
         self._stub = stub
@@ -55,27 +52,28 @@ class Relay:
 
 
 class RelayConnection:
-    """One call, from its opening to its end."""
+    """One Relay call, from its opening to its end."""
 
     def __init__(self, stub: worker_pb2_grpc.WorkerAsyncStub) -> None:
-        self._orders: deque[worker_pb2.RelayRequest] = deque()
-        self._has_orders = asyncio.Event()
+        self._outgoing: deque[worker_pb2.RelayRequest] = deque()
+        self._has_outgoing = asyncio.Event()
         self._numbers = itertools.count(1)
         self._generations: dict[int, RelayedGeneration] = {}
         self.is_over = False
-        """Whether the call has ended, so that nothing can begin on it."""
-        self._call = stub.Relay(self._given_orders())
+        """Whether the call has ended, so that no generation can begin on it."""
+        self._call = stub.Relay(self._messages())
         self._reading = asyncio.create_task(self._read(), name="read relayed generations")
 
     def begin(self, request: generation_pb2.GenerateRequest, timeout_seconds: float | None) -> RelayedGeneration:
-        """Begins a generation."""
+        """Begins a generation; the request is copied."""
         number = next(self._numbers)
-        start = worker_pb2.RelayStart(request=request)
+        message = worker_pb2.RelayRequest(stream=number)
+        message.start.request.CopyFrom(request)
         if timeout_seconds is not None:
-            start.timeout.FromNanoseconds(int(timeout_seconds * 1e9))
+            message.start.timeout.FromNanoseconds(int(timeout_seconds * 1e9))
         generation = RelayedGeneration(lambda: self._cancel(number), timeout_seconds)
         self._generations[number] = generation
-        self._order(worker_pb2.RelayRequest(stream=number, start=start))
+        self._send(message)
         return generation
 
     async def close(self) -> None:
@@ -83,30 +81,30 @@ class RelayConnection:
         self._call.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _order(self, order: worker_pb2.RelayRequest) -> None:
-        self._orders.append(order)
-        self._has_orders.set()
+    def _send(self, message: worker_pb2.RelayRequest) -> None:
+        self._outgoing.append(message)
+        self._has_outgoing.set()
 
-    async def _given_orders(self) -> AsyncIterator[worker_pb2.RelayRequest]:
+    async def _messages(self) -> AsyncIterator[worker_pb2.RelayRequest]:
         while not self.is_over:
-            while self._orders:
-                yield self._orders.popleft()
-            self._has_orders.clear()
-            await self._has_orders.wait()
+            while self._outgoing:
+                yield self._outgoing.popleft()
+            self._has_outgoing.clear()
+            await self._has_outgoing.wait()
 
     def _cancel(self, number: int) -> None:
-        """Forgets a generation that its reader has ended, and tells the worker."""
+        """Removes a generation that its reader has ended, and sends the cancellation to the worker."""
         if self._generations.pop(number, None) is not None and not self.is_over:
-            self._order(worker_pb2.RelayRequest(stream=number, cancel=worker_pb2.RelayCancel()))
+            self._send(worker_pb2.RelayRequest(stream=number, cancel=worker_pb2.RelayCancel()))
 
     async def _read(self) -> None:
-        """Fans the news out until the call ends, by which every generation that is left ends as well."""
+        """Distributes events until the call ends; then every generation that is left fails."""
         error = _error(grpc.StatusCode.UNAVAILABLE, "the worker has ended the call that carried its generations")
         try:
             async for message in self._call:
-                self._hand_over(message.events)
+                self._distribute(message.events)
                 if not message.needs_no_ready:
-                    self._order(_READY)
+                    self._send(_READY)
         except grpc.aio.AioRpcError as broken:
             error = _loss(broken)
         except asyncio.CancelledError:
@@ -115,15 +113,15 @@ class RelayConnection:
             raise
         finally:
             self.is_over = True
-            self._has_orders.set()
+            self._has_outgoing.set()
             self._call.cancel()
             generations = tuple(self._generations.values())
             self._generations.clear()
             for generation in generations:
                 generation.fail(error)
 
-    def _hand_over(self, events: Iterable[worker_pb2.RelayEvent]) -> None:
-        """Gives each generation its news; those that wait for their first token before those that read along."""
+    def _distribute(self, events: Iterable[worker_pb2.RelayEvent]) -> None:
+        """Passes each event to its generation; those that wait for their first token go first."""
         later = []
         for event in events:
             generation = self._generations.get(event.stream)
@@ -133,11 +131,11 @@ class RelayConnection:
             if generation.has_output:
                 later.append((generation, event))
             else:
-                self._give(generation, event)
+                self._pass(generation, event)
         for generation, event in later:
-            self._give(generation, event)
+            self._pass(generation, event)
 
-    def _give(self, generation: RelayedGeneration, event: worker_pb2.RelayEvent) -> None:
+    def _pass(self, generation: RelayedGeneration, event: worker_pb2.RelayEvent) -> None:
         if event.HasField("response"):
             generation.add(event.response)
             if generation.is_complete:
@@ -147,33 +145,12 @@ class RelayConnection:
             generation.fail(_error_of(event.status))
 
 
-def _error_of(encoded: bytes) -> grpc.aio.AioRpcError:
-    """Makes the error that a call of its own would have raised."""
-    status = status_pb2.Status.FromString(encoded)
-    trailers = grpc.aio.Metadata((DETAILS_TRAILER, encoded))
-    return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)
-
-
-def _loss(broken: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-    """Makes the error of every generation on a call that broke: none of them is to blame, and others may take over.
-
-    An order that meets a dying connection ends the call as INTERNAL instead of UNAVAILABLE.
-    """
-    if broken.code() is grpc.StatusCode.UNAVAILABLE:
-        return broken
-    message = f"the call to the worker broke ({broken.code().name}): {broken.details()}"
-    return _error(grpc.StatusCode.UNAVAILABLE, message)
-
-
-def _error(code: grpc.StatusCode, message: str, trailers: Any = None) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details=message)
-
-
 class RelayedGeneration:
-    """An asynchronous iterator of a generation's events; one task reads it.
+    """An asynchronous iterator of a generation's events, read by one task.
 
-    Raises the AioRpcError that ends it once everything that came before has been read, and
-    CancelledError at once after `cancel`.
+    Events that come while the reader is busy are queued, and queued deltas are merged, so a slow client gets fewer and
+    larger ones. The queue cannot exceed the generation's own output. Raises the AioRpcError that ends it after
+    everything before it has been read, and CancelledError at once after `cancel`.
     """
 
     __slots__ = (
@@ -188,9 +165,9 @@ class RelayedGeneration:
     )
 
     def __init__(self, on_cancel: Callable[[], None], timeout_seconds: float | None) -> None:
-        """Calls `on_cancel` when it is ended from this side."""
+        """`on_cancel` is called when it is ended from this side."""
         self._on_cancel = on_cancel
-        self._events: deque[generation_pb2.GenerateResponse] = deque()
+        self._events: deque[StreamEvent] = deque()
         self._error: grpc.aio.AioRpcError | None = None
         self._is_cancelled = False
         self.is_complete = False
@@ -202,11 +179,10 @@ class RelayedGeneration:
         self._deadline = None if timeout_seconds is None else loop.call_later(timeout_seconds, self._expire)
 
     def __aiter__(self) -> RelayedGeneration:
-        """Reads itself."""
         return self
 
-    async def __anext__(self) -> generation_pb2.GenerateResponse:
-        """Waits for the next event, or takes all deltas that wait as one."""
+    async def __anext__(self) -> StreamEvent:
+        """Waits for the next event; returns all queued deltas as one."""
         while not self._is_cancelled:
             if self._events:
                 return self._next()
@@ -231,12 +207,12 @@ class RelayedGeneration:
         self._on_cancel()
         return True
 
-    # -- what the shared call tells --------------------------------------------------------
+    # -- called by the connection ----------------------------------------------------------
 
     def add(self, response: generation_pb2.GenerateResponse) -> None:
-        """Takes in an event."""
-        self._events.append(response)
+        """Queues an event."""
         kind = response.WhichOneof("event")
+        self._events.append((kind, response))
         if kind == "delta":
             self.has_output = True
         elif kind == "finished":
@@ -246,7 +222,7 @@ class RelayedGeneration:
         self._wake()
 
     def fail(self, error: grpc.aio.AioRpcError) -> None:
-        """Takes in the error that ends it."""
+        """Ends it with an error."""
         self._error = error
         self._end()
 
@@ -265,29 +241,51 @@ class RelayedGeneration:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _next(self) -> generation_pb2.GenerateResponse:
+    def _next(self) -> StreamEvent:
         first = self._events.popleft()
-        if self._events and first.HasField("delta"):
-            self._merge_into(first.delta)
+        if self._events and first[0] == "delta":
+            self._merge_into(first[1].delta)
         return first
 
     def _merge_into(self, delta: generation_pb2.Delta) -> None:
-        texts, thoughts = [delta.text], [delta.thinking]
-        while self._events and self._events[0].HasField("delta"):
-            following = self._events[0].delta
+        texts, thinking = [delta.text], [delta.thinking]
+        while self._events and self._events[0][0] == "delta":
+            following = self._events[0][1].delta
             if not _may_join(following, has_text=any(texts), has_calls=bool(delta.tool_calls)):
                 break
             texts.append(following.text)
-            thoughts.append(following.thinking)
+            thinking.append(following.thinking)
             delta.token_ids.extend(following.token_ids)
             delta.logprobs.extend(following.logprobs)
             self._events.popleft()
-        delta.text, delta.thinking = "".join(texts), "".join(thoughts)
+        delta.text, delta.thinking = "".join(texts), "".join(thinking)
 
 
 def _may_join(following: generation_pb2.Delta, *, has_text: bool, has_calls: bool) -> bool:
-    """Tells whether a delta says the same when it is merged into the one before.
+    """Returns whether merging a delta into the one before keeps the meaning.
 
-    A reader takes a delta's reasoning before its text and its calls last: neither may move up.
+    A reader takes a delta's reasoning before its text and its calls last: neither may move forward.
     """
     return not (has_calls or following.tool_calls) and not (following.thinking and has_text)
+
+
+def _error_of(encoded: bytes) -> grpc.aio.AioRpcError:
+    """Returns the error that a call of its own would have raised."""
+    status = status_pb2.Status.FromString(encoded)
+    trailers = grpc.aio.Metadata((DETAILS_TRAILER, encoded))
+    return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)
+
+
+def _loss(broken: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+    """Returns the error of every generation on a call that broke: none is the cause, and others may take over.
+
+    A message that meets a dying connection ends the call as INTERNAL instead of UNAVAILABLE.
+    """
+    if broken.code() is grpc.StatusCode.UNAVAILABLE:
+        return broken
+    message = f"the call to the worker broke ({broken.code().name}): {broken.details()}"
+    return _error(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def _error(code: grpc.StatusCode, message: str, trailers: Any = None) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details=message)

@@ -1,7 +1,4 @@
-"""Writes down one worker as the balancer sees it.
-
-Words how far a starting worker has come, for people.
-"""
+"""The public status of one worker, for the fleet API and the dashboard, and its start progress in words."""
 
 from __future__ import annotations
 
@@ -16,9 +13,19 @@ if TYPE_CHECKING:
 
     from vllama_balancer.workers.worker import Worker
 
+PHASES = {
+    worker_pb2.START_PHASE_RESOLVE: "reading the configuration",
+    worker_pb2.START_PHASE_DOWNLOAD: "downloading weights",
+    worker_pb2.START_PHASE_LOAD: "loading weights",
+    worker_pb2.START_PHASE_COMPILE: "compiling",
+    worker_pb2.START_PHASE_WARM_UP: "warming up",
+}
+FIRST_PHASE = "starting its process"
+"""The phase before a worker can report one."""
+
 
 def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
-    """Describes a worker for people and tools."""
+    """Returns the status of a worker."""
     report = _first_report(worker) if worker.is_coming_up else worker.report
     status = fleet_pb2.WorkerStatus(
         name=worker.name,
@@ -27,7 +34,7 @@ def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
         report=report,
         available=not worker.unavailable,
         reason=_reason(worker, report),
-        leases=worker.leases,
+        leases=worker.lease_count,
         restarts=worker.process.restarts,
         pid=worker.process.pid,
     )
@@ -37,13 +44,21 @@ def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
     return status
 
 
+def start_progress(report: worker_pb2.WorkerReport) -> str:
+    """Returns phase, share and duration of a start: "loading weights, 42 %, 12 s"."""
+    parts = [PHASES.get(report.phase, FIRST_PHASE)]
+    if report.progress > 0:
+        parts.append(f"{report.progress * 100:.0f} %")
+    return ", ".join([*parts, f"{report.uptime.ToTimedelta().total_seconds():.0f} s"])
+
+
 def _set(duration: Duration, seconds: float | None) -> None:
     if seconds is not None:
         duration.FromNanoseconds(int(seconds * 1e9))
 
 
 def _first_report(worker: Worker) -> worker_pb2.WorkerReport:
-    """Says what a process would that has not opened its socket yet; the last report was its predecessor's."""
+    """Returns the report of a process that has not opened its socket yet; the last report was its predecessor's."""
     report = worker_pb2.WorkerReport(worker=worker.name, state=worker_pb2.WORKER_STATE_STARTING)
     report.uptime.FromNanoseconds(int(worker.age_seconds * 1e9))
     return report
@@ -59,22 +74,3 @@ def _retry_in_seconds(worker: Worker) -> float | None:
     if worker.process.state is ProcessState.RESTARTING:
         return worker.process.retry_in_seconds
     return worker.breaker.retry_in_seconds if worker.is_connected else None
-
-
-PHASES = {
-    worker_pb2.START_PHASE_RESOLVE: "reading the configuration",
-    worker_pb2.START_PHASE_DOWNLOAD: "downloading weights",
-    worker_pb2.START_PHASE_LOAD: "loading weights",
-    worker_pb2.START_PHASE_COMPILE: "compiling",
-    worker_pb2.START_PHASE_WARM_UP: "warming up",
-}
-FIRST_PHASE = "starting its process"
-"""What a worker does before it can be asked."""
-
-
-def start_progress(report: worker_pb2.WorkerReport) -> str:
-    """Tells phase, share and time of a start: "loading weights, 42 %, 12 s"."""
-    parts = [PHASES.get(report.phase, FIRST_PHASE)]
-    if report.progress > 0:
-        parts.append(f"{report.progress * 100:.0f} %")
-    return ", ".join([*parts, f"{report.uptime.ToTimedelta().total_seconds():.0f} s"])

@@ -112,9 +112,9 @@ def _report(pool: SimulatedPool, index: int) -> None:
     worker = pool.worker(index)
     report = worker_pb2.WorkerReport(
         state=worker_pb2.WORKER_STATE_READY,
-        running=worker.leases,
+        running=worker.lease_count,
         kv_cache_use=0.1,
         prefill_tokens_per_second=20_000.0,
     )
-    report.step.FromNanoseconds(10_000_000 + 200_000 * worker.leases)
+    report.step.FromNanoseconds(10_000_000 + 200_000 * worker.lease_count)
     worker.take_report(report)

@@ -100,7 +100,7 @@ class PolicyPlacement:
         self._estimates.finished(request.delivered_tokens + output_tokens)
         lease = self._leases.pop(request)
         if self._index_replies:
-            lease.answered(Prefix(request.turn.answered_blocks, BLOCK_TOKENS))
+            lease.record_cached_prefix(Prefix(request.turn.answered_blocks, BLOCK_TOKENS))
         self._placer.release(lease)
 
     def lost(self, now: float, request: Request) -> None:

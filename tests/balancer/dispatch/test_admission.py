@@ -303,7 +303,7 @@ async def test_a_restarting_worker_is_worth_waiting_for():
     done, _ = await asyncio.wait({task}, timeout=0.1)
     assert not done
     house.pool.apply(Changed("w0", ProcessState.RUNNING))
-    house.admission.grant_places()
+    house.admission.grant()
     house.admission.release(await task)
 
 
@@ -443,7 +443,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     async def _hold(self, index, out):
         worker = self.house.workers[index]
         worker.hold("on purpose") if out else worker.unhold()
-        self.house.admission.grant_places()
+        self.house.admission.grant()
         await settle()
         self._collect()
 
@@ -467,7 +467,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def nobody_waits_beside_a_free_place(self):
         """Unless it waits for another worker or for the budget."""
         if any(not w.unavailable and w.candidate() is not None for w in self.house.workers):
-            line = self.house.admission._lines.get(KEY)
+            line = self.house.admission._queues.get(KEY)
             assert line is None or line.next_turn() is None
 
 

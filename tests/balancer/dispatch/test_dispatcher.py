@@ -114,6 +114,17 @@ async def test_a_refused_request_is_tried_elsewhere(make_fleet):
     assert fleet.pool.find("w0").breaker.ejections_total == 0
 
 
+async def test_a_worker_that_sleeps_refuses_and_is_not_blamed(make_fleet):
+    """It has not touched the request, which is tried elsewhere as often as it takes."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(always=NoWorker("the model is asleep", reason="WORKER_ASLEEP"))
+    for _ in range(4):
+        assert (await fleet.generate()).text == text_of(8)
+    assert fleet.pool.find("w0").breaker.ejections_total == 0
+    assert fleet.value("vllama_attempt_failures_total", worker="w0", kind="refused") >= 1
+    assert fleet.value("vllama_attempt_failures_total", worker="w0", kind="lost") == 0
+
+
 async def test_a_fault_before_the_first_token_is_tried_on_another_worker(make_fleet):
     """The client sees one undisturbed answer."""
     fleet = await make_fleet(2)
@@ -189,8 +200,8 @@ async def test_a_request_that_was_never_sent_is_not_to_blame(make_fleet):
         worker.answers_describe = False
     fleet.pool.find(hung[0].name).mark_hung("for the test")
     for _ in range(2):
-        await eventually(lambda: any(fleet.pool.find(worker.name).leases for worker in others))
-        worker = next(worker for worker in others if fleet.pool.find(worker.name).leases)
+        await eventually(lambda: any(fleet.pool.find(worker.name).lease_count for worker in others))
+        worker = next(worker for worker in others if fleet.pool.find(worker.name).lease_count)
         others.remove(worker)
         fleet.pool.find(worker.name).mark_hung("for the test")
         hung.append(worker)
@@ -216,7 +227,7 @@ async def test_requests_of_a_dead_worker_share_one_question_to_the_next(make_fle
     fleet.pool.find(survivor.name).unhold()
     survivor.answers_describe, asked = False, survivor.describes
     await dying.die()
-    await eventually(lambda: fleet.pool.find(survivor.name).leases == 5 and survivor.describes > asked)
+    await eventually(lambda: fleet.pool.find(survivor.name).lease_count == 5 and survivor.describes > asked)
     tasks.pop(0).cancel()
     survivor.answers_describe = True
     assert {reply.text for reply in await asyncio.gather(*tasks)} == {text_of(8)}
@@ -297,7 +308,7 @@ async def test_a_removed_worker_hands_its_streams_over(make_fleet):
         worker.script = Script(pause_after_tokens=3)
     task = asyncio.create_task(fleet.generate(max_tokens=6))
     await eventually(lambda: fleet.leases == 1 and sum(worker.running for worker in fleet.workers) == 1)
-    name = next(worker.name for worker in fleet.pool.workers() if worker.leases)
+    name = next(worker.name for worker in fleet.pool.workers() if worker.lease_count)
     for worker in fleet.workers:
         worker.go_on.set()
         worker.script = Script()
@@ -364,7 +375,7 @@ async def test_nobody_is_to_blame_when_the_workers_of_a_machine_die_one_after_th
     await eventually(lambda: sum(worker.running for worker in doomed) == 1)
     first, second = sorted(doomed, key=lambda worker: -worker.running)
     await first.die()
-    await eventually(lambda: fleet.pool.find(second.name).leases == 1)
+    await eventually(lambda: fleet.pool.find(second.name).lease_count == 1)
     await second.die()
     survivor.go_on.set()
     fleet.pool.find("w2").unhold()
@@ -381,7 +392,7 @@ async def test_a_suspect_whose_next_worker_is_removed_meanwhile_goes_on_elsewher
     await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
     first, second = sorted(fleet.workers, key=lambda worker: -worker.running)
     await first.die()
-    await eventually(lambda: fleet.pool.find(second.name).leases == 1)
+    await eventually(lambda: fleet.pool.find(second.name).lease_count == 1)
     fleet.pool.apply(Removed(second.name))
     for worker in fleet.workers:
         worker.go_on.set()

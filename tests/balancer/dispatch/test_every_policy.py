@@ -26,7 +26,7 @@ def shares(pool: ReadyPool, policy: str, requests: int) -> Counter[str]:
 
 def eject(pool: ReadyPool) -> None:
     """Found dead by a call."""
-    pool.worker(1).lost("it hung up")
+    pool.worker(1).mark_lost("it hung up")
 
 
 def drain(pool: ReadyPool) -> None:
@@ -71,7 +71,7 @@ def test_no_worker_gets_more_streams_than_it_serves(policy: str) -> None:
     pool = ReadyPool(2, 5, 9)
     placer = placer_over(pool, policy)
     leases = [placer.place(request_for(f"{number} " * 100)) for number in range(16)]
-    assert [pool.worker(index).leases for index in range(3)] == [2, 5, 9]
+    assert [pool.worker(index).lease_count for index in range(3)] == [2, 5, 9]
     assert placer.place(request_for()) is None
     placer.release(leases[7])
     assert placer.place(request_for()).worker is leases[7].worker
@@ -91,8 +91,8 @@ def test_an_unwell_worker_gets_nothing(policy: str, trouble) -> None:
 def test_a_worker_that_is_well_again_is_used_again(policy: str) -> None:
     """Nothing is held against it."""
     pool = ReadyPool(8, 8)
-    pool.worker(1).lost("it hung up")
-    pool.worker(1).recovered()
+    pool.worker(1).mark_lost("it hung up")
+    pool.worker(1).mark_recovered()
     assert shares(pool, policy, 60)["w1"] > 0
 
 
@@ -111,7 +111,7 @@ def test_without_workers_there_is_no_place(policy: str) -> None:
     assert placer_over(ReadyPool(), policy).place(request_for()) is None
     pool = ReadyPool(8, 8)
     for index in range(2):
-        pool.worker(index).lost("it hung up")
+        pool.worker(index).mark_lost("it hung up")
     assert placer_over(pool, policy).place(request_for()) is None
 
 
@@ -122,7 +122,7 @@ def test_a_burst_leaves_nobody_idle(policy: str) -> None:
     placer = placer_over(pool, policy)
     for number in range(64):
         placer.place(request_for(f"{number} " * 100))
-    assert all(worker.leases for worker in pool.workers())
+    assert all(worker.lease_count for worker in pool.workers())
 
 
 @every_policy
@@ -132,5 +132,5 @@ def test_a_worker_that_failed_the_request_is_tried_last(policy: str) -> None:
     placer = placer_over(pool, policy)
     for _ in range(8):
         assert placer.place(request_for(excluded={"b0"})).worker.name == "w1"
-    pool.worker(1).lost("it hung up")
+    pool.worker(1).mark_lost("it hung up")
     assert placer.place(request_for(excluded={"b0"})).worker.name == "w0"

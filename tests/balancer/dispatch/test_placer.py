@@ -5,7 +5,7 @@ import logging
 
 from tests.balancer.dispatch.ready_pool import ReadyPool, placer_over, request_for
 from tests.balancer.scripted_worker import Script, eventually
-from vllama_balancer.dispatch.placer import MOST_SESSIONS, Sessions
+from vllama_balancer.dispatch.placer import MAX_SESSIONS, Sessions
 from vllama_balancer.gateway import Call
 
 WORKERS = 16
@@ -22,7 +22,7 @@ def test_a_burst_into_an_idle_fleet_spreads_evenly():
     placer = placer_over(pool)
     for i in range(WORKERS * 4):
         placer.place(request_for(f"{i} " * 400))
-    assert {worker.leases for worker in pool.workers()} == {4}
+    assert {worker.lease_count for worker in pool.workers()} == {4}
 
 
 def test_a_conversation_returns_to_its_worker():
@@ -51,8 +51,8 @@ def test_a_session_returns_to_its_worker_without_any_common_text():
 def test_sessions_are_forgotten_in_the_order_of_their_use():
     """Memory is bounded."""
     sessions = Sessions()
-    for i in range(MOST_SESSIONS + 1):
-        sessions.went(f"s{i}", "w0")
+    for i in range(MAX_SESSIONS + 1):
+        sessions.record(f"s{i}", "w0")
     assert sessions.hint("s0") == {}
     assert sessions.hint("s1") == {"w0": 1}
     assert sessions.hint("") == {}
@@ -77,7 +77,7 @@ async def test_removal_blames_nobody(make_fleet):
     task = asyncio.create_task(fleet.generate(call=Call("me")))
     for _ in range(2):
         await eventually(lambda: fleet.leases == 1)
-        name = next(worker.name for worker in fleet.pool.workers() if worker.leases)
+        name = next(worker.name for worker in fleet.pool.workers() if worker.lease_count)
         await eventually(lambda name=name: next(w for w in fleet.workers if w.name == name).running == 1)
         fleet.pool._remove(name, "was retired")
     for worker in fleet.workers:

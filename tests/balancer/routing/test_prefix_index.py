@@ -34,62 +34,62 @@ def test_a_partial_block_has_no_key():
 
 def test_nothing_is_believed_at_first():
     """An empty cache holds nothing."""
-    assert PrefixIndex().held_blocks(prefix(1, 2)) == 0
+    assert PrefixIndex().match(prefix(1, 2)) == 0
 
 
 def test_what_was_sent_is_held():
     """The same, longer and diverging inputs match as far as they agree."""
-    belief = PrefixIndex()
-    belief.hold(prefix(1, 2, 3))
-    assert belief.held_blocks(prefix(1, 2, 3)) == 3
-    assert belief.held_blocks(prefix(1, 2, 3, 4, 5)) == 3
-    assert belief.held_blocks(prefix(1, 2, 9, 10)) == 2
-    assert belief.held_blocks(prefix(9, 10)) == 0
+    index = PrefixIndex()
+    index.insert(prefix(1, 2, 3))
+    assert index.match(prefix(1, 2, 3)) == 3
+    assert index.match(prefix(1, 2, 3, 4, 5)) == 3
+    assert index.match(prefix(1, 2, 9, 10)) == 2
+    assert index.match(prefix(9, 10)) == 0
 
 
 def test_the_least_recently_used_leaves_first():
     """Within the worker's capacity."""
-    belief = PrefixIndex(capacity_tokens=50)
-    belief.hold(prefix(1, 2, 3))
-    belief.hold(prefix(11, 12))
-    belief.hold(prefix(1, 2, 3))
-    belief.hold(prefix(21, 22))
-    assert belief.held_blocks(prefix(11, 12)) == 0
-    assert belief.held_blocks(prefix(1, 2, 3)) == 3
+    index = PrefixIndex(capacity_tokens=50)
+    index.insert(prefix(1, 2, 3))
+    index.insert(prefix(11, 12))
+    index.insert(prefix(1, 2, 3))
+    index.insert(prefix(21, 22))
+    assert index.match(prefix(11, 12)) == 0
+    assert index.match(prefix(1, 2, 3)) == 3
 
 
 def test_tails_leave_before_heads():
     """As in the engines, so a shorter prefix stays useful."""
-    belief = PrefixIndex(capacity_tokens=40)
-    belief.hold(prefix(1, 2, 3))
-    belief.hold(prefix(11, 12, 13))
-    assert belief.held_blocks(prefix(1, 2, 3)) == 1
+    index = PrefixIndex(capacity_tokens=40)
+    index.insert(prefix(1, 2, 3))
+    index.insert(prefix(11, 12, 13))
+    assert index.match(prefix(1, 2, 3)) == 1
 
 
 def test_a_miss_forgets_as_much_of_the_oldest():
     """The worker has evicted more than was believed."""
-    belief = PrefixIndex()
-    belief.hold(prefix(1, 2, 3, 4))
-    belief.hold(prefix(11, 12))
-    belief.missed(40)
-    assert belief.held_blocks(prefix(1, 2, 3, 4)) == 0
-    assert belief.held_blocks(prefix(11, 12)) == 2
+    index = PrefixIndex()
+    index.insert(prefix(1, 2, 3, 4))
+    index.insert(prefix(11, 12))
+    index.evict(40)
+    assert index.match(prefix(1, 2, 3, 4)) == 0
+    assert index.match(prefix(11, 12)) == 2
 
 
 def test_a_prefix_larger_than_the_cache_is_held_in_part():
     """Never more than fits."""
-    belief = PrefixIndex(capacity_tokens=30)
-    belief.hold(prefix(1, 2, 3, 4, 5))
-    assert belief.held_blocks(prefix(1, 2, 3, 4, 5)) == 3
+    index = PrefixIndex(capacity_tokens=30)
+    index.insert(prefix(1, 2, 3, 4, 5))
+    assert index.match(prefix(1, 2, 3, 4, 5)) == 3
 
 
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=12), max_size=30), st.integers(1, 40))
 def test_bisection_agrees_with_counting(inputs, capacity):
     """Held blocks are always a prefix: no hole can appear whatever comes and goes."""
-    belief = PrefixIndex(capacity_tokens=capacity)
+    index = PrefixIndex(capacity_tokens=capacity)
     for text in inputs:
         keys = tuple(hash(text[: i + 1]) for i in range(len(text)))
-        belief.hold(Prefix(keys, 1.0))
-        counted = next((i for i, key in enumerate(keys) if key not in belief.blocks), len(keys))
-        assert belief.held_blocks(Prefix(keys, 1.0)) == counted
-        assert len(belief.blocks) <= capacity
+        index.insert(Prefix(keys, 1.0))
+        counted = next((i for i, key in enumerate(keys) if key not in index.blocks), len(keys))
+        assert index.match(Prefix(keys, 1.0)) == counted
+        assert len(index.blocks) <= capacity

@@ -40,6 +40,7 @@ def rich(error):
         (rpc_error(Code.DEADLINE_EXCEEDED), FailureKind.DEADLINE),
         (rich(NoWorker("it drains", reason="WORKER_DRAINING")), FailureKind.REFUSED),
         (rich(NoWorker("it starts", reason="WORKER_STARTING")), FailureKind.REFUSED),
+        (rich(NoWorker("it sleeps", reason="WORKER_ASLEEP")), FailureKind.REFUSED),
         (rich(QueueFull("full", reason="ENGINE_BUSY")), FailureKind.BUSY),
         (rich(EngineFault("oops")), FailureKind.FAULT),
         (rpc_error(Code.UNKNOWN), FailureKind.FAULT),

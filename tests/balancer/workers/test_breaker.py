@@ -136,41 +136,41 @@ def test_slow_steps_stretch_the_limit():
     assert engine_stall_limit_seconds(slow, HealthSettings()) == 20
 
 
-def seconds_of(patience, is_urgent=True):
+def seconds_of(timeout, is_urgent=True):
     """How long an answer may take."""
-    return patience.seconds(is_urgent=is_urgent)
+    return timeout.seconds(is_urgent=is_urgent)
 
 
 def test_a_worker_that_computes_where_it_answers_is_given_much_longer():
     """A long prompt on all processors is no hang."""
-    patience = AnswerTimeout(HealthSettings())
-    patience.answered(0.001)
-    assert patience.seconds(is_urgent=True, least_seconds=15.0) == 15.0
+    timeout = AnswerTimeout(HealthSettings())
+    timeout.record(0.001)
+    assert timeout.seconds(is_urgent=True, least_seconds=15.0) == 15.0
 
 
 def test_a_prompt_worker_is_given_the_usual_time():
     """Together with the silence before, less than a second."""
-    patience, settings = AnswerTimeout(HealthSettings()), HealthSettings()
-    patience.answered(0.01)
-    assert seconds_of(patience) == settings.streaming_answer_seconds
-    assert seconds_of(patience, is_urgent=False) == settings.answer_seconds
+    timeout, settings = AnswerTimeout(HealthSettings()), HealthSettings()
+    timeout.record(0.01)
+    assert seconds_of(timeout) == settings.streaming_answer_seconds
+    assert seconds_of(timeout, is_urgent=False) == settings.answer_seconds
     assert settings.streaming_silence_seconds + settings.streaming_answer_seconds + settings.check_interval_seconds < 1
 
 
 def test_a_worker_that_answers_slowly_is_given_longer():
     """Its machine is busy: silence says less there."""
-    patience = AnswerTimeout(HealthSettings())
-    patience.answered(0.3)
-    patience.answered(0.01)
-    assert seconds_of(patience) == pytest.approx(1.5)
-    patience.answered(2.0)
-    assert seconds_of(patience) == HealthSettings().silence_seconds
+    timeout = AnswerTimeout(HealthSettings())
+    timeout.record(0.3)
+    timeout.record(0.01)
+    assert seconds_of(timeout) == pytest.approx(1.5)
+    timeout.record(2.0)
+    assert seconds_of(timeout) == HealthSettings().silence_seconds
 
 
 def test_slow_answers_are_forgotten():
     """After as many prompt ones as are remembered."""
-    patience = AnswerTimeout(HealthSettings())
-    patience.answered(0.5)
+    timeout = AnswerTimeout(HealthSettings())
+    timeout.record(0.5)
     for _ in range(AnswerTimeout.REMEMBERED_ANSWERS):
-        patience.answered(0.001)
-    assert seconds_of(patience) == HealthSettings().streaming_answer_seconds
+        timeout.record(0.001)
+    assert seconds_of(timeout) == HealthSettings().streaming_answer_seconds

@@ -48,15 +48,15 @@ async def settle() -> None:
 
 
 @pytest.fixture
-async def roster() -> ReadyPool:
+async def pool() -> ReadyPool:
     """Nobody yet."""
     return ReadyPool()
 
 
-async def test_a_model_is_found_once_its_worker_has_told(roster: ReadyPool) -> None:
+async def test_a_model_is_found_once_its_worker_has_told(pool: ReadyPool) -> None:
     """The worker was given by address, and the request came first."""
-    worker = roster.join("w0")
-    search = asyncio.create_task(DiscoveryGrace(roster).bring("m:latest", roster.find_model))
+    worker = pool.join("w0")
+    search = asyncio.create_task(DiscoveryGrace(pool).find("m:latest", pool.find_model))
     await settle()
     assert not search.done()
     introduce(worker, "m:latest")
@@ -64,48 +64,48 @@ async def test_a_model_is_found_once_its_worker_has_told(roster: ReadyPool) -> N
     assert entry is not None and entry.name == "m:latest"
 
 
-async def test_a_worker_that_joins_again_brings_its_model(roster: ReadyPool) -> None:
+async def test_a_worker_that_joins_again_brings_its_model(pool: ReadyPool) -> None:
     """The balancer was restarted, and its list is empty for a moment."""
-    search = asyncio.create_task(DiscoveryGrace(roster, joining_seconds=60).bring("m:latest", roster.find_model))
+    search = asyncio.create_task(DiscoveryGrace(pool, rejoin_seconds=60).find("m:latest", pool.find_model))
     await settle()
-    introduce(roster.join("w0"), "n:latest")
+    introduce(pool.join("w0"), "n:latest")
     await settle()
     assert not search.done()
-    introduce(roster.join("w1"), "m:latest")
+    introduce(pool.join("w1"), "m:latest")
     assert await search is not None
 
 
-async def test_nobody_is_waited_for_when_everybody_is_known(roster: ReadyPool) -> None:
+async def test_nobody_is_waited_for_when_everybody_is_known(pool: ReadyPool) -> None:
     """A wrong name is told at once."""
-    introduce(roster.join("w0"), "n:latest")
-    assert await DiscoveryGrace(roster, only_from_elsewhere=True).bring("m:latest", roster.find_model) is None
+    introduce(pool.join("w0"), "n:latest")
+    assert await DiscoveryGrace(pool, only_remote_workers=True).find("m:latest", pool.find_model) is None
 
 
-async def test_a_worker_that_is_known_to_serve_another_model_is_not_waited_for(roster: ReadyPool) -> None:
+async def test_a_worker_that_is_known_to_serve_another_model_is_not_waited_for(pool: ReadyPool) -> None:
     """A local worker's models are known before it has started."""
-    roster.join("w0", "n:latest")
-    assert await DiscoveryGrace(roster).bring("m:latest", roster.find_model) is None
+    pool.join("w0", "n:latest")
+    assert await DiscoveryGrace(pool).find("m:latest", pool.find_model) is None
 
 
-async def test_a_silent_worker_is_waited_for_only_so_long(roster: ReadyPool) -> None:
+async def test_a_silent_worker_is_waited_for_only_so_long(pool: ReadyPool) -> None:
     """An address where nobody lives does not keep wrong names from being told."""
-    roster.join("w0")
-    introduce(roster.join("w1"), "n:latest")
-    newcomers = DiscoveryGrace(roster, introduction_seconds=0.05, only_from_elsewhere=True)
-    assert await newcomers.bring("m:latest", roster.find_model) is None
+    pool.join("w0")
+    introduce(pool.join("w1"), "n:latest")
+    grace = DiscoveryGrace(pool, announce_seconds=0.05, only_remote_workers=True)
+    assert await grace.find("m:latest", pool.find_model) is None
 
 
-async def test_without_any_worker_known_nothing_is_said_of_models(roster: ReadyPool) -> None:
+async def test_without_any_worker_known_nothing_is_said_of_models(pool: ReadyPool) -> None:
     """It is the workers that are missing, and the caller may come back."""
-    newcomers = DiscoveryGrace(roster, joining_seconds=0.02, only_from_elsewhere=True)
+    grace = DiscoveryGrace(pool, rejoin_seconds=0.02, only_remote_workers=True)
     with pytest.raises(NoWorker, match="no worker has told yet") as caught:
-        await newcomers.bring("m:latest", roster.find_model)
+        await grace.find("m:latest", pool.find_model)
     assert caught.value.retry_after_seconds
 
 
-async def test_the_wait_ends_at_the_deadline(roster: ReadyPool) -> None:
+async def test_the_wait_ends_at_the_deadline(pool: ReadyPool) -> None:
     """Not as a model that does not exist."""
-    roster.join("w0")
+    pool.join("w0")
     deadline = asyncio.get_running_loop().time() + 0.02
     with pytest.raises(NoWorker):
-        await DiscoveryGrace(roster).bring("m:latest", roster.find_model, deadline)
+        await DiscoveryGrace(pool).find("m:latest", pool.find_model, deadline)

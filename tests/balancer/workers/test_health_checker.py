@@ -201,7 +201,7 @@ async def test_a_worker_that_only_embeds_is_probed_with_a_text(make_fleet):
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
     del worker.description.capabilities[0]
-    worker.lost("gone for a moment")
+    worker.mark_lost("gone for a moment")
     await fleet.all_available()
     assert fleet.workers[0].requests == []
 

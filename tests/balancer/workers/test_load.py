@@ -10,6 +10,7 @@ from vllama_balancer.fleet.events import Added
 from vllama_balancer.routing.policy import Choice
 from vllama_balancer.routing.prefix_index import Prefix
 from vllama_balancer.workers.breaker import HealthSettings
+from vllama_balancer.workers.lease import take_lease
 from vllama_balancer.workers.load import Reservation
 from vllama_balancer.workers.worker import Worker
 from vllama_protos.v1 import worker_pb2
@@ -37,7 +38,7 @@ def worker():
 
 def lease_of(worker, uncached=100, prompt=150, output=50):
     """Takes a place for a request."""
-    lease = worker.lease(Choice(worker.name, "test"), Reservation(uncached, prompt + output), "r")
+    lease = take_lease(worker, Choice(worker.name, "test"), Reservation(uncached, prompt + output), "r")
     lease.predicted_cached_tokens = prompt - uncached
     lease.expected_output_tokens = output
     return lease
@@ -82,10 +83,10 @@ def test_the_workers_own_count_replaces_the_estimate(worker):
 def test_a_belief_that_was_too_high_is_corrected(worker):
     """What the worker has evicted is forgotten here as well."""
     prefix = Prefix(tuple(range(10)), 10.0)
-    worker.incarnation.prefix_index.hold(prefix)
+    worker.incarnation.prefix_index.insert(prefix)
     lease = lease_of(worker, uncached=50, prompt=150)
     lease.started(prompt_tokens=150, cached_tokens=40)
-    assert worker.incarnation.prefix_index.held_blocks(prefix) == 4
+    assert worker.incarnation.prefix_index.match(prefix) == 4
 
 
 def test_a_full_worker_is_no_candidate(worker):
@@ -153,20 +154,20 @@ def test_recent_assignments_fade(worker):
 def test_abandoning_ends_the_call_once(worker):
     """Whoever reads it finds the reason."""
     lease, call = lease_of(worker), Call()
-    lease.attach(call)
+    lease.attach(call.cancel)
     lease.abandon("it hangs")
     lease.abandon("again")
     assert call.cancelled
     assert lease.abandoned == "it hangs"
     late = Call()
-    lease.attach(late)
+    lease.attach(late.cancel)
     assert late.cancelled
 
 
 def test_a_released_lease_cannot_be_abandoned(worker):
     """Its call has ended already."""
     lease, call = lease_of(worker), Call()
-    lease.attach(call)
+    lease.attach(call.cancel)
     lease.release()
     lease.abandon("too late")
     assert not call.cancelled
@@ -176,7 +177,7 @@ def test_a_released_lease_cannot_be_abandoned(worker):
 def test_a_new_life_gives_up_the_old_ones_leases(worker):
     """And their late release does not touch the new counts."""
     lease, call = lease_of(worker), Call()
-    lease.attach(call)
+    lease.attach(call.cancel)
     worker.describe(worker_pb2.DescribeResponse(boot_id="two", models=["m"], max_streams=2))
     assert call.cancelled
     assert "was restarted" in lease.abandoned
@@ -189,10 +190,10 @@ def test_blame_is_dealt_once_per_life(worker):
     """The first loss decides for all that are aboard."""
     prefilling, decoding = lease_of(worker), lease_of(worker)
     decoding.first_token()
-    worker.lost("gone")
+    worker.mark_lost("gone")
     assert (prefilling.is_blamed, decoding.is_blamed) == (True, False)
     later = lease_of(worker)
-    worker.lost("gone")
+    worker.mark_lost("gone")
     assert not later.is_blamed
 
 

@@ -133,7 +133,7 @@ async def test_an_unavailable_life_is_excluded_only_while_another_is_there(make_
 async def test_the_pools_state_is_read_at_every_scrape(make_fleet):
     """Availability, streams, ejections and restarts by worker."""
     fleet = await make_fleet(2)
-    fleet.pool.find("w0").lost("for the test")
+    fleet.pool.find("w0").mark_lost("for the test")
     fleet.pool.apply(Changed("w1", ProcessState.RESTARTING, restarts=4))
     assert fleet.value("vllama_worker_available", worker="w0") == 0
     assert fleet.value("vllama_worker_ejections_total", worker="w0") == 1
@@ -155,12 +155,12 @@ async def test_who_sleeps_is_not_counted_as_out(make_fleet):
     assert fleet.value("vllama_worker_asleep", worker="w0") == 0
 
 
-async def test_looking_after_a_worker_goes_on_after_an_unforeseen_error(make_fleet, caplog):
-    """Otherwise the worker would stay as it was at that moment for ever."""
+async def test_a_workers_task_is_restarted_after_an_unexpected_error(make_fleet, caplog):
+    """Otherwise the worker would keep its state of that moment for ever."""
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
     sound, worker.take_report = worker.take_report, lambda report: 1 / 0
-    await eventually(lambda: "going on" in caplog.text)
+    await eventually(lambda: "restarting the task" in caplog.text)
     worker.take_report = sound
     heard = worker.last_seen_at
     await eventually(lambda: worker.last_seen_at > heard)

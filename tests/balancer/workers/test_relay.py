@@ -8,7 +8,7 @@ import pytest
 
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, fault, text_of
 from vllama_balancer.workers.attempt_errors import FailureKind, classify_failure
-from vllama_balancer.workers.channel import LONGEST_RELAYED_BYTES, open_channel
+from vllama_balancer.workers.channel import MAX_RELAYED_BYTES, SeparateGeneration, open_channel
 from vllama_balancer.workers.relay import RelayConnection
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
@@ -45,7 +45,7 @@ def request(prompt: str = "hello", tokens: int = 8) -> generation_pb2.GenerateRe
 
 async def read(call) -> str:
     """Reads to the end and returns the text."""
-    events = [event async for event in call]
+    events = [response async for _, response in call]
     assert events[-1].HasField("finished")
     return "".join(event.delta.text for event in events)
 
@@ -156,18 +156,17 @@ async def test_a_first_token_is_handed_over_before_the_others():
 
     async def note(name, call) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):
-            async for event in call:
-                told = (name, event.WhichOneof("event"))
-                order.append(told)
+            async for kind, _ in call:
+                order.append((name, kind))
 
     def news(stream: int, **event: object) -> worker_pb2.RelayEvent:
         return worker_pb2.RelayEvent(stream=stream, response=generation_pb2.GenerateResponse(**event))
 
     output, end = {"delta": generation_pb2.Delta(text="a")}, {"finished": generation_pb2.Finished()}
     reading = [asyncio.create_task(note(name, connection.begin(request(), None))) for name in ("old", "new")]
-    connection._hand_over([news(1, **output)])
+    connection._distribute([news(1, **output)])
     await eventually(lambda: order == [("old", "delta")])
-    connection._hand_over([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
+    connection._distribute([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
     await asyncio.gather(*reading)
     assert order[1][0] == "new"
     assert sorted(order[1:]) == sorted([("old", "delta"), ("old", "finished"), ("new", "delta"), ("new", "finished")])
@@ -176,15 +175,15 @@ async def test_a_first_token_is_handed_over_before_the_others():
 
 async def test_a_large_request_has_a_call_of_its_own(worker, channel):
     """Nobody waits behind a picture."""
-    large = channel.generate(request("x" * LONGEST_RELAYED_BYTES), None, can_relay=True)
-    assert isinstance(large, grpc.aio.UnaryStreamCall)
+    large = channel.generate(request("x" * MAX_RELAYED_BYTES), None, can_relay=True)
+    assert isinstance(large, SeparateGeneration)
     assert await read(large) == text_of(8)
 
 
 async def test_a_worker_that_does_not_relay_is_called_as_ever(worker, channel):
     """One generation, one call."""
     call = channel.generate(request(), None, can_relay=False)
-    assert isinstance(call, grpc.aio.UnaryStreamCall)
+    assert isinstance(call, SeparateGeneration)
     assert await read(call) == text_of(8)
 
 

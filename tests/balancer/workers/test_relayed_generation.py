@@ -51,9 +51,11 @@ async def test_a_reader_that_keeps_up_gets_every_event_as_it_came():
     stream, _ = generation()
     for text in "abc":
         stream.add(delta(text))
-        assert (await anext(stream)).delta.text == text
+        kind, response = await anext(stream)
+        assert (kind, response.delta.text) == ("delta", text)
     stream.add(finished())
-    assert (await anext(stream)).finished.matched_stop == "end"
+    kind, response = await anext(stream)
+    assert (kind, response.finished.matched_stop) == ("finished", "end")
     assert [event async for event in stream] == []
 
 
@@ -65,8 +67,9 @@ async def test_a_slow_reader_gets_fewer_and_larger_deltas():
         entry = pb.TokenLogprobs(token=pb.TokenLogprob(id=number))
         stream.add(delta(str(number), token_ids=[number], logprobs=[entry]))
     stream.add(finished())
-    first, merged, last = [event async for event in stream]
-    assert (first.WhichOneof("event"), last.WhichOneof("event")) == ("started", "finished")
+    events = [event async for event in stream]
+    assert [kind for kind, _ in events] == ["started", "delta", "finished"]
+    merged = events[1][1]
     assert (merged.delta.text, list(merged.delta.token_ids)) == ("01234", [0, 1, 2, 3, 4])
     assert [entry.token.id for entry in merged.delta.logprobs] == [0, 1, 2, 3, 4]
 
@@ -79,7 +82,7 @@ async def test_merged_deltas_say_what_they_said_one_by_one(deltas):
     for each in deltas:
         stream.add(pb.GenerateResponse(delta=each))
     stream.add(finished())
-    merged = [event.delta async for event in stream if event.HasField("delta")]
+    merged = [response.delta async for kind, response in stream if kind == "delta"]
     assert told(merged) == told(before)
     assert [id_ for each in merged for id_ in each.token_ids] == [id_ for each in before for id_ in each.token_ids]
 
@@ -89,7 +92,7 @@ async def test_an_error_comes_after_what_came_before_it():
     stream, cancelled = generation()
     stream.add(delta("a"))
     stream.fail(LOST)
-    assert (await anext(stream)).delta.text == "a"
+    assert (await anext(stream))[1].delta.text == "a"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await anext(stream)
     assert caught.value is LOST

@@ -49,4 +49,4 @@ async def test_an_address_without_a_worker_is_named(make_fleet):
     """In words, not in gRPC's."""
     fleet = await make_fleet(1, start=False)
     worker = fleet.pool.find("w0")
-    await eventually(lambda: status_of(worker).reason == f"is not connected: nobody answers at {worker.address}")
+    await eventually(lambda: status_of(worker).reason == f"is not connected: nothing answers at {worker.address}")
