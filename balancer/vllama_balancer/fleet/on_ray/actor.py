@@ -24,7 +24,6 @@ from ray.exceptions import ActorDiedError, ActorPlacementGroupRemoved, RayError,
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from vllama_balancer.fleet.on_ray.messages import decode_spec
 from vllama_balancer.fleet.on_ray.supervisor import ActorLost, Placed
 from vllama_balancer.fleet.process import Launcher, crash_reason, worker_environment
 
@@ -58,13 +57,12 @@ class WorkerHost:
         self._process: WorkerProcess | None = None
         _raise_priority()
 
-    async def start(self, plain_spec: dict[str, Any]) -> tuple[str, str]:
+    async def start(self, spec: WorkerSpec) -> tuple[str, str]:
         """Starts the worker and returns its address and this node's name. Raises OSError."""
         if self._process is not None:
             # The reply to an earlier start was lost: that worker is not in use.
             self._process.kill()
             await self._process.ended()
-        spec = decode_spec(plain_spec)
         if not _has_weights_here(spec):
             spec = await _with_weights_of_this_node(spec)
         address = f"{_bracketed(self._node_address)}:{free_port(self._node_address)}"
@@ -163,7 +161,7 @@ class RayActorSlot:
         self._may_be_dead = False
         self._reserve()
 
-    async def start(self, spec: dict[str, object]) -> Placed:
+    async def start(self, spec: WorkerSpec) -> Placed:
         await self._renew_if_dead()
         address, node = await self._answer(self._actor.start.remote(spec))
         return Placed(address, node)

@@ -26,7 +26,8 @@ class Start:
     """True if a failed start is not retried."""
 
     def worker_spec(self) -> WorkerSpec:
-        return decode_spec(self.spec)
+        model = HostedModel(self.spec["model"]["argument"], tuple(self.spec["model"]["names"]))
+        return WorkerSpec(**{**self.spec, "model": model, "flags": tuple(self.spec["flags"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,3 @@ def decode(line: bytes) -> Any:
 
 def start_command(spec: WorkerSpec, *, fail_fast: bool) -> Start:
     return Start(asdict(spec) | {"environment": dict(spec.environment)}, fail_fast)
-
-
-def decode_spec(plain: dict[str, Any]) -> WorkerSpec:
-    model = HostedModel(plain["model"]["argument"], tuple(plain["model"]["names"]))
-    return WorkerSpec(**{**plain, "model": model, "flags": tuple(plain["flags"])})

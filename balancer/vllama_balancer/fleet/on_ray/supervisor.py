@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
@@ -56,7 +56,7 @@ class ActorSlot(Protocol):
     needs: str
     """Resources that it waits for while no node has room, in words: "a node with 1 free GPU"."""
 
-    async def start(self, spec: dict[str, object]) -> Placed:
+    async def start(self, spec: WorkerSpec) -> Placed:
         """Starts the worker on the slot's node, waiting for room as long as it takes.
 
         Raises ActorLost when the node is lost meanwhile, and OSError when the process cannot be started. May be
@@ -139,7 +139,7 @@ class ActorSupervisor:
     async def _run_process(self) -> None:
         self._backoff.begin()
         try:
-            placed = await self._unless_stopped(self._slot.start(asdict(self.spec)))
+            placed = await self._unless_stopped(self._slot.start(self.spec))
             start = self._clock()
             self._started(placed)
             status, cause = await self._unless_stopped(self._slot.ended())

@@ -34,7 +34,7 @@ class ScriptedSlot:
         self.stopped_after: list[float] = []
         self.has_left = False
 
-    async def start(self, spec: dict[str, object]) -> Placed:
+    async def start(self, spec: WorkerSpec) -> Placed:
         """Starts when there is room."""
         await self.room.wait()
         if self.refusals:
