@@ -63,12 +63,14 @@ def test_only_the_adapter_imports_vllm() -> None:
     assert violations("balancer", {"vllm"}) == []
     assert violations("balancer", {"torch", "transformers"}, outside="models/gguf") == []
     assert violations("clients", {"vllm", "torch", "transformers"}) == []
+    assert violations("benchmarks", {"vllm", "torch", "transformers"}, outside="bare_engine.py") == []
 
 
 def test_only_the_edge_imports_aiohttp() -> None:
     """HTTP stays in the edge; the rest of the balancer speaks the wire's messages."""
     assert violations("balancer", {"aiohttp"}, outside="edge/") == []
     assert violations("server", {"aiohttp"}) == []
+    assert violations("clients", {"aiohttp"}) == []
 
 
 def test_only_its_driver_and_actors_import_ray() -> None:

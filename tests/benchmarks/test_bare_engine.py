@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings(one) for one in ("ignore", "error:::vllama_server", "error:::vllama_benchmarks")
 ]
 """Only warnings of our own code are errors: vLLM, torch and transformers warn on nearly every path."""
-PATIENCE_SECONDS = 220
+TIMEOUT_SECONDS = 220
 REQUESTS = [
     {"id": 0, "prompt": "Say hello.", "max_tokens": 6},
     {"id": 1, "prompt": "Count from one to twenty, please.", "max_tokens": 9},
@@ -81,7 +81,7 @@ async def bare(*arguments: str, stdin: bytes = b"", **environment: str) -> list[
         env=os.environ | {"VLLM_PLUGINS": ""} | environment,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             out, log = await process.communicate(stdin)
     finally:
         if process.returncode is None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MODEL = "simulated"
 START_SECONDS = 100
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def expected(prompt: str, tokens: int) -> str:
 async def test_asyncio_streams_are_whole_and_their_own(fleet: FleetProcess) -> None:
     """Forty streams at once over one channel: each gets exactly its own tokens, and both workers serve."""
     prompts = [f"Prompt number {number}" for number in range(40)]
-    async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    async with Client(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         answers = await asyncio.gather(*(client.generate(generate(prompt, 20)).collect() for prompt in prompts))
     assert [answer.text for answer in answers] == [expected(prompt, 20) for prompt in prompts]
     assert {answer.finished.reason for answer in answers} == {FinishReason.LENGTH}
@@ -75,7 +75,7 @@ async def test_asyncio_streams_are_whole_and_their_own(fleet: FleetProcess) -> N
 
 def test_sync_answers_equal_asyncio_ones(fleet: FleetProcess) -> None:
     """The synchronous client gets the same text and counts."""
-    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    with SyncClient(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         answer = client.generate(generate("Hello", 7)).collect()
     assert answer.text == expected("Hello", 7)
     assert answer.finished.usage.completion_tokens == 7
@@ -84,7 +84,7 @@ def test_sync_answers_equal_asyncio_ones(fleet: FleetProcess) -> None:
 def test_threads_share_one_synchronous_client(fleet: FleetProcess) -> None:
     """Forty streams of sixteen threads over one channel: each gets exactly its own tokens, and both workers serve."""
     prompts = [f"Thread number {number}" for number in range(40)]
-    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client, ThreadPoolExecutor(16) as threads:
+    with SyncClient(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client, ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda prompt: client.generate(generate(prompt, 20)).collect(), prompts))
     assert [answer.text for answer in answers] == [expected(prompt, 20) for prompt in prompts]
     assert len({answer.started.worker for answer in answers}) == 2
@@ -93,7 +93,7 @@ def test_threads_share_one_synchronous_client(fleet: FleetProcess) -> None:
 def test_sync_calls_with_one_answer(fleet: FleetProcess) -> None:
     """Chats, tokens, texts and vectors, synchronously."""
     chat = ChatRequest(MODEL, [Message("user", "Hi")], Options(sampling=Sampling(max_tokens=3)))
-    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    with SyncClient(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         tokens = client.tokenize(chat)
         assert client.chat(chat).collect().text == expected(tokens.text, 3)
         assert (
@@ -108,7 +108,7 @@ def test_a_cancelled_sync_stream_frees_its_slot(fleet: FleetProcess) -> None:
     with SyncClient(fleet.target) as client:
         with client.generate(generate("Long", 3000)) as generation:
             next(generation)
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while any(worker.leases for worker in fleet.workers()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -116,7 +116,7 @@ def test_a_cancelled_sync_stream_frees_its_slot(fleet: FleetProcess) -> None:
 
 def test_sync_deadlines_and_errors(fleet: FleetProcess) -> None:
     """They are of the same classes, with the same reasons."""
-    with SyncClient(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    with SyncClient(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         with pytest.raises(DeadlineExceeded):
             client.generate(generate("Long", 3000), timeout_seconds=1).collect()
         with pytest.raises(NotFound) as unknown:
@@ -130,7 +130,7 @@ def test_the_example_service_summarises(fleet: FleetProcess, tmp_path: Path) -> 
         (tmp_path / f"{number}.txt").write_text(f"Text number {number}", encoding="utf-8")
     command = [sys.executable, "-m", "vllama_clients.examples.summaries", "--target", fleet.target, "--model", MODEL]
     files = sorted(map(str, tmp_path.glob("*.txt")))
-    done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     summaries = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(summary["name"] for summary in summaries) == files
@@ -141,7 +141,7 @@ def test_the_example_service_summarises(fleet: FleetProcess, tmp_path: Path) -> 
 async def test_chat(fleet: FleetProcess) -> None:
     """A chat is rendered by the worker, and its tokens are counted."""
     request = ChatRequest(MODEL, [Message("user", "Hi")], Options(sampling=Sampling(max_tokens=3)))
-    async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    async with Client(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         answer = await client.chat(request).collect()
         tokens = await client.tokenize(request)
     assert answer.text == expected(tokens.text, 3)
@@ -150,14 +150,14 @@ async def test_chat(fleet: FleetProcess) -> None:
 
 async def test_tokens_there_and_back(fleet: FleetProcess) -> None:
     """Detokenizing what was tokenized gives the text."""
-    async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    async with Client(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         tokens = await client.tokenize(GenerateRequest(MODEL, "Hello there"))
         assert await client.detokenize(MODEL, tokens.token_ids) == "Hello there"
 
 
 async def test_embeddings(fleet: FleetProcess) -> None:
     """Vectors come in order and have length 1."""
-    async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    async with Client(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         first, second = await client.embed(EmbedRequest(MODEL, ["a", "b"]))
     assert first.values != second.values
     assert sum(value * value for value in first.values) == pytest.approx(1, abs=1e-3)
@@ -168,7 +168,7 @@ async def test_a_cancelled_stream_frees_its_slot(fleet: FleetProcess) -> None:
     async with Client(fleet.target) as client:
         async with client.generate(generate("Long", 3000)) as generation:
             await anext(generation)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while any(worker.leases for worker in await asyncio.to_thread(fleet.workers)):
                 await asyncio.sleep(0.05)
 
@@ -182,7 +182,7 @@ async def test_a_deadline_ends_a_stream(fleet: FleetProcess) -> None:
 
 async def test_typed_errors(fleet: FleetProcess) -> None:
     """Refusals carry their reasons all the way."""
-    async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    async with Client(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         with pytest.raises(NotFound) as unknown:
             await client.generate(GenerateRequest("unknown:model", "Hi")).collect()
         with pytest.raises(InvalidRequest) as empty:
@@ -194,7 +194,7 @@ async def test_typed_errors(fleet: FleetProcess) -> None:
 async def test_timings_fit_the_call(fleet: FleetProcess) -> None:
     """The server's timings add up to no more than the call took."""
     begun = asyncio.get_running_loop().time()
-    async with Client(fleet.target, timeout_seconds=PATIENCE_SECONDS) as client:
+    async with Client(fleet.target, timeout_seconds=TIMEOUT_SECONDS) as client:
         finished = [event async for event in client.generate(generate("Hi", 10))][-1]
     assert isinstance(finished, Finished)
     spent = finished.timings.queue_seconds + finished.timings.prompt_seconds + finished.timings.decode_seconds
@@ -209,7 +209,7 @@ def vllama(fleet: FleetProcess, *arguments: str) -> subprocess.CompletedProcess[
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

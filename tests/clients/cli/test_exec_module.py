@@ -1,4 +1,4 @@
-"""serve and worker: which program they become, with stand-ins for the two packages on the path."""
+"""The programs that serve and worker become, with stand-ins for the two packages on the path."""
 
 from __future__ import annotations
 

@@ -127,6 +127,12 @@ async def test_bash_completes_commands(vllama_process: Callable) -> None:
     assert {"serve", "show", "stop"} <= set(done.out.split())
 
 
+async def test_a_typer_program_completes_its_values(vllama_process: Callable) -> None:
+    """The shell's call reaches the program behind the command, which completes more than flags."""
+    done = await vllama_process(_VLLAMA_COMPLETE="complete_bash", COMP_WORDS="vllama bench c", COMP_CWORD="2")
+    assert done.out.split() == ["compare"]
+
+
 COMPLETIONS = {
     "bash": lambda line: {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))},
     "zsh": lambda line: {"_TYPER_COMPLETE_ARGS": line},
