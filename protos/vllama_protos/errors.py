@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
+from vllama_protos.enums import value_name
 from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ErrorDetails:
 
 def reason_text(reason: ErrorReason) -> str:
     """Returns the text of a reason on the wire, "QUEUE_FULL" for ERROR_REASON_QUEUE_FULL."""
-    return ErrorReason.Name(reason).removeprefix(_PREFIX)
+    return value_name(ErrorReason, reason)
 
 
 def reason_of(text: str) -> ErrorReason:

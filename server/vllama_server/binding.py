@@ -1,7 +1,7 @@
-"""Takes the worker's address, and says in one sentence why that fails.
+"""Binds the worker's address; an error says the reason and the fix in one sentence.
 
-gRPC itself replaces a unix socket that another live process listens on, and explains a port in
-use over several lines of its own log; both are asked about before it is.
+gRPC itself replaces a unix socket on which another live process listens, and explains a port in use over several
+lines of its own log. Both are checked before gRPC binds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNIX = "unix:"
 def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
     """Binds a server and returns the address with its real port; a TCP address with credentials speaks TLS.
 
-    Raises StartFailed for an address that is in use, which may pass, and ConfigError for one that cannot be.
+    Raises StartFailed for an address that is in use now, and ConfigError for one that can never be used.
     """
     if address.startswith(UNIX):
         _check_path(Path(address.removeprefix(UNIX)))

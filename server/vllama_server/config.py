@@ -37,7 +37,7 @@ VLLAMA_MAX_STREAMS."""
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """Everything that can be said about a worker before it starts."""
+    """The settings of a worker."""
 
     model: str
     """Local directory or Hugging Face id; any word for the simulated engine."""
@@ -60,7 +60,7 @@ class WorkerConfig:
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory that the engine may take, above 0 up to 1."""
     deterministic: bool = False
-    """Whether greedy and seeded output must not depend on the batch or on a failover."""
+    """True if greedy and seeded output must not depend on the batch or on a failover."""
     engine_args: Mapping[str, str] = field(default_factory=dict)
     """Arguments for the engine as given; the engine types and checks them."""
     metrics: str | None = None
@@ -72,7 +72,7 @@ class WorkerConfig:
     tls_authority: str | None = None
     """PEM file of the authority whose certificates callers must show; None: they need none."""
     joins: tuple[str, ...] = ()
-    """Balancers to offer this worker to: their gRPC doors, "host:port"."""
+    """gRPC addresses of the balancers to join, "host:port"."""
     join_token_file: str | None = None
     """File with the balancers' token for joining."""
     advertise: str | None = None
@@ -80,7 +80,7 @@ class WorkerConfig:
     drain_timeout_seconds: float = 30.0
     """How long running streams may take after SIGTERM before they are ended."""
     stall_seconds: float = 60.0
-    """An engine that has work and makes no step for so long is taken for dead; 0 turns this off."""
+    """An engine that has work and makes no step for so long counts as dead; 0 turns this off."""
     parent_fd: int | None = None
     """Read end of a pipe that the supervisor holds open; its end ends the worker. None: no supervisor."""
     log_format: str = "text"
@@ -121,7 +121,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
 
 
 def _refuse_unreachable(found: Mapping[str, Any]) -> None:
-    """Refuses to join where nobody could call back."""
+    """Refuses a --join whose balancers cannot reach the worker."""
     if "joins" not in found:
         return
     if "join_token_file" not in found:
@@ -143,14 +143,14 @@ class _Flag:
     read: Callable[[str], object]
     help: str
     repeatable: bool = False
-    """Whether it may be given several times; commas separate the values in its twin."""
+    """True if it may be given several times; commas separate the values in its twin."""
 
     @property
     def twin(self) -> str:
         return "VLLAMA_" + self.name.lstrip("-").replace("-", "_").upper()
 
     def value(self, given: Any, environ: Mapping[str, str]) -> object | None:
-        """Takes the flag's value, else its twin's; None when neither is set."""
+        """Returns the flag's value, else its twin's; None when neither is set."""
         source = self.name
         if given is None:
             given, source = environ.get(self.twin) or None, self.twin
@@ -188,7 +188,7 @@ class _HelpAll(argparse.Action):
 
 
 def _parser(*, is_complete: bool = False) -> argparse.ArgumentParser:
-    """Makes the parser; its help has every flag when it is to be complete, else those that people need."""
+    """Returns the parser; its help shows every flag if `is_complete`, else those of EVERYDAY."""
     parser = _Parser(
         prog="vllama worker",
         usage="vllama worker MODEL [FLAGS]",

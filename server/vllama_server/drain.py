@@ -1,8 +1,7 @@
-"""`python -m vllama_server.drain ADDRESS`: lets a running worker finish its streams, and returns when they have ended.
+"""`python -m vllama_server.drain ADDRESS`: drains a running worker and returns when its streams have ended.
 
-For whoever is about to stop a worker and wants to know that nothing is cut off: the preStop hook of a
-pod, a script that updates a machine. The worker refuses new requests from then on, for good; stopping
-it is the caller's.
+For a preStop hook of a pod or a script that updates a machine: no stream is cut off. The worker refuses new requests
+from then on, for good. The caller stops it afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import grpc
 from vllama_protos.v1 import worker_pb2, worker_pb2_grpc
 
 MARGIN_SECONDS = 5.0
-"""How much longer than its own deadline the worker's answer may take."""
+"""How much longer than its deadline the worker's answer may take."""
 
 
 def drain(address: str, timeout_seconds: float) -> int:

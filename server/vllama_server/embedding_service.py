@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllama_protos.v1 import embedding_pb2 as pb
 from vllama_protos.v1 import embedding_pb2_grpc as pb_grpc
 from vllama_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import grpc
 
+    from vllama_protos.v1 import embedding_pb2 as pb
     from vllama_server.engine.protocol import Engine
     from vllama_server.identity import WorkerIdentity
     from vllama_server.limiter import InFlightLimiter
@@ -32,12 +32,5 @@ class EmbeddingServicer(pb_grpc.EmbeddingServicer):
         if not request.inputs:
             raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
         with self._limiter.admit(request.request_id) as engine_id:
-            embedded = await self._engine.embed(
-                list(request.inputs),
-                truncate=request.truncate,
-                dimensions=request.dimensions,
-                normalize=request.normalize if request.HasField("normalize") else True,
-                request_id=engine_id,
-            )
-        vectors = (pb.Vector(values=text.values, prompt_tokens=text.prompt_tokens) for text in embedded)
-        return pb.EmbedResponse(vectors=vectors)
+            request.request_id = engine_id
+            return await self._engine.embed(request)

@@ -2,6 +2,7 @@
 
 WorkerError
 |-- InvalidRequest       a field is wrong; the message names it and the fix
+|   `-- ContextTooLong   the input does not fit the context
 |-- ModelNotFound        the request names a model that this worker does not host
 |-- CapabilityMissing    the model cannot do what is asked
 |-- EngineBusy           the worker's own queue is full
@@ -18,14 +19,15 @@ from __future__ import annotations
 
 import grpc
 
+from vllama_protos.enums import value_name
 from vllama_protos.errors import ErrorDetails, encode_status, reason_text
-from vllama_protos.v1.errors_pb2 import ErrorReason
+from vllama_protos.v1 import errors_pb2, worker_pb2
 
 
 class WorkerError(Exception):
     """Root of everything that the worker raises on purpose; `str()` is a sentence for people."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_ERROR)
+    reason = errors_pb2.ERROR_REASON_WORKER_ERROR
     """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
     retry_after_seconds: float | None = None
     """When it makes sense to come back; None when that is not known."""
@@ -34,85 +36,85 @@ class WorkerError(Exception):
 class InvalidRequest(WorkerError):
     """A field of the request is wrong; the message names it and says what would be right."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_INVALID_REQUEST)
+    reason = errors_pb2.ERROR_REASON_INVALID_REQUEST
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
         self.field = field
-        """The wrong field, as in the proto; empty when no single one is to blame."""
+        """The wrong field, as in the proto; empty when no single one is wrong."""
 
 
 class ContextTooLong(InvalidRequest):
     """The input does not fit the context; the message states both lengths."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG)
+    reason = errors_pb2.ERROR_REASON_CONTEXT_TOO_LONG
 
 
 class ModelNotFound(WorkerError):
     """The request names a model that this worker does not host."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND)
+    reason = errors_pb2.ERROR_REASON_MODEL_NOT_FOUND
 
 
 class CapabilityMissing(WorkerError):
-    """The model lacks the named capability."""
+    """The model lacks a capability."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_CAPABILITY_MISSING)
+    reason = errors_pb2.ERROR_REASON_CAPABILITY_MISSING
 
-    def __init__(self, message: str, capability: str = "") -> None:
+    def __init__(self, message: str, capability: worker_pb2.Capability = worker_pb2.CAPABILITY_UNSPECIFIED) -> None:
         super().__init__(message)
         self.capability = capability
-        """Value of engine.Capability."""
+        """The missing one; unspecified when the engine lacks something that is no capability of a model."""
 
 
 class EngineBusy(WorkerError):
     """The worker's own queue is full; another worker may have room."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_BUSY)
+    reason = errors_pb2.ERROR_REASON_ENGINE_BUSY
     retry_after_seconds = 1.0
 
 
 class Draining(WorkerError):
     """The worker finishes what runs and takes no new requests."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_DRAINING)
+    reason = errors_pb2.ERROR_REASON_WORKER_DRAINING
 
 
 class NotReady(WorkerError):
     """The engine is still starting."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_STARTING)
+    reason = errors_pb2.ERROR_REASON_WORKER_STARTING
     retry_after_seconds = 1.0
 
 
 class Asleep(WorkerError):
-    """The worker sleeps and takes no requests before it is woken."""
+    """The worker sleeps and takes no requests until it is woken."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_WORKER_ASLEEP)
+    reason = errors_pb2.ERROR_REASON_WORKER_ASLEEP
 
 
 class EngineDead(WorkerError):
     """The engine has died and the process is about to end."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_DEAD)
+    reason = errors_pb2.ERROR_REASON_ENGINE_DEAD
 
 
 class EngineFault(WorkerError):
     """The engine failed on this one request."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_ENGINE_FAULT)
+    reason = errors_pb2.ERROR_REASON_ENGINE_FAULT
 
 
 class StartFailed(WorkerError):
     """The engine could not start; the message says why and what to do."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_START_FAILED)
+    reason = errors_pb2.ERROR_REASON_START_FAILED
 
 
 class ConfigError(WorkerError):
     """Flags or environment are wrong; the process does not start."""
 
-    reason = reason_text(ErrorReason.ERROR_REASON_CONFIG)
+    reason = errors_pb2.ERROR_REASON_CONFIG
 
 
 STATUS = {
@@ -127,11 +129,11 @@ STATUS = {
     EngineFault: grpc.StatusCode.INTERNAL,
     StartFailed: grpc.StatusCode.UNAVAILABLE,
 }
-"""Which status each error becomes; a subclass takes its nearest ancestor's."""
+"""The status of each error; a subclass takes its nearest ancestor's."""
 
 
 def status_of(error: WorkerError) -> grpc.StatusCode:
-    """Looks up the status of an error's class, nearest ancestor first."""
+    """Returns the status of an error's class or of its nearest ancestor."""
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
@@ -140,10 +142,11 @@ def status_of(error: WorkerError) -> grpc.StatusCode:
 
 def encoded_status(error: WorkerError) -> bytes:
     """Returns the serialized google.rpc.Status of an error, with its details."""
+    capability = error.capability if isinstance(error, CapabilityMissing) else worker_pb2.CAPABILITY_UNSPECIFIED
     details = ErrorDetails(
-        reason=error.reason,
+        reason=reason_text(error.reason),
         field=error.field if isinstance(error, InvalidRequest) else "",
-        capability=error.capability if isinstance(error, CapabilityMissing) else "",
+        capability=value_name(worker_pb2.Capability, capability).lower() if capability else "",
         retry_after_seconds=error.retry_after_seconds,
     )
     code: int = status_of(error).value[0]

@@ -1,7 +1,7 @@
-"""Runs generations: from the wire's request through the limiter to the engine, and its events to whoever asked.
+"""Runs generations: from a request through the limiter to the engine, and the engine's events back to the caller.
 
-`run` is a coroutine that sends, not a generator that yields: a cancellation then lands inside it,
-at whatever it awaits, and its one `finally` aborts the request in the engine.
+`run` is a coroutine that sends, not a generator that yields. So a cancellation is raised inside it, at whatever it
+awaits, and its one `finally` aborts the request in the engine.
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vllama_server.engine.events import Chunk, Completed
 from vllama_server.errors import EngineFault
 from vllama_server.utilization import Utilization
-from vllama_server.wire import request_validation
+from vllama_server.wire.request_validation import check_generate_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from vllama_protos.v1 import generation_pb2 as pb
-    from vllama_server.engine.events import GenerationEvent
     from vllama_server.engine.protocol import Engine
     from vllama_server.identity import WorkerIdentity
     from vllama_server.limiter import InFlightLimiter
     from vllama_server.metrics import WorkerMetrics
 
-    Send = Callable[[GenerationEvent], Awaitable[None]]
+    Send = Callable[[pb.GenerateResponse, bool], Awaitable[None]]
+    """Takes an event, and whether it is a delta."""
 
 
 class GenerationRunner:
-    """The generations of one engine, however they were asked for."""
+    """Runs the generations of one engine, from calls of their own and from Relay calls."""
 
     def __init__(
         self,
@@ -44,33 +43,39 @@ class GenerationRunner:
         self._metrics = metrics
         self._clock = clock
         self.utilization = Utilization(clock)
-        """How full the worker was of late, for the load reports."""
+        """Recent utilization, for the load reports."""
 
     async def run(self, request: pb.GenerateRequest, send: Send) -> None:
-        """Sends every event of one generation, `Completed` last; cancelling it aborts the request.
+        """Sends every event of one generation, `finished` last. Cancelling it aborts the request.
 
-        Raises what the limiter and the engine raise, and EngineFault when the engine does not say how it ended.
+        Changes the request's id to the one in the engine. Raises what the limiter and the engine raise,
+        InvalidRequest for a wrong field, and EngineFault when the engine ends without `finished`.
         """
         arrived_at = self._clock()
         self._identity.check_model(request.model)
         with self._limiter.admit(request.request_id) as engine_id, self.utilization.stream():
-            stream = self._engine.generate(request_validation.generation_request(request, engine_id))
+            check_generate_request(request)
+            request.request_id = engine_id
+            stream = self._engine.generate(request)
             try:
-                await self._relay(stream, send, arrived_at)
+                await self._send_all(stream, send, arrived_at)
             finally:
                 await stream.aclose()
 
-    async def _relay(self, stream: AsyncGenerator[GenerationEvent, None], send: Send, arrived_at: float) -> None:
-        """Sends what the engine yields; the ordinary event, a chunk, is looked for first."""
+    async def _send_all(self, stream: AsyncGenerator[pb.GenerateResponse, None], send: Send, arrived_at: float) -> None:
         first = True
         async for event in stream:
-            if type(event) is Chunk:
+            kind = event.WhichOneof("event")
+            if kind == "delta":
                 if first:
                     first = False
                     self._metrics.time_to_first_token_seconds.observe(self._clock() - arrived_at)
-            elif type(event) is Completed:
-                self._metrics.record_completed(event)
-                await send(event)
+                await send(event, True)
+            elif kind == "started":
+                event.started.worker, event.started.boot_id = self._identity.worker, self._identity.boot_id
+                await send(event, False)
+            else:
+                self._metrics.record_finished(event.finished.usage)
+                await send(event, False)
                 return
-            await send(event)
         raise EngineFault("the engine ended the generation without saying how; try again.")

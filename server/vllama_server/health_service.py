@@ -1,7 +1,7 @@
 """grpc.health.v1 over the worker's lifecycle: SERVING exactly while it takes new requests.
 
-The ready-made servicer holds a lock while it writes to a watcher, so one stalled watcher would
-hold up every change of state; this one shares nothing between watchers.
+The ready-made servicer holds a lock while it writes to a watcher, so one stalled watcher would delay every change of
+state. This one shares nothing between watchers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vllama_server.lifecycle import State
+from vllama_protos.v1.worker_pb2 import WORKER_STATE_READY
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,7 +22,7 @@ SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Answers for the whole worker ("") and for each of its services, which share one fate."""
+    """Health of the whole worker ("") and of each of its services, which is always the same."""
 
     def __init__(self, lifecycle: Lifecycle, services: Collection[str]) -> None:
         self._lifecycle = lifecycle
@@ -31,7 +31,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
-        """Tells the status now; NOT_FOUND for a service that is not here."""
+        """Returns the status now; NOT_FOUND for an unknown service."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here.")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
@@ -39,7 +39,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        """Tells the status at once and at every change, until the worker closes."""
+        """Streams the status at once and at every change, until the worker closes."""
         sent = None
         while True:
             change = self._lifecycle.next_change
@@ -55,6 +55,6 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def _status(self, service: str) -> int:
         if service not in self._services:
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        if self._lifecycle.state is State.READY:
+        if self._lifecycle.state == WORKER_STATE_READY:
             return health_pb2.HealthCheckResponse.SERVING
         return health_pb2.HealthCheckResponse.NOT_SERVING

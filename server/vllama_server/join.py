@@ -1,9 +1,8 @@
-"""Offers this worker to balancers on other machines, and again whenever one has forgotten it.
+"""Joins the worker to balancers on other machines, and again whenever a call to one has ended.
 
-The worker keeps one call open to each balancer that it was told of. A balancer that restarts, or a link that
-heals, costs a fraction of a second: the pause between two tries is constant and short, since a worker that nobody
-can reach has nothing better to do. Every try has a connection of its own, because a connection that waits out its
-own back-off would be late, and because renewed certificates are read then.
+The worker keeps one Join call open to each configured balancer. The pause between two tries is constant and short, so
+a restart of a balancer costs a fraction of a second. Every try has a connection of its own: a connection that waits
+out its own back-off would be late, and renewed certificates are read for each.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.5
 """Between two tries."""
 REFUSED_PAUSE_SECONDS = 5.0
-"""Between two tries at a balancer that has logged no: only a person can change its mind."""
+"""Between two tries at a balancer that refused: only a change of its configuration helps."""
 FIRST_ANSWER_SECONDS = 5.0
 """How long the first heartbeat may take."""
 MISSED_HEARTBEATS = 3
-"""So many in a row that do not come mean that the balancer has gone."""
+"""After so many missed heartbeats in a row the balancer counts as gone."""
 REFUSALS = frozenset(
     {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT,
      grpc.StatusCode.UNIMPLEMENTED}
@@ -54,18 +53,17 @@ CHANNEL_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class JoinClient:
-    """Keeps one worker joined. `run` it in a task and cancel that at the end."""
+    """Keeps one worker joined to its balancers, inside `running`."""
 
     balancers: Sequence[str]
-    """Their gRPC doors, "host:port"; empty: nothing is done."""
+    """Their gRPC addresses, "host:port"; empty: nothing is done."""
     identity: WorkerIdentity
-    """Who joins."""
     address_for: Callable[[str], str]
-    """Tells under which address a balancer reaches this worker."""
+    """Returns the address under which a balancer reaches this worker."""
     token: str
-    """The secret of the balancers."""
+    """The balancers' token for joining."""
     credentials: Callable[[], grpc.ChannelCredentials] | None = None
-    """Reads what the connections show and trust; None: plain text."""
+    """Returns the credentials of a connection; None: plain text."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -144,10 +142,10 @@ def read_token(path: str | None) -> str:
 
 
 def advertised(given: str | None, listening: str, balancer: str) -> str:
-    """Tells under which address a balancer reaches a worker that listens at `listening` ("host:port").
+    """Returns the address under which a balancer reaches a worker that listens at `listening` ("host:port").
 
-    `given` is the operator's word for it. Without one, a worker that listens on every address tells the one from
-    which it would call that balancer. Raises OSError when there is no way to it.
+    `given` is the configured one. Without it, a worker that listens on every address returns the one from which it
+    would call that balancer. Raises OSError when there is no route.
     """
     if given is not None:
         return given
@@ -159,7 +157,7 @@ def advertised(given: str | None, listening: str, balancer: str) -> str:
 
 
 def is_wildcard(host: str) -> bool:
-    """Tells whether a host to listen at means every address of the machine."""
+    """Returns whether a host to listen at means every address of the machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified
     except ValueError:

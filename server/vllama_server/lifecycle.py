@@ -1,16 +1,16 @@
-"""What a worker is doing - starting, serving, sleeping, draining, failed - and who is told when that changes.
+"""The worker's state - starting, ready, sleeping, draining, failed - and an event for each change of it.
 
-Health, reports and admission all follow this one object, so they cannot disagree.
+Health, reports and admission all read this one object, so they cannot disagree.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllama_server.engine.protocol import StartPhase
+from vllama_protos.enums import value_name
+from vllama_protos.v1 import worker_pb2 as pb
 from vllama_server.errors import Asleep, Draining, EngineDead, NotReady
 
 if TYPE_CHECKING:
@@ -19,101 +19,96 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class State(Enum):
-    """What a worker is doing; the names are those of the wire's WorkerState."""
-
-    STARTING = "starting"
-    READY = "ready"
-    SLEEPING = "sleeping"
-    DRAINING = "draining"
-    FAILED = "failed"
-
-
 class Lifecycle:
     """A state that moves forward: starting, ready (at times sleeping), draining; failed from anywhere, for good."""
 
     def __init__(self) -> None:
-        self.state = State.STARTING
+        self.state = pb.WORKER_STATE_STARTING
         """What the worker is doing."""
-        self.phase = StartPhase.RESOLVE
-        """While starting: what it is busy with."""
+        self.phase = pb.START_PHASE_RESOLVE
+        """While starting: the phase of the start."""
         self.progress = 0.0
-        """While starting: how far the phase is, 0 to 1."""
+        """While starting: the share of the phase that is done, 0 to 1."""
         self.failure = ""
         """Once failed: the root cause and what to do about it."""
         self.closing = False
-        """Whether the process is about to end: whoever watches shall stop watching."""
+        """True once the process is about to end; watchers then stop."""
         self._next_change = asyncio.Event()
 
-    def progressed(self, phase: StartPhase, progress: float) -> None:
-        """Notes how far the start is."""
-        if self.state is not State.STARTING:
+    def set_progress(self, phase: pb.StartPhase, progress: float) -> None:
+        """Sets how far the start is; without effect afterwards."""
+        if self.state != pb.WORKER_STATE_STARTING:
             return
-        if phase is not self.phase:
-            logger.info("starting: %s", phase.value)
+        if phase != self.phase:
+            logger.info("starting: %s", phase_text(phase))
         self.phase, self.progress = phase, min(max(progress, 0.0), 1.0)
         self._announce()
 
-    def ready(self) -> None:
-        """Notes that the engine serves; without effect unless the worker was starting."""
-        if self.state is State.STARTING:
-            self._move(State.READY)
+    def mark_ready(self) -> None:
+        """Without effect unless the worker was starting."""
+        if self.state == pb.WORKER_STATE_STARTING:
+            self._move(pb.WORKER_STATE_READY)
 
-    def asleep(self) -> None:
-        """Notes that the engine sleeps, or is about to; without effect unless the worker was ready."""
-        if self.state is State.READY:
-            self._move(State.SLEEPING)
+    def mark_asleep(self) -> None:
+        """Without effect unless the worker was ready. The engine may still be on its way."""
+        if self.state == pb.WORKER_STATE_READY:
+            self._move(pb.WORKER_STATE_SLEEPING)
 
-    def awake(self) -> None:
-        """Notes that the engine serves again; without effect unless the worker was sleeping."""
-        if self.state is State.SLEEPING:
-            self._move(State.READY)
+    def mark_awake(self) -> None:
+        """Without effect unless the worker was sleeping."""
+        if self.state == pb.WORKER_STATE_SLEEPING:
+            self._move(pb.WORKER_STATE_READY)
 
-    def draining(self) -> None:
-        """Notes that no new requests are taken; without effect on a failed worker."""
-        if self.state is not State.FAILED:
-            self._move(State.DRAINING)
+    def mark_draining(self) -> None:
+        """Without effect on a failed worker."""
+        if self.state != pb.WORKER_STATE_FAILED:
+            self._move(pb.WORKER_STATE_DRAINING)
 
-    def failed(self, cause: str) -> None:
-        """Notes why the worker can serve no more; the first cause stays."""
-        if self.state is not State.FAILED:
+    def mark_failed(self, cause: str) -> None:
+        """Keeps the first cause."""
+        if self.state != pb.WORKER_STATE_FAILED:
             self.failure = cause
-            self._move(State.FAILED)
+            self._move(pb.WORKER_STATE_FAILED)
 
     def close(self) -> None:
-        """Tells everyone who watches that nothing will follow."""
+        """Ends all watches after the changes so far."""
         self.closing = True
         self._announce()
 
     async def closed(self) -> None:
-        """Returns once the process is about to end."""
+        """Waits until the process is about to end."""
         while not self.closing:
             await self._next_change.wait()
 
     @property
     def next_change(self) -> asyncio.Event:
-        """Is set at the next change of anything here; take it before you look, then wait for it."""
+        """The event of the next change. Take it before you read the state, then wait for it."""
         return self._next_change
 
     def refusal(self) -> WorkerError | None:
-        """Why a new request cannot be taken; None when it can."""
+        """Returns the error for a new request; None when the worker takes it."""
         match self.state:
-            case State.READY:
+            case pb.WORKER_STATE_READY:
                 return None
-            case State.STARTING:
-                return NotReady(f"the worker is still starting ({self.phase.value}); come back when it is ready.")
-            case State.SLEEPING:
+            case pb.WORKER_STATE_STARTING:
+                return NotReady(f"the worker is still starting ({phase_text(self.phase)}); come back when it is ready.")
+            case pb.WORKER_STATE_SLEEPING:
                 return Asleep("the worker sleeps; wake it, or use another worker.")
-            case State.DRAINING:
+            case pb.WORKER_STATE_DRAINING:
                 return Draining("the worker is draining and takes no new requests; use another worker.")
-            case State.FAILED:
+            case _:
                 return EngineDead(f"the engine has failed: {self.failure}")
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: pb.WorkerState) -> None:
         self.state = state
         self._announce()
 
     def _announce(self) -> None:
-        # Whoever waits holds the old event; whoever comes next waits for the next change.
+        # Waiting tasks hold the old event; later ones wait for the next change.
         announced, self._next_change = self._next_change, asyncio.Event()
         announced.set()
+
+
+def phase_text(phase: pb.StartPhase) -> str:
+    """Returns the phase in words: "warm up"."""
+    return value_name(pb.StartPhase, phase).replace("_", " ").lower()

@@ -1,8 +1,8 @@
-"""The door to the engine: counts the calls inside, bounds them, and empties the room.
+"""Limits in-flight calls; drains and evicts them.
 
-The engine itself keeps `max_streams` in its batch and lets the others wait; the limiter bounds how
-many may wait, refuses calls that the state of the worker does not allow, and knows every call
-that is inside, so that a drain can wait for them and a dead engine can end them.
+The engine itself keeps `max_streams` in its batch and queues the others. The limiter bounds that queue, refuses calls
+that the worker's state does not allow, and keeps every call that is running, so that a drain can wait for them and a
+dead engine can end them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class InFlightLimiter:
-    """Admits calls while the worker is ready and has room."""
+    """Admits calls while the worker is ready and has capacity."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -30,26 +30,25 @@ class InFlightLimiter:
         self._calls: dict[asyncio.Task[object], str] = {}
         self._ids: set[str] = set()
         self._evicted: dict[asyncio.Task[object], WorkerError] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def in_flight(self) -> int:
-        """Calls that are inside now."""
+        """Calls that are running now."""
         return len(self._calls)
 
     def set_capacity(self, max_streams: int, max_queue: int) -> None:
-        """Sets how many places there are: those in the engine's batch and those of calls that wait for it."""
+        """Allows as many calls as fit the engine's batch and its queue."""
         self._capacity = max_streams + max_queue
 
     @contextmanager
     def admit(self, request_id: str, *, uses_capacity: bool = True) -> Iterator[str]:
-        """Lets the current task in until the block ends, and gives the id by which the engine shall know the call.
+        """Admits the current task until the block ends, and yields the id of the call in the engine.
 
-        A call that computes nothing on the device takes no place and is let in even when all are taken.
-        That id is the request's own unless a call of that id is inside already: engines confuse two
-        live requests of one id. Raises NotReady, Draining, EngineDead or EngineBusy at the door, and
-        the error given to `evict` when the call is thrown out.
+        That id is the request's own unless a call of that id is running: engines confuse two live requests of one id. A
+        call that computes nothing on the device uses no capacity. Raises NotReady, Asleep, Draining, EngineDead or
+        EngineBusy on entry, and the error given to `evict` when the call is evicted.
         """
         refusal = self._lifecycle.refusal()
         if refusal is not None:
@@ -64,7 +63,7 @@ class InFlightLimiter:
         self._calls[task] = engine_id
         self._ids.add(engine_id)
         self._capacity_used += uses_capacity
-        self._empty.clear()
+        self._idle.clear()
         try:
             yield engine_id
         except asyncio.CancelledError:
@@ -78,7 +77,7 @@ class InFlightLimiter:
             self._release(task, engine_id)
 
     def evict(self, error: WorkerError) -> int:
-        """Ends every call inside with an error; returns how many there were."""
+        """Ends every running call with an error; returns their number."""
         tasks = [task for task in self._calls if task not in self._evicted]
         for task in tasks:
             self._evicted[task] = error
@@ -86,8 +85,8 @@ class InFlightLimiter:
         return len(tasks)
 
     async def drained(self) -> None:
-        """Waits until no call is inside."""
-        await self._empty.wait()
+        """Waits until no call is running."""
+        await self._idle.wait()
 
     def _unique(self, request_id: str) -> str:
         if request_id not in self._ids:
@@ -101,4 +100,4 @@ class InFlightLimiter:
         self._ids.discard(engine_id)
         self._evicted.pop(task, None)
         if not self._calls:
-            self._empty.set()
+            self._idle.set()

@@ -1,7 +1,4 @@
-"""The worker's log lines: plain text for people, JSON for machines.
-
-Only `main.py` sets them up; every other module just asks for a logger by its name.
-"""
+"""Format of the worker's log lines: plain text or JSON. Only `main.py` sets it up."""
 
 from __future__ import annotations
 

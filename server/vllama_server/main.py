@@ -1,7 +1,7 @@
-"""From flags to a served worker: the only wiring.
+"""The worker's main function: wires flags, engine and server.
 
-Nothing heavy is imported until the engine has been chosen: vLLM starts its own processes, and the
-simulated engine needs no vLLM at all.
+Nothing heavy is imported until the engine has been chosen: vLLM starts its own processes, and the simulated engine
+needs no vLLM at all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a worker until it is told to stop; returns the exit status of the process."""
+    """Runs a worker until it is stopped; returns the exit status of the process."""
     try:
         config = configuration.parse(sys.argv[1:] if argv is None else argv, os.environ)
         logs.set_up(config.log_format, config.name)
@@ -92,7 +92,7 @@ def _build_engine(config: WorkerConfig) -> Engine:
 
 
 def _advise_on_memory(config: WorkerConfig) -> None:
-    """Says whether the model fits its GPUs, before minutes of loading find it out."""
+    """Logs whether the model fits its GPUs, before minutes of loading."""
     if config.device == "cpu":
         return
     import pynvml

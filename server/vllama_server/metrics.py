@@ -1,7 +1,4 @@
-"""Every Prometheus collector of the worker, in one object that is given a registry.
-
-The Prometheus endpoint of the worker: an HTTP server in a thread of its own, off unless asked for.
-"""
+"""The worker's Prometheus collectors, and the HTTP server that shows them."""
 
 from __future__ import annotations
 
@@ -12,23 +9,29 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Enum, Gauge, Histogram, start_http_server
 
+from vllama_protos.enums import value_name
+from vllama_protos.v1 import worker_pb2
 from vllama_server.errors import ConfigError, StartFailed
-from vllama_server.lifecycle import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client import CollectorRegistry
 
-    from vllama_server.engine.events import Completed
+    from vllama_protos.v1 import generation_pb2
     from vllama_server.engine.protocol import EngineLoad
 
+logger = logging.getLogger(__name__)
 
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+STATES = {
+    value: value_name(worker_pb2.WorkerState, value).lower() for value in worker_pb2.WorkerState.values() if value
+}
+"""Labels of the worker's states."""
 
 
 class WorkerMetrics:
-    """What the worker counts and measures."""
+    """Every collector of the worker, in one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -74,18 +77,18 @@ class WorkerMetrics:
             "vllama_worker_prefix_hit_ratio", "Share of prompt tokens found in the prefix cache.", registry=registry
         )
         self._state = Enum(
-            "vllama_worker_state", "What the worker is doing.", states=[s.value for s in State], registry=registry
+            "vllama_worker_state", "What the worker is doing.", states=list(STATES.values()), registry=registry
         )
 
-    def record_completed(self, event: Completed) -> None:
-        """Counts the tokens of a generation that came to its end."""
-        self.prompt_tokens.inc(event.prompt_tokens)
-        self.cached_prompt_tokens.inc(event.cached_prompt_tokens)
-        self.completion_tokens.inc(event.completion_tokens)
+    def record_finished(self, usage: generation_pb2.Usage) -> None:
+        """Counts the tokens of a completed generation."""
+        self.prompt_tokens.inc(usage.prompt_tokens)
+        self.cached_prompt_tokens.inc(usage.cached_prompt_tokens)
+        self.completion_tokens.inc(usage.completion_tokens)
 
-    def record_load(self, state: State, load: EngineLoad) -> None:
-        """Shows the engine's load. Scrapes come from another thread, so the engine is not asked by them."""
-        self._state.state(state.value)
+    def record_load(self, state: worker_pb2.WorkerState, load: EngineLoad) -> None:
+        """Sets the gauges. Scrapes come from another thread and read only these, never the engine."""
+        self._state.state(STATES[state])
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._kv_cache_use.set(load.kv_cache_use)
@@ -93,14 +96,11 @@ class WorkerMetrics:
         self._prefix_hit_ratio.set(load.prefix_hit_rate)
 
 
-logger = logging.getLogger(__name__)
-
-
 @contextmanager
 def metrics_server(address: str | None, registry: CollectorRegistry) -> Iterator[int | None]:
-    """Serves the registry on host:port until the block ends and gives the real port; None serves nothing.
+    """Serves the registry on host:port until the block ends and yields the real port; None serves nothing.
 
-    Raises StartFailed when the address is in use, ConfigError when it cannot be taken at all.
+    Raises StartFailed when the address is in use, ConfigError when it can never be used.
     """
     if address is None:
         yield None

@@ -1,4 +1,4 @@
-"""The worker's reports: sampled once for all watchers, pushed on change and as a heartbeat.
+"""The reporter: samples the worker once for all watchers, and publishes on change and as a heartbeat.
 
 A watcher always gets the newest report and never a backlog, so a stalled one costs nothing.
 """
@@ -9,15 +9,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from vllama_protos.v1 import worker_pb2
 from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import WorkerError
-from vllama_server.lifecycle import State
 from vllama_server.wire.responses import report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from vllama_protos.v1 import worker_pb2
     from vllama_server.engine.protocol import Engine
     from vllama_server.identity import WorkerIdentity
     from vllama_server.lifecycle import Lifecycle
@@ -58,7 +57,7 @@ class Reporter:
         self._over = False
 
     async def run(self) -> None:
-        """Publishes until the lifecycle closes; the last report tells the state at that moment."""
+        """Publishes until the lifecycle closes; the last report has the state at that moment."""
         while True:
             change = self._lifecycle.next_change
             closing = self._lifecycle.closing
@@ -72,11 +71,11 @@ class Reporter:
             except TimeoutError:
                 continue
             if not self._lifecycle.closing:
-                # Progress can change a thousand times a second; reports may not.
+                # Progress can change a thousand times a second; reports are limited.
                 await asyncio.sleep(max(0.0, self._published_at + self._interval_seconds - self._clock()))
 
     async def watch(self) -> AsyncGenerator[worker_pb2.WorkerReport, None]:
-        """Yields the newest report at once and whenever there is another; ends with the last one of `run`."""
+        """Yields the newest report at once and every later one; ends with the last one of `run`."""
         seen = None
         while True:
             following, over = self._next_report, self._over
@@ -89,8 +88,8 @@ class Reporter:
                 await following.wait()
 
     def _measure(self) -> EngineLoad:
-        """Asks the engine for its load; before it serves and after it died there is none."""
-        if self._lifecycle.state not in (State.READY, State.DRAINING):
+        """Returns the engine's load; zeros before it serves and after it died."""
+        if self._lifecycle.state not in (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING):
             return EngineLoad()
         try:
             return self._engine.load()

@@ -1,8 +1,6 @@
-"""What surrounds every call of our services, however it came: its id, its time, its metrics, its line in the log.
+"""Log, metrics and error translation of every call of our services, from a call of its own or a Relay call.
 
-Puts every call of our services on record, and turns its error into a status.
-
-Servicers raise the worker's own exceptions and never speak of gRPC statuses.
+Servicers raise the worker's own exceptions; RpcInterceptor turns them into gRPC statuses.
 """
 
 from __future__ import annotations
@@ -30,12 +28,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OUR_PACKAGE = "/vllama.v1."
+REQUEST_ID_KEY = "x-request-id"
 QUIET_METHODS = frozenset({"Describe", "Watch"})
-"""Methods that supervisors call all the time: their lines are for debugging."""
+"""Methods that supervisors call all the time: logged at level DEBUG."""
 
 
 class RpcLog:
-    """Records calls from their arrival to their end."""
+    """Counts, times and logs calls."""
 
     def __init__(self, metrics: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
@@ -43,10 +43,10 @@ class RpcLog:
 
     @contextmanager
     def call(self, method: str, given_id: str) -> Iterator[str]:
-        """Surrounds one call, and gives the id that it shall go by: the given one, or one made here.
+        """Surrounds one call and yields its id: the given one, or a new one.
 
-        Only a WorkerError comes out of it besides a cancellation: InvalidRequest for a wrong id, and
-        EngineFault in place of what nobody foresaw, whose cause is logged and not shown.
+        Raises only WorkerError, besides a cancellation: InvalidRequest for a wrong id, and EngineFault in place of any
+        other exception, which is logged and not shown to the caller.
         """
         started_at = self._clock()
         request_id = uuid.uuid4().hex
@@ -76,10 +76,6 @@ class RpcLog:
         logger.log(level, "%s request %s ended %s after %.3f s", method, request_id, code.name, seconds)
 
 
-OUR_PACKAGE = "/vllama.v1."
-REQUEST_ID_KEY = "x-request-id"
-
-
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every call of the vllama services; leaves health and reflection alone."""
 
@@ -96,7 +92,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not handler_call_details.method.startswith(OUR_PACKAGE):
             return handler
         if handler.request_streaming:
-            # It carries other calls, and puts each of them on record itself.
+            # Relay: its generations are logged one by one.
             return handler
         method = handler_call_details.method.rpartition("/")[2]
         # Both kinds are plain coroutines here: a streaming one writes to its context.
@@ -124,7 +120,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _given_id(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """The id in the request, else the one in its metadata, else nothing."""
+    """Returns the id in the request, else the one in its metadata, else an empty text."""
     given: str = getattr(request, "request_id", "")
     if given:
         return given

@@ -9,12 +9,11 @@ from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import generation_pb2_grpc as pb_grpc
 from vllama_server.errors import WorkerError
 from vllama_server.utilization import LOAD_REPORT_TRAILER, load_report
-from vllama_server.wire import request_validation, responses
+from vllama_server.wire.request_validation import check_tokenize_request
 
 if TYPE_CHECKING:
     import grpc
 
-    from vllama_server.engine.events import GenerationEvent
     from vllama_server.engine.protocol import Engine
     from vllama_server.generation_runner import GenerationRunner
     from vllama_server.identity import WorkerIdentity
@@ -34,12 +33,12 @@ class GenerationServicer(pb_grpc.GenerationServicer):
         self._identity = identity
         self._runner = runner
 
-    # The generated base class knows handlers that return or yield, not coroutines that write.
+    # The generated base class types handlers that return or yield, not coroutines that write.
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Streams one generation; a cancelled call aborts it in the engine."""
 
-        async def write(event: GenerationEvent) -> None:
-            await context.write(responses.response(event, self._identity, request))
+        async def write(event: pb.GenerateResponse, is_delta: bool) -> None:
+            await context.write(event)
 
         try:
             await self._runner.run(request, write)
@@ -50,19 +49,19 @@ class GenerationServicer(pb_grpc.GenerationServicer):
         """Renders and tokenizes an input."""
         self._identity.check_model(request.model)
         with self._limiter.admit("tokenize", uses_capacity=False):
-            tokenized = await self._engine.tokenize(request_validation.tokenize_prompt(request))
-        return pb.TokenizeResponse(token_ids=tokenized.token_ids, text=tokenized.text)
+            check_tokenize_request(request)
+            return await self._engine.tokenize(request)
 
     async def Detokenize(  # noqa: N802
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
-        """Turns token ids into text."""
+        """Returns the text of token ids."""
         self._identity.check_model(request.model)
         with self._limiter.admit("detokenize", uses_capacity=False):
             return pb.DetokenizeResponse(text=await self._engine.detokenize(list(request.token_ids)))
 
     def _attach_load(self, context: Context) -> None:
-        # An engine that has just died has no load, and that must not hide why it died.
+        # An engine that has just died has no load; the error that ended the call must not be replaced by that.
         with suppress(WorkerError):
             max_streams = self._engine.describe().max_streams
             report = load_report(self._engine.load(), self._runner.utilization, max_streams)

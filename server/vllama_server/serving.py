@@ -1,7 +1,7 @@
-"""The worker in its whole life: bind, start the engine, serve, drain, stop.
+"""The worker from bind to stop: starts the engine, serves, drains and stops.
 
-The gRPC server answers from the first moment on; what it may do follows from the lifecycle. Every
-task that is started here ends here.
+The gRPC server answers from the first moment on; the lifecycle decides which calls it takes. Every task that is started
+here ends here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vllama_server.embedding_service import EmbeddingServicer
 from vllama_server.errors import Draining, EngineDead, WorkerError
 from vllama_server.generation_runner import GenerationRunner
 from vllama_server.health_service import HealthServicer
-from vllama_server.lifecycle import Lifecycle, State
+from vllama_server.lifecycle import Lifecycle
 from vllama_server.limiter import InFlightLimiter
 from vllama_server.relay.relayed_call import RelayedCall
 from vllama_server.reporter import Reporter
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine.protocol import Engine, StartPhase
+    from vllama_server.engine.protocol import Engine
     from vllama_server.identity import WorkerIdentity
     from vllama_server.metrics import WorkerMetrics
     from vllama_server.signals import StopRequests
@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 
 MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message in either direction."""
-FAREWELL_SECONDS = 1.0
-"""How long calls may take to tell their callers of the end."""
+GRACE_SECONDS = 1.0
+"""How long calls may take to send their status at the end."""
 SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name,
     embedding_pb2.DESCRIPTOR.services_by_name["Embedding"].full_name,
@@ -61,10 +61,10 @@ OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES),
     # Two workers on one port must fail, not share it.
     ("grpc.so_reuseport", 0),
-    # A client that vanished without a word is noticed after half a minute.
+    # A client that is gone without closing its connection is noticed after half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Balancers ping idle connections, too; none of that is an attack.
+    # Balancers ping idle connections, too; such pings are allowed.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -72,7 +72,7 @@ OPTIONS = (
 
 
 class ExitStatus(IntEnum):
-    """How the process ends."""
+    """Exit status of the process."""
 
     STOPPED = 0
     START_FAILED = 1
@@ -106,27 +106,27 @@ class WorkerServer:
         """Where it listens; after `bind` with the real port."""
 
     def bind(self) -> None:
-        """Takes the address. Raises StartFailed, ConfigError."""
+        """Listens on the address. Raises StartFailed, ConfigError."""
         files = tls_files(self._config)
         credentials = files.server_credentials() if files is not None else None
         self.address = binding.bind(self._server, self._config.listen, credentials)
 
     async def run(self) -> ExitStatus:
-        """Lives the whole life of the worker and returns how it ended."""
+        """Runs the worker to its end and returns the exit status."""
         reports = asyncio.create_task(self._reporter.run(), name="reporter")
         try:
             await self._server.start()
             logger.info("listening on %s", self.address)
-            return await self._live(reports)
+            return await self._serve(reports)
         finally:
             self._lifecycle.close()
-            await self._server.stop(FAREWELL_SECONDS)
+            await self._server.stop(GRACE_SECONDS)
             await self._sleep.close()
-            await self._engine.stop(at_once=self._lifecycle.state is State.FAILED)
+            await self._engine.stop(at_once=self._lifecycle.state == worker_pb2.WORKER_STATE_FAILED)
             binding.release(self.address)
             await _ended(reports)
 
-    async def _live(self, reports: asyncio.Task[None]) -> ExitStatus:
+    async def _serve(self, reports: asyncio.Task[None]) -> ExitStatus:
         if not await self._start_engine():
             return ExitStatus.START_FAILED if self._lifecycle.failure else ExitStatus.STOPPED
         failing = asyncio.create_task(self._failed(reports), name="engine-failure")
@@ -145,8 +145,8 @@ class WorkerServer:
         """Starts the engine; False when that failed or the worker was asked to stop meanwhile."""
         loop = asyncio.get_running_loop()
 
-        def progress(phase: StartPhase, share: float) -> None:
-            loop.call_soon_threadsafe(self._lifecycle.progressed, phase, share)
+        def progress(phase: worker_pb2.StartPhase, share: float) -> None:
+            loop.call_soon_threadsafe(self._lifecycle.set_progress, phase, share)
 
         starting = asyncio.create_task(self._engine.start(progress), name="engine-start")
         await _first(starting, self._stops.drain.wait())
@@ -158,17 +158,17 @@ class WorkerServer:
         except Exception as error:
             if not isinstance(error, WorkerError):
                 logger.error("the engine could not start", exc_info=error)
-            self._lifecycle.failed(str(error))
+            self._lifecycle.mark_failed(str(error))
             logger.error("the engine could not start: %s", error)
             return False
         described = self._engine.describe()
         self._limiter.set_capacity(described.max_streams, self._config.max_queue)
-        self._lifecycle.ready()
+        self._lifecycle.mark_ready()
         logger.info("ready: serves %s on %s", ", ".join(self._config.names), self.address)
         return True
 
     async def _failed(self, reports: asyncio.Task[None]) -> BaseException:
-        """Waits for the reason why the worker can serve no more: its engine's death or stall, or a fault of its own."""
+        """Waits until the worker can serve no more, and returns the cause: a dead or hung engine, a failed reporter."""
         dead = asyncio.create_task(self._engine.failed())
         watchdog = Watchdog(self._engine.load, self._config.stall_seconds)
         hung = asyncio.create_task(watchdog.stalled())
@@ -181,14 +181,14 @@ class WorkerServer:
             await _ended(hung)
 
     async def _fail(self, cause: BaseException) -> None:
-        """Ends everything that runs with the cause."""
+        """Ends every running call with the cause."""
         logger.critical("the engine has failed: %s", cause)
-        self._lifecycle.failed(str(cause))
+        self._lifecycle.mark_failed(str(cause))
         self._limiter.evict(EngineDead(f"the engine has failed: {cause}"))
 
     async def _drain(self, failing: asyncio.Task[BaseException]) -> None:
-        """Waits for the streams that run; ends those that are left when time is up or the worker was asked again."""
-        self._lifecycle.draining()
+        """Waits for the running streams; ends those that are left at the time limit or at a second stop signal."""
+        self._lifecycle.mark_draining()
         logger.info("draining %d calls for up to %g s", self._limiter.in_flight, self._config.drain_timeout_seconds)
         await _first(
             failing,
@@ -205,7 +205,7 @@ class WorkerServer:
         server, engine, limiter = self._server, self._engine, self._limiter
         add_GenerationServicer_to_server(GenerationServicer(engine, limiter, identity, runner), server)
         add_EmbeddingServicer_to_server(EmbeddingServicer(engine, limiter, identity), server)
-        relayed_call = functools.partial(RelayedCall, runner, rpc_log, identity)
+        relayed_call = functools.partial(RelayedCall, runner, rpc_log)
         worker = WorkerServicer(engine, limiter, identity, self._lifecycle, self._reporter, self._sleep, relayed_call)
         add_WorkerServicer_to_server(worker, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._lifecycle, SERVICES), server)
@@ -215,7 +215,7 @@ class WorkerServer:
 async def _first(
     task: asyncio.Task[Any], *others: Coroutine[Any, Any, object], timeout_seconds: float | None = None
 ) -> None:
-    """Waits until the task or one of the others is done, or time is up; ends the others but not the task."""
+    """Waits until the task or one of the others is done, or the time is over; cancels the others but not the task."""
     waiting = [asyncio.ensure_future(other) for other in others]
     try:
         await asyncio.wait({task, *waiting}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -225,6 +225,6 @@ async def _first(
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:
-    """Cancels a task unless it is done, and waits for its end; its result or error is its owner's."""
+    """Cancels a task unless it is done, and waits for its end; its owner handles the result."""
     task.cancel()
     await asyncio.wait({task})

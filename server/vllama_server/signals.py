@@ -1,4 +1,4 @@
-"""Counts the signals that ask the worker to stop: the first drains, the second aborts."""
+"""Stop signals: the first one drains the worker, the second one aborts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """Whether the worker was asked to stop, and whether it was asked again."""
+    """The stop requests so far, as two events."""
 
     def __init__(self) -> None:
         self.drain = asyncio.Event()
@@ -25,12 +25,12 @@ class StopRequests:
         """Set by the second."""
 
     def listen(self, loop: AbstractEventLoop) -> None:
-        """Takes SIGTERM and SIGINT as requests from now on."""
+        """Handles SIGTERM and SIGINT as requests from now on."""
         for number in SIGNALS:
             loop.add_signal_handler(number, self.request)
 
     def request(self) -> None:
-        """Asks to stop, or not to wait any longer."""
+        """Sets the first event, then the second."""
         if self.drain.is_set():
             logger.warning("asked to stop again: ending without waiting for streams")
             self.abort.set()

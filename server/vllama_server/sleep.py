@@ -1,7 +1,6 @@
-"""Puts an idle worker to sleep and wakes it: the device's memory for others, the model back within seconds.
+"""Sleep and wake of a worker: the weights move to the host's memory and back within seconds.
 
-An operation that has begun is brought to its end whoever stops waiting for it: half a model on the device is of no
-use to anybody.
+An operation that has begun is completed even if its caller disconnects: half a model on the device is of no use.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from vllama_protos.v1.worker_pb2 import WORKER_STATE_SLEEPING
 from vllama_server.errors import CapabilityMissing
-from vllama_server.lifecycle import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -46,7 +45,7 @@ class SleepSwitch:
         await self._finish(self._wake_up)
 
     async def close(self) -> None:
-        """Ends what is under way."""
+        """Cancels the operation that is running."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -62,24 +61,24 @@ class SleepSwitch:
             await work()
 
     async def _fall_asleep(self) -> None:
-        if self._lifecycle.state is State.SLEEPING:
+        if self._lifecycle.state == WORKER_STATE_SLEEPING:
             return
         self._check_serves()
         if not self._engine.describe().can_sleep:
             raise CapabilityMissing("this engine cannot sleep; it needs a GPU and --engine-arg enable_sleep_mode=true.")
-        self._lifecycle.asleep()
+        self._lifecycle.mark_asleep()
         try:
             await self._limiter.drained()
             await self._engine.sleep()
         except BaseException:
-            self._lifecycle.awake()
+            self._lifecycle.mark_awake()
             raise
         logger.info("asleep: the weights are in the host's memory")
 
     async def _wake_up(self) -> None:
-        if self._lifecycle.state is State.SLEEPING:
+        if self._lifecycle.state == WORKER_STATE_SLEEPING:
             await self._engine.wake()
-            self._lifecycle.awake()
+            self._lifecycle.mark_awake()
             logger.info("awake")
         else:
             self._check_serves()
@@ -91,6 +90,6 @@ class SleepSwitch:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        # Whoever asked may be gone; the error is then nobody's but the log's.
+        # The caller may have disconnected; then only the log has the error.
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("sleeping or waking failed: %s", error)

@@ -1,8 +1,8 @@
-"""Ends the worker with its supervisor, whatever way that one died.
+"""Ends the worker when its supervisor ends, however that happens.
 
-The supervisor holds the write end of a pipe and never writes: when it is gone, even by kill -9,
-the kernel closes its end. A thread waits for that, because the event loop may be busy or stuck
-just then; and it ends everything by SIGKILL, because nobody is left to wait for a drain.
+The supervisor holds the write end of a pipe and never writes. When it ends, even by kill -9, the kernel closes that
+end. A thread waits for this, because the event loop may be busy or stuck. It kills everything at once, because a
+drain would have no supervisor.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ EXIT_STATUS = 1
 
 
 def watch_supervisor(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
-    """Calls `on_gone` from a daemon thread once the other end of the pipe is closed.
-
-    Raises OSError when `fd` is not open.
-    """
+    """Calls `on_gone` from a daemon thread once the pipe's other end is closed. Raises OSError if `fd` is not open."""
     # Children must not hold a copy of the descriptor.
     os.set_inheritable(fd, False)
     thread = threading.Thread(target=_wait, args=(fd, on_gone), name="parent-watch", daemon=True)
@@ -35,8 +32,8 @@ def watch_supervisor(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
 def end_at_once() -> None:
     """Kills every process below this one, then ends this one without cleaning up.
 
-    Python's resource trackers are left: each ends by itself right after those it serves, and only
-    then removes their shared memory from the machine.
+    Python's resource trackers are left alone: each ends right after the processes that it serves, and only then removes
+    their shared memory from the machine.
     """
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):

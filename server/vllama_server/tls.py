@@ -1,4 +1,4 @@
-"""The worker's certificate and whom it trusts, from files that may be renewed while it serves."""
+"""The worker's certificate, key and trusted authority, from files that may be renewed while it serves."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TlsFiles:
     key: str
     """Its private key."""
     authority: str | None = None
-    """Whose certificates callers must show; None: callers need none."""
+    """The authority whose certificates callers must show; None: callers need none."""
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Makes credentials that follow the files. Raises ConfigError when they are no pair that TLS can use."""
+        """Returns credentials that follow the files. Raises ConfigError when certificate and key do not match."""
         self._check()
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(),
@@ -39,7 +39,7 @@ class TlsFiles:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Makes credentials of a caller, as the files are now. Raises OSError."""
+        """Returns a caller's credentials, as the files are now. Raises OSError."""
         roots = Path(self.authority).read_bytes() if self.authority is not None else None
         return grpc.ssl_channel_credentials(roots, Path(self.key).read_bytes(), Path(self.certificate).read_bytes())
 
@@ -62,18 +62,18 @@ class TlsFiles:
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Reads the files for the next connection; None keeps what was read before."""
+        """Returns the configuration for the next connection; None keeps the one before."""
         try:
             self._check()
             return self._configuration()
         except (OSError, ConfigError) as error:
-            # Half of a renewal, or a mistake: the old certificate serves on.
+            # Half of a renewal, or a mistake: the old certificate stays in use.
             logger.warning("the renewed certificate is not used: %s", error)
             return None
 
 
 def tls_files(config: WorkerConfig) -> TlsFiles | None:
-    """Picks the files from the configuration; None for plain text."""
+    """Returns the files of a configuration; None for plain text."""
     if config.tls_certificate is None or config.tls_key is None:
         return None
     return TlsFiles(config.tls_certificate, config.tls_key, config.tls_authority)

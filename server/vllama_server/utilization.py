@@ -1,16 +1,12 @@
-"""How full a worker was of late and how much it got done, in the two numbers by which gRPC clients weigh it.
+"""Recent utilization of the worker, and the ORCA load report in the trailers of its generations.
 
-A client's `weighted_round_robin` gives a worker the weight requests per second / utilization. Both are
-averaged here with the same exponential window, so by Little's law the weight is the number of streams
-that the worker takes at once divided by the time that it needs for one: a worker of half the speed gets
-half the requests. With the load of the moment instead, a worker that has just emptied would weigh
-infinitely much.
+A client's `weighted_round_robin` gives a worker the weight requests per second / utilization. Both are averaged here
+with the same exponential window. By Little's law the weight is then the number of streams that the worker takes at
+once divided by the time of one stream: a worker of half the speed gets half the requests. With the momentary load
+instead, the weight of a worker that has just become idle would be infinite.
 
-The load of a worker in the form that gRPC clients and Envoy weigh: an ORCA report in the trailers.
-
-An `xds.data.orca.v3.OrcaLoadReport` needs four of its fields here; requests per second and utilization
-make the weight that `weighted_round_robin` gives a worker. They are written by hand: the package that
-defines the message brings all of Envoy's API along, and its wire format is fixed.
+The report is an `xds.data.orca.v3.OrcaLoadReport` of four fields. It is encoded by hand: the package that defines the
+message brings all of Envoy's API along, and the wire format is fixed.
 """
 
 from __future__ import annotations
@@ -28,11 +24,11 @@ if TYPE_CHECKING:
 
 
 WINDOW_SECONDS = 10.0
-"""What is older than this counts for less than a third."""
+"""What is older than this has a weight below a third."""
 
 
 class Utilization:
-    """Counts streams while they are inside."""
+    """Averages over running and completed streams."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, window_seconds: float = WINDOW_SECONDS) -> None:
         self._clock = clock
@@ -44,13 +40,13 @@ class Utilization:
 
     @property
     def streams(self) -> float:
-        """Streams inside, those that wait included, averaged over the window."""
+        """Running and waiting streams, averaged over the window."""
         self._advance()
         return self._streams
 
     @property
     def completed_per_second(self) -> float:
-        """Streams that came to their end, averaged over the window; failed ones did not."""
+        """Completed streams per second, averaged over the window; failed ones do not count."""
         self._advance()
         return self._completed_per_second
 
@@ -69,7 +65,7 @@ class Utilization:
             self._completed_per_second += completed / self._window_seconds
 
     def _advance(self) -> None:
-        """Lets what was counted before now fade."""
+        """Decays the averages to now."""
         now = self._clock()
         kept = math.exp((self._at - now) / self._window_seconds)
         self._at = now
@@ -88,7 +84,7 @@ _LENGTH_DELIMITED = 2
 
 
 def load_report(load: EngineLoad, utilization: Utilization, max_streams: int) -> bytes:
-    """Encodes a load; the application's utilization passes 1 when requests wait for long."""
+    """Returns the encoded report; the application's utilization is above 1 while requests wait."""
     named = {
         "vllama.running": float(load.running),
         "vllama.waiting": float(load.waiting),

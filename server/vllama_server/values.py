@@ -1,4 +1,4 @@
-"""How the text of a flag or variable becomes a value; a ValueError says what would be right."""
+"""Readers of flag values: from the text of a flag or variable to a value. A ValueError says what would be right."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BEFORE_A_KEY = re.compile(r",(?=\s*[\w.-]+=)")
 
 
 def word(text: str) -> str:
-    """Accepts anything but nothing."""
+    """Accepts any text that is not empty."""
     if not text.strip():
         raise ValueError("is empty; give a name.")
     return text
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Makes a reader that accepts one of the words."""
+    """Returns a reader that accepts one of the words."""
 
     def read(text: str) -> str:
         if text not in words:
@@ -36,7 +36,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """Makes a reader of whole numbers from `least` on."""
+    """Returns a reader of whole numbers from `least` on."""
 
     def read(text: str) -> int:
         try:
@@ -125,7 +125,7 @@ def address(text: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Tells whether only this machine reaches a host:port."""
+    """Returns whether only this machine reaches a host:port."""
     host = address.rpartition(":")[0].strip("[]")
     return host == "localhost" or host == "::1" or host.startswith("127.")
 

@@ -1,7 +1,7 @@
-"""Notices an engine that hangs: it has work and makes no step.
+"""The watchdog: detects an engine that hangs, which means that it has work and makes no step.
 
-A dead engine says so by itself; a hung one says nothing, and vLLM has no limit for a step on one
-GPU. The time without a step counts only while there is work, since an idle engine makes none.
+A dead engine reports its end; a hung one does not, and vLLM has no time limit for a step on one GPU. The time without a
+step counts only while there is work, since an idle engine makes none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_POLL_SECONDS = 1.0
 
 
 class Watchdog:
-    """Looks at the load of an engine several times within the limit."""
+    """Reads the load of an engine several times within the limit."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""vllama.v1.Worker: what the worker is, how it is, and how it is asked to leave.
+"""vllama.v1.Worker: description, reports, drain, sleep and wake, and the Relay call.
 
 Describe and Watch answer from the first moment on, while the engine still loads.
 """
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
 from vllama_server.errors import InvalidRequest, status_of
-from vllama_server.lifecycle import State
 from vllama_server.wire.responses import description
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from vllama_server.engine.description import EngineDescription
     from vllama_server.engine.protocol import Engine
     from vllama_server.identity import WorkerIdentity
     from vllama_server.lifecycle import Lifecycle
@@ -34,10 +32,12 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 DISTRIBUTION = "vllama-serve"
+STARTED = frozenset({pb.WORKER_STATE_READY, pb.WORKER_STATE_SLEEPING, pb.WORKER_STATE_DRAINING})
+"""States in which the engine can be described."""
 
 
 class WorkerServicer(pb_grpc.WorkerServicer):
-    """Speaks for the worker itself."""
+    """Serves the calls about the worker itself; `relayed_call` makes the state of one Relay call."""
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         sleep: SleepSwitch,
         relayed_call: Callable[[], RelayedCall],
     ) -> None:
-        """Takes what makes the generations of one Relay call."""
         self._engine = engine
         self._limiter = limiter
         self._identity = identity
@@ -57,16 +56,16 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         self._reporter = reporter
         self._sleep = sleep
         self._relayed_call = relayed_call
-        self._described: EngineDescription | None = None
+        self._described: pb.DescribeResponse | None = None
         self._versions = {"vllama": version(DISTRIBUTION), "python": platform.python_version()}
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
-        """Tells what the worker hosts; what only the engine knows is missing until it has started."""
-        if self._described is None and self._lifecycle.state in (State.READY, State.SLEEPING, State.DRAINING):
+        """Returns what the worker hosts; what only the engine has is missing until it has started."""
+        if self._described is None and self._lifecycle.state in STARTED:
             self._described = self._engine.describe()
         return description(self._identity, self._versions, self._described)
 
-    # The generated base class knows handlers that return or yield, not coroutines that write.
+    # The generated base class types handlers that return or yield, not coroutines that write.
     async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Streams reports until the worker or the caller ends."""
         async with aclosing(self._reporter.watch()) as reports:
@@ -76,7 +75,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
         """Refuses new requests for good and waits for the running ones; ends none of them."""
         seconds = _deadline_seconds(request)
-        self._lifecycle.draining()
+        self._lifecycle.mark_draining()
         try:
             async with asyncio.timeout(seconds):
                 await self._limiter.drained()
@@ -85,14 +84,14 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         return pb.DrainResponse(remaining_streams=self._limiter.in_flight)
 
     async def Relay(self, request_iterator: AsyncIterable[pb.RelayRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
-        """Carries generations until the orders, the worker or the caller end."""
+        """Carries generations until the requests, the worker or the caller end."""
         try:
             await self._relayed_call().serve(request_iterator, context, self._lifecycle.closed())
         except InvalidRequest as error:
             await context.abort(status_of(error), str(error))
 
     async def Sleep(self, request: pb.SleepRequest, context: Context) -> pb.SleepResponse:  # noqa: N802
-        """Finishes what runs and gives the device's memory back."""
+        """Finishes what runs and frees the device's memory."""
         await self._sleep.sleep()
         return pb.SleepResponse()
 

@@ -1,30 +1,29 @@
-"""Engines that a test plays by hand."""
+"""Engines that a test controls."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_server.engine import events
 from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import EngineDead
 from vllama_server.fake_engine.engine import FakeEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
-    from vllama_server.engine.events import GenerationEvent
-    from vllama_server.engine.protocol import StartPhase
-    from vllama_server.engine.requests import GenerationRequest
+    from vllama_server.engine.protocol import Progress
 
 
 class ScriptedEngine(FakeEngine):
-    """Yields what it is told, starts when it is told, and dies when it is told."""
+    """Yields the events of a script; starts and dies when the test says so."""
 
-    def __init__(self, *events: GenerationEvent | Exception) -> None:
+    def __init__(self, *script: pb.GenerateResponse | Exception) -> None:
         super().__init__()
-        self.script = events or (Accepted((1, 2)), Chunk("hi", token_ids=[3]), completed())
-        """What each generation does; an exception is raised."""
+        self.script = script or (accepted(2), events.delta("hi", [3]), completed())
+        """The events of each generation; an exception is raised."""
         self.may_start = asyncio.Event()
         """`start` waits for this."""
         self.start_error: Exception | None = None
@@ -34,31 +33,30 @@ class ScriptedEngine(FakeEngine):
         self.may_end.set()
         self.death: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         """Why the engine died."""
-        self.requests: list[GenerationRequest] = []
-        """The requests that came."""
+        self.requests: list[pb.GenerateRequest] = []
+        """The requests so far."""
         self.closed = asyncio.Event()
         """Set when a generation has been closed."""
         self.reported = EngineLoad()
-        """What `load` says."""
+        """What `load` returns."""
         self.stopped = False
-        """Whether `stop` was called."""
+        """True once `stop` was called."""
         self.stopped_at_once = False
-        """Whether it was called for an engine that may not answer."""
-        self.progress: Callable[[StartPhase, float], None] = lambda *_: None
-        """What `start` was given."""
+        """True if it was called for an engine that may not answer."""
+        self.progress: Progress = lambda *_: None
+        """The argument of `start`."""
 
-    async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
-        """Starts as told."""
+    async def start(self, progress: Progress) -> None:
+        """Starts when the test allows it."""
         self.progress = progress
         await self.may_start.wait()
         if self.start_error is not None:
             raise self.start_error
 
     def load(self) -> EngineLoad:
-        """Reports as told."""
         return self.reported
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+    async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Plays the script."""
         self.requests.append(request)
         try:
@@ -67,12 +65,13 @@ class ScriptedEngine(FakeEngine):
                     await self.may_end.wait()
                 if isinstance(event, Exception):
                     raise event
-                yield event
+                copy = pb.GenerateResponse()
+                copy.CopyFrom(event)  # the runner adds the identity
+                yield copy
         finally:
             self.closed.set()
 
     async def failed(self) -> Exception:
-        """Dies as told."""
         return await asyncio.shield(self.death)
 
     def die(self, cause: str) -> None:
@@ -80,18 +79,22 @@ class ScriptedEngine(FakeEngine):
         self.death.set_result(EngineDead(cause))
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Takes note."""
         self.stopped, self.stopped_at_once = True, at_once
 
 
-def started(*events: GenerationEvent | Exception) -> ScriptedEngine:
-    """Makes an engine that starts at once."""
-    engine = ScriptedEngine(*events)
+def started(*script: pb.GenerateResponse | Exception) -> ScriptedEngine:
+    """Returns an engine that starts at once."""
+    engine = ScriptedEngine(*script)
     engine.may_start.set()
     return engine
 
 
-def completed(**values: object) -> Completed:
-    """Makes a last event."""
-    defaults = {"reason": FinishReason.STOP, "prompt_tokens": 2, "completion_tokens": 1}
-    return Completed(**(defaults | values))
+def accepted(prompt_tokens: int = 1, **values: int) -> pb.GenerateResponse:
+    """Returns a first event."""
+    return events.started(pb.GenerateRequest(), range(prompt_tokens), **values)
+
+
+def completed(**values: object) -> pb.GenerateResponse:
+    """Returns a last event."""
+    defaults = {"reason": pb.FINISH_REASON_STOP, "prompt_tokens": 2, "completion_tokens": 1}
+    return events.finished(**(defaults | values))

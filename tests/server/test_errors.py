@@ -4,6 +4,7 @@ import pytest
 
 from vllama_protos.errors import DETAILS_TRAILER, ErrorDetails, read_trailers, reason_of
 from vllama_protos.v1.errors_pb2 import ErrorReason
+from vllama_protos.v1.worker_pb2 import CAPABILITY_VISION
 from vllama_server import errors
 from vllama_server.errors import CapabilityMissing, EngineBusy, InvalidRequest, WorkerError, encoded_status
 
@@ -12,15 +13,19 @@ CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_a_reason_of_the_protos(kind):
-    """Its name on the wire is in the list."""
-    assert reason_of(kind.reason) != ErrorReason.ERROR_REASON_UNSPECIFIED
+    """Its reason on the wire is the one of its class."""
+    details = read_trailers([(DETAILS_TRAILER, encoded_status(kind("no")))])
+    assert reason_of(details.reason) == kind.reason != ErrorReason.ERROR_REASON_UNSPECIFIED
 
 
 @pytest.mark.parametrize(
     ("error", "details"),
     [
         (InvalidRequest("no", "prompt"), ErrorDetails("INVALID_REQUEST", field="prompt")),
-        (CapabilityMissing("blind", "vision"), ErrorDetails("CAPABILITY_MISSING", capability="vision")),
+        (
+            CapabilityMissing("blind", CAPABILITY_VISION),
+            ErrorDetails("CAPABILITY_MISSING", capability="vision"),
+        ),
         (EngineBusy("full"), ErrorDetails("ENGINE_BUSY", retry_after_seconds=1.0)),
     ],
 )

@@ -1,4 +1,4 @@
-"""The door to the engine."""
+"""The limiter of in-flight calls."""
 
 import asyncio
 
@@ -13,94 +13,94 @@ from vllama_server.limiter import InFlightLimiter
 def lifecycle():
     """A worker that serves."""
     lifecycle = Lifecycle()
-    lifecycle.ready()
+    lifecycle.mark_ready()
     return lifecycle
 
 
 @pytest.fixture
 def limiter(lifecycle):
-    """Room for two streams and one that waits."""
+    """Capacity for two streams and one that waits."""
     limiter = InFlightLimiter(lifecycle)
     limiter.set_capacity(2, 1)
     return limiter
 
 
-async def stay(limiter, request_id, leave):
-    """Is inside until told to leave; returns the id it had."""
+async def call(limiter, request_id, may_end):
+    """Runs until it may end; returns the id that it had in the engine."""
     with limiter.admit(request_id) as engine_id:
-        await leave.wait()
+        await may_end.wait()
         return engine_id
 
 
-async def test_the_gate_counts_who_is_inside(limiter):
-    """A call counts from its entry to its end."""
-    leave = asyncio.Event()
-    tasks = [asyncio.create_task(stay(limiter, str(number), leave)) for number in range(3)]
+async def test_running_calls_are_counted(limiter):
+    """A call counts from its admission to its end."""
+    may_end = asyncio.Event()
+    tasks = [asyncio.create_task(call(limiter, str(number), may_end)) for number in range(3)]
     await asyncio.sleep(0)
     assert limiter.in_flight == 3
-    leave.set()
+    may_end.set()
     await asyncio.gather(*tasks)
     assert limiter.in_flight == 0
 
 
-async def test_a_full_gate_refuses(limiter):
-    """Streams and queue together are the capacity, and a leaving call makes room."""
-    leave = asyncio.Event()
-    tasks = [asyncio.create_task(stay(limiter, str(number), leave)) for number in range(3)]
+async def test_calls_beyond_the_capacity_are_refused(limiter):
+    """Streams and queue together are the capacity; a call that ends frees its share."""
+    may_end = asyncio.Event()
+    tasks = [asyncio.create_task(call(limiter, str(number), may_end)) for number in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(EngineBusy, match="3 requests"):
-        await stay(limiter, "more", leave)
-    leave.set()
+        await call(limiter, "more", may_end)
+    may_end.set()
     await asyncio.gather(*tasks)
-    assert await stay(limiter, "more", leave) == "more"
+    assert await call(limiter, "more", may_end) == "more"
 
 
-async def test_a_call_that_computes_nothing_takes_no_place(limiter):
-    """It comes in when all places are taken, and leaves them to others."""
-    leave = asyncio.Event()
-    tasks = [asyncio.create_task(stay(limiter, str(number), leave)) for number in range(2)]
+async def test_a_call_that_computes_nothing_uses_no_capacity(limiter):
+    """It is admitted when all capacity is used, and leaves it to others."""
+    may_end = asyncio.Event()
+    tasks = [asyncio.create_task(call(limiter, str(number), may_end)) for number in range(2)]
     await asyncio.sleep(0)
     with limiter.admit("tokenize", uses_capacity=False):
-        tasks.append(asyncio.create_task(stay(limiter, "third", leave)))
+        tasks.append(asyncio.create_task(call(limiter, "third", may_end)))
         await asyncio.sleep(0)
         assert limiter.in_flight == 4
     with limiter.admit("tokenize", uses_capacity=False):
         assert limiter.in_flight == 4
-    leave.set()
+    may_end.set()
     await asyncio.gather(*tasks)
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda life: life.draining(), Draining),
-        (lambda life: life.failed("boom"), EngineDead),
+        (lambda life: life.mark_draining(), Draining),
+        (lambda life: life.mark_failed("boom"), EngineDead),
         (lambda life: None, NotReady),
     ],
 )
 async def test_the_state_of_the_worker_decides(change, error):
-    """Only a ready worker lets calls in."""
+    """Only a ready worker admits calls."""
     lifecycle = Lifecycle()
     change(lifecycle)
     limiter = InFlightLimiter(lifecycle)
     limiter.set_capacity(1, 1)
     with pytest.raises(error):
-        await stay(limiter, "r", asyncio.Event())
+        await call(limiter, "r", asyncio.Event())
 
 
 async def test_live_ids_are_unique(limiter):
-    """A second call of one id gets another one; after the first has left the id is free."""
-    leave = asyncio.Event()
-    tasks = [asyncio.create_task(stay(limiter, "same", leave)) for _ in range(3)]
+    """A second call of one id gets another one; after the first has ended the id is free."""
+    may_end = asyncio.Event()
+    tasks = [asyncio.create_task(call(limiter, "same", may_end)) for _ in range(3)]
     await asyncio.sleep(0)
-    leave.set()
+    may_end.set()
     assert await asyncio.gather(*tasks) == ["same", "same#2", "same#3"]
-    assert await stay(limiter, "same", leave) == "same"
+    assert await call(limiter, "same", may_end) == "same"
 
 
 async def test_evicting_ends_every_call_with_the_error(limiter):
-    """Who waits inside is thrown out and knows why."""
-    tasks = [asyncio.create_task(stay(limiter, str(number), asyncio.Event())) for number in range(3)]
+    """Each raises the given error."""
+    tasks = [asyncio.create_task(call(limiter, str(number), asyncio.Event())) for number in range(3)]
     await asyncio.sleep(0)
     assert limiter.evict(EngineDead("boom")) == 3
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -111,7 +111,7 @@ async def test_evicting_ends_every_call_with_the_error(limiter):
 
 async def test_a_caller_that_cancels_is_not_evicted(limiter):
     """Cancellation from outside stays cancellation."""
-    task = asyncio.create_task(stay(limiter, "r", asyncio.Event()))
+    task = asyncio.create_task(call(limiter, "r", asyncio.Event()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -119,15 +119,15 @@ async def test_a_caller_that_cancels_is_not_evicted(limiter):
     assert limiter.in_flight == 0
 
 
-async def test_emptied_waits_for_the_last(limiter):
+async def test_drained_waits_for_the_last(limiter):
     """A drain ends with the last call, not with the first."""
     first, last = asyncio.Event(), asyncio.Event()
-    tasks = [asyncio.create_task(stay(limiter, "a", first)), asyncio.create_task(stay(limiter, "b", last))]
+    tasks = [asyncio.create_task(call(limiter, "a", first)), asyncio.create_task(call(limiter, "b", last))]
     await asyncio.sleep(0)
-    emptied = asyncio.create_task(limiter.drained())
+    drained = asyncio.create_task(limiter.drained())
     first.set()
     await tasks[0]
     await asyncio.sleep(0)
-    assert not emptied.done()
+    assert not drained.done()
     last.set()
-    await asyncio.gather(*tasks, emptied)
+    await asyncio.gather(*tasks, drained)

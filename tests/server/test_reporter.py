@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.server.engines import ScriptedEngine
 from vllama_protos.v1 import worker_pb2
-from vllama_server.engine.protocol import EngineLoad, StartPhase
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.identity import WorkerIdentity
 from vllama_server.lifecycle import Lifecycle
 from vllama_server.metrics import WorkerMetrics
@@ -36,7 +36,7 @@ class Bench:
 async def bench():
     """A reporter that runs, fast, and without heartbeats unless a test waits for an hour."""
     bench = Bench(0.02, 3600.0)
-    bench.life.ready()
+    bench.life.mark_ready()
     running = asyncio.create_task(bench.reporter.run())
     yield bench
     bench.life.close()
@@ -102,7 +102,7 @@ async def test_many_changes_make_few_reports():
     steps = 0
     while loop.time() < until:
         steps += 1
-        bench.life.progressed(StartPhase.LOAD, steps % 1000 / 1000)
+        bench.life.set_progress(worker_pb2.START_PHASE_LOAD, steps % 1000 / 1000)
         await asyncio.sleep(0)
     bench.life.close()
     await asyncio.gather(running, watching)
@@ -125,7 +125,7 @@ async def test_the_last_report_tells_the_failure(bench):
     """A watcher reads FAILED and then the end of the stream, however soon the worker closes."""
     watch = bench.reporter.watch()
     await next_report(watch)
-    bench.life.failed("boom")
+    bench.life.mark_failed("boom")
     bench.life.close()
     reports = [report async for report in watch]
     assert (reports[-1].state, reports[-1].failure) == (worker_pb2.WORKER_STATE_FAILED, "boom")

@@ -6,12 +6,11 @@ from hashlib import sha256
 import grpc
 import pytest
 
-from tests.server.engines import completed, started
+from tests.server.engines import accepted, completed, started
 from tests.server.statuses import all_of, details_of, error_of
-from vllama_protos.v1 import embedding_pb2
+from vllama_protos.v1 import embedding_pb2, worker_pb2
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.engine.events import Accepted, Chunk, FinishReason, PositionLogprobs, TokenLogprob
-from vllama_server.engine.requests import TextPrompt, ToolCall
+from vllama_server.engine.events import delta
 from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, EngineFault
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.simulation_profile import SimulationProfile
@@ -57,12 +56,14 @@ async def test_a_stream_resumes_after_what_was_delivered(start_worker):
 
 async def test_every_part_of_an_event_arrives(start_worker):
     """Thinking, tool calls, log probabilities, timings: what the engine says is what the client reads."""
-    token = TokenLogprob(7, "x", b"x", -0.5)
+    entry = pb.TokenLogprob(id=7, text="x", bytes=b"x", logprob=-0.5)
+    call = pb.ToolCall(id="c1", name="f", arguments_json='{"x":1}')
+    logprobs = [pb.TokenLogprobs(token=entry, top=[entry])]
     engine = started(
-        Accepted((1, 2, 3), 2, 1),
-        Chunk("a", "b", (ToolCall("c1", "f", '{"x":1}'),), [7], [PositionLogprobs(token, (token,))]),
+        accepted(3, cached_prompt_tokens=2, dropped_messages=1),
+        delta("a", [7], thinking="b", tool_calls=[call], logprobs=logprobs),
         completed(
-            reason=FinishReason.TOOL_CALLS,
+            reason=pb.FINISH_REASON_TOOL_CALLS,
             cached_prompt_tokens=2,
             reasoning_tokens=1,
             matched_stop="###",
@@ -72,12 +73,11 @@ async def test_every_part_of_an_event_arrives(start_worker):
         ),
     )
     worker = await start_worker(engine)
-    first, delta, last = await all_of(worker.generation.Generate(request()))
+    first, middle, last = await all_of(worker.generation.Generate(request()))
     assert (first.started.cached_prompt_tokens, first.started.dropped_messages) == (2, 1)
-    assert (delta.delta.text, delta.delta.thinking) == ("a", "b")
-    assert delta.delta.tool_calls[0] == pb.ToolCall(id="c1", name="f", arguments_json='{"x":1}')
-    entry = pb.TokenLogprob(id=7, text="x", bytes=b"x", logprob=-0.5)
-    assert delta.delta.logprobs[0] == pb.TokenLogprobs(token=entry, top=[entry])
+    assert (middle.delta.text, middle.delta.thinking, list(middle.delta.token_ids)) == ("a", "b", [7])
+    assert list(middle.delta.tool_calls) == [call]
+    assert list(middle.delta.logprobs) == logprobs
     end = last.finished
     assert (end.reason, end.matched_stop, end.usage.reasoning_tokens) == (pb.FINISH_REASON_TOOL_CALLS, "###", 1)
     assert (end.timings.queue.nanos, end.timings.prompt.nanos) == (250_000_000, 500_000_000)
@@ -115,11 +115,12 @@ async def test_a_wrong_field_is_named(start_worker):
     ("error", "code", "reason", "metadata"),
     [
         (ContextTooLong("too long", "prompt"), "INVALID_ARGUMENT", "CONTEXT_TOO_LONG", {"field": "prompt"}),
-        (CapabilityMissing("blind", "vision"), "FAILED_PRECONDITION", "CAPABILITY_MISSING", {"capability": "vision"}),
+        (CapabilityMissing("blind", worker_pb2.CAPABILITY_VISION), "FAILED_PRECONDITION", "CAPABILITY_MISSING",
+         {"capability": "vision"}),
         (EngineFault("broke"), "INTERNAL", "ENGINE_FAULT", {}),
         (RuntimeError("secret"), "INTERNAL", "ENGINE_FAULT", {}),
     ],
-)
+)  # fmt: skip
 async def test_errors_of_the_engine_become_statuses(start_worker, error, code, reason, metadata):
     """Each kind has its code and its stable reason; what is not ours is not shown."""
     worker = await start_worker(started(error))
@@ -140,7 +141,7 @@ async def test_a_busy_engine_says_when_to_come_back(start_worker):
 
 async def test_an_error_after_the_first_delta_is_a_status(start_worker):
     """What was delivered stays delivered, and the end is no `finished`."""
-    worker = await start_worker(started(Accepted((1,)), Chunk("a", token_ids=[1]), EngineFault("broke")))
+    worker = await start_worker(started(accepted(), delta("a", [1]), EngineFault("broke")))
     seen = []
     call = worker.generation.Generate(request())
     with pytest.raises(grpc.aio.AioRpcError):
@@ -150,7 +151,7 @@ async def test_an_error_after_the_first_delta_is_a_status(start_worker):
 
 async def test_an_engine_that_ends_without_completing_is_a_fault(start_worker):
     """A client never takes a broken stream for a whole one."""
-    worker = await start_worker(started(Accepted((1,)), Chunk("a", token_ids=[1])))
+    worker = await start_worker(started(accepted(), delta("a", [1])))
     error = await error_of(all_of(worker.generation.Generate(request())))
     assert error.code() == grpc.StatusCode.INTERNAL
 
@@ -303,10 +304,10 @@ async def test_no_prompt_reaches_the_log(start_worker, caplog):
 
 
 async def test_the_engine_gets_what_was_asked(start_worker):
-    """The request crosses the boundary as the engine's own type."""
+    """The request reaches the engine as it came."""
     engine = started()
     worker = await start_worker(engine)
     await all_of(worker.generation.Generate(request("hello", priority=-3, max_context_tokens=77)))
     (one,) = engine.requests
-    assert one.prompt == TextPrompt("hello")
+    assert one.prompt == "hello"
     assert (one.priority, one.max_context_tokens, one.sampling.max_tokens) == (-3, 77, 5)

@@ -1,9 +1,8 @@
-"""A worker sleeps when it is told to and nothing runs, and wakes as the same worker."""
+"""Sleep and wake of a worker: it sleeps when nothing runs, and wakes as the same worker."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import grpc
 import pytest
@@ -18,7 +17,7 @@ PROMPT = "a prompt of some length, so that its first blocks are worth rememberin
 
 
 class SleepyEngine(ScriptedEngine):
-    """Sleeps and wakes when it is told."""
+    """An engine that sleeps and wakes when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,16 +27,15 @@ class SleepyEngine(ScriptedEngine):
         self.wake_error: Exception | None = None
 
     def describe(self):
-        """Can sleep."""
-        return replace(super().describe(), can_sleep=True)
+        description = super().describe()
+        description.can_sleep = True
+        return description
 
     async def sleep(self) -> None:
-        """Sleeps as told."""
         await self.may_sleep.wait()
         self.moves.append("sleep")
 
     async def wake(self) -> None:
-        """Wakes, or does not."""
         if self.wake_error is not None:
             raise self.wake_error
         self.moves.append("wake")
@@ -107,7 +105,7 @@ async def test_running_requests_end_before_the_worker_sleeps(start_worker) -> No
 
 
 async def test_a_caller_that_leaves_does_not_stop_the_move(start_worker) -> None:
-    """Half a model on the device would be of no use; the next order waits for the first."""
+    """Half a model on the device is of no use; the next call waits for the first."""
     engine = SleepyEngine()
     worker = await start_worker(engine)
     with pytest.raises(grpc.aio.AioRpcError, match="Deadline"):

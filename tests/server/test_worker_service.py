@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from tests.server.engines import ScriptedEngine, started
 from tests.server.statuses import all_of, details_of, error_of
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_server.engine.protocol import EngineLoad, StartPhase
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
@@ -57,7 +57,7 @@ async def test_reports_follow_the_start(start_worker):
     worker = await start_worker(engine, ready=False)
     watch = worker.worker.Watch(worker_pb2.WatchRequest(), wait_for_ready=True)
     await report_of(watch, lambda report: report.state == worker_pb2.WORKER_STATE_STARTING)
-    engine.progress(StartPhase.LOAD, 0.5)
+    engine.progress(worker_pb2.START_PHASE_LOAD, 0.5)
     report = await report_of(watch, lambda report: report.phase == worker_pb2.START_PHASE_LOAD)
     assert report.progress == 0.5
     engine.may_start.set()

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from vllama_benchmarks.relay.lean_client import Connection, drive
 from vllama_benchmarks.relay.processes import fleet
-from vllama_server.engine.events import Chunk
-from vllama_server.engine.requests import GenerationRequest, Sampling, TextPrompt
+from vllama_protos.v1 import generation_pb2
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
@@ -82,10 +81,11 @@ async def _bare() -> list[float]:
 
 
 async def _consume(engine: FakeEngine, prompt: str, tokens: int) -> float:
-    request = GenerationRequest(prompt, TextPrompt(prompt), Sampling(max_tokens=tokens))
+    sampling = generation_pb2.Sampling(max_tokens=tokens)
+    request = generation_pb2.GenerateRequest(request_id=prompt, prompt=prompt, sampling=sampling)
     began, first = time.monotonic(), 0.0
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
-            if isinstance(event, Chunk):
+            if event.HasField("delta"):
                 first = first or time.monotonic()
     return first - began

@@ -1,4 +1,9 @@
-"""The seam between services and engines, which makes the simulated engine and vLLM interchangeable.
+"""The interface between services and engines.
 
-The servicers know only this package, so nothing outside `vllm_adapter` can come to depend on vLLM.
+- `protocol`: Engine, what every engine does. Requests and replies are the wire's own messages, already validated by
+  `wire.request_validation`.
+- `events`: builders of the messages that engines yield for a generation.
+
+`fake_engine` and `vllm_adapter` implement it. Services import only this package, so nothing outside the adapter depends
+on vLLM.
 """

@@ -1,91 +1,93 @@
-"""What an engine answers: one generation's events, in the order Accepted, Chunks, Completed."""
+"""Builders of a generation's events, which engines yield as messages of the wire.
+
+A delta is built once for every output of the engine and is not copied into another type on its way to the caller.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from vllama_protos.v1 import generation_pb2 as pb
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from vllama_server.engine.requests import ToolCall
-
-
-class FinishReason(Enum):
-    """Why a generation ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    TOOL_CALLS = "tool_calls"
-    ABORTED = "aborted"
+    from google.protobuf.duration_pb2 import Duration
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """The log probability of one token."""
-
-    id: int
-    text: str
-    bytes: bytes
-    logprob: float
-    """Natural logarithm; finite, 0 or less."""
-
-
-@dataclass(frozen=True, slots=True)
-class PositionLogprobs:
-    """Log probabilities at one position."""
-
-    token: TokenLogprob
-    """The generated token."""
-    top: tuple[TokenLogprob, ...] = ()
-    """The most likely tokens, best first."""
+def started(
+    request: pb.GenerateRequest,
+    prompt_token_ids: Sequence[int],
+    *,
+    cached_prompt_tokens: int = 0,
+    dropped_messages: int = 0,
+) -> pb.GenerateResponse:
+    """Returns the first event without the worker's identity, with the prompt's ids if the request asks for them."""
+    return pb.GenerateResponse(
+        started=pb.Started(
+            prompt_tokens=len(prompt_token_ids),
+            cached_prompt_tokens=cached_prompt_tokens,
+            prompt_token_ids=prompt_token_ids if request.return_prompt_token_ids else (),
+            dropped_messages=dropped_messages,
+        )
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """First event: the engine computes the request."""
-
-    prompt_token_ids: Sequence[int]
-    """The rendered prompt."""
-    cached_prompt_tokens: int = 0
-    """Those of them that the prefix cache held."""
-    dropped_messages: int = 0
-    """Turns that were dropped to make the chat fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """New output; never splits a Unicode character."""
-
-    text: str = ""
-    thinking: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    """Calls that became complete."""
-    token_ids: Sequence[int] = ()
-    """The tokens behind this chunk; they may run ahead of the text."""
-    logprobs: Sequence[PositionLogprobs] = ()
-    """One entry for each of `token_ids` when asked for."""
+def delta(
+    text: str = "",
+    token_ids: Sequence[int] = (),
+    *,
+    thinking: str = "",
+    tool_calls: Sequence[pb.ToolCall] = (),
+    logprobs: Iterable[pb.TokenLogprobs] = (),
+) -> pb.GenerateResponse:
+    """Returns new output. Sets only what is there: this runs for every output of every stream."""
+    event = pb.GenerateResponse()
+    message = event.delta
+    message.text = text  # also when empty: it marks the event as a delta
+    message.token_ids.extend(token_ids)
+    if thinking:
+        message.thinking = thinking
+    if tool_calls:
+        message.tool_calls.extend(tool_calls)
+    if logprobs:
+        message.logprobs.extend(logprobs)
+    return event
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """Last event: the generation is complete."""
+def finished(
+    reason: pb.FinishReason,
+    *,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_prompt_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    matched_stop: str = "",
+    queue_seconds: float = 0.0,
+    prefill_seconds: float = 0.0,
+    decode_seconds: float = 0.0,
+) -> pb.GenerateResponse:
+    """Returns the last event. `completion_tokens` includes resumed ones; the times do not overlap."""
+    event = pb.GenerateResponse(
+        finished=pb.Finished(
+            reason=reason,
+            matched_stop=matched_stop,
+            usage=pb.Usage(
+                prompt_tokens=prompt_tokens,
+                cached_prompt_tokens=cached_prompt_tokens,
+                completion_tokens=completion_tokens,
+                reasoning_tokens=reasoning_tokens,
+            ),
+        )
+    )
+    timings = event.finished.timings
+    set_duration(timings.queue, queue_seconds)
+    set_duration(timings.load, 0.0)
+    set_duration(timings.prompt, prefill_seconds)
+    set_duration(timings.decode, decode_seconds)
+    return event
 
-    reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    """Generated tokens, resumed ones included."""
-    cached_prompt_tokens: int = 0
-    reasoning_tokens: int = 0
-    matched_stop: str = ""
-    """The stop text that ended it, when one did."""
-    queue_seconds: float = 0.0
-    """From the engine's taking the request to the start of computing."""
-    prefill_seconds: float = 0.0
-    """From there to the first token."""
-    decode_seconds: float = 0.0
-    """From the first token to the last."""
 
-
-GenerationEvent = Accepted | Chunk | Completed
+def set_duration(duration: Duration, seconds: float) -> None:
+    """Sets a duration; a time that is negative because it comes from several processes' clocks counts as 0."""
+    duration.FromNanoseconds(max(0, round(seconds * 1e9)))

@@ -1,32 +1,21 @@
-"""The Engine protocol: what every engine does for the servicers, which know nothing else of it."""
+"""The Engine protocol: what every engine does for the services."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from vllama_server.engine.description import EngineDescription
-    from vllama_server.engine.events import GenerationEvent
-    from vllama_server.engine.requests import ChatPrompt, GenerationRequest, TextPrompt
+    from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 
-
-class StartPhase(Enum):
-    """What a starting engine is busy with, in this order."""
-
-    RESOLVE = "resolve"
-    DOWNLOAD = "download"
-    LOAD = "load"
-    COMPILE = "compile"
-    WARM_UP = "warm up"
+    Progress = Callable[[worker_pb2.StartPhase, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """An engine's load at one moment."""
+    """An engine's load at one moment, in plain numbers: the watchdog, metrics and both kinds of report read it."""
 
     running: int = 0
     waiting: int = 0
@@ -43,71 +32,53 @@ class EngineLoad:
     """None before the first step."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddedText:
-    """The vector of one text."""
-
-    values: Sequence[float]
-    prompt_tokens: int
-    """Tokens of the text, after truncation."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
-    """The tokens of one text."""
-
-    token_ids: Sequence[int]
-    """Special tokens included."""
-    text: str
-    """The text that was tokenized; for a chat, as rendered."""
-
-
 class Engine(Protocol):
     """One model on one device, or a simulation of that.
 
-    Methods run on the event loop that serves; errors are those of `errors.py`.
+    Methods run on the event loop that serves; errors are those of `errors.py`. Requests have been validated.
     """
 
-    async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
+    async def start(self, progress: Progress) -> None:
         """Loads the model and produces a warm-up token, without blocking the event loop.
 
-        `progress` may be called from any thread. Raises StartFailed with the root cause and advice.
+        `progress` takes a phase and a share of it; it may be called from any thread. Raises StartFailed with the root
+        cause and advice.
         """
         ...
 
-    def describe(self) -> EngineDescription:
-        """Tells what the engine is. Only after `start`."""
+    def describe(self) -> worker_pb2.DescribeResponse:
+        """Returns what the engine is, without the worker's identity. Only after `start`."""
         ...
 
     def load(self) -> EngineLoad:
-        """Measures the load. Cheap: called for every report."""
+        """Returns the load. Cheap: called for every report."""
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Yields Accepted, then Chunks, then Completed.
+    def generate(
+        self, request: generation_pb2.GenerateRequest
+    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
+        """Yields `started` without the worker's identity, then deltas, then `finished`; see `events`.
 
-        Closing the generator, or cancelling the task that reads it, aborts the request and frees
-        its KV blocks. Slow readers get larger chunks, not a longer queue. Raises InvalidRequest,
-        CapabilityMissing, EngineBusy, EngineDead or EngineFault.
+        `request_id` is unique among the live requests of this engine. Closing the generator, or cancelling the task
+        that reads it, aborts the request and frees its KV blocks. Slow readers get larger deltas, not a longer queue.
+        Raises InvalidRequest, CapabilityMissing, EngineBusy, EngineDead or EngineFault.
         """
         ...
 
-    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
+    async def tokenize(self, request: generation_pb2.TokenizeRequest) -> generation_pb2.TokenizeResponse:
         """Renders and tokenizes. Raises InvalidRequest, CapabilityMissing."""
         ...
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Turns ids into text, special tokens left out. Raises InvalidRequest for an unknown id."""
+        """Returns the text of ids, special tokens left out. Raises InvalidRequest for an unknown id."""
         ...
 
-    async def embed(
-        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
-    ) -> list[EmbeddedText]:
+    async def embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:
         """Embeds every text, in order. Raises CapabilityMissing for a model that generates."""
         ...
 
     async def sleep(self) -> None:
-        """Moves the weights to the host's memory and drops the KV cache. Only while no request is inside.
+        """Moves the weights to the host's memory and drops the KV cache. Only while no request is running.
 
         Raises CapabilityMissing where that does not work, EngineDead or EngineFault when it failed.
         """
@@ -118,12 +89,12 @@ class Engine(Protocol):
         ...
 
     async def failed(self) -> Exception:
-        """Returns, whenever it happens, the reason why the engine can serve no more."""
+        """Waits until the engine can serve no more, and returns the reason."""
         ...
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Ends the engine and its processes. May be called in any state, more than once.
 
-        `at_once` asks no process to leave in order: for an engine that has failed and may not answer.
+        `at_once` kills the processes of an engine that has failed and may not answer.
         """
         ...

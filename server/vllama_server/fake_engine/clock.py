@@ -1,4 +1,4 @@
-"""The time in which a simulated engine's steps pass; tests put their own in its place."""
+"""The clock of a simulated engine's steps; tests replace it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, time: float) -> None:
-        """Waits for a moment; gives other tasks a turn even when it is past."""
+        """Waits until then; lets other tasks run even when that is past."""
         ...
 
 

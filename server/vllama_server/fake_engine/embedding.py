@@ -1,4 +1,4 @@
-"""Vectors of the simulated engine: any text has its own direction, always the same one."""
+"""Vectors of the simulated engine: a function of the text alone."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 import struct
 from hashlib import sha256
 
-from vllama_server.engine.protocol import EmbeddedText
+from vllama_protos.v1 import embedding_pb2 as pb
 from vllama_server.errors import ContextTooLong
 from vllama_server.fake_engine import tokens
 
 VECTOR_LENGTH = 384
 
 
-def embed(text: str, context_tokens: int, dimensions: int, *, truncate: bool, normalize: bool) -> EmbeddedText:
-    """Embeds a text, cut to the context if that is allowed. Raises ContextTooLong otherwise."""
+def embed(text: str, context_tokens: int, dimensions: int, *, truncate: bool, normalize: bool) -> pb.Vector:
+    """Embeds a text, cut to the context if `truncate`. Raises ContextTooLong otherwise."""
     data = tokens.encode(text)
     length = len(data) // tokens.TOKEN_BYTES
     if length > context_tokens:
@@ -24,7 +24,7 @@ def embed(text: str, context_tokens: int, dimensions: int, *, truncate: bool, no
             )
         length = context_tokens
         text = tokens.decode(tokens.to_ids(data[: length * tokens.TOKEN_BYTES]))
-    return EmbeddedText(vector(text, dimensions, normalize=normalize), length)
+    return pb.Vector(values=vector(text, dimensions, normalize=normalize), prompt_tokens=length)
 
 
 def vector(text: str, dimensions: int, *, normalize: bool) -> list[float]:

@@ -1,4 +1,4 @@
-"""The simulated engine in real time: runs the step model on the event loop behind the Engine protocol."""
+"""The simulated engine: runs the step model on the event loop behind the Engine protocol."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import logging
 from random import Random
 from typing import TYPE_CHECKING
 
-from vllama_server.engine.description import Capability, Device, EngineDescription, ModelInfo
-from vllama_server.engine.protocol import EngineLoad, StartPhase, TokenizedText
+from vllama_protos.v1 import embedding_pb2, worker_pb2
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_server.engine.protocol import EngineLoad
 from vllama_server.errors import CapabilityMissing, ConfigError, ContextTooLong, EngineDead, InvalidRequest
 from vllama_server.fake_engine import embedding, tokens
 from vllama_server.fake_engine.clock import LoopClock
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine.events import GenerationEvent
-    from vllama_server.engine.protocol import EmbeddedText
-    from vllama_server.engine.requests import ChatPrompt, GenerationRequest, TextPrompt
+    from vllama_server.engine.protocol import Progress
     from vllama_server.fake_engine.clock import Clock
     from vllama_server.fake_engine.steps import Step
 
@@ -37,7 +36,7 @@ DEFAULT_OUTPUT_TOKENS = 128
 OWN_CONTEXT_TOKENS = 32_768
 """What `--max-model-len 0` serves."""
 CATCH_UP_SECONDS = 0.05
-"""How much lost time the engine makes good after the event loop was busy."""
+"""How much lost time the engine makes up for after the event loop was busy."""
 LEAD_TOKENS = 16
 """With steps that take no time: how far the engine runs ahead of the readers that keep up best."""
 READER_WAIT_SECONDS = 0.005
@@ -83,30 +82,33 @@ class FakeEngine:
         context_tokens = min(config.max_model_len or OWN_CONTEXT_TOKENS, profile.kv_cache_tokens)
         return cls(profile, faults, context_tokens=context_tokens)
 
-    async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
-        """Takes the time that a real start would take, then runs."""
+    async def start(self, progress: Progress) -> None:
+        """Waits for the configured time, then runs."""
         logger.warning("this engine is simulated: its text means nothing")
-        progress(StartPhase.RESOLVE, 1.0)
+        progress(worker_pb2.START_PHASE_RESOLVE, 1.0)
         started_at = self._clock.time()
         for stage in range(START_STAGES if self._start_seconds else 0):
-            progress(StartPhase.LOAD, stage / START_STAGES)
+            progress(worker_pb2.START_PHASE_LOAD, stage / START_STAGES)
             await self._clock.sleep_until(started_at + (stage + 1) * self._start_seconds / START_STAGES)
-        progress(StartPhase.WARM_UP, 0.0)
+        progress(worker_pb2.START_PHASE_WARM_UP, 0.0)
         self._loop_task = asyncio.create_task(self._run(), name="fake-engine-steps")
         self._loop_task.add_done_callback(self._loop_ended)
 
-    def describe(self) -> EngineDescription:
-        """Tells what the simulation is."""
-        return EngineDescription(
-            capabilities=frozenset({Capability.COMPLETION, Capability.CHAT, Capability.EMBEDDING}),
+    def describe(self) -> worker_pb2.DescribeResponse:
+        return worker_pb2.DescribeResponse(
+            capabilities=(
+                worker_pb2.CAPABILITY_COMPLETION,
+                worker_pb2.CAPABILITY_CHAT,
+                worker_pb2.CAPABILITY_EMBEDDING,
+            ),
             context_length=self._context_tokens,
             max_streams=self._profile.max_streams,
             kv_cache_tokens=self._profile.kv_cache_tokens,
             block_tokens=self._profile.block_tokens,
-            device=Device(kind="simulated", name="simulated"),
+            device=worker_pb2.Device(kind="simulated", name="simulated"),
             simulated=True,
             can_sleep=self._profile.can_sleep,
-            model_info=ModelInfo(
+            model_info=worker_pb2.ModelInfo(
                 architecture="simulated",
                 embedding_length=embedding.VECTOR_LENGTH,
                 trained_context_length=self._context_tokens,
@@ -114,7 +116,6 @@ class FakeEngine:
         )
 
     def load(self) -> EngineLoad:
-        """Measures the load."""
         now, model, rates = self._clock.time(), self._model, self._rates
         return EngineLoad(
             running=model.running,
@@ -128,17 +129,16 @@ class FakeEngine:
             last_step_age_seconds=None if rates.last_step_at is None else now - rates.last_step_at,
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Yields Accepted, Chunks and Completed; see the Engine protocol."""
+    async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
         generation, dropped = self._prepare(request)
         self._submit(generation)
         try:
             while not generation.admitted:
                 await self._wait_for(generation)
-            yield generation.accepted(dropped)
+            yield generation.started(dropped)
             while generation.readable or not generation.finished:
                 if generation.readable:
-                    yield generation.take(request.logprobs)
+                    yield generation.take()
                 else:
                     await self._wait_for(generation)
             yield generation.completed()
@@ -146,67 +146,62 @@ class FakeEngine:
             self._live.discard(generation)
             self._model.cancel(generation)
 
-    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
-        """Splits a rendered prompt into its four-byte tokens."""
-        ids = tokens.to_ids(render(prompt))
-        return TokenizedText(ids, tokens.decode(ids))
+    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        ids = tokens.to_ids(render(request))
+        return pb.TokenizeResponse(token_ids=ids, text=tokens.decode(ids))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Turns ids of prompts and of generations back into text."""
         try:
             return tokens.decode(token_ids)
         except ValueError as error:
             raise InvalidRequest(f"token_ids: {error}", "token_ids") from None
 
-    async def embed(
-        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
-    ) -> list[EmbeddedText]:
-        """Derives each vector from its text alone."""
-        length = dimensions or embedding.VECTOR_LENGTH
+    async def embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:
+        length = request.dimensions or embedding.VECTOR_LENGTH
         if length > embedding.VECTOR_LENGTH:
             raise InvalidRequest(f"dimensions is {length} and may be {embedding.VECTOR_LENGTH} at most.", "dimensions")
-        most = self._context_tokens
-        return [embedding.embed(text, most, length, truncate=truncate, normalize=normalize) for text in texts]
+        normalize = request.normalize if request.HasField("normalize") else True
+        vectors = (
+            embedding.embed(text, self._context_tokens, length, truncate=request.truncate, normalize=normalize)
+            for text in request.inputs
+        )
+        return embedding_pb2.EmbedResponse(vectors=vectors)
 
     async def sleep(self) -> None:
-        """Forgets its cache, as an engine does whose device is taken."""
         if not self._profile.can_sleep:
             raise CapabilityMissing("the simulated engine cannot sleep; --engine-arg can_sleep=1 lets it.")
-        self._model.forget()
+        self._model.clear_cache()
 
     async def wake(self) -> None:
-        """Takes the time that moving weights would take."""
         await self._clock.sleep_until(self._clock.time() + self._profile.wake_seconds)
 
     async def failed(self) -> Exception:
-        """Returns when the step loop has ended by a fault of its own."""
         await self._failed.wait()
         return EngineDead("the simulated engine's step loop has failed; see the log.")
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Ends the step loop and every generation; it has no process that could be left behind."""
         task, self._loop_task = self._loop_task, None
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
         self._fail_all()
 
-    def _prepare(self, request: GenerationRequest) -> tuple[Generation, int]:
-        """Renders a request and decides what it will say; also returns the turns that were dropped."""
-        if request.output_format is not None:
+    def _prepare(self, request: pb.GenerateRequest) -> tuple[Generation, int]:
+        """Renders a request and determines its output; also returns the number of dropped turns."""
+        if request.HasField("output_format"):
             raise InvalidRequest("output_format: the simulated engine cannot constrain its output.", "output_format")
         context = min(request.max_context_tokens or self._context_tokens, self._context_tokens)
-        data, dropped = render_within(request.prompt, context, drop_oldest=request.drop_oldest)
+        data, dropped = render_within(request, context)
         if not data:
             raise InvalidRequest("the prompt is empty; give at least one character.", "prompt")
         self._faults.check_prompt(data)
         sampling = request.sampling
         room = min(context - len(data) // tokens.TOKEN_BYTES, tokens.OUTPUT_LIMIT)
-        limit = DEFAULT_OUTPUT_TOKENS if sampling.max_tokens is None else sampling.max_tokens
+        limit = sampling.max_tokens if sampling.HasField("max_tokens") else DEFAULT_OUTPUT_TOKENS
         limit = room if limit < 0 else min(limit, room)
-        output = Output(tokens.prompt_hash(data), limit, sampling.stop, sampling.min_tokens or 0)
+        output = Output(tokens.prompt_hash(data), limit, sampling.stop, sampling.min_tokens)
         ids = block_ids(data, self._profile.block_tokens * tokens.TOKEN_BYTES)
-        generation = Generation(data, ids, output, len(request.resume_token_ids), priority=request.priority)
+        generation = Generation(request, data, ids, output)
         if not self._model.fits(generation):
             raise ContextTooLong("the prompt and its output do not fit the KV cache; raise kv_cache_tokens.", "prompt")
         return generation, dropped
@@ -224,7 +219,7 @@ class FakeEngine:
         await generation.changed()
 
     async def _run(self) -> None:
-        """Makes one step after the other while there is work."""
+        """Makes steps while there is work."""
         due = self._clock.time()
         while True:
             step = self._model.begin()
@@ -243,8 +238,8 @@ class FakeEngine:
         if step.seconds:
             await self._clock.sleep_until(due)
             return
-        # Without a pace of its own the engine takes its readers': it yields once, and if all of
-        # them are behind it waits a little for one that comes for more.
+        # An engine whose steps take no time runs at the pace of its readers: it yields once, and if all of
+        # them are behind it waits a little for one of them.
         await asyncio.sleep(0)
         if any(generation.lead < LEAD_TOKENS for generation in self._live):
             return
@@ -262,7 +257,7 @@ class FakeEngine:
             stream.wake()
 
     def _deliver(self, step: Step) -> int:
-        """Lets readers know of their new tokens; returns how many there are."""
+        """Wakes the readers of new tokens; returns the number of tokens."""
         now = self._clock.time()
         advanced = self._model.finish(step)
         for stream in advanced:
@@ -271,7 +266,7 @@ class FakeEngine:
             if stream.produced_tokens <= 1:
                 stream.first_at = now
             stream.wake()
-        # A stream that wanted no token advances without one.
+        # A stream without output tokens advances without one.
         generated = sum(stream.output_tokens > 0 for stream in advanced)
         self._rates.record(now, step.seconds, generated, step.prefill_tokens)
         return generated

@@ -1,4 +1,4 @@
-"""Carries out the faults that a simulated engine was asked to have."""
+"""Fault injection: the crashes, hangs and failed requests that a simulated engine is configured with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kill_process() -> None:
 
 
 class FaultInjector:
-    """Looks at every prompt and at every token, and does what the faults say."""
+    """Checks every prompt and counts tokens; causes the configured faults."""
 
     def __init__(self, faults: Faults, random: Random, die: Callable[[], None]) -> None:
         self._faults = faults
@@ -31,14 +31,14 @@ class FaultInjector:
         self._generated_tokens = 0
 
     def check_prompt(self, prompt: bytes) -> None:
-        """Dies of a poisoned prompt; raises EngineFault for as many requests as the error rate asks."""
+        """Kills the process at a poisoned prompt; raises EngineFault for the configured share of requests."""
         if self._faults.poison and self._faults.poison.encode() in prompt:
             self._die()
         if self._random.random() < self._faults.error_rate:
             raise EngineFault("the simulated engine fails this request, as error_rate asks.")
 
     async def count_tokens(self, tokens: int) -> None:
-        """Crashes, or never returns, once enough tokens have been generated."""
+        """Crashes, or never returns, after the configured number of tokens."""
         self._generated_tokens += tokens
         crash, hang = self._faults.crash_after_tokens, self._faults.hang_after_tokens
         if crash is not None and self._generated_tokens >= crash:

@@ -1,10 +1,10 @@
-"""What a simulated generation says: known in full beforehand, so stop texts are found before the first step."""
+"""Output of a simulated generation: determined in full beforehand, so stop texts are found before the first step."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_server.engine.events import FinishReason, PositionLogprobs, TokenLogprob
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.fake_engine import tokens
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class Output:
         self._offsets: list[int] = []
         self.limit = limit
         """Tokens until the end, resumed ones included."""
-        self.reason = FinishReason.LENGTH
-        """How it will end."""
+        self.reason = pb.FINISH_REASON_LENGTH
+        """Why it will end."""
         self.matched_stop = ""
         """The stop text that will end it."""
         if stop:
@@ -34,20 +34,20 @@ class Output:
         return [tokens.output_id(self._hash, index) for index in range(start, end)]
 
     def text(self, start: int, end: int) -> str:
-        """The text of positions start to end, as far as it lies before the stop text."""
+        """The text of positions start to end, up to the stop text."""
         if not self.matched_stop:
             if end - start == 1:
                 return tokens.output_text(self._hash, start)
             return "".join([tokens.output_text(self._hash, index) for index in range(start, end)])
         return self._text[self._offsets[start] : self._offsets[end]]
 
-    def logprobs(self, start: int, end: int, alternatives: int) -> list[PositionLogprobs]:
-        """The log probabilities of positions start to end: each token was certain."""
+    def logprobs(self, start: int, end: int, alternatives: int) -> list[pb.TokenLogprobs]:
+        """The log probabilities of positions start to end: 0, since each token is certain."""
         entries = []
         for index in range(start, end):
             text = tokens.output_text(self._hash, index)
-            token = TokenLogprob(tokens.output_id(self._hash, index), text, text.encode(), 0.0)
-            entries.append(PositionLogprobs(token, (token,) if alternatives else ()))
+            token = pb.TokenLogprob(id=tokens.output_id(self._hash, index), text=text, bytes=text.encode(), logprob=0.0)
+            entries.append(pb.TokenLogprobs(token=token, top=[token] if alternatives else ()))
         return entries
 
     def _find(self, stop: Sequence[str], min_tokens: int) -> None:
@@ -61,6 +61,6 @@ class Output:
             found = [(at, word) for word in stop if (at := text.find(word, seen)) >= 0]
             if found and index >= min_tokens:
                 cut, self.matched_stop = min(found)
-                self.limit, self.reason = index + 1, FinishReason.STOP
+                self.limit, self.reason = index + 1, pb.FINISH_REASON_STOP
                 self._text, self._offsets = text[:cut], offsets
                 return

@@ -1,11 +1,11 @@
-"""Measured speeds of an engine's steps: moving averages that a load report shows."""
+"""Measured speeds of an engine's steps: moving averages for the load report."""
 
 from __future__ import annotations
 
 import math
 
 HALF_LIFE_SECONDS = 1.0
-"""After so long without tokens the decode speed that is shown has halved."""
+"""After so long without tokens the reported decode speed has halved."""
 _WEIGHT = 0.1
 """Share of a new step in the moving averages."""
 
@@ -25,11 +25,11 @@ class Rates:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Speed of prefill beside the time that a step takes anyway; 0 until measured."""
+        """Speed of prefill without the fixed time of a step; 0 until measured."""
         return self._prefill_tokens / self._prefill_seconds if self._prefill_seconds else 0.0
 
     def record(self, now: float, seconds: float, decode_tokens: int, prefill_tokens: int) -> None:
-        """Takes note of a step that ended now."""
+        """Records a step that ended now."""
         self.last_step_at = now
         if prefill_tokens:
             self._record_prefill(seconds - self.step_seconds, prefill_tokens)
@@ -44,7 +44,7 @@ class Rates:
         return self._decode * math.pow(2.0, (self._updated_at - now) / HALF_LIFE_SECONDS)
 
     def _record_prefill(self, seconds: float, tokens: int) -> None:
-        # What a step takes anyway must be known first: in a small chunk it is nearly all of the time.
+        # The fixed time of a step must be measured first: in a small chunk it is nearly all of the time.
         # Tokens and seconds are averaged apart, so that a chunk counts by its size.
         if self.step_seconds and seconds > 0:
             self._prefill_tokens += _WEIGHT * (tokens - self._prefill_tokens)

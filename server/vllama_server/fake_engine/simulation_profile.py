@@ -1,7 +1,7 @@
-"""How fast and how large a simulated engine is, and how it misbehaves.
+"""The simulation profile: speed, size and faults of a simulated engine.
 
-The defaults are round numbers of the order of a small model on one GPU, so that a balancing
-result reads like a real one.
+The defaults are round numbers of the order of a small model on one GPU, so that a balancing result reads like a real
+one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class SimulationProfile:
     step_tokens: int = 2048
     """Tokens that one step may compute: one for each decoding stream, the rest for prompts."""
     kv_cache_tokens: int = 200_000
-    """Tokens that the KV cache holds, for running streams and remembered prefixes together."""
+    """Tokens that the KV cache holds, for running streams and cached prefixes together."""
     block_tokens: int = 16
     """Tokens of one block of the cache."""
     can_sleep: bool = False
-    """Whether it plays a GPU whose weights can move to the host's memory."""
+    """True if sleep and wake work, as on a GPU."""
     wake_seconds: float = 0.0
-    """How long they take to come back."""
+    """How long waking takes."""
 
     @property
     def cache_blocks(self) -> int:
@@ -56,7 +56,7 @@ class SimulationProfile:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong; all of it off by default."""
+    """Faults, all off by default."""
 
     start_seconds: float = 0.0
     """How long the start takes."""
@@ -151,4 +151,4 @@ _FAULT_READERS: dict[str, Reader] = {
     "poison": _text,
 }
 KEYS = tuple(field.name for kind in (SimulationProfile, Faults) for field in fields(kind))
-"""Every key that `from_arguments` knows."""
+"""Every key of `from_arguments`."""

@@ -1,12 +1,12 @@
 """The step loop of a simulated engine: pure, synchronous, without a clock.
 
-Whoever drives it - the asyncio engine, or a discrete-event simulator - asks `begin` for the next
-step, lets the step's seconds pass in whatever time it has, and calls `finish` to learn which
-streams got a token. Requests may be submitted and cancelled between the two.
+Its driver - the asyncio engine or a discrete-event simulator - calls `begin` for the next step, lets the step's
+seconds pass in its own time, and calls `finish` for the streams that got a token. Requests may be submitted and
+cancelled between the two.
 
-Like vLLM it batches continuously: each decoding stream takes one token of a step's budget, the
-rest goes to prompts, first come first served, in chunks. Unlike vLLM it promises a stream all the
-blocks it can ever need when it admits it, so it never preempts.
+Like vLLM it batches continuously: each decoding stream takes one token of a step's budget, the rest goes to prompts,
+first come first served, in chunks. Unlike vLLM it reserves all the blocks that a stream can need when it admits it,
+so it never preempts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """One request on its way through the engine."""
+    """One request in the engine."""
 
     __slots__ = (
         "admitted",
@@ -44,20 +44,20 @@ class Stream:
         self.prompt_tokens = prompt_tokens
         """Tokens to compute before the first output token, resumed ones included."""
         self.blocks = blocks
-        """Identities of the full blocks that others may share, from the start of the prompt.
+        """Ids of the full blocks that other streams may share, from the start of the prompt.
 
-        Whoever knows what will be generated may go on with those of prompt and output together.
+        A simulator that has the output in advance may add those of prompt and output together.
         """
         self.output_tokens = output_tokens
         """Tokens to generate; 0 computes the prompt only."""
         self.priority = priority
         """Lower is admitted first."""
         self.admitted = False
-        """Whether it is or was in the batch."""
+        """True if it is or was in the batch."""
         self.finished = False
-        """Whether it has left the engine, by its end or by cancellation."""
+        """True if it has ended or was cancelled."""
         self.cached_tokens = 0
-        """Prompt tokens that needed no computing."""
+        """Prompt tokens found in the cache."""
         self.computed_tokens = 0
         """Prompt tokens done, cached ones included."""
         self.produced_tokens = 0
@@ -83,7 +83,7 @@ class Step:
         self.prefill_tokens = sum(tokens for _, tokens in prefill)
         """Tokens of all chunks together."""
         self.admitted = admitted
-        """Streams that came into the batch with this step."""
+        """Streams admitted to the batch with this step."""
 
 
 class StepModel:
@@ -107,7 +107,7 @@ class StepModel:
 
     @property
     def waiting(self) -> int:
-        """Streams that wait for a place in it."""
+        """Streams that wait for the batch."""
         return len(self._waiting)
 
     @property
@@ -125,12 +125,12 @@ class StepModel:
             blocks += -(-(stream.computed_tokens + stream.produced_tokens) // block) - len(stream.pinned)
         return blocks / self._cache.capacity_blocks
 
-    def forget(self) -> None:
-        """Empties the prefix cache of what no stream uses."""
-        self._cache.forget()
+    def clear_cache(self) -> None:
+        """Frees every cached block that no stream uses."""
+        self._cache.clear()
 
     def fits(self, stream: Stream) -> bool:
-        """Tells whether an empty engine could ever hold the stream."""
+        """Returns whether an empty engine can hold the stream."""
         return self._blocks_of(stream) <= self._cache.capacity_blocks
 
     def submit(self, stream: Stream) -> None:
@@ -145,7 +145,7 @@ class StepModel:
         self._waiting.insert(index, stream)
 
     def cancel(self, stream: Stream) -> None:
-        """Takes a stream out and frees its blocks; without effect on one that has finished."""
+        """Removes a stream and frees its blocks; without effect on one that has finished."""
         if stream.finished:
             return
         if not stream.admitted:
@@ -175,7 +175,7 @@ class StepModel:
         return step
 
     def finish(self, step: Step) -> list[Stream]:
-        """Lets a step have happened; returns the streams that advanced, those that finished included.
+        """Applies a step; returns the streams that advanced, those that finished included.
 
         A stream advances when it gets a token, or when its prompt is done and no token was asked for.
         """
@@ -201,7 +201,7 @@ class StepModel:
         return budget - tokens
 
     def _admit_next(self) -> bool:
-        """Moves the first waiting stream into the batch if there is a place and room for it."""
+        """Moves the first waiting stream into the batch if batch and cache have room for it."""
         if not self._waiting or self.running >= self._profile.max_streams:
             return False
         stream = self._waiting[0]
@@ -242,7 +242,7 @@ class StepModel:
             self._cache.release(stream.pinned, stream.reserved_blocks)
 
     def _share_output(self, stream: Stream) -> None:
-        """Shares the blocks that generated tokens have filled, as engines do; the last one was never computed."""
+        """Shares the blocks that generated tokens have filled, as engines do; the last token was never computed."""
         if stream.produced_tokens:
             block = self._profile.block_tokens
             filled = (stream.prompt_tokens + stream.produced_tokens - 1) // block

@@ -1,9 +1,7 @@
-"""How much may be under way to a caller.
+"""Credit-based flow control: HTTP/2 windows are megabytes, and deltas already sent cannot be merged.
 
-A connection would take megabytes before it held anybody up, and what is in it cannot merge any
-more: a caller that is behind would get each token by itself, later and later. So a caller asks for
-messages. An answer to each would cost both sides as much as a small message itself does; those are
-counted by their bytes, and only every few of them has to be answered.
+So a caller asks for messages. An answer to each message would cost both sides as much as a small message does. Small
+messages are therefore counted by their bytes, and only every few of them has to be answered.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ class FlowControl:
         self._is_available.set()
 
     def lift_limit(self) -> None:
-        """Allows all from now on: nobody is left who would ask."""
+        """Allows all from now on: the caller sends no more requests."""
         self._is_unlimited = True
         self._is_available.set()
 
@@ -41,7 +39,7 @@ class FlowControl:
             await self._is_available.wait()
 
     def consume(self, size_bytes: int) -> bool:
-        """Counts a message; tells whether the caller has to answer it before its place is free again."""
+        """Counts a message; returns whether the caller has to answer it."""
         self._sent_bytes += size_bytes
         if self._sent_bytes < self._unanswered_bytes:
             return False

@@ -1,4 +1,4 @@
-"""One call that carries generations: requests come in, each generation is a task, one task sends the message of all."""
+"""One Relay call: a task receives requests, each generation is a task, and one task sends the events of all."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
-from vllama_protos.v1 import worker_pb2 as pb
-from vllama_server.engine.events import Chunk
 from vllama_server.errors import InvalidRequest, WorkerError, encoded_status
 from vllama_server.relay.flow_control import FlowControl
 from vllama_server.relay.send_buffer import SendBuffer
-from vllama_server.wire import responses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Coroutine
 
     from vllama_protos.v1 import generation_pb2
-    from vllama_server.engine.events import GenerationEvent
+    from vllama_protos.v1 import worker_pb2 as pb
     from vllama_server.generation_runner import GenerationRunner
-    from vllama_server.identity import WorkerIdentity
     from vllama_server.rpc_log import RpcLog
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,16 +25,15 @@ if TYPE_CHECKING:
 MESSAGES_UNDER_WAY = 2
 """One that the caller works on, and one that is there when it is done."""
 METHOD = "Generate"
-"""How a generation is called in metrics and logs, whichever way it came."""
+"""The method of every generation in metrics and logs, also of a relayed one."""
 
 
 class RelayedCall:
     """The generations of one call. `serve` it once."""
 
-    def __init__(self, runner: GenerationRunner, log: RpcLog, identity: WorkerIdentity) -> None:
+    def __init__(self, runner: GenerationRunner, log: RpcLog) -> None:
         self._runner = runner
         self._log = log
-        self._identity = identity
         self._buffer = SendBuffer()
         self._flow_control = FlowControl(MESSAGES_UNDER_WAY)
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -46,9 +41,9 @@ class RelayedCall:
     async def serve(
         self, requests: AsyncIterable[pb.RelayRequest], context: Context, closed: Coroutine[Any, Any, None]
     ) -> None:
-        """Serves until the requests end, or `closed` returns because the worker leaves; what runs is let finish.
+        """Serves until the requests end, or until `closed` returns because the worker ends; running generations finish.
 
-        Cancelling it ends every generation. Raises InvalidRequest for an order that cannot be.
+        Cancelling it ends every generation. Raises InvalidRequest for a stream number that is in use.
         """
         receiving, closing = asyncio.create_task(self._receive(requests)), asyncio.create_task(closed)
         sending = asyncio.create_task(self._send(context))
@@ -59,7 +54,7 @@ class RelayedCall:
             refusal = receiving.exception() if receiving.done() else None
             if refusal is None and self._running and not sending.done():
                 await asyncio.wait(tuple(self._running.values()))
-            # Two operations of one kind must not meet on a call: its last message comes before its status.
+            # gRPC allows one operation of a kind at a time: the last message is sent before the status.
             self._buffer.close()
             await sending
             if refusal is not None:
@@ -68,13 +63,13 @@ class RelayedCall:
             await _ended(receiving, closing, sending, *self._running.values())
 
     async def _receive(self, requests: AsyncIterable[pb.RelayRequest]) -> None:
-        async for order in requests:
-            kind = order.WhichOneof("order")
+        async for request in requests:
+            kind = request.WhichOneof("order")
             if kind == "ready":
                 self._flow_control.grant()
             elif kind == "start":
-                self._start(order.stream, order.start)
-            elif (task := self._running.get(order.stream)) is not None:
+                self._start(request.stream, request.start)
+            elif (task := self._running.get(request.stream)) is not None:
                 task.cancel()
 
     async def _send(self, context: Context) -> None:
@@ -94,35 +89,32 @@ class RelayedCall:
         task.add_done_callback(lambda _: self._running.pop(stream))
 
     async def _generate(self, stream: int, start: pb.RelayStart) -> None:
-        """Runs one generation; whatever becomes of it, this does not raise unless it is cancelled."""
+        """Runs one generation; raises only when it is cancelled."""
         request = start.request
         seconds = start.timeout.ToTimedelta().total_seconds() if start.HasField("timeout") else None
 
-        async def put(event: GenerationEvent) -> None:
-            if type(event) is Chunk:
+        async def send(event: generation_pb2.GenerateResponse, is_delta: bool) -> None:
+            if is_delta:
                 await self._buffer.put_delta(stream, event)
             else:
-                self._buffer.put(stream, self._event(stream, event, request))
+                self._buffer.put(stream, event)
 
         try:
             async with asyncio.timeout(seconds):
                 with self._log.call(METHOD, request.request_id) as request_id:
                     request.request_id = request_id
-                    await self._runner.run(request, put)
+                    await self._runner.run(request, send)
         except WorkerError as error:
-            self._buffer.put(stream, pb.RelayEvent(stream=stream, status=encoded_status(error)))
+            self._buffer.put(stream, encoded_status(error))
         except TimeoutError:
-            self._buffer.put(stream, pb.RelayEvent(stream=stream, status=_TOO_LATE))
+            self._buffer.put(stream, _TOO_LATE)
         except asyncio.CancelledError:
             self._buffer.discard(stream)
             raise
 
-    def _event(self, stream: int, event: GenerationEvent, request: generation_pb2.GenerateRequest) -> pb.RelayEvent:
-        return pb.RelayEvent(stream=stream, response=responses.response(event, self._identity, request))
-
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:
-    """Cancels tasks and waits for their end; what became of them does not matter any more."""
+    """Cancels tasks and waits for their end; their results are not needed."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

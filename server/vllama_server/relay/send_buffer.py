@@ -1,61 +1,56 @@
-"""What is yet to be sent of all generations on one call: event is put in as it comes and taken out as one message.
+"""Events of all generations of one call that are not sent yet; `take` returns them as one message.
 
-While a message is under way one chunk of each generation waits here. Whoever brings the next one
-waits as well, and meanwhile the engine merges what it makes, as it does for any slow reader: what
-is behind costs neither memory here nor time for each token.
+While a message is being sent, one delta of each generation waits here. A generation that has another one waits as
+well, and meanwhile the engine merges its output, as it does for any slow reader. So a slow caller costs neither
+memory here nor time for each token.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
+from vllama_protos.v1 import generation_pb2
 from vllama_protos.v1 import worker_pb2 as pb
-from vllama_server.engine.events import Chunk
-from vllama_server.wire.responses import fill_delta
-
-if TYPE_CHECKING:
-    Event = Chunk | pb.RelayEvent
 
 LARGE_BYTES = 1 << 20
-"""A message of this size takes no further generation in; far below what gRPC lets pass."""
+"""A message of this size takes no further generation in; far below gRPC's limit."""
 
 
 class SendBuffer:
-    """The event of one call; one reader takes it."""
+    """The pending events of one call; one reader takes them."""
 
     def __init__(self) -> None:
-        self._pending: dict[int, list[Event]] = {}
+        self._pending: dict[int, list[generation_pb2.GenerateResponse | bytes]] = {}
         self._with_delta: set[int] = set()
         self._has_events = asyncio.Event()
         self._has_room = asyncio.Event()
         self._is_closed = False
 
-    def put(self, stream: int, event: pb.RelayEvent) -> None:
-        """Adds an event that is no output; nothing overtakes anything."""
+    def put(self, stream: int, event: generation_pb2.GenerateResponse | bytes) -> None:
+        """Adds an event that is no delta, or the status that ends the generation, after what is there."""
         self._pending.setdefault(stream, []).append(event)
         self._has_events.set()
 
-    async def put_delta(self, stream: int, chunk: Chunk) -> None:
-        """Adds output, once the output before it has been taken."""
+    async def put_delta(self, stream: int, event: generation_pb2.GenerateResponse) -> None:
+        """Adds a delta once the one before it has been taken."""
         while stream in self._with_delta:
             await self._has_room.wait()
         self._with_delta.add(stream)
-        self._pending.setdefault(stream, []).append(chunk)
+        self._pending.setdefault(stream, []).append(event)
         self._has_events.set()
 
     def discard(self, stream: int) -> None:
-        """Forgets what has not been taken of a generation."""
+        """Removes what has not been taken of a generation."""
         self._pending.pop(stream, None)
         self._with_delta.discard(stream)
 
     def close(self) -> None:
-        """Lets `take` come to its end once everything has been taken."""
+        """Lets `take` return None once everything has been taken."""
         self._is_closed = True
         self._has_events.set()
 
     async def take(self) -> pb.RelayResponse | None:
-        """Waits for event and takes all of it, or as much as makes a large message; None at the end."""
+        """Waits for events and takes them all, or as many as make a large message; returns None at the end."""
         while not self._pending:
             if self._is_closed:
                 return None
@@ -66,22 +61,20 @@ class SendBuffer:
             stream = next(iter(self._pending))
             size += _add(message, stream, self._pending.pop(stream))
             self._with_delta.discard(stream)
-        # Those that wait wake now; those that come later find room or wait for the next message.
+        # Tasks that wait now wake up; later ones find room or wait for the next message.
         self._has_room.set()
         self._has_room.clear()
         return message
 
 
-def _add(message: pb.RelayResponse, stream: int, waiting: list[Event]) -> int:
-    """Adds what waits of one generation and returns about how many bytes it has."""
+def _add(message: pb.RelayResponse, stream: int, events: list[generation_pb2.GenerateResponse | bytes]) -> int:
+    """Adds the events of one generation and returns about how many bytes they have."""
     size = 0
-    for event in waiting:
-        if type(event) is Chunk:
-            delta = message.events.add(stream=stream).response.delta
-            fill_delta(delta, event)
-            size += delta.ByteSize()
+    for event in events:
+        if isinstance(event, bytes):
+            message.events.add(stream=stream, status=event)
+            size += len(event)
         else:
-            assert isinstance(event, pb.RelayEvent)
-            message.events.append(event)
+            message.events.add(stream=stream, response=event)
             size += event.ByteSize()
     return size

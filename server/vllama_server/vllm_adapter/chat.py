@@ -1,4 +1,4 @@
-"""Conversations of the contract as vLLM's chat requests, and which turns go when they are too long."""
+"""Chats as vLLM's chat requests, and the shorter versions of a chat that is too long."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers import TokenizeParams
 
-from vllama_server.engine.requests import ThinkLevel, ToolMode
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllama_server.engine.requests import ChatPrompt, Message, Tool
+    from google.protobuf.struct_pb2 import Struct, Value
 
 _IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp", b"GIF8": "gif"}
-_EFFORTS = {ThinkLevel.LOW: "low", ThinkLevel.MEDIUM: "medium", ThinkLevel.HIGH: "high", ThinkLevel.MAX: "max"}
+_EFFORTS = {
+    pb.THINK_LEVEL_LOW: "low",
+    pb.THINK_LEVEL_MEDIUM: "medium",
+    pb.THINK_LEVEL_HIGH: "high",
+    pb.THINK_LEVEL_MAX: "max",
+}
+_TOOL_CHOICES = {
+    pb.TOOL_CHOICE_MODE_UNSPECIFIED: "auto",
+    pb.TOOL_CHOICE_MODE_AUTO: "auto",
+    pb.TOOL_CHOICE_MODE_NONE: "none",
+    pb.TOOL_CHOICE_MODE_REQUIRED: "required",
+}
 
 
 class RenderRequest(ChatCompletionRequest):  # type: ignore[misc]  # vLLM is not analysed
@@ -32,9 +43,9 @@ class RenderRequest(ChatCompletionRequest):  # type: ignore[misc]  # vLLM is not
 
 
 def render_request(
-    chat: ChatPrompt, messages: Sequence[Message], *, has_tool_parser: bool, structured_outputs: Any = None
+    chat: pb.Chat, messages: Sequence[pb.Message], *, has_tool_parser: bool, structured_outputs: Any = None
 ) -> RenderRequest:
-    """Builds vLLM's request for these turns of a chat. Raises InvalidRequest."""
+    """Returns vLLM's request for these turns of a chat. Raises InvalidRequest."""
     values: dict[str, Any] = {
         "messages": [_message(message) for message in messages],
         "stream": True,
@@ -55,39 +66,41 @@ def render_request(
         raise InvalidRequest(f"chat: {error}", "chat") from error
 
 
-def shorter_versions(messages: Sequence[Message]) -> list[list[Message]]:
-    """Lists what is left of a chat after dropping ever more of its oldest turns, longest first.
+def shorter_versions(messages: Sequence[pb.Message]) -> list[list[pb.Message]]:
+    """Returns what is left of a chat without ever more of its oldest turns, longest first.
 
-    System turns and the last turn stay. A cut is made before a user turn only, because templates
-    refuse a conversation that opens with an answer or with the result of a tool.
+    System turns and the last turn stay. A cut is made before a user turn only, because templates refuse a chat that
+    begins with an answer or a tool's result.
     """
-    spoken = [index for index, message in enumerate(messages) if message.role != "system"]
-    cuts = [index for index in spoken[1:] if messages[index].role == "user" or index == spoken[-1]]
+    turns = [index for index, message in enumerate(messages) if message.role != "system"]
+    cuts = [index for index in turns[1:] if messages[index].role == "user" or index == turns[-1]]
     return [
         [message for index, message in enumerate(messages) if message.role == "system" or index >= cut] for cut in cuts
     ]
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: pb.Message) -> dict[str, Any]:
     values: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.thinking:
         values["reasoning"] = message.thinking
     if message.tool_calls:
-        values["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
-            for call in message.tool_calls
-        ]
+        values["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
     if message.role == "tool":
         values["tool_call_id"] = message.tool_call_id or message.tool_name
         values["name"] = message.tool_name
     return values
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
+def _tool_call(call: pb.ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments_json or "{}"}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _content(message: pb.Message) -> str | list[dict[str, Any]]:
     if not message.images:
         return message.content
     parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images
+        {"type": "image_url", "image_url": {"url": _data_url(image.data)}} for image in message.images
     ]
     return [*parts, {"type": "text", "text": message.content}]
 
@@ -101,7 +114,7 @@ def _data_url(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: pb.Tool) -> dict[str, Any]:
     parameters: Any = {"type": "object", "properties": {}}
     if tool.parameters_json:
         try:
@@ -114,30 +127,54 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(chat: ChatPrompt) -> str | dict[str, Any]:
-    if chat.tool_mode is not ToolMode.NAMED:
-        return str(chat.tool_mode.value)
-    if chat.tool_name not in {tool.name for tool in chat.tools}:
+def _tool_choice(chat: pb.Chat) -> str | dict[str, Any]:
+    choice = chat.tool_choice
+    if choice.mode != pb.TOOL_CHOICE_MODE_NAMED:
+        return _TOOL_CHOICES[choice.mode]
+    if choice.name not in {tool.name for tool in chat.tools}:
         raise InvalidRequest(
-            f"chat.tool_choice names {chat.tool_name!r}, which is none of the tools.", "chat.tool_choice.name"
+            f"chat.tool_choice names {choice.name!r}, which is none of the tools.", "chat.tool_choice.name"
         )
-    return {"type": "function", "function": {"name": chat.tool_name}}
+    return {"type": "function", "function": {"name": choice.name}}
 
 
-def _thinking(chat: ChatPrompt) -> dict[str, Any]:
-    switches = dict(chat.template_switches)
+def _thinking(chat: pb.Chat) -> dict[str, Any]:
+    """Returns the switches of the template; Qwen's and DeepSeek's have different names."""
+    switches = _plain_mapping(chat.template_switches)
     if chat.think in _EFFORTS:
         switches.setdefault("enable_thinking", True)
         switches.setdefault("thinking", True)
         return {"reasoning_effort": _EFFORTS[chat.think], "chat_template_kwargs": switches}
-    if chat.think is not ThinkLevel.DEFAULT:
-        switches.setdefault("enable_thinking", chat.think is ThinkLevel.ON)
-        switches.setdefault("thinking", chat.think is ThinkLevel.ON)
+    if chat.think != pb.THINK_LEVEL_UNSPECIFIED:
+        switches.setdefault("enable_thinking", chat.think == pb.THINK_LEVEL_ON)
+        switches.setdefault("thinking", chat.think == pb.THINK_LEVEL_ON)
     return {"chat_template_kwargs": switches or None}
 
 
+def _plain_mapping(struct: Struct) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    """Returns a protobuf Value in plain Python; whole numbers become int, as a template expects them."""
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return _plain_mapping(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
+
+
 def _first_problem(error: ValidationError) -> str:
-    """Takes the first problem that pydantic found, as one sentence."""
+    """Returns the first problem that pydantic found, as one sentence."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("Chat"))
     return f"{place}: {problem['msg']}" if place else str(problem["msg"])

@@ -18,12 +18,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllama_server.engine.protocol import StartPhase
+from vllama_protos.v1.worker_pb2 import (
+    START_PHASE_COMPILE,
+    START_PHASE_DOWNLOAD,
+    START_PHASE_LOAD,
+)
 from vllama_server.vllm_adapter.child_plugin import REPORTS_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from vllama_protos.v1 import worker_pb2
+    from vllama_server.engine.protocol import Progress
 
 
 LONGEST_REPORT_BYTES = 256 * 1024
@@ -86,31 +93,30 @@ class ReportInbox:
 
 
 _MILESTONES = (
-    ("Initializing a V1 LLM engine", StartPhase.LOAD, 0.3),
-    ("Starting to load model", StartPhase.LOAD, 0.7),
-    ("Time spent downloading weights", StartPhase.DOWNLOAD, 1.0),
-    ("Loading weights took", StartPhase.LOAD, 0.9),
-    ("Model loading took", StartPhase.LOAD, 1.0),
-    ("Warming up model for the compilation", StartPhase.COMPILE, 0.1),
-    ("torch.compile takes", StartPhase.COMPILE, 0.6),
-    ("Available KV cache memory", StartPhase.COMPILE, 0.7),
-    ("KV cache size", StartPhase.COMPILE, 0.8),
-    ("Graph capturing finished", StartPhase.COMPILE, 0.95),
-    ("init engine (profile, create kv cache", StartPhase.COMPILE, 1.0),
+    ("Initializing a V1 LLM engine", START_PHASE_LOAD, 0.3),
+    ("Starting to load model", START_PHASE_LOAD, 0.7),
+    ("Time spent downloading weights", START_PHASE_DOWNLOAD, 1.0),
+    ("Loading weights took", START_PHASE_LOAD, 0.9),
+    ("Model loading took", START_PHASE_LOAD, 1.0),
+    ("Warming up model for the compilation", START_PHASE_COMPILE, 0.1),
+    ("torch.compile takes", START_PHASE_COMPILE, 0.6),
+    ("Available KV cache memory", START_PHASE_COMPILE, 0.7),
+    ("KV cache size", START_PHASE_COMPILE, 0.8),
+    ("Graph capturing finished", START_PHASE_COMPILE, 0.95),
+    ("init engine (profile, create kv cache", START_PHASE_COMPILE, 1.0),
 )
-_ORDER = tuple(StartPhase)
 
 
 class StartProgress:
     """Turns log lines of any process into ever advancing progress. Safe to call from any thread."""
 
-    def __init__(self, report: Callable[[StartPhase, float], None]) -> None:
+    def __init__(self, report: Progress) -> None:
         self._report = report
-        self._reached = (-1, 0.0)
+        self._reached = (0, 0.0)
 
-    def reach(self, phase: StartPhase, fraction: float = 0.0) -> None:
+    def reach(self, phase: worker_pb2.StartPhase, fraction: float = 0.0) -> None:
         """Tells that the start is so far, unless it is farther already."""
-        place = (_ORDER.index(phase), fraction)
+        place = (phase, fraction)
         if place > self._reached:
             self._reached = place
             self._report(phase, fraction)

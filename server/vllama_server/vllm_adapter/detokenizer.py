@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-from vllama_server.engine.events import PositionLogprobs, TokenLogprob
+from vllama_protos.v1 import generation_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,22 +159,22 @@ LOWEST_LOGPROB = -9999.0
 
 def token_logprobs(
     token_ids: Sequence[int], entries: Sequence[Mapping[int, Any]], top: int, vocabulary: Vocabulary
-) -> list[PositionLogprobs]:
+) -> list[pb.TokenLogprobs]:
     """Pairs each token with its own entry and the `top` likeliest, best first."""
     return [_logprobs_at(token_id, entry, top, vocabulary) for token_id, entry in zip(token_ids, entries, strict=False)]
 
 
-def _logprobs_at(token_id: int, entry: Mapping[int, Any], top: int, vocabulary: Vocabulary) -> PositionLogprobs:
+def _logprobs_at(token_id: int, entry: Mapping[int, Any], top: int, vocabulary: Vocabulary) -> pb.TokenLogprobs:
     best = sorted(entry.items(), key=lambda item: item[1].logprob, reverse=True)[:top]
-    return PositionLogprobs(
+    return pb.TokenLogprobs(
         token=_token_logprob(token_id, entry[token_id], vocabulary),
-        top=tuple(_token_logprob(id_, logprob, vocabulary) for id_, logprob in best),
+        top=[_token_logprob(id_, logprob, vocabulary) for id_, logprob in best],
     )
 
 
-def _token_logprob(token_id: int, entry: Any, vocabulary: Vocabulary) -> TokenLogprob:
+def _token_logprob(token_id: int, entry: Any, vocabulary: Vocabulary) -> pb.TokenLogprob:
     raw = vocabulary.token_bytes(token_id)
-    return TokenLogprob(
+    return pb.TokenLogprob(
         id=token_id,
         text=raw.decode("utf-8", errors="replace"),
         bytes=raw,

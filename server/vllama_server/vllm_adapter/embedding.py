@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from vllm import PoolingParams
@@ -11,12 +11,9 @@ from vllm.inputs import tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-from vllama_server.engine.protocol import EmbeddedText
+from vllama_protos.v1 import embedding_pb2 as pb
 from vllama_server.errors import ContextTooLong, InvalidRequest
 from vllama_server.vllm_adapter.errors import translate
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Embedder:
@@ -25,25 +22,26 @@ class Embedder:
     def __init__(self, llm: Any) -> None:
         self._llm = llm
 
-    async def embed(
-        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
-    ) -> list[EmbeddedText]:
+    async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Embeds every text, in order; when one fails, all do. Cancelling aborts them all."""
-        self._check_dimensions(dimensions)
-        inputs = [await self._tokenize(text, index, truncate) for index, text in enumerate(texts)]
+        self._check_dimensions(request.dimensions)
+        normalize = request.normalize if request.HasField("normalize") else True
+        inputs = [await self._tokenize(text, index, request.truncate) for index, text in enumerate(request.inputs)]
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._vector(token_ids, f"{request_id}-{index}"))
+                    group.create_task(self._vector(token_ids, f"{request.request_id}-{index}"))
                     for index, token_ids in enumerate(inputs)
                 ]
         except* Exception as group_error:
             error = group_error.exceptions[0]
             raise translate(error) from error
-        vectors = [_finished(task.result(), dimensions, normalize) for task in tasks]
-        return [
-            EmbeddedText(values=vector, prompt_tokens=len(ids)) for vector, ids in zip(vectors, inputs, strict=True)
-        ]
+        return pb.EmbedResponse(
+            vectors=(
+                pb.Vector(values=_finished(task.result(), request.dimensions, normalize), prompt_tokens=len(token_ids))
+                for task, token_ids in zip(tasks, inputs, strict=True)
+            )
+        )
 
     async def _tokenize(self, text: str, index: int, truncate: bool) -> list[int]:
         longest = self._llm.model_config.max_model_len

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pynvml
 
-from vllama_server.engine.protocol import StartPhase
+from vllama_protos.v1.worker_pb2 import START_PHASE_LOAD, START_PHASE_RESOLVE, START_PHASE_WARM_UP
 from vllama_server.errors import CapabilityMissing, EngineDead, NotReady, StartFailed
 from vllama_server.vllm_adapter import parent_watch
 from vllama_server.vllm_adapter.child_reports import ProgressHandler, ReportInbox, StartProgress
@@ -32,13 +32,11 @@ from vllama_server.vllm_adapter.start_advice import failure_message
 from vllama_server.vllm_adapter.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Sequence
 
+    from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
     from vllama_server.config import WorkerConfig
-    from vllama_server.engine.description import EngineDescription
-    from vllama_server.engine.events import GenerationEvent
-    from vllama_server.engine.protocol import EmbeddedText, EngineLoad, TokenizedText
-    from vllama_server.engine.requests import ChatPrompt, GenerationRequest, TextPrompt
+    from vllama_server.engine.protocol import EngineLoad, Progress
     from vllama_server.vllm_adapter.child_reports import Report
     from vllama_server.vllm_adapter.loaded_engine import LoadedEngine
 
@@ -70,10 +68,10 @@ class VllmEngine:
         """Takes what it needs from a worker's configuration."""
         return cls(EngineConfig.from_config(config))
 
-    async def start(self, progress: Callable[[StartPhase, float], None]) -> None:
+    async def start(self, progress: Progress) -> None:
         """Loads the model in a thread, then computes a first token."""
         start_progress = StartProgress(progress)
-        start_progress.reach(StartPhase.RESOLVE)
+        start_progress.reach(START_PHASE_RESOLVE)
         self._failure = asyncio.get_running_loop().create_future()
         self._workspace = Workspace()
         self._inbox = ReportInbox(self._workspace.path, lambda report: start_progress.read(report.message))
@@ -93,7 +91,7 @@ class VllmEngine:
             preloaded = self._preloader.begin(self._engine_config, os.environ)
             self._building = asyncio.create_task(self._build(start_progress, preloaded), name="vllm-build")
             self._loaded = await asyncio.shield(self._building)
-            start_progress.reach(StartPhase.WARM_UP)
+            start_progress.reach(START_PHASE_WARM_UP)
             await self._loaded.warm_up()
         except Exception as error:
             message = self._explain(error)
@@ -111,7 +109,7 @@ class VllmEngine:
         self._give_up_if_stopped()
         config = await asyncio.to_thread(loaded.configure, self._engine_config)
         self._give_up_if_stopped()
-        start_progress.reach(StartPhase.LOAD)
+        start_progress.reach(START_PHASE_LOAD)
         engine: LoadedEngine = await asyncio.to_thread(
             loaded.LoadedEngine, config, self._engine_config, preloaded=preloaded
         )
@@ -127,34 +125,26 @@ class VllmEngine:
         failures: Sequence[Report] = self._inbox.failures() if self._inbox else ()
         return failure_message(self._engine_config, error, failures)
 
-    def describe(self) -> EngineDescription:
-        """Tells what the engine is."""
+    def describe(self) -> worker_pb2.DescribeResponse:
         return self._running().description
 
     def load(self) -> EngineLoad:
-        """Measures the load."""
         engine = self._running()
         return engine.meter.load(engine.unfinished_requests, engine.queued_prompt_tokens)
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Generates one output."""
+    def generate(
+        self, request: generation_pb2.GenerateRequest
+    ) -> AsyncGenerator[generation_pb2.GenerateResponse, None]:
         return self._running().generate(request)
 
-    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
-        """Renders and tokenizes."""
-        return await self._running().tokenize(prompt)
+    async def tokenize(self, request: generation_pb2.TokenizeRequest) -> generation_pb2.TokenizeResponse:
+        return await self._running().tokenize(request)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Turns ids into text."""
         return self._running().detokenize(token_ids)
 
-    async def embed(
-        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
-    ) -> list[EmbeddedText]:
-        """Embeds every text."""
-        return await self._running().embed(
-            texts, truncate=truncate, dimensions=dimensions, normalize=normalize, request_id=request_id
-        )
+    async def embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:
+        return await self._running().embed(request)
 
     async def sleep(self) -> None:
         """Moves the weights to the host's memory; an engine that fails in the middle is dead."""

@@ -1,4 +1,4 @@
-"""One generation on a loaded engine: render, compute, assemble, and end in exactly one way."""
+"""One generation on a loaded engine: render, compute, assemble, finish."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_server.engine import events
 from vllama_server.errors import EngineFault
 from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, token_logprobs
 from vllama_server.vllm_adapter.errors import translate
@@ -19,17 +20,15 @@ if TYPE_CHECKING:
 
     from vllm import SamplingParams
 
-    from vllama_server.engine.events import GenerationEvent
-    from vllama_server.engine.requests import GenerationRequest
     from vllama_server.vllm_adapter.detokenizer import Vocabulary
     from vllama_server.vllm_adapter.output_parser import Output
     from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
 
 _REASONS = {
-    "stop": FinishReason.STOP,
-    "repetition": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "abort": FinishReason.ABORTED,
+    "stop": pb.FINISH_REASON_STOP,
+    "repetition": pb.FINISH_REASON_STOP,
+    "length": pb.FINISH_REASON_LENGTH,
+    "abort": pb.FINISH_REASON_ABORTED,
 }
 
 
@@ -55,16 +54,17 @@ class GenerationModel:
     """Most tokens of prompt and output together."""
 
 
-async def generate(model: GenerationModel, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-    """Yields Accepted, Chunks, Completed; see Engine.generate for errors and cancellation."""
+async def generate(model: GenerationModel, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
+    """Yields the events of a generation; see Engine.generate."""
     try:
         generation = await _Generation.prepare(model, request)
-        async with aclosing(generation.run()) as events:
-            async for event in events:
+        async with aclosing(generation.run()) as stream:
+            async for event in stream:
                 yield event
     except Exception as error:
         # Everything else in a request has been checked by the time vLLM compiles its constraint.
-        suspect = f"output_format.{request.output_format.kind.value}" if request.output_format else ""
+        kind = request.output_format.WhichOneof("kind")
+        suspect = f"output_format.{kind}" if kind else ""
         translated = translate(error, suspect)
         if translated is error:
             raise
@@ -77,7 +77,7 @@ class _Generation:
     def __init__(
         self,
         model: GenerationModel,
-        request: GenerationRequest,
+        request: pb.GenerateRequest,
         rendered: Rendered,
         total: int,
         parameters: SamplingParams,
@@ -96,62 +96,61 @@ class _Generation:
         self._matched_stop = ""
 
     @classmethod
-    async def prepare(cls, model: GenerationModel, request: GenerationRequest) -> _Generation:
-        """Renders the prompt and works out the limits. Raises before anything is computed."""
+    async def prepare(cls, model: GenerationModel, request: pb.GenerateRequest) -> _Generation:
+        """Renders the prompt and derives the limits. Raises before anything is computed."""
         context = min(model.context_length, request.max_context_tokens or model.context_length)
-        constraint = structured_outputs(request.output_format) if request.output_format else None
-        rendered = await model.prompts.render(
-            request.prompt, longest=context - 1, drop_oldest=request.drop_oldest, structured_outputs=constraint
-        )
+        constraint = structured_outputs(request.output_format) if request.HasField("output_format") else None
+        rendered = await model.prompts.render(request, longest=context - 1, structured_outputs=constraint)
         room = context - len(rendered.token_ids)
         total = min(_wanted_tokens(request, model.defaults), room)
-        limits = Limits(max_tokens=max(total, 1), min_tokens=request.sampling.min_tokens or 0)
+        limits = Limits(max_tokens=max(total, 1), min_tokens=request.sampling.min_tokens)
         extra = _extra_parameters(rendered, constraint)
-        parameters = sampling_params(request.sampling, model.defaults, limits, logprobs=request.logprobs, **extra)
+        logprobs = request.top_logprobs if request.logprobs else None
+        parameters = sampling_params(request.sampling, model.defaults, limits, logprobs=logprobs, **extra)
         return cls(model, request, rendered, total, parameters)
 
-    async def run(self) -> AsyncGenerator[GenerationEvent, None]:
+    async def run(self) -> AsyncGenerator[pb.GenerateResponse, None]:
         resumed = self._request.resume_token_ids
         delivered = DeliveredTokens(resumed if must_replay(self._parameters) else ())
         if resumed and not delivered.token_ids:
             reason = self._take_over(resumed)
             if reason is not None:
-                yield self._accepted()
-                yield self._completed(reason, None)
+                yield self._started()
+                yield self._finished(reason, None)
                 return
-        accepted = False
+        started = False
         stream = self._stream(after=() if delivered.token_ids else resumed)
         try:
             async for out in stream:
-                if not accepted:
-                    accepted = True
+                if not started:
+                    started = True
                     self._cached = min(out.num_cached_tokens or 0, len(self._rendered.token_ids))
-                    yield self._accepted()
+                    yield self._started()
                 completion = out.outputs[0]
                 if completion.finish_reason == "error":
                     raise EngineFault("The engine failed on this request; it can be tried again.")
-                chunk = self._chunk(completion, delivered)
-                if chunk is not None:
-                    yield chunk
+                delta = self._delta(completion, delivered)
+                if delta is not None:
+                    yield delta
                 if self._assembler.ended or out.finished:
-                    yield self._completed(_REASONS.get(completion.finish_reason, FinishReason.STOP), out.metrics)
+                    yield self._finished(_REASONS.get(completion.finish_reason, pb.FINISH_REASON_STOP), out.metrics)
                     return
         finally:
             await stream.aclose()
 
-    def _take_over(self, delivered: Sequence[int]) -> FinishReason | None:
-        """Brings the assembler to where the first worker's stood; tells how it ended if it had ended."""
+    def _take_over(self, delivered: Sequence[int]) -> pb.FinishReason | None:
+        """Brings the assembler to the state of the first worker's; returns the reason if the generation had ended."""
         by_stop_token = (
             delivered[-1] in self._stop_token_ids()
             and not self._parameters.ignore_eos
-            and len(delivered) > (self._request.sampling.min_tokens or 0)
+            and len(delivered) > self._request.sampling.min_tokens
         )
         exhausted = len(delivered) >= self._total
         output = self._assembler.add(delivered, ends=by_stop_token or exhausted, by_stop_token=by_stop_token)
         if not self._assembler.ended:
             return None
         self._matched_stop = output.matched_stop
-        return FinishReason.STOP if by_stop_token or output.matched_stop else FinishReason.LENGTH
+        return pb.FINISH_REASON_STOP if by_stop_token or output.matched_stop else pb.FINISH_REASON_LENGTH
 
     def _stop_token_ids(self) -> frozenset[int]:
         return self._model.stop_token_ids | frozenset(self._parameters.stop_token_ids or ())
@@ -177,7 +176,7 @@ class _Generation:
         )
         return stream
 
-    def _chunk(self, completion: Any, delivered: DeliveredTokens) -> Chunk | None:
+    def _delta(self, completion: Any, delivered: DeliveredTokens) -> pb.GenerateResponse | None:
         """Assembles one output of the engine; None when all of it was delivered before."""
         token_ids = list(completion.token_ids) if self._total else []
         ends = completion.finish_reason is not None
@@ -193,38 +192,35 @@ class _Generation:
                 return None
         output = self._assembler.add(token_ids[known:], ends=ends, by_stop_token=by_stop_token)
         self._matched_stop = output.matched_stop
-        return self._as_chunk(output, token_ids[known:], completion.logprobs, known)
+        return self._as_delta(output, token_ids[known:], completion.logprobs, known)
 
-    def _as_chunk(self, output: Output, token_ids: list[int], logprobs: Any, skipped: int) -> Chunk | None:
+    def _as_delta(
+        self, output: Output, token_ids: list[int], logprobs: Any, skipped: int
+    ) -> pb.GenerateResponse | None:
         used = token_ids[: output.tokens_used]
-        chunk = Chunk(
-            text="".join(output.text),
-            thinking="".join(output.thinking),
-            tool_calls=tuple(output.tool_calls),
-            token_ids=used,
-            logprobs=(
-                token_logprobs(used, logprobs[skipped:], self._request.logprobs or 0, self._model.vocabulary)
-                if logprobs
-                else ()
-            ),
-        )
-        return chunk if chunk.token_ids or chunk.text or chunk.thinking or chunk.tool_calls else None
+        text, thinking = "".join(output.text), "".join(output.thinking)
+        if not (used or text or thinking or output.tool_calls):
+            return None
+        top, vocabulary = self._request.top_logprobs, self._model.vocabulary
+        entries = token_logprobs(used, logprobs[skipped:], top, vocabulary) if logprobs else ()
+        return events.delta(text, used, thinking=thinking, tool_calls=output.tool_calls, logprobs=entries)
 
-    def _accepted(self) -> Accepted:
-        return Accepted(
-            prompt_token_ids=self._rendered.token_ids,
+    def _started(self) -> pb.GenerateResponse:
+        return events.started(
+            self._request,
+            self._rendered.token_ids,
             cached_prompt_tokens=self._cached,
             dropped_messages=self._rendered.dropped_messages,
         )
 
-    def _completed(self, reason: FinishReason, metrics: Any) -> Completed:
+    def _finished(self, reason: pb.FinishReason, metrics: Any) -> pb.GenerateResponse:
         if self._matched_stop:
-            reason = FinishReason.STOP
-        if reason is FinishReason.STOP and self._assembler.called_tools:
-            reason = FinishReason.TOOL_CALLS
+            reason = pb.FINISH_REASON_STOP
+        if reason == pb.FINISH_REASON_STOP and self._assembler.called_tools:
+            reason = pb.FINISH_REASON_TOOL_CALLS
         queue, prefill, decode = _timings(metrics)
-        return Completed(
-            reason=reason,
+        return events.finished(
+            reason,
             prompt_tokens=len(self._rendered.token_ids),
             completion_tokens=self._assembler.token_count,
             cached_prompt_tokens=self._cached,
@@ -236,15 +232,14 @@ class _Generation:
         )
 
 
-def _wanted_tokens(request: GenerationRequest, defaults: Mapping[str, Any]) -> int:
-    wanted = request.sampling.max_tokens
-    if wanted is None:
-        wanted = defaults.get("max_tokens", -1)
+def _wanted_tokens(request: pb.GenerateRequest, defaults: Mapping[str, Any]) -> int:
+    sampling = request.sampling
+    wanted: int = sampling.max_tokens if sampling.HasField("max_tokens") else defaults.get("max_tokens", -1)
     return wanted if wanted >= 0 else 2**31
 
 
 def _extra_parameters(rendered: Rendered, constraint: Any) -> dict[str, Any]:
-    """Collects what the model's parser has asked for beside the request's own options."""
+    """Returns the parameters that the model's parser adds to the request's options."""
     adjusted = rendered.request
     if adjusted is None:
         return {"structured_outputs": constraint}
@@ -255,16 +250,16 @@ def _extra_parameters(rendered: Rendered, constraint: Any) -> dict[str, Any]:
     }
 
 
-def _decode_options(request: GenerationRequest, rendered: Rendered) -> DecodeOptions:
+def _decode_options(request: pb.GenerateRequest, rendered: Rendered) -> DecodeOptions:
     return DecodeOptions(
-        stop=[stop for stop in request.sampling.stop if stop],
-        min_tokens=request.sampling.min_tokens or 0,
+        stop=list(request.sampling.stop),
+        min_tokens=request.sampling.min_tokens,
         skip_special_tokens=rendered.request.skip_special_tokens if rendered.request else True,
     )
 
 
 def _parser(model: GenerationModel, rendered: Rendered) -> Any:
-    """Makes the parser of one chat; None where there is nothing to parse."""
+    """Returns the parser of one chat; None where there is nothing to parse."""
     request = rendered.request
     if model.parser is None or request is None:
         return None

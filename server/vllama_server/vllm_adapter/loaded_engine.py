@@ -17,9 +17,8 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from vllama_server.engine.description import Capability
-from vllama_server.engine.protocol import TokenizedText
-from vllama_server.engine.requests import GenerationRequest, Sampling, TokenPrompt
+from vllama_protos.v1 import embedding_pb2, worker_pb2
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import CapabilityMissing, EngineDead, InvalidRequest, StartFailed
 from vllama_server.vllm_adapter import cpu
 from vllama_server.vllm_adapter.cpu import bytes_per_token, cpu_cache_bytes, free_memory_bytes, read_number_format
@@ -43,10 +42,6 @@ from vllama_server.vllm_adapter.zmq_cleanup import close_abandoned, close_contex
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from vllama_server.engine.description import EngineDescription
-    from vllama_server.engine.events import GenerationEvent
-    from vllama_server.engine.protocol import EmbeddedText
-    from vllama_server.engine.requests import ChatPrompt, TextPrompt
     from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 WARM_UP_SECONDS = 300.0
@@ -179,7 +174,7 @@ class LoadedEngine:
         model_type = self._config.model_config.hf_config.model_type
         self._traits = traits_of(load_families(), model_type, names, template, self._engine_config.engine_args)
         capabilities = capabilities_of(self._config, template, self._traits)
-        self.description: EngineDescription = describe(self._config, capabilities, template, self._traits)
+        self.description: worker_pb2.DescribeResponse = describe(self._config, capabilities, template, self._traits)
 
     @property
     def meter(self) -> LoadMeter:
@@ -201,55 +196,49 @@ class LoadedEngine:
         """Prompt tokens accepted and not yet computed."""
         return int(self._llm.get_num_queued_tokens())
 
-    def process_ids(self) -> list[int]:
-        """Process ids of the engine's direct children."""
-        manager = self._llm.engine_core.resources.engine_manager
-        return [process.pid for process in manager.processes if process.pid] if manager else []
-
     async def warm_up(self) -> None:
         """Computes one token or one vector, so that the first client does not pay for what happens only once."""
         await self._llm.get_supported_tasks()
         async with asyncio.timeout(WARM_UP_SECONDS):
             if self._embedder is not None:
                 await self._embedder.embed(
-                    ["warm up"], truncate=True, dimensions=0, normalize=True, request_id="warm-up"
+                    embedding_pb2.EmbedRequest(request_id="warm-up", inputs=["warm up"], truncate=True)
                 )
                 return
-            request = GenerationRequest("warm-up", TokenPrompt((1,)), Sampling(max_tokens=1, temperature=0.0))
+            request = pb.GenerateRequest(
+                request_id="warm-up",
+                token_ids=pb.TokenIds(ids=[1]),
+                sampling=pb.Sampling(max_tokens=1, temperature=0.0),
+            )
             async for _ in self.generate(request):
                 pass
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Generates; see Engine.generate."""
+    def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
+        """See Engine.generate."""
         return generate(self._generation_model(), request)
 
-    async def tokenize(self, prompt: TextPrompt | ChatPrompt) -> TokenizedText:
-        """Renders and tokenizes; see Engine.tokenize."""
+    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        """See Engine.tokenize."""
         self._generation_model()
-        token_ids, text = await self._prompts.text(prompt)
-        return TokenizedText(token_ids=token_ids, text=text)
+        return await self._prompts.tokenize(request)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Turns ids into text; see Engine.detokenize."""
+        """See Engine.detokenize."""
         model = self._generation_model()
         unknown = next((token_id for token_id in token_ids if token_id not in model.vocabulary), None)
         if unknown is not None:
             raise InvalidRequest(f"token_ids holds {unknown}, which is not in the model's vocabulary.", "token_ids")
         return str(model.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
-    async def embed(
-        self, texts: Sequence[str], *, truncate: bool, dimensions: int, normalize: bool, request_id: str
-    ) -> list[EmbeddedText]:
-        """Embeds; see Engine.embed."""
+    async def embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:
+        """See Engine.embed."""
         if self._embedder is None:
             raise CapabilityMissing(
                 "This model generates text and makes no embeddings; ask a worker that was started on an embedding "
                 "model.",
-                Capability.EMBEDDING.value,
+                worker_pb2.CAPABILITY_EMBEDDING,
             )
-        return await self._embedder.embed(
-            texts, truncate=truncate, dimensions=dimensions, normalize=normalize, request_id=request_id
-        )
+        return await self._embedder.embed(request)
 
     async def sleep(self) -> None:
         """Moves the weights to the host's memory; see Engine.sleep."""
@@ -283,7 +272,9 @@ class LoadedEngine:
 
     def _generation_model(self) -> GenerationModel:
         if self._model is None:
-            raise CapabilityMissing("This model makes embeddings and generates no text.", Capability.COMPLETION.value)
+            raise CapabilityMissing(
+                "This model makes embeddings and generates no text.", worker_pb2.CAPABILITY_COMPLETION
+            )
         if self.is_dead:
             raise EngineDead("The engine has died; the worker ends and is started again.")
         return self._model

@@ -26,8 +26,7 @@ import vllm
 from safetensors import safe_open
 from vllm.platforms import current_platform
 
-from vllama_server.engine.description import Capability, Device, EngineDescription, ModelInfo
-from vllama_server.engine.requests import Sampling
+from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,28 +37,30 @@ if TYPE_CHECKING:
 _DTYPE_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
-def capabilities_of(config: Any, template: str, traits: Traits) -> frozenset[Capability]:
-    """Works out what the model can do."""
+def capabilities_of(config: Any, template: str, traits: Traits) -> list[worker_pb2.Capability]:
+    """Returns what the model can do, in the order of the enum."""
     if config.model_config.runner_type == "pooling":
-        return frozenset({Capability.EMBEDDING})
-    found = {Capability.COMPLETION}
+        return [worker_pb2.CAPABILITY_EMBEDDING]
+    found = [worker_pb2.CAPABILITY_COMPLETION]
     if template:
-        found.add(Capability.CHAT)
+        found.append(worker_pb2.CAPABILITY_CHAT)
     if template and "tools" in template and traits.tool_parser:
-        found.add(Capability.TOOLS)
+        found.append(worker_pb2.CAPABILITY_TOOLS)
     if template and traits.reasoning_parser:
-        found.add(Capability.THINKING)
+        found.append(worker_pb2.CAPABILITY_THINKING)
     if traits.fim:
-        found.add(Capability.INSERT)
+        found.append(worker_pb2.CAPABILITY_INSERT)
     if config.model_config.is_multimodal_model and template:
-        found.add(Capability.VISION)
-    return frozenset(found)
+        found.append(worker_pb2.CAPABILITY_VISION)
+    return sorted(found)
 
 
-def describe(config: Any, capabilities: frozenset[Capability], template: str, traits: Traits) -> EngineDescription:
-    """Puts the description of a started engine together."""
+def describe(
+    config: Any, capabilities: Sequence[worker_pb2.Capability], template: str, traits: Traits
+) -> worker_pb2.DescribeResponse:
+    """Returns the description of a started engine."""
     cache = config.cache_config
-    return EngineDescription(
+    return worker_pb2.DescribeResponse(
         capabilities=capabilities,
         context_length=config.model_config.max_model_len,
         max_streams=config.scheduler_config.max_num_seqs,
@@ -77,8 +78,8 @@ def describe(config: Any, capabilities: frozenset[Capability], template: str, tr
     )
 
 
-def default_sampling(values: Mapping[str, Any]) -> Sampling:
-    """Takes the sampling values of generation_config.json."""
+def default_sampling(values: Mapping[str, Any]) -> generation_pb2.Sampling:
+    """Returns the sampling values of generation_config.json."""
     names = (
         "temperature",
         "top_p",
@@ -89,7 +90,7 @@ def default_sampling(values: Mapping[str, Any]) -> Sampling:
         "frequency_penalty",
         "max_tokens",
     )
-    return Sampling(**{name: values[name] for name in names if name in values})
+    return generation_pb2.Sampling(**{name: values[name] for name in names if name in values})
 
 
 def _cache_tokens(config: Any) -> int:
@@ -98,18 +99,23 @@ def _cache_tokens(config: Any) -> int:
     return int(tokens or (cache.num_gpu_blocks or 0) * cache.block_size)
 
 
-def _device() -> Device:
+def _device() -> worker_pb2.Device:
     if current_platform.is_cpu():
-        return Device("cpu", platform.processor() or platform.machine(), psutil.virtual_memory().total)
-    return Device("cuda", current_platform.get_device_name(), current_platform.get_device_total_memory())
+        name = platform.processor() or platform.machine()
+        return worker_pb2.Device(kind="cpu", name=name, memory_bytes=psutil.virtual_memory().total)
+    return worker_pb2.Device(
+        kind="cuda",
+        name=current_platform.get_device_name(),
+        memory_bytes=current_platform.get_device_total_memory(),
+    )
 
 
-def _model_info(config: Any, template: str, traits: Traits) -> ModelInfo:
+def _model_info(config: Any, template: str, traits: Traits) -> worker_pb2.ModelInfo:
     model = config.model_config
     text = model.hf_text_config
     files = sorted(Path(model.model).glob("*.safetensors")) if Path(model.model).is_dir() else []
     quantization = model.quantization or _DTYPE_NAMES.get(str(model.dtype).removeprefix("torch."), "")
-    return ModelInfo(
+    return worker_pb2.ModelInfo(
         architecture=model.hf_config.model_type,
         parameter_count=sum(_parameters(path) for path in files),
         size_bytes=sum(path.stat().st_size for path in files),

@@ -1,14 +1,11 @@
-"""Chunks of the contract from the engine's tokens: text, then reasoning and tool calls by the model's parser.
+"""From the engine's tokens to text, reasoning and whole tool calls, by the model's parser.
 
-Tokens are taken one by one even when the engine hands over several, because parsers may split a
-merged delta differently; so what comes out depends on the tokens alone and never on how fast the
-reader was, and a replay of delivered tokens ends in the very state that the first worker had.
+Tokens are parsed one by one even when the engine returns several, because parsers may split a merged delta
+differently. So the output depends on the tokens alone and not on the reader's speed, and a replay of delivered tokens
+ends in the state of the first worker.
 
-Complete tool calls from a parser's fragments.
-
-vLLM's parsers stream a call as it is written: the name first, then pieces of its arguments. The
-contract carries whole calls, so fragments are gathered here until the next call begins or the
-generation ends.
+vLLM's parsers stream a tool call as it is written: the name first, then pieces of its arguments. A delta carries whole
+calls, so fragments are collected until the next call begins or the generation ends.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from vllama_server.engine.requests import ToolCall
+from vllama_protos.v1.generation_pb2 import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +37,7 @@ class Output:
 
 
 class OutputParser:
-    """One of vLLM's parsers with the request that it needs to see at every step."""
+    """One of vLLM's parsers with the request that it needs at every step."""
 
     def __init__(self, parser: Any, request: Any, prompt_token_ids: list[int]) -> None:
         self._parser = parser
@@ -80,12 +77,12 @@ class Assembler:
 
     @property
     def called_tools(self) -> bool:
-        """Whether a tool call has come out."""
+        """True once a tool call is complete."""
         return self._called_tools
 
     @property
     def ended(self) -> bool:
-        """Whether the generation is over: everything held back is out."""
+        """True once the generation has ended and nothing is held back."""
         return self._ended
 
     def reasoning_tokens(self) -> int:
@@ -129,13 +126,13 @@ class _OpenCall:
 
 
 class ToolCallCollector:
-    """Gathers the fragments of one generation."""
+    """Collects the fragments of one generation."""
 
     def __init__(self) -> None:
         self._open: dict[int, _OpenCall] = {}
 
     def add(self, fragments: Sequence[Any]) -> list[ToolCall]:
-        """Takes DeltaToolCall fragments and returns the calls that a later one's beginning has closed."""
+        """Takes DeltaToolCall fragments and returns the calls that are complete because a later one has begun."""
         done: list[ToolCall] = []
         for fragment in fragments:
             done += self._close(before=fragment.index)
@@ -147,7 +144,7 @@ class ToolCallCollector:
         return done
 
     def finish(self) -> list[ToolCall]:
-        """Closes what is open. A call whose arguments were cut short is left out: half a call must not be run."""
+        """Returns the open calls. One whose arguments are cut short is left out: half a call must not be run."""
         return self._close(before=None)
 
     def _close(self, before: int | None) -> list[ToolCall]:

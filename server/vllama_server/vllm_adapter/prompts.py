@@ -1,12 +1,9 @@
-"""Prompts of the contract as token ids that fit the context.
+"""Prompts as token ids that fit the context, and the tokens of a generation that began on another worker.
 
-How a generation that began on another worker goes on here.
-
-Usually the delivered tokens are put behind the prompt and the model continues after them: what
-follows is conditioned on exactly what the client was given. Three things live outside the tokens,
-though, and would be lost: the state of a grammar, the position in a seeded random stream, and the
-counts behind presence and frequency penalties. Such a generation is computed again from its start
-and must come to the delivered tokens by itself.
+Usually the delivered tokens are put behind the prompt and the model continues after them: what follows depends on
+exactly what the client has. Three things are not in the tokens and would be lost: the state of a grammar, the
+position in a seeded random stream, and the counts behind presence and frequency penalties. Such a generation is
+computed again from its start and must give the delivered tokens again.
 """
 
 from __future__ import annotations
@@ -21,25 +18,24 @@ from vllm.inputs import tokens_input
 from vllm.renderers import TokenizeParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-from vllama_server.engine.description import Capability
-from vllama_server.engine.requests import ChatPrompt, TextPrompt, ThinkLevel, TokenPrompt
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_protos.v1 import worker_pb2
 from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineFault, InvalidRequest
 from vllama_server.vllm_adapter.chat import RenderRequest, render_request, shorter_versions
 from vllama_server.vllm_adapter.model_description import fill_in_the_middle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from vllm import SamplingParams
 
-    from vllama_server.engine.requests import Message, Prompt
     from vllama_server.vllm_adapter.detokenizer import Vocabulary
     from vllama_server.vllm_adapter.model_description import Traits
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt as the engine takes it."""
+    """A rendered prompt."""
 
     token_ids: list[int]
     """The whole prompt."""
@@ -48,7 +44,7 @@ class Rendered:
     request: RenderRequest | None = None
     """For a chat: vLLM's request, as the model's parser has adjusted it."""
     template_switches: dict[str, Any] | None = None
-    """For a chat: what the template was told."""
+    """For a chat: the variables of the template."""
     dropped_messages: int = 0
     """Turns that were dropped to make it fit."""
 
@@ -64,37 +60,39 @@ class PromptRenderer:
         model_config: Any,
         vocabulary: Vocabulary,
         traits: Traits,
-        capabilities: frozenset[Capability],
+        capabilities: Collection[worker_pb2.Capability],
     ) -> None:
         self._online = online
         self._renderer = renderer
         self._model_config = model_config
         self._vocabulary = vocabulary
         self._traits = traits
-        self._capabilities = capabilities
+        self._capabilities = frozenset(capabilities)
 
-    async def render(
-        self, prompt: Prompt, *, longest: int, drop_oldest: bool = False, structured_outputs: Any = None
-    ) -> Rendered:
+    async def render(self, request: pb.GenerateRequest, *, longest: int, structured_outputs: Any = None) -> Rendered:
         """Renders a prompt of at most `longest` tokens.
 
         Raises InvalidRequest, ContextTooLong with both lengths, CapabilityMissing.
         """
-        if isinstance(prompt, ChatPrompt):
-            return await self._render_chat(prompt, longest, drop_oldest, structured_outputs)
-        token_ids = list(prompt.token_ids) if isinstance(prompt, TokenPrompt) else await self._tokenize(prompt)
+        match request.WhichOneof("input"):
+            case "chat":
+                return await self._render_chat(request, longest, structured_outputs)
+            case "token_ids":
+                token_ids = list(request.token_ids.ids)
+            case _:
+                token_ids = await self._tokenize(self._completion_text(request))
         self._check(token_ids, longest)
         return Rendered(token_ids, tokens_input(token_ids))
 
-    async def text(self, prompt: TextPrompt | ChatPrompt) -> tuple[list[int], str]:
+    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         """Returns the tokens of a prompt and the text that was tokenized."""
-        if isinstance(prompt, TextPrompt):
-            return await self._tokenize(prompt), self._completion_text(prompt)
-        rendered = await self._render_messages(prompt, prompt.messages, None)
-        return rendered.token_ids, self._renderer.get_tokenizer().decode(rendered.token_ids)
+        if request.WhichOneof("input") == "prompt":
+            return pb.TokenizeResponse(token_ids=await self._tokenize(request.prompt), text=request.prompt)
+        rendered = await self._render_messages(request.chat, request.chat.messages, None)
+        text = self._renderer.get_tokenizer().decode(rendered.token_ids)
+        return pb.TokenizeResponse(token_ids=rendered.token_ids, text=text)
 
-    async def _tokenize(self, prompt: TextPrompt) -> list[int]:
-        text = self._completion_text(prompt)
+    async def _tokenize(self, text: str) -> list[int]:
         parameters = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
         try:
             (rendered,) = await self._renderer.render_cmpl_async(
@@ -104,28 +102,29 @@ class PromptRenderer:
             raise InvalidRequest(f"prompt: {error}", "prompt") from error
         return list(rendered["prompt_token_ids"])
 
-    def _completion_text(self, prompt: TextPrompt) -> str:
-        if not prompt.suffix:
-            return prompt.text
-        self._require(Capability.INSERT, "This model cannot fill a gap, so `suffix` must be empty.")
-        return fill_in_the_middle(self._traits.fim, prompt.text, prompt.suffix)
+    def _completion_text(self, request: pb.GenerateRequest) -> str:
+        if not request.suffix:
+            return request.prompt
+        self._require(worker_pb2.CAPABILITY_INSERT, "This model cannot fill a gap, so `suffix` must be empty.")
+        return fill_in_the_middle(self._traits.fim, request.prompt, request.suffix)
 
-    async def _render_chat(
-        self, chat: ChatPrompt, longest: int, drop_oldest: bool, structured_outputs: Any
-    ) -> Rendered:
-        whole = await self._render_messages(chat, chat.messages, structured_outputs)
-        if len(whole.token_ids) <= longest or not drop_oldest:
+    async def _render_chat(self, request: pb.GenerateRequest, longest: int, structured_outputs: Any) -> Rendered:
+        chat, context = request.chat, request.context_token_ids
+        whole = await self._render_messages(chat, chat.messages, structured_outputs, context)
+        if len(whole.token_ids) <= longest or request.truncation != pb.TRUNCATION_DROP_OLDEST:
             self._check(whole.token_ids, longest)
             return whole
-        return await self._shorten(chat, longest, structured_outputs, len(whole.token_ids))
+        return await self._shorten(chat, context, longest, structured_outputs, len(whole.token_ids))
 
-    async def _shorten(self, chat: ChatPrompt, longest: int, structured_outputs: Any, length: int) -> Rendered:
+    async def _shorten(
+        self, chat: pb.Chat, context: Sequence[int], longest: int, structured_outputs: Any, length: int
+    ) -> Rendered:
         """Finds by bisection the fewest turns to drop, so a long chat is rendered a few times only."""
         versions = shorter_versions(chat.messages)
         best, low, high = None, 0, len(versions)
         while low < high:
             middle = (low + high) // 2
-            rendered = await self._render_messages(chat, versions[middle], structured_outputs)
+            rendered = await self._render_messages(chat, versions[middle], structured_outputs, context)
             if len(rendered.token_ids) <= longest:
                 best, high = rendered, middle
             else:
@@ -135,7 +134,7 @@ class PromptRenderer:
         return best
 
     async def _render_messages(
-        self, chat: ChatPrompt, messages: Sequence[Message], structured_outputs: Any
+        self, chat: pb.Chat, messages: Sequence[pb.Message], structured_outputs: Any, context: Sequence[int] = ()
     ) -> Rendered:
         self._check_capabilities(chat)
         has_parser = bool(self._traits.tool_parser)
@@ -149,7 +148,7 @@ class PromptRenderer:
         if isinstance(rendered, ErrorResponse):
             raise InvalidRequest(f"chat: {rendered.error.message}", "chat")
         engine_input = rendered[1][0]
-        token_ids = [*chat.context_token_ids, *engine_input["prompt_token_ids"]]
+        token_ids = [*context, *engine_input["prompt_token_ids"]]
         return Rendered(
             token_ids=token_ids,
             engine_input={**engine_input, "prompt_token_ids": token_ids},
@@ -158,20 +157,20 @@ class PromptRenderer:
             dropped_messages=len(chat.messages) - len(messages),
         )
 
-    def _check_capabilities(self, chat: ChatPrompt) -> None:
+    def _check_capabilities(self, chat: pb.Chat) -> None:
         if not chat.messages:
             raise InvalidRequest("chat.messages is empty; give at least one message.", "chat.messages")
-        self._require(Capability.CHAT, "This model has no chat template; send `prompt` instead of `chat`.")
+        self._require(worker_pb2.CAPABILITY_CHAT, "This model has no chat template; send `prompt` instead of `chat`.")
         if chat.tools:
-            self._require(Capability.TOOLS, "This model's chat template knows no tools.")
+            self._require(worker_pb2.CAPABILITY_TOOLS, "This model's chat template knows no tools.")
         if any(message.images for message in chat.messages):
-            self._require(Capability.VISION, "This model sees no pictures.")
-        if chat.think not in (ThinkLevel.DEFAULT, ThinkLevel.OFF):
-            self._require(Capability.THINKING, "This model does not reason; leave `think` unset.")
+            self._require(worker_pb2.CAPABILITY_VISION, "This model sees no pictures.")
+        if chat.think not in (pb.THINK_LEVEL_UNSPECIFIED, pb.THINK_LEVEL_OFF):
+            self._require(worker_pb2.CAPABILITY_THINKING, "This model does not reason; leave `think` unset.")
 
-    def _require(self, capability: Capability, message: str) -> None:
+    def _require(self, capability: worker_pb2.Capability, message: str) -> None:
         if capability not in self._capabilities:
-            raise CapabilityMissing(message, capability.value)
+            raise CapabilityMissing(message, capability)
 
     def _check(self, token_ids: Sequence[int], longest: int) -> None:
         if not token_ids:
@@ -191,7 +190,7 @@ def _too_long(length: int, longest: int, circumstance: str) -> ContextTooLong:
 
 
 def must_replay(parameters: SamplingParams) -> bool:
-    """Whether something beside the tokens decides how the generation goes on."""
+    """Returns whether the continuation depends on more than the tokens."""
     draws_from_seed = parameters.seed is not None and parameters.temperature > 0
     counts_tokens = parameters.presence_penalty != 0 or parameters.frequency_penalty != 0
     return bool(parameters.structured_outputs is not None or draws_from_seed or counts_tokens)
@@ -199,17 +198,16 @@ def must_replay(parameters: SamplingParams) -> bool:
 
 @dataclass(slots=True)
 class DeliveredTokens:
-    """Checks a generation that is computed again against what was delivered of it."""
+    """Tokens that a generation, which is computed again, has to repeat."""
 
     token_ids: Sequence[int]
-    """The tokens that must come again."""
     checked: int = 0
-    """How many have come."""
+    """How many have been repeated."""
 
     def take(self, token_ids: Sequence[int]) -> int:
-        """Counts the leading tokens of this output that were delivered before.
+        """Returns how many leading tokens of this output were delivered before.
 
-        Raises EngineFault when they differ from what was delivered: the stream cannot go on.
+        Raises EngineFault when they differ from what was delivered: the stream cannot be continued.
         """
         expected = self.token_ids[self.checked : self.checked + len(token_ids)]
         if list(token_ids[: len(expected)]) != list(expected):

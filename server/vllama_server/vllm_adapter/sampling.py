@@ -1,8 +1,7 @@
-"""The contract's sampling options as vLLM's, with every value that vLLM refuses brought into its range.
+"""Sampling options as vLLM's parameters, with every value that vLLM refuses brought into its range.
 
-Clients of Ollama may send a temperature of 3 or a top_p of 0; vLLM rejects the whole request for
-either. generation.proto states what is served instead, and this module is the only place that
-does it.
+Clients of Ollama may send a temperature of 3 or a top_p of 0; vLLM refuses the whole request for either.
+generation.proto states what is served instead; this module is the only place that does it.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from vllama_server.engine.requests import FormatKind
 from vllama_server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllama_server.engine.requests import OutputFormat, Sampling
+    from vllama_protos.v1 import generation_pb2 as pb
 
 MAX_TEMPERATURE = 2.0
 MAX_PENALTY = 2.0
-SEED_MODULUS = 2**63
+_CONSTRAINTS = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}
+"""vLLM's names of constraints that are one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many tokens a generation may still produce, as worked out from the context and the request."""
+    """How many tokens a generation may still produce, as derived from the context and the request."""
 
     max_tokens: int
     """At least 1: vLLM computes a prompt only together with one token."""
@@ -37,18 +36,19 @@ class Limits:
 
 
 def sampling_params(
-    sampling: Sampling, defaults: Mapping[str, Any], limits: Limits, *, logprobs: int | None = None, **extra: Any
+    sampling: pb.Sampling, defaults: Mapping[str, Any], limits: Limits, *, logprobs: int | None = None, **extra: Any
 ) -> SamplingParams:
-    """Builds the parameters of one request: the request's value, else the model's, else vLLM's.
+    """Returns the parameters of one request: the request's value, else the model's, else vLLM's.
 
-    Text is made from tokens by the adapter itself, so vLLM is told not to, and knows no stop
-    texts. `extra` carries what a parser or a constraint adds. Raises InvalidRequest.
+    The adapter makes text from tokens itself, so vLLM does not, and gets no stop texts. `extra` carries what a parser
+    or a constraint adds. Raises InvalidRequest.
     """
     values = _chosen(sampling, defaults)
     return SamplingParams(
         **_in_range(values),
-        seed=_seed(sampling.seed),
-        ignore_eos=bool(sampling.ignore_eos),
+        # A negative seed means a random stream.
+        seed=sampling.seed if sampling.HasField("seed") and sampling.seed >= 0 else None,
+        ignore_eos=sampling.ignore_eos,
         max_tokens=limits.max_tokens,
         min_tokens=min(limits.min_tokens, limits.max_tokens),
         logprobs=logprobs,
@@ -59,26 +59,23 @@ def sampling_params(
     )
 
 
-def structured_outputs(wanted: OutputFormat) -> StructuredOutputsParams:
-    """Turns a constraint on the output into vLLM's. Raises InvalidRequest for an empty one."""
-    key = {
-        FormatKind.JSON_SCHEMA: "json",
-        FormatKind.REGEX: "regex",
-        FormatKind.GRAMMAR: "grammar",
-    }.get(wanted.kind)
-    if wanted.kind is FormatKind.JSON_OBJECT:
+def structured_outputs(wanted: pb.OutputFormat) -> StructuredOutputsParams:
+    """Returns vLLM's form of a constraint on the output. Raises InvalidRequest for an empty one."""
+    kind = wanted.WhichOneof("kind")
+    if kind == "json_object":
         return StructuredOutputsParams(json_object=True)
-    if wanted.kind is FormatKind.CHOICE:
-        if not wanted.choices:
+    if kind == "choice":
+        if not wanted.choice.options:
             raise InvalidRequest("output_format.choice needs at least one option.", "output_format.choice.options")
-        return StructuredOutputsParams(choice=list(wanted.choices))
-    if not wanted.spec.strip():
-        raise InvalidRequest(f"output_format.{wanted.kind.value} is empty.", f"output_format.{wanted.kind.value}")
-    return StructuredOutputsParams(**{str(key): wanted.spec})
+        return StructuredOutputsParams(choice=list(wanted.choice.options))
+    text: str = getattr(wanted, kind)
+    if not text.strip():
+        raise InvalidRequest(f"output_format.{kind} is empty.", f"output_format.{kind}")
+    return StructuredOutputsParams(**{_CONSTRAINTS[kind]: text})
 
 
-def _chosen(sampling: Sampling, defaults: Mapping[str, Any]) -> dict[str, float]:
-    """Takes each option from the request, else from the model, else as off."""
+def _chosen(sampling: pb.Sampling, defaults: Mapping[str, Any]) -> dict[str, float]:
+    """Returns each option of the request, else of the model, else the neutral value."""
     neutral = {
         "temperature": 1.0,
         "top_p": 1.0,
@@ -90,9 +87,7 @@ def _chosen(sampling: Sampling, defaults: Mapping[str, Any]) -> dict[str, float]
     }
     values = {}
     for name, default in neutral.items():
-        value = getattr(sampling, name)
-        if value is None:
-            value = defaults.get(name, default)
+        value = getattr(sampling, name) if sampling.HasField(name) else defaults.get(name, default)
         if not math.isfinite(value):
             raise InvalidRequest(f"sampling.{name} must be a finite number.", f"sampling.{name}")
         values[name] = value
@@ -115,8 +110,3 @@ def _in_range(values: Mapping[str, float]) -> dict[str, float]:
         "presence_penalty": min(max(values["presence_penalty"], -MAX_PENALTY), MAX_PENALTY),
         "frequency_penalty": min(max(values["frequency_penalty"], -MAX_PENALTY), MAX_PENALTY),
     }
-
-
-def _seed(seed: int | None) -> int | None:
-    """Brings a seed into 64 signed bits; a negative one means a random stream."""
-    return None if seed is None or seed < 0 else seed % SEED_MODULUS

@@ -9,22 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.server.conftest import FLAT_OUT, VirtualClock
+from vllama_protos.v1 import embedding_pb2, worker_pb2
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.config import WorkerConfig
-from vllama_server.engine.description import Capability
-from vllama_server.engine.events import Accepted, Chunk, Completed, FinishReason
-from vllama_server.engine.protocol import StartPhase
-from vllama_server.engine.requests import (
-    ChatPrompt,
-    FormatKind,
-    GenerationRequest,
-    Message,
-    OutputFormat,
-    Sampling,
-    TextPrompt,
-    ThinkLevel,
-    TokenPrompt,
-    ToolMode,
-)
 from vllama_server.errors import (
     CapabilityMissing,
     ConfigError,
@@ -46,15 +33,25 @@ async def engine(clock):
     await engine.stop()
 
 
-def request(prompt="hello", *, resume=(), drop_oldest=False, **sampling):
-    """Makes a request for a text, or for a prompt of any kind."""
-    return GenerationRequest(
-        request_id="r",
-        prompt=TextPrompt(prompt) if isinstance(prompt, str) else prompt,
-        sampling=Sampling(**sampling),
-        resume_token_ids=tuple(resume),
-        drop_oldest=drop_oldest,
-    )
+def request(prompt="hello", *, fields=None, **sampling):
+    """Returns a request for a text, a chat or token ids."""
+    kind = {str: "prompt", pb.Chat: "chat", pb.TokenIds: "token_ids"}[type(prompt)]
+    return pb.GenerateRequest(request_id="r", sampling=pb.Sampling(**sampling), **{kind: prompt}, **(fields or {}))
+
+
+def chat(*turns, **fields):
+    """Returns a chat of turns, each given as role and text."""
+    return pb.Chat(messages=[pb.Message(role=role, content=text) for role, text in turns], **fields)
+
+
+def embedding(*texts, **fields):
+    """Returns a request to embed texts."""
+    return embedding_pb2.EmbedRequest(inputs=texts, **fields)
+
+
+def embedded(reply):
+    """Returns the vectors as lists of numbers."""
+    return [list(vector.values) for vector in reply.vectors]
 
 
 async def events_of(engine, one):
@@ -69,28 +66,29 @@ def expected(prompt, start, end):
 
 
 def text_of(events):
-    """The text of all chunks."""
-    return "".join(event.text for event in events if isinstance(event, Chunk))
+    """The text of all deltas."""
+    return "".join(event.delta.text for event in events)
 
 
 def ids_of(events):
-    """The token ids of all chunks."""
-    return [id_ for event in events if isinstance(event, Chunk) for id_ in event.token_ids]
+    """The token ids of all deltas."""
+    return [id_ for event in events for id_ in event.delta.token_ids]
 
 
 async def test_the_tokens_are_exactly_those_of_the_prompt(engine):
-    """Output token i is " {hash}.{i}", accepted first and completed last."""
-    first, *chunks, last = await events_of(engine, request("hello", max_tokens=20))
-    assert isinstance(first, Accepted)
-    assert len(first.prompt_token_ids) == 2
-    assert isinstance(last, Completed)
-    assert (last.reason, last.prompt_tokens, last.completion_tokens) == (FinishReason.LENGTH, 2, 20)
-    assert text_of(chunks) == expected("hello", 0, 20)
+    """Output token i is " {hash}.{i}", started first and finished last."""
+    wanted = request("hello", max_tokens=20, fields={"return_prompt_token_ids": True})
+    first, *deltas, last = await events_of(engine, wanted)
+    assert first.WhichOneof("event") == "started"
+    assert len(first.started.prompt_token_ids) == first.started.prompt_tokens == 2
+    end = last.finished
+    assert (end.reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (pb.FINISH_REASON_LENGTH, 2, 20)
+    assert text_of(deltas) == expected("hello", 0, 20)
 
 
 async def test_the_default_is_128_tokens(engine):
     """Without max_tokens an answer has 128 tokens."""
-    assert (await events_of(engine, request()))[-1].completion_tokens == 128
+    assert (await events_of(engine, request()))[-1].finished.usage.completion_tokens == 128
 
 
 async def test_negative_max_tokens_fill_the_context(clock):
@@ -99,14 +97,14 @@ async def test_negative_max_tokens_fill_the_context(clock):
     await engine.start(lambda *_: None)
     events = await events_of(engine, request("hello", max_tokens=-1))
     await engine.stop()
-    assert events[-1].completion_tokens == 48
+    assert events[-1].finished.usage.completion_tokens == 48
 
 
 async def test_zero_max_tokens_evaluate_the_prompt_only(engine):
-    """There is no chunk, and the end is LENGTH."""
-    accepted, completed = await events_of(engine, request(max_tokens=0))
-    assert isinstance(accepted, Accepted)
-    assert (completed.completion_tokens, completed.reason) == (0, FinishReason.LENGTH)
+    """There is no delta, and the end is LENGTH."""
+    first, last = await events_of(engine, request(max_tokens=0))
+    assert first.HasField("started")
+    assert (last.finished.usage.completion_tokens, last.finished.reason) == (0, pb.FINISH_REASON_LENGTH)
 
 
 @settings(max_examples=25)
@@ -117,45 +115,46 @@ async def test_a_resumed_generation_continues_exactly(prompt, cut, stop):
     await engine.start(lambda *_: None)
     whole = await events_of(engine, request(prompt, max_tokens=30, stop=tuple(stop)))
     ids = ids_of(whole)[:cut]
-    rest = await events_of(engine, request(prompt, resume=ids, max_tokens=30, stop=tuple(stop)))
+    rest = await events_of(engine, request(prompt, fields={"resume_token_ids": ids}, max_tokens=30, stop=tuple(stop)))
     await engine.stop()
     assert ids + ids_of(rest) == ids_of(whole)
     assert text_of(whole).endswith(text_of(rest))
-    assert rest[-1].completion_tokens == whole[-1].completion_tokens
-    assert rest[-1].reason == whole[-1].reason
+    assert rest[-1].finished.usage.completion_tokens == whole[-1].finished.usage.completion_tokens
+    assert rest[-1].finished.reason == whole[-1].finished.reason
     before = text_of(whole).removesuffix(text_of(rest))
     assert (await engine.detokenize(ids)).startswith(before)
-    if not whole[-1].matched_stop:
+    if not whole[-1].finished.matched_stop:
         assert await engine.detokenize(ids) == before
 
 
 async def test_resuming_at_the_end_completes_at_once(engine):
     """A generation of which everything was delivered has nothing left to say."""
     ids = ids_of(await events_of(engine, request(max_tokens=4)))
-    accepted, completed = await events_of(engine, request(resume=ids, max_tokens=4))
-    assert isinstance(accepted, Accepted)
-    assert completed.completion_tokens == 4
+    first, last = await events_of(engine, request(fields={"resume_token_ids": ids}, max_tokens=4))
+    assert first.HasField("started")
+    assert last.finished.usage.completion_tokens == 4
 
 
 async def test_a_stop_text_ends_the_generation(engine):
     """The text before it is given, the text itself is named."""
     events = await events_of(engine, request("hello", stop=(".3",)))
     assert text_of(events) == expected("hello", 0, 4)[:-2]
-    assert (events[-1].reason, events[-1].matched_stop) == (FinishReason.STOP, ".3")
+    end = events[-1].finished
+    assert (end.reason, end.matched_stop) == (pb.FINISH_REASON_STOP, ".3")
 
 
 async def test_a_chat_is_the_concatenation_of_its_turns(engine):
     """The simulated template is role, colon, content, line feed."""
-    chat = ChatPrompt((Message("system", "Be brief."), Message("user", "Hi")))
+    turns = chat(("system", "Be brief."), ("user", "Hi"))
     rendered = "system: Be brief.\nuser: Hi\n"
-    assert text_of(await events_of(engine, request(chat, max_tokens=3))) == expected(rendered, 0, 3)
-    assert (await engine.tokenize(chat)).text == rendered
+    assert text_of(await events_of(engine, request(turns, max_tokens=3))) == expected(rendered, 0, 3)
+    assert (await engine.tokenize(pb.TokenizeRequest(chat=turns))).text == rendered
 
 
 async def test_token_ids_are_the_same_prompt_as_their_text(engine):
     """A prompt may come tokenized."""
-    ids = (await engine.tokenize(TextPrompt("hello"))).token_ids
-    assert text_of(await events_of(engine, request(TokenPrompt(tuple(ids)), max_tokens=2))) == expected("hello", 0, 2)
+    ids = (await engine.tokenize(pb.TokenizeRequest(prompt="hello"))).token_ids
+    assert text_of(await events_of(engine, request(pb.TokenIds(ids=ids), max_tokens=2))) == expected("hello", 0, 2)
 
 
 async def test_timings_follow_the_profile(clock):
@@ -166,28 +165,29 @@ async def test_timings_follow_the_profile(clock):
         events_of(engine, request("a" * 400, max_tokens=11)), events_of(engine, request("b" * 400, max_tokens=1))
     )
     await engine.stop()
-    assert first[-1].prefill_seconds == pytest.approx(0.010 + 100 / 20_000)
-    assert first[-1].decode_seconds == pytest.approx(10 * 0.0102)
-    assert second[-1].queue_seconds == pytest.approx(0.015 + 0.102)
+    timings = first[-1].finished.timings
+    assert timings.prompt.ToNanoseconds() / 1e9 == pytest.approx(0.010 + 100 / 20_000)
+    assert timings.decode.ToNanoseconds() / 1e9 == pytest.approx(10 * 0.0102)
+    assert second[-1].finished.timings.queue.ToNanoseconds() / 1e9 == pytest.approx(0.015 + 0.102)
 
 
 async def test_a_repeated_prompt_is_cached(engine):
     """The second time only the last block is computed, and the reply says so."""
     await events_of(engine, request("a" * 640, max_tokens=1))
-    accepted, *_, completed = await events_of(engine, request("a" * 640, max_tokens=1))
-    assert (accepted.cached_prompt_tokens, completed.cached_prompt_tokens) == (144, 144)
+    first, *_, last = await events_of(engine, request("a" * 640, max_tokens=1))
+    assert (first.started.cached_prompt_tokens, last.finished.usage.cached_prompt_tokens) == (144, 144)
 
 
-async def test_a_slow_reader_gets_larger_chunks(engine):
+async def test_a_slow_reader_gets_larger_deltas(engine):
     """While it reads nothing the tokens gather; none is lost."""
     stream = engine.generate(request("hello", max_tokens=100))
-    assert isinstance(await anext(stream), Accepted)
+    assert (await anext(stream)).HasField("started")
     async with asyncio.timeout(5):
         while engine.load().running:
             await asyncio.sleep(0)
-    chunk, completed = [event async for event in stream]
-    assert chunk.text == expected("hello", 0, 100)
-    assert completed.completion_tokens == 100
+    delta, last = [event async for event in stream]
+    assert delta.delta.text == expected("hello", 0, 100)
+    assert last.finished.usage.completion_tokens == 100
 
 
 async def test_closing_a_generation_frees_its_place(engine):
@@ -227,7 +227,7 @@ async def test_an_engine_without_pace_serves_all_its_readers():
 
 
 async def test_one_stalled_reader_does_not_hold_up_the_others():
-    """An engine without pace goes on although somebody does not read."""
+    """An engine without pace goes on although one reader has stopped."""
     engine = FakeEngine(FLAT_OUT)
     await engine.start(lambda *_: None)
     stalled = engine.generate(request("stalled", max_tokens=100))
@@ -264,33 +264,39 @@ async def test_a_prompt_beyond_the_context_is_refused_with_both_lengths(engine):
 
 async def test_a_chat_drops_its_oldest_turns_when_it_may(engine):
     """System turns and the last turn stay, and the reply counts the others."""
-    old = tuple(Message("user", "x" * 4000) for _ in range(6))
-    chat = ChatPrompt((Message("system", "s"), *old, Message("user", "last")))
-    accepted, *_ = await events_of(engine, request(chat, drop_oldest=True, max_tokens=1))
-    assert accepted.dropped_messages == 2
+    turns = chat(("system", "s"), *[("user", "x" * 4000)] * 6, ("user", "last"))
+    may_drop = {"truncation": pb.TRUNCATION_DROP_OLDEST}
+    first, *_ = await events_of(engine, request(turns, fields=may_drop, max_tokens=1))
+    assert first.started.dropped_messages == 2
     with pytest.raises(ContextTooLong):
-        await events_of(engine, request(chat, max_tokens=1))
+        await events_of(engine, request(turns, max_tokens=1))
 
 
 @pytest.mark.parametrize(
-    ("prompt", "capability"),
+    ("wanted", "capability"),
     [
-        (TextPrompt("a", suffix="b"), Capability.INSERT),
-        (ChatPrompt((Message("user", "x", images=(b"png",)),)), Capability.VISION),
-        (ChatPrompt((Message("user", "x"),), think=ThinkLevel.HIGH), Capability.THINKING),
-        (ChatPrompt((Message("user", "x"),), tool_mode=ToolMode.REQUIRED), Capability.TOOLS),
+        (request("a", fields={"suffix": "b"}), worker_pb2.CAPABILITY_INSERT),
+        (
+            request(pb.Chat(messages=[pb.Message(role="user", images=[pb.Image(data=b"png")])])),
+            worker_pb2.CAPABILITY_VISION,
+        ),
+        (request(chat(("user", "x"), think=pb.THINK_LEVEL_HIGH)), worker_pb2.CAPABILITY_THINKING),
+        (
+            request(chat(("user", "x"), tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED))),
+            worker_pb2.CAPABILITY_TOOLS,
+        ),
     ],
 )
-async def test_what_a_simulation_cannot_do_is_named(engine, prompt, capability):
+async def test_what_a_simulation_cannot_do_is_named(engine, wanted, capability):
     """A missing capability is an error and not a silent omission."""
     with pytest.raises(CapabilityMissing) as error:
-        await events_of(engine, request(prompt))
-    assert error.value.capability == capability.value
+        await events_of(engine, wanted)
+    assert error.value.capability == capability
 
 
 async def test_an_output_format_is_refused(engine):
     """Its text cannot be constrained."""
-    one = GenerationRequest("r", TextPrompt("x"), output_format=OutputFormat(FormatKind.JSON_OBJECT))
+    one = request("x", fields={"output_format": pb.OutputFormat(json_object=True)})
     with pytest.raises(InvalidRequest, match="output_format"):
         await events_of(engine, one)
 
@@ -303,49 +309,49 @@ async def test_an_empty_prompt_is_refused(engine):
 
 async def test_logprobs_are_certain(engine):
     """Each token was the only one possible."""
-    one = GenerationRequest("r", TextPrompt("x"), sampling=Sampling(max_tokens=3), logprobs=5)
-    entries = [entry for event in await events_of(engine, one) if isinstance(event, Chunk) for entry in event.logprobs]
+    one = request("x", max_tokens=3, fields={"logprobs": True, "top_logprobs": 5})
+    entries = [entry for event in await events_of(engine, one) for entry in event.delta.logprobs]
     assert [entry.token.logprob for entry in entries] == [0.0] * 3
-    assert all(entry.top == (entry.token,) for entry in entries)
+    assert all(list(entry.top) == [entry.token] for entry in entries)
 
 
 async def test_embeddings_are_unit_vectors_of_their_text(engine):
     """Equal texts have equal vectors, others have others, and all have length 1."""
-    one, same, other = await engine.embed(["a", "a", "b"], truncate=False, dimensions=0, normalize=True, request_id="r")
-    assert one.values == same.values != other.values
-    assert sum(value * value for value in one.values) == pytest.approx(1.0)
-    assert len(one.values) == engine.describe().model_info.embedding_length
+    one, same, other = embedded(await engine.embed(embedding("a", "a", "b")))
+    assert one == same != other
+    assert sum(value * value for value in one) == pytest.approx(1.0)
+    assert len(one) == engine.describe().model_info.embedding_length
 
 
 async def test_embeddings_can_be_cut(engine):
     """Fewer dimensions are the first numbers, scaled again; more than there are is an error."""
-    (short,) = await engine.embed(["a"], truncate=False, dimensions=10, normalize=True, request_id="r")
-    (whole,) = await engine.embed(["a"], truncate=False, dimensions=0, normalize=False, request_id="r")
-    assert len(short.values) == 10
-    scale = whole.values[0] / short.values[0]
-    assert [value * scale for value in short.values] == pytest.approx(whole.values[:10])
+    (short,) = embedded(await engine.embed(embedding("a", dimensions=10)))
+    (whole,) = embedded(await engine.embed(embedding("a", normalize=False)))
+    assert len(short) == 10
+    scale = whole[0] / short[0]
+    assert [value * scale for value in short] == pytest.approx(whole[:10])
     with pytest.raises(InvalidRequest, match="dimensions"):
-        await engine.embed(["a"], truncate=False, dimensions=10_000, normalize=True, request_id="r")
+        await engine.embed(embedding("a", dimensions=10_000))
 
 
 async def test_a_long_text_is_embedded_only_when_it_may_be_cut(engine):
     """Without truncation the error states both lengths."""
     with pytest.raises(ContextTooLong, match="5000"):
-        await engine.embed(["abcd" * 5000], truncate=False, dimensions=0, normalize=True, request_id="r")
-    (cut,) = await engine.embed(["abcd" * 5000], truncate=True, dimensions=0, normalize=True, request_id="r")
+        await engine.embed(embedding("abcd" * 5000))
+    (cut,) = (await engine.embed(embedding("abcd" * 5000, truncate=True))).vectors
     assert cut.prompt_tokens == 4096
 
 
 async def test_a_slow_start_reports_progress(clock):
-    """start_seconds pass in the load phase, and each stage is told."""
-    told = []
+    """start_seconds pass in the load phase, and each stage is reported."""
+    reported = []
     engine = FakeEngine(faults=Faults(start_seconds=10), clock=clock)
-    await engine.start(lambda *step: told.append(step))
+    await engine.start(lambda *step: reported.append(step))
     await engine.stop()
     assert clock.now == pytest.approx(1010)
-    assert told[0][0] is StartPhase.RESOLVE
-    assert told[-1][0] is StartPhase.WARM_UP
-    shares = [share for phase, share in told if phase is StartPhase.LOAD]
+    assert reported[0][0] == worker_pb2.START_PHASE_RESOLVE
+    assert reported[-1][0] == worker_pb2.START_PHASE_WARM_UP
+    shares = [share for phase, share in reported if phase == worker_pb2.START_PHASE_LOAD]
     assert shares == sorted(shares)
     assert len(shares) > 5
 

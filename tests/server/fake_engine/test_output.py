@@ -1,9 +1,9 @@
-"""What a simulated generation says."""
+"""Output of a simulated generation."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_server.engine.events import FinishReason
+from vllama_protos.v1.generation_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from vllama_server.fake_engine.output import Output
 
 
@@ -15,7 +15,7 @@ def test_the_text_counts_its_tokens():
 def test_a_stop_text_ends_the_output_before_itself():
     """The matched text is no part of the output, the token that completed it counts."""
     output = Output(0xABCD, 10, stop=["d.2"])
-    assert (output.limit, output.reason, output.matched_stop) == (3, FinishReason.STOP, "d.2")
+    assert (output.limit, output.reason, output.matched_stop) == (3, FINISH_REASON_STOP, "d.2")
     assert output.text(0, 3) == " abcd.0 abcd.1 abc"
 
 
@@ -38,7 +38,7 @@ def test_a_stop_text_counts_only_after_the_fewest_tokens():
 def test_without_a_match_the_limit_ends_it():
     """A stop text that never comes changes nothing."""
     output = Output(0xABCD, 4, stop=["x"])
-    assert (output.limit, output.reason, output.matched_stop) == (4, FinishReason.LENGTH, "")
+    assert (output.limit, output.reason, output.matched_stop) == (4, FINISH_REASON_LENGTH, "")
 
 
 @given(st.integers(0, 0xFFFF), st.integers(0, 40), st.lists(st.text("0123456789abcdef. ", min_size=1), max_size=3))

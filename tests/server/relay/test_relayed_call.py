@@ -11,9 +11,9 @@ from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from tests.server.conftest import PATIENCE_SECONDS
-from tests.server.engines import completed, started
+from tests.server.engines import accepted, completed, started
 from vllama_protos.v1 import generation_pb2, worker_pb2
-from vllama_server.engine.events import Accepted, Chunk
+from vllama_server.engine.events import delta
 from vllama_server.errors import CapabilityMissing
 from vllama_server.relay.flow_control import UNANSWERED_BYTES
 from vllama_server.relay.relayed_call import MESSAGES_UNDER_WAY
@@ -124,11 +124,14 @@ async def test_an_error_ends_only_its_generation(start_worker):
 
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
-    [(CapabilityMissing("blind", "vision"), 9, "CAPABILITY_MISSING"), (RuntimeError("secret"), 13, "ENGINE_FAULT")],
+    [
+        (CapabilityMissing("blind", worker_pb2.CAPABILITY_VISION), 9, "CAPABILITY_MISSING"),
+        (RuntimeError("secret"), 13, "ENGINE_FAULT"),
+    ],
 )
 async def test_errors_of_the_engine_become_statuses(start_worker, error, code, reason):
     """What is not ours is not shown."""
-    worker = await start_worker(started(Accepted((1,)), error))
+    worker = await start_worker(started(accepted(), error))
     async with relay(worker) as caller:
         await caller.start(1)
         await caller.until(lambda: caller.has_ended(1))
@@ -151,7 +154,7 @@ async def test_a_wrong_request_id_is_refused_and_a_missing_one_made(start_worker
 
 async def test_a_cancelled_generation_is_closed_and_the_others_go_on(start_worker):
     """Nothing more comes of it."""
-    engine = started(Accepted((1,)), Chunk("a", token_ids=[1]), completed())
+    engine = started(accepted(), delta("a", [1]), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)
     async with relay(worker) as caller:
@@ -169,7 +172,7 @@ async def test_a_cancelled_generation_is_closed_and_the_others_go_on(start_worke
 
 async def test_a_caller_that_leaves_ends_all_its_generations(start_worker):
     """Their places are free again."""
-    engine = started(Accepted((1,)), completed())
+    engine = started(accepted(), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)
     async with relay(worker) as caller:
@@ -186,7 +189,7 @@ async def test_a_caller_that_leaves_ends_all_its_generations(start_worker):
 
 async def test_a_deadline_ends_its_generation(start_worker):
     """The engine is freed by the worker itself."""
-    engine = started(Accepted((1,)), completed())
+    engine = started(accepted(), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)
     async with relay(worker) as caller:
@@ -242,7 +245,7 @@ async def test_a_caller_that_does_not_ask_gets_little_and_then_all_in_one(start_
 
 async def test_an_engine_that_dies_tells_every_generation(start_worker):
     """Each gets the cause, the call ends, and the worker ends at once."""
-    engine = started(Accepted((1,)), completed())
+    engine = started(accepted(), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)
     async with relay(worker) as caller:
@@ -261,7 +264,7 @@ async def test_an_engine_that_dies_tells_every_generation(start_worker):
 
 async def test_a_draining_worker_finishes_and_refuses(start_worker):
     """What runs comes to its end, what is new is told to go elsewhere."""
-    engine = started(Accepted((1,)), Chunk("a", token_ids=[1]), completed())
+    engine = started(accepted(), delta("a", [1]), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)
     async with relay(worker) as caller:

@@ -3,65 +3,87 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from PIL import Image
 from vllm.multimodal.media import MediaConnector
 
-from vllama_server.engine.requests import ChatPrompt, Message, ThinkLevel, Tool, ToolCall, ToolMode
+from tests.server.vllm_adapter.driving import chat_of
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import InvalidRequest
 from vllama_server.vllm_adapter.chat import render_request, shorter_versions
 
-HELLO = Message("user", "Hello")
-WEATHER = Tool("get_weather", "Looks it up.", '{"type":"object","properties":{"city":{"type":"string"}}}')
+HELLO = ("user", "Hello")
+WEATHER = pb.Tool(
+    name="get_weather",
+    description="Looks it up.",
+    parameters_json='{"type":"object","properties":{"city":{"type":"string"}}}',
+)
 
 
-def rendered(chat: ChatPrompt, *, has_tool_parser: bool = True) -> object:
+def rendered(chat: pb.Chat, *, has_tool_parser: bool = True) -> object:
     """Builds vLLM's request for a whole chat."""
     return render_request(chat, chat.messages, has_tool_parser=has_tool_parser)
 
 
-def roles(versions: list[list[Message]]) -> list[str]:
+def pictures(text: str, *files: bytes) -> pb.Chat:
+    """Returns a chat of one turn with pictures."""
+    return pb.Chat(messages=[pb.Message(role="user", content=text, images=[pb.Image(data=file) for file in files])])
+
+
+def roles(versions: list[list[pb.Message]]) -> list[str]:
     """Names what is left by first letters and contents."""
     return [" ".join(f"{message.role[0]}{message.content}" for message in version) for version in versions]
 
 
 def test_calls_and_their_results_keep_their_ids() -> None:
     """Templates match results to calls."""
-    call = ToolCall("call_1", "get_weather", '{"city":"Bern"}')
-    turns = (HELLO, Message("assistant", tool_calls=(call,)), Message("tool", "sunny", tool_call_id="call_1"))
-    messages = rendered(ChatPrompt(turns, tools=(WEATHER,))).messages  # type: ignore[attr-defined]
+    call = pb.ToolCall(id="call_1", name="get_weather", arguments_json='{"city":"Bern"}')
+    chat = chat_of(HELLO, tools=[WEATHER])
+    chat.messages.add(role="assistant", tool_calls=[call, pb.ToolCall(id="call_2", name="get_weather")])
+    chat.messages.add(role="tool", content="sunny", tool_call_id="call_1")
+    messages = rendered(chat).messages  # type: ignore[attr-defined]
     assert messages[1]["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city":"Bern"}'}
+    assert messages[1]["tool_calls"][1]["function"]["arguments"] == "{}"
     assert messages[2]["tool_call_id"] == "call_1"
 
 
 @pytest.mark.parametrize(
     ("mode", "has_parser", "choice"),
-    [(ToolMode.AUTO, True, "auto"), (ToolMode.REQUIRED, True, "required"), (ToolMode.NONE, True, "none"),
-     (ToolMode.AUTO, False, "none")],
-)  # fmt: skip
-def test_tool_modes_map_and_need_a_parser(mode: ToolMode, has_parser: bool, choice: str) -> None:
+    [
+        (pb.TOOL_CHOICE_MODE_UNSPECIFIED, True, "auto"),
+        (pb.TOOL_CHOICE_MODE_AUTO, True, "auto"),
+        (pb.TOOL_CHOICE_MODE_REQUIRED, True, "required"),
+        (pb.TOOL_CHOICE_MODE_NONE, True, "none"),
+        (pb.TOOL_CHOICE_MODE_AUTO, False, "none"),
+    ],
+)
+def test_tool_modes_map_and_need_a_parser(mode: pb.ToolChoiceMode, has_parser: bool, choice: str) -> None:
     """Without a parser the template still sees the tools, but calls come as text."""
-    request = rendered(ChatPrompt((HELLO,), tools=(WEATHER,), tool_mode=mode), has_tool_parser=has_parser)
+    request = rendered(
+        chat_of(HELLO, tools=[WEATHER], tool_choice=pb.ToolChoice(mode=mode)), has_tool_parser=has_parser
+    )
     assert request.tool_choice == choice  # type: ignore[attr-defined]
 
 
 def test_naming_a_tool_that_is_not_there_is_refused() -> None:
     """The message says which."""
+    choice = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NAMED, name="get_time")
     with pytest.raises(InvalidRequest, match="'get_time'"):
-        rendered(ChatPrompt((HELLO,), tools=(WEATHER,), tool_mode=ToolMode.NAMED, tool_name="get_time"))
+        rendered(chat_of(HELLO, tools=[WEATHER], tool_choice=choice))
 
 
 def test_parameters_that_are_no_json_are_refused() -> None:
     """With the tool's name."""
     with pytest.raises(InvalidRequest, match="get_weather"):
-        rendered(ChatPrompt((HELLO,), tools=(Tool("get_weather", parameters_json="{"),)))
+        rendered(chat_of(HELLO, tools=[pb.Tool(name="get_weather", parameters_json="{")]))
 
 
 def test_bytes_that_are_no_picture_are_refused() -> None:
     """Before anything decodes them."""
     with pytest.raises(InvalidRequest, match="PNG"):
-        rendered(ChatPrompt((Message("user", "look", images=(b"GARBAGE",)),)))
+        rendered(pictures("look", b"GARBAGE"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
@@ -69,7 +91,7 @@ def test_a_picture_reaches_vllm_as_the_picture_it_is(kind: str) -> None:
     """VLLM's own reader finds it in the message, before the text that asks about it."""
     file = io.BytesIO()
     Image.new("RGB", (3, 2), (255, 0, 0)).save(file, format=kind)
-    request = rendered(ChatPrompt((Message("user", "What colour?", images=(file.getvalue(),)),)))
+    request = rendered(pictures("What colour?", file.getvalue()))
     picture, text = request.messages[0]["content"]  # type: ignore[attr-defined]
     assert text == {"type": "text", "text": "What colour?"}
     seen = MediaConnector().fetch_image(picture["image_url"]["url"])
@@ -81,12 +103,12 @@ def test_a_picture_reaches_vllm_as_the_picture_it_is(kind: str) -> None:
 
 def test_pictures_keep_their_order() -> None:
     """Questions count on it."""
-    pictures = []
+    files = []
     for width in (1, 2, 3):
         file = io.BytesIO()
         Image.new("RGB", (width, 1)).save(file, format="PNG")
-        pictures.append(file.getvalue())
-    request = rendered(ChatPrompt((Message("user", "Which is widest?", images=tuple(pictures)),)))
+        files.append(file.getvalue())
+    request = rendered(pictures("Which is widest?", *files))
     parts = request.messages[0]["content"]  # type: ignore[attr-defined]
     seen = [MediaConnector().fetch_image(part["image_url"]["url"]) for part in parts[:-1]]
     assert [getattr(picture, "media", picture).size[0] for picture in seen] == [1, 2, 3]
@@ -95,49 +117,56 @@ def test_pictures_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("think", "switches", "effort"),
     [
-        (ThinkLevel.DEFAULT, None, None),
-        (ThinkLevel.OFF, {"enable_thinking": False, "thinking": False}, None),
-        (ThinkLevel.ON, {"enable_thinking": True, "thinking": True}, None),
-        (ThinkLevel.HIGH, {"enable_thinking": True, "thinking": True}, "high"),
+        (pb.THINK_LEVEL_UNSPECIFIED, None, None),
+        (pb.THINK_LEVEL_OFF, {"enable_thinking": False, "thinking": False}, None),
+        (pb.THINK_LEVEL_ON, {"enable_thinking": True, "thinking": True}, None),
+        (pb.THINK_LEVEL_HIGH, {"enable_thinking": True, "thinking": True}, "high"),
     ],
 )
 def test_thinking_is_switched_in_every_familys_way(
-    think: ThinkLevel, switches: dict[str, bool] | None, effort: str | None
+    think: pb.ThinkLevel, switches: dict[str, bool] | None, effort: str | None
 ) -> None:
     """Qwen's templates and DeepSeek's name the switch differently; levels are vLLM's reasoning effort."""
-    request = rendered(ChatPrompt((HELLO,), think=think))
+    request = rendered(chat_of(HELLO, think=think))
     assert request.chat_template_kwargs == switches  # type: ignore[attr-defined]
     assert request.reasoning_effort == effort  # type: ignore[attr-defined]
 
 
 def test_a_callers_own_switch_beats_ours() -> None:
     """Template switches are for those who know the template."""
-    request = rendered(ChatPrompt((HELLO,), think=ThinkLevel.ON, template_switches={"enable_thinking": False}))
+    request = rendered(chat_of(HELLO, think=pb.THINK_LEVEL_ON, template_switches={"enable_thinking": False}))
     assert request.chat_template_kwargs["enable_thinking"] is False  # type: ignore[attr-defined]
 
 
 def test_turns_go_from_the_oldest_and_each_rest_opens_with_a_question() -> None:
     """System turns and the last turn stay; answers and results never come first."""
-    turns = [Message(role, str(number)) for number, role in enumerate(
-        ["system", "user", "assistant", "user", "assistant", "tool", "assistant", "user"])]  # fmt: skip
+    order = ("system", "user", "assistant", "user", "assistant", "tool", "assistant", "user")
+    turns = chat_of(*((role, str(number)) for number, role in enumerate(order))).messages
     assert roles(shorter_versions(turns)) == ["s0 u3 a4 t5 a6 u7", "s0 u7"]
 
 
 def test_a_last_turn_that_is_no_question_stays_too() -> None:
     """A result of a tool may be what the model is to answer."""
-    turns = [Message("user", "0"), Message("assistant", "1"), Message("tool", "2")]
+    turns = chat_of(("user", "0"), ("assistant", "1"), ("tool", "2")).messages
     assert roles(shorter_versions(turns)) == ["t2"]
 
 
 def test_an_answer_at_the_end_is_left_open_when_asked() -> None:
     """What is rendered ends with either the beginning of a new answer or the open one."""
-    turns = (HELLO, Message("assistant", "Hi th"))
-    closed, opened = rendered(ChatPrompt(turns)), rendered(ChatPrompt(turns, continue_last=True))
+    turns = (HELLO, ("assistant", "Hi th"))
+    closed, opened = rendered(chat_of(*turns)), rendered(chat_of(*turns, continue_last=True))
     assert (closed.add_generation_prompt, closed.continue_final_message) == (True, False)  # type: ignore[attr-defined]
     assert (opened.add_generation_prompt, opened.continue_final_message) == (False, True)  # type: ignore[attr-defined]
 
 
 def test_a_template_of_the_request_replaces_the_models() -> None:
     """None leaves the model's own."""
-    assert rendered(ChatPrompt((HELLO,))).chat_template is None  # type: ignore[attr-defined]
-    assert rendered(ChatPrompt((HELLO,), template="{{ messages }}")).chat_template == "{{ messages }}"  # type: ignore[attr-defined]
+    assert rendered(chat_of(HELLO)).chat_template is None  # type: ignore[attr-defined]
+    assert rendered(chat_of(HELLO, template="{{ messages }}")).chat_template == "{{ messages }}"  # type: ignore[attr-defined]
+
+
+def test_whole_numbers_of_a_switch_are_whole() -> None:
+    """A template that counts must not see 3.0; the other kinds are plain Python as well."""
+    switches = {"n": 3, "x": 0.5, "on": True, "none": None, "list": ["a", {"b": 1}]}
+    request = rendered(chat_of(HELLO, template_switches=switches))
+    assert json.dumps(request.chat_template_kwargs, sort_keys=True) == json.dumps(switches, sort_keys=True)  # type: ignore[attr-defined]

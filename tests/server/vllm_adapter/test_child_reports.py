@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllama_server.engine.protocol import StartPhase
+from vllama_protos.v1.worker_pb2 import START_PHASE_COMPILE, START_PHASE_LOAD, START_PHASE_RESOLVE
 from vllama_server.vllm_adapter.child_plugin import LONGEST_TEXT, ReportHandler
 from vllama_server.vllm_adapter.child_reports import KEPT_FAILURES, Report, ReportInbox, StartProgress
 
@@ -82,11 +82,11 @@ def test_a_worker_that_is_gone_is_no_trouble(received: Received) -> None:
 
 def test_progress_only_advances() -> None:
     """Several processes log at once, in any order."""
-    told: list[tuple[StartPhase, float]] = []
+    told: list[tuple[int, float]] = []
     progress = StartProgress(lambda phase, fraction: told.append((phase, fraction)))
-    progress.reach(StartPhase.RESOLVE)
+    progress.reach(START_PHASE_RESOLVE)
     progress.read("Loading weights took 1.2 seconds")
     progress.read("Starting to load model /m...")
     progress.read("something else")
     progress.read("GPU KV cache size: 11,648 tokens")
-    assert told == [(StartPhase.RESOLVE, 0.0), (StartPhase.LOAD, 0.9), (StartPhase.COMPILE, 0.8)]
+    assert told == [(START_PHASE_RESOLVE, 0.0), (START_PHASE_LOAD, 0.9), (START_PHASE_COMPILE, 0.8)]

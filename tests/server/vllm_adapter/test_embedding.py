@@ -11,8 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.server.vllm_adapter.driving import run
-from vllama_server.engine.description import Capability
-from vllama_server.engine.requests import TextPrompt
+from vllama_protos.v1 import embedding_pb2, worker_pb2
 from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
 from vllama_server.vllm_adapter.engine import VllmEngine
 from vllama_server.vllm_adapter.engine_config import EngineConfig
@@ -39,8 +38,8 @@ async def embedder() -> AsyncIterator[VllmEngine]:
 
 async def vectors(engine: VllmEngine, *texts: str, dimensions: int = 0, normalize: bool = True) -> list[list[float]]:
     """Embeds texts."""
-    embedded = await engine.embed(texts, truncate=False, dimensions=dimensions, normalize=normalize, request_id="test")
-    return [list(text.values) for text in embedded]
+    request = embedding_pb2.EmbedRequest(request_id="test", inputs=texts, dimensions=dimensions, normalize=normalize)
+    return [list(vector.values) for vector in (await engine.embed(request)).vectors]
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:
@@ -52,7 +51,7 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
 async def test_description_says_embedding_only(embedder: VllmEngine) -> None:
     """It neither completes nor chats."""
     description = embedder.describe()
-    assert description.capabilities == {Capability.EMBEDDING}
+    assert description.capabilities == [worker_pb2.CAPABILITY_EMBEDDING]
     assert description.model_info.embedding_length == 384
     assert description.context_length <= 512
 
@@ -95,12 +94,12 @@ async def test_a_long_text_is_cut_when_asked_and_refused_otherwise(embedder: Vll
     text = "word " * (longest + 50)
     with pytest.raises(ContextTooLong, match=str(longest)):
         await vectors(embedder, "short", text)
-    embedded = await embedder.embed([text], truncate=True, dimensions=0, normalize=True, request_id="cut")
-    assert embedded[0].prompt_tokens == longest
+    request = embedding_pb2.EmbedRequest(request_id="cut", inputs=[text], truncate=True)
+    assert (await embedder.embed(request)).vectors[0].prompt_tokens == longest
 
 
 async def test_an_embedding_model_generates_no_text(embedder: VllmEngine) -> None:
     """It names the capability that is missing."""
     with pytest.raises(CapabilityMissing) as caught:
-        await run(embedder, TextPrompt("Once"))
-    assert caught.value.capability == "completion"
+        await run(embedder, "Once")
+    assert caught.value.capability == worker_pb2.CAPABILITY_COMPLETION

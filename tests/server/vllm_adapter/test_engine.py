@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.vllm_adapter.driving import GREEDY, collect, request_for, run
-from vllama_server.engine.description import Capability
-from vllama_server.engine.events import Chunk, FinishReason
-from vllama_server.engine.requests import (
-    ChatPrompt,
-    FormatKind,
-    Message,
-    OutputFormat,
-    Sampling,
-    TextPrompt,
-    ThinkLevel,
-    TokenPrompt,
-    Tool,
-)
+from tests.server.vllm_adapter.driving import GREEDY, chat_of, collect, greedy, ids_of, request_for, run
+from vllama_protos.v1 import embedding_pb2, worker_pb2
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import CapabilityMissing, ContextTooLong, InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,23 +18,23 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
-CAPITAL = ChatPrompt((Message("user", "What is the capital of France?"),))
-STORY = TextPrompt("Once upon a time")
+CAPITAL = chat_of(("user", "What is the capital of France?"))
+STORY = "Once upon a time"
 
 
 async def test_chat_answers_and_ends_its_turn(engine: VllmEngine) -> None:
     """A greedy chat gives the model's answer without its end token's text."""
     outcome = await run(engine, CAPITAL)
     assert outcome.text == "The capital of France is Paris."
-    assert outcome.completed is not None
-    assert outcome.completed.reason is FinishReason.STOP
-    assert outcome.completed.completion_tokens == len(outcome.token_ids) == 8
+    assert outcome.finished is not None
+    assert outcome.finished.reason == pb.FINISH_REASON_STOP
+    assert outcome.finished.usage.completion_tokens == len(outcome.token_ids) == 8
 
 
 async def test_description_tells_what_the_model_is(engine: VllmEngine) -> None:
     """Sizes come from the model's files, capabilities from its template and parsers."""
     description = engine.describe()
-    assert description.capabilities == {Capability.COMPLETION, Capability.CHAT}
+    assert description.capabilities == [worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT]
     assert description.context_length == 4096
     assert description.kv_cache_tokens > 4096
     assert description.model_info.architecture == "llama"
@@ -57,7 +46,7 @@ async def test_description_tells_what_the_model_is(engine: VllmEngine) -> None:
 
 async def test_alone_and_in_a_batch_the_text_is_the_same(engine: VllmEngine) -> None:
     """The deterministic setting's promise."""
-    prompts = [TextPrompt(f"Once upon a time, in the year {1900 + number},") for number in range(8)]
+    prompts = [f"Once upon a time, in the year {1900 + number}," for number in range(8)]
     alone = [(await run(engine, prompt)).text for prompt in prompts]
     together = await asyncio.gather(*(run(engine, prompt) for prompt in prompts))
     assert [outcome.text for outcome in together] == alone
@@ -66,62 +55,63 @@ async def test_alone_and_in_a_batch_the_text_is_the_same(engine: VllmEngine) -> 
 async def test_a_seed_repeats_its_text(engine: VllmEngine) -> None:
     """Two requests with one seed agree, and another seed differs."""
     first, again, other = [
-        (await run(engine, STORY, Sampling(temperature=1.0, seed=seed, max_tokens=24))).text for seed in (7, 7, 8)
+        (await run(engine, STORY, pb.Sampling(temperature=1.0, seed=seed, max_tokens=24))).text for seed in (7, 7, 8)
     ]
     assert first == again != other
 
 
 async def test_token_ids_are_used_as_they_are(engine: VllmEngine) -> None:
     """A prompt of tokens continues like the text that they stand for."""
-    tokenized = await engine.tokenize(STORY)
-    by_tokens = await run(engine, TokenPrompt(tuple(tokenized.token_ids)))
+    tokenized = await engine.tokenize(pb.TokenizeRequest(prompt=STORY))
+    by_tokens = await run(engine, ids_of(*tokenized.token_ids))
     assert by_tokens.text == (await run(engine, STORY)).text
-    assert by_tokens.accepted is not None
-    assert list(by_tokens.accepted.prompt_token_ids) == list(tokenized.token_ids)
+    assert by_tokens.started is not None
+    assert list(by_tokens.started.prompt_token_ids) == list(tokenized.token_ids)
 
 
 async def test_a_stop_text_ends_the_output_and_is_no_part_of_it(engine: VllmEngine) -> None:
     """Nothing of the stop text appears, however it falls on token borders."""
     whole = (await run(engine, STORY)).text
     stop = whole[20:31]
-    outcome = await run(engine, STORY, Sampling(temperature=0.0, max_tokens=24, stop=(stop, "\u2603")))
+    outcome = await run(engine, STORY, greedy(stop=(stop, "\u2603")))
     assert outcome.text == whole[:20]
-    assert outcome.completed is not None
-    assert outcome.completed.reason is FinishReason.STOP
-    assert outcome.completed.matched_stop == stop
+    assert outcome.finished is not None
+    assert outcome.finished.reason == pb.FINISH_REASON_STOP
+    assert outcome.finished.matched_stop == stop
 
 
 async def test_max_tokens_zero_evaluates_the_prompt_only(engine: VllmEngine) -> None:
     """Ollama's num_predict 0: no output, no tokens counted."""
-    outcome = await run(engine, STORY, Sampling(max_tokens=0))
-    assert outcome.chunks == []
-    assert outcome.completed is not None
-    assert (outcome.completed.reason, outcome.completed.completion_tokens) == (FinishReason.LENGTH, 0)
+    outcome = await run(engine, STORY, pb.Sampling(max_tokens=0))
+    assert outcome.deltas == []
+    assert outcome.finished is not None
+    assert (outcome.finished.reason, outcome.finished.usage.completion_tokens) == (pb.FINISH_REASON_LENGTH, 0)
 
 
 async def test_max_context_tokens_bounds_prompt_and_output_together(engine: VllmEngine) -> None:
     """Without max_tokens the output ends where the request's own context does."""
-    outcome = await run(engine, STORY, Sampling(temperature=0.0, ignore_eos=True), max_context_tokens=20)
-    assert outcome.accepted is not None
-    assert outcome.completed is not None
-    assert len(outcome.accepted.prompt_token_ids) + outcome.completed.completion_tokens == 20
-    assert outcome.completed.reason is FinishReason.LENGTH
+    outcome = await run(engine, STORY, pb.Sampling(temperature=0.0, ignore_eos=True), max_context_tokens=20)
+    assert outcome.started is not None
+    assert outcome.finished is not None
+    assert len(outcome.started.prompt_token_ids) + outcome.finished.usage.completion_tokens == 20
+    assert outcome.finished.reason == pb.FINISH_REASON_LENGTH
 
 
 async def test_timings_add_up(engine: VllmEngine) -> None:
     """Queueing, prefill and decode are within the time that the caller saw."""
     clock = asyncio.get_running_loop()
     began = clock.time()
-    completed = (await run(engine, STORY)).completed
-    assert completed is not None
-    total = completed.queue_seconds + completed.prefill_seconds + completed.decode_seconds
-    assert 0 < completed.prefill_seconds < total <= clock.time() - began
+    finished = (await run(engine, STORY)).finished
+    assert finished is not None
+    timings = finished.timings
+    queue, prefill, decode = (part.ToNanoseconds() / 1e9 for part in (timings.queue, timings.prompt, timings.decode))
+    assert 0 < prefill < queue + prefill + decode <= clock.time() - began
 
 
 async def test_logprobs_come_with_every_token(engine: VllmEngine) -> None:
     """Each token has its own log probability and the alternatives asked for, best first."""
-    outcome = await run(engine, STORY, logprobs=3)
-    entries = [entry for chunk in outcome.chunks for entry in chunk.logprobs]
+    outcome = await run(engine, STORY, logprobs=True, top_logprobs=3)
+    entries = [entry for delta in outcome.deltas for entry in delta.logprobs]
     assert [entry.token.id for entry in entries] == outcome.token_ids
     assert all(len(entry.top) == 3 and entry.top[0] == entry.token for entry in entries)
     assert all(entry.token.logprob <= 0 for entry in entries)
@@ -130,21 +120,21 @@ async def test_logprobs_come_with_every_token(engine: VllmEngine) -> None:
 
 async def test_a_repeated_prompt_is_found_in_the_cache(engine: VllmEngine) -> None:
     """`cached_prompt_tokens` tells how much of the prompt needed no computing."""
-    prompt = TextPrompt("The quick brown fox jumps over the lazy dog. " * 40)
-    first = await run(engine, prompt, Sampling(max_tokens=1))
-    second = await run(engine, prompt, Sampling(max_tokens=1))
-    assert first.accepted is not None
-    assert second.accepted is not None
-    assert first.accepted.cached_prompt_tokens == 0
-    assert second.accepted.cached_prompt_tokens >= 256
+    prompt = "The quick brown fox jumps over the lazy dog. " * 40
+    first = await run(engine, prompt, pb.Sampling(max_tokens=1))
+    second = await run(engine, prompt, pb.Sampling(max_tokens=1))
+    assert first.started is not None
+    assert second.started is not None
+    assert first.started.cached_prompt_tokens == 0
+    assert second.started.cached_prompt_tokens >= 256
 
 
 async def test_a_closed_generation_leaves_the_engine_at_once(engine: VllmEngine) -> None:
     """Closing aborts the request, and its blocks are free again."""
-    endless = request_for(STORY, Sampling(temperature=0.0, ignore_eos=True))
+    endless = request_for(STORY, pb.Sampling(temperature=0.0, ignore_eos=True))
     async with aclosing(engine.generate(endless)) as events:
         async for event in events:
-            if isinstance(event, Chunk):
+            if event.HasField("delta"):
                 break
     async with asyncio.timeout(5):  # a second, on a machine that does nothing else
         while engine.load().running or engine.load().kv_cache_use:
@@ -156,9 +146,9 @@ async def test_json_schema_constrains_the_output(engine: VllmEngine) -> None:
     schema = '{"type":"object","properties":{"age":{"type":"integer"}},"required":["age"],"additionalProperties":false}'
     outcome = await run(
         engine,
-        ChatPrompt((Message("user", "How old is Ava, who was born nine years ago? Answer as JSON."),)),
-        Sampling(temperature=0.0, max_tokens=40),
-        output_format=OutputFormat(FormatKind.JSON_SCHEMA, schema),
+        chat_of(("user", "How old is Ava, who was born nine years ago? Answer as JSON.")),
+        greedy(40),
+        output_format=pb.OutputFormat(json_schema=schema),
     )
     assert '"age"' in outcome.text
     assert outcome.text.strip().endswith("}")
@@ -167,14 +157,14 @@ async def test_json_schema_constrains_the_output(engine: VllmEngine) -> None:
 @pytest.mark.parametrize(
     ("output_format", "accepted"),
     [
-        (OutputFormat(FormatKind.CHOICE, choices=("red", "green")), {"red", "green"}),
-        (OutputFormat(FormatKind.REGEX, "[0-9]{4}"), {f"{year:04}" for year in range(10_000)}),
-        (OutputFormat(FormatKind.GRAMMAR, 'root ::= "yes" | "no"'), {"yes", "no"}),
+        (pb.OutputFormat(choice=pb.Choice(options=["red", "green"])), {"red", "green"}),
+        (pb.OutputFormat(regex="[0-9]{4}"), {f"{year:04}" for year in range(10_000)}),
+        (pb.OutputFormat(grammar='root ::= "yes" | "no"'), {"yes", "no"}),
     ],
     ids=["choice", "regex", "grammar"],
 )
 async def test_every_kind_of_constraint_holds(
-    engine: VllmEngine, output_format: OutputFormat, accepted: set[str]
+    engine: VllmEngine, output_format: pb.OutputFormat, accepted: set[str]
 ) -> None:
     """The whole output is one that the constraint allows."""
     assert (await run(engine, CAPITAL, output_format=output_format)).text in accepted
@@ -183,16 +173,16 @@ async def test_every_kind_of_constraint_holds(
 @pytest.mark.parametrize(
     "output_format",
     [
-        OutputFormat(FormatKind.JSON_SCHEMA, '{"type": "objekt"}'),
-        OutputFormat(FormatKind.JSON_SCHEMA, "{not json"),
-        OutputFormat(FormatKind.GRAMMAR, "root ::= (("),
-        OutputFormat(FormatKind.REGEX, "[unclosed"),
-        OutputFormat(FormatKind.CHOICE),
+        pb.OutputFormat(json_schema='{"type": "objekt"}'),
+        pb.OutputFormat(json_schema="{not json"),
+        pb.OutputFormat(grammar="root ::= (("),
+        pb.OutputFormat(regex="[unclosed"),
+        pb.OutputFormat(choice=pb.Choice()),
     ],
     ids=["unknown type", "no JSON", "grammar", "regex", "no choices"],
 )
 async def test_a_constraint_that_the_backend_refuses_is_the_clients_fault(
-    engine: VllmEngine, output_format: OutputFormat
+    engine: VllmEngine, output_format: pb.OutputFormat
 ) -> None:
     """The refusal carries the backend's reason, and comes before anything is generated."""
     with pytest.raises(InvalidRequest) as caught:
@@ -204,71 +194,74 @@ async def test_a_constraint_that_the_backend_refuses_is_the_clients_fault(
 async def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(engine: VllmEngine) -> None:
     """The message says how long it is and how long it may be."""
     with pytest.raises(ContextTooLong, match=r"5001 tokens.*takes 4095"):
-        await run(engine, TokenPrompt((1,) * 5001))
+        await run(engine, ids_of(*(1,) * 5001))
 
 
 async def test_an_overlong_chat_drops_its_oldest_turns_when_allowed(engine: VllmEngine) -> None:
     """System and last turn stay; without leave to drop, the chat is refused."""
-    turns = [Message(("user", "assistant")[number % 2], f"Turn {number}: " + "word " * 100) for number in range(20)]
-    chat = ChatPrompt((Message("system", "You are brief."), *turns, Message("user", "What is the capital of France?")))
+    turns = [(("user", "assistant")[number % 2], f"Turn {number}: " + "word " * 100) for number in range(20)]
+    chat = chat_of(("system", "You are brief."), *turns, ("user", "What is the capital of France?"))
     with pytest.raises(ContextTooLong):
         await run(engine, chat, max_context_tokens=600)
-    outcome = await run(engine, chat, max_context_tokens=600, drop_oldest=True)
-    assert outcome.accepted is not None
-    text = await engine.detokenize(outcome.accepted.prompt_token_ids)
+    outcome = await run(engine, chat, max_context_tokens=600, truncation=pb.TRUNCATION_DROP_OLDEST)
+    assert outcome.started is not None
+    text = await engine.detokenize(outcome.started.prompt_token_ids)
     assert "You are brief." in text
     assert "capital of France" in text
     assert "Turn 0:" not in text
-    assert 0 < outcome.accepted.dropped_messages < 20
-    assert len(outcome.accepted.prompt_token_ids) < 600
+    assert 0 < outcome.started.dropped_messages < 20
+    assert len(outcome.started.prompt_token_ids) < 600
 
 
 @pytest.mark.parametrize(
-    ("prompt", "capability"),
+    ("request_", "capability"),
     [
-        (TextPrompt("def f():", suffix="return 1"), "insert"),
-        (ChatPrompt((Message("user", "hi"),), tools=(Tool("f"),)), "tools"),
-        (ChatPrompt((Message("user", "hi"),), think=ThinkLevel.HIGH), "thinking"),
-        (ChatPrompt((Message("user", "hi", images=(b"\x89PNG",)),)), "vision"),
+        (request_for("def f():", suffix="return 1"), worker_pb2.CAPABILITY_INSERT),
+        (request_for(chat_of(("user", "hi"), tools=[pb.Tool(name="f")])), worker_pb2.CAPABILITY_TOOLS),
+        (request_for(chat_of(("user", "hi"), think=pb.THINK_LEVEL_HIGH)), worker_pb2.CAPABILITY_THINKING),
+        (
+            request_for(pb.Chat(messages=[pb.Message(role="user", images=[pb.Image(data=b"\x89PNG")])])),
+            worker_pb2.CAPABILITY_VISION,
+        ),
     ],
     ids=["insert", "tools", "thinking", "vision"],
 )
 async def test_a_missing_capability_is_named(
-    engine: VllmEngine, prompt: TextPrompt | ChatPrompt, capability: str
+    engine: VllmEngine, request_: pb.GenerateRequest, capability: worker_pb2.Capability
 ) -> None:
     """SmolLM2 only completes and chats."""
     with pytest.raises(CapabilityMissing) as caught:
-        await run(engine, prompt)
+        await collect(engine.generate(request_))
     assert caught.value.capability == capability
 
 
 async def test_embedding_needs_an_embedding_model(engine: VllmEngine) -> None:
     """A text model says so instead of making vectors up."""
     with pytest.raises(CapabilityMissing) as caught:
-        await engine.embed(["hi"], truncate=False, dimensions=0, normalize=True, request_id="e")
-    assert caught.value.capability == "embedding"
+        await engine.embed(embedding_pb2.EmbedRequest(inputs=["hi"], request_id="e"))
+    assert caught.value.capability == worker_pb2.CAPABILITY_EMBEDDING
 
 
 @pytest.mark.parametrize("token_id", [49152, 2**31])
 async def test_an_unknown_token_id_is_refused(engine: VllmEngine, token_id: int) -> None:
     """Both ways: as a prompt and to be turned into text."""
     with pytest.raises(InvalidRequest, match="vocabulary"):
-        await run(engine, TokenPrompt((1, token_id)))
+        await run(engine, ids_of(1, token_id))
     with pytest.raises(InvalidRequest, match="vocabulary"):
         await engine.detokenize([token_id])
 
 
 async def test_values_that_vllm_refuses_are_served_in_range(engine: VllmEngine) -> None:
     """What Ollama's clients send is never an error."""
-    sampling = Sampling(
+    sampling = pb.Sampling(
         temperature=3.0, top_p=0.0, top_k=-5, min_p=2.0, repetition_penalty=0.0, presence_penalty=9.0, seed=-1,
         stop=("a b c", "d e f", "g h i", "j k l", "m n o"), max_tokens=4,
     )  # fmt: skip
-    assert (await run(engine, STORY, sampling)).completed is not None
+    assert (await run(engine, STORY, sampling)).finished is not None
 
 
-async def test_a_slow_reader_gets_larger_chunks(engine: VllmEngine) -> None:
-    """The engine goes on while nobody reads, and what it made meanwhile comes as one chunk."""
+async def test_a_slow_reader_gets_larger_deltas(engine: VllmEngine) -> None:
+    """The engine goes on while its output is not read; what it made meanwhile comes as one delta."""
     events = engine.generate(request_for(STORY, GREEDY))
     async with aclosing(events):
         outcome_head = [await anext(events), await anext(events)]
@@ -276,11 +269,12 @@ async def test_a_slow_reader_gets_larger_chunks(engine: VllmEngine) -> None:
             while engine.load().running:
                 await asyncio.sleep(0.02)
         rest = [event async for event in events]
-    chunks = [event for event in rest if isinstance(event, Chunk)]
-    assert len(chunks) == 1
-    head = outcome_head[1]
-    assert isinstance(head, Chunk)
-    assert head.text + chunks[0].text == (await collect(engine.generate(request_for(STORY, GREEDY)))).text
+    deltas = [event.delta for event in rest if event.HasField("delta")]
+    assert len(deltas) == 1
+    assert outcome_head[1].HasField("delta")
+    assert (
+        outcome_head[1].delta.text + deltas[0].text == (await collect(engine.generate(request_for(STORY, GREEDY)))).text
+    )
 
 
 async def test_an_engine_without_sleep_mode_says_so_and_goes_on(engine: VllmEngine) -> None:

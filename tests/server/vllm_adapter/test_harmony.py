@@ -6,7 +6,6 @@ The format's vocabulary comes along with the package that reads it, so nothing i
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,16 +15,21 @@ from transformers import PreTrainedTokenizerFast
 from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
 from vllm.renderers.online_renderer import OnlineRenderer
 
-from vllama_server.engine.description import Capability
-from vllama_server.engine.requests import ChatPrompt, Message, ThinkLevel, Tool
+from tests.server.vllm_adapter.driving import chat_of, request_for
+from vllama_protos.v1 import generation_pb2 as pb
+from vllama_protos.v1 import worker_pb2
 from vllama_server.vllm_adapter.chat import render_request
 from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, Vocabulary
 from vllama_server.vllm_adapter.model_description import load_families, traits_of
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
 
-WEATHER = Tool("get_weather", "Looks it up.", '{"type":"object","properties":{"city":{"type":"string"}}}')
-CHAT = ChatPrompt((Message("system", "Be brief."), Message("user", "Weather in Zürich?")), (WEATHER,))
+WEATHER = pb.Tool(
+    name="get_weather",
+    description="Looks it up.",
+    parameters_json='{"type":"object","properties":{"city":{"type":"string"}}}',
+)
+CHAT = chat_of(("system", "Be brief."), ("user", "Weather in Zürich?"), tools=[WEATHER])
 CALL = (
     "<|channel|>analysis<|message|>I must look.<|end|>"
     "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
@@ -65,7 +69,7 @@ def online(tokenizer: Any) -> OnlineRenderer:
     )  # fmt: skip
 
 
-async def rendered(online: OnlineRenderer, chat: ChatPrompt) -> Rendered:
+async def rendered(online: OnlineRenderer, chat: pb.Chat) -> Rendered:
     """The prompt of a chat."""
     prompts = PromptRenderer(
         online=online,
@@ -73,9 +77,9 @@ async def rendered(online: OnlineRenderer, chat: ChatPrompt) -> Rendered:
         model_config=online.model_config,
         vocabulary=range(201_088),  # type: ignore[arg-type]  # all of them
         traits=traits_of(load_families(), "gpt_oss", [""], "", {}),
-        capabilities=frozenset(Capability),
+        capabilities=worker_pb2.Capability.values(),
     )
-    return await prompts.render(chat, longest=100_000)
+    return await prompts.render(request_for(chat), longest=100_000)
 
 
 def assembler(online: OnlineRenderer, tokenizer: Any) -> Assembler:
@@ -95,7 +99,9 @@ def merged(made: Assembler, token_ids: list[int]) -> tuple[str, str, list[tuple[
 
 async def test_a_chat_is_written_in_channels(online: OnlineRenderer) -> None:
     """Instructions and tools are the developer's, effort the system's, and it is the assistant's turn."""
-    prompt = await rendered(online, replace(CHAT, think=ThinkLevel.HIGH))
+    chat = pb.Chat(think=pb.THINK_LEVEL_HIGH)
+    chat.MergeFrom(CHAT)
+    prompt = await rendered(online, chat)
     text = get_encoding().decode(prompt.token_ids)
     assert text.startswith("<|start|>system<|message|>")
     assert "Reasoning: high" in text

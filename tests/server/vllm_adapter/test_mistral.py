@@ -14,7 +14,8 @@ import pytest
 from vllm.parser import ParserManager
 from vllm.tokenizers.mistral import MistralTokenizer
 
-from vllama_server.engine.requests import ChatPrompt, Message, Tool
+from tests.server.vllm_adapter.driving import chat_of
+from vllama_protos.v1.generation_pb2 import Tool
 from vllama_server.vllm_adapter.chat import render_request
 from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, Vocabulary
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
@@ -58,7 +59,7 @@ def test_tool_calls_come_whole(tokenizer: Any) -> None:
     parser_class = ParserManager.get_parser(
         tool_parser_name="mistral", reasoning_parser_name=None, enable_auto_tools=True, tokenizer=tokenizer
     )
-    chat = ChatPrompt((Message("user", "Weather?"),), tools=(Tool("get_weather", "Looks it up."),))
+    chat = chat_of(("user", "Weather?"), tools=[Tool(name="get_weather", description="Looks it up.")])
     request = render_request(chat, chat.messages, has_tool_parser=True)
     parser = OutputParser(parser_class(tokenizer, request.tools), request, [1])
     options = DecodeOptions(skip_special_tokens=False)

@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 from vllm.parser import ParserManager
 
-from vllama_server.engine.requests import ChatPrompt, Message, Tool, ToolMode
+from tests.server.vllm_adapter.driving import chat_of
+from vllama_protos.v1.generation_pb2 import Tool
 from vllama_server.vllm_adapter.chat import render_request
 from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer
 from vllama_server.vllm_adapter.output_parser import Assembler, Output, OutputParser
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WEATHER = Tool(
-    "get_weather",
-    "Looks the weather up.",
-    '{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"}},"required":["city"]}',
+    name="get_weather",
+    description="Looks the weather up.",
+    parameters_json='{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"}},"required":["city"]}',
 )
-TIME = Tool("get_time", "Tells the time.", '{"type":"object","properties":{}}')
+TIME = Tool(name="get_time", description="Tells the time.", parameters_json='{"type":"object","properties":{}}')
 
 HERMES_CALLS = (
     "Let me look.\n<tool_call>\n"
@@ -54,7 +55,7 @@ def assembler(tokenizer: Any) -> Callable[..., Assembler]:
             enable_auto_tools=bool(tool_parser),
             tokenizer=tokenizer,
         )
-        chat = ChatPrompt((Message("user", "What is the weather?"),), tools=tools, tool_mode=ToolMode.AUTO)
+        chat = chat_of(("user", "What is the weather?"), tools=tools)
         request = render_request(chat, chat.messages, has_tool_parser=bool(tool_parser))
         prompt = tokenizer.encode("What is the weather?<think>\n" if reasoning_parser else "What is the weather?")
         parser = OutputParser(parser_class(tokenizer, request.tools), request, prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_server.engine.requests import FormatKind, OutputFormat, Sampling
+from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import InvalidRequest
 from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
 
@@ -14,38 +14,38 @@ LIMITS = Limits(max_tokens=100)
 @pytest.mark.parametrize(
     ("given", "name", "served"),
     [
-        (Sampling(temperature=3.5), "temperature", 2.0),
-        (Sampling(temperature=-1.0), "temperature", 0.0),
-        (Sampling(top_p=0.0), "temperature", 0.0),
-        (Sampling(top_p=-0.5, temperature=1.0), "temperature", 0.0),
-        (Sampling(top_p=1.7), "top_p", 1.0),
-        (Sampling(top_k=-1), "top_k", 0),
-        (Sampling(top_k=0), "top_k", 0),
-        (Sampling(min_p=-0.1), "min_p", 0.0),
-        (Sampling(min_p=1.1), "min_p", 1.0),
-        (Sampling(repetition_penalty=0.0), "repetition_penalty", 1.0),
-        (Sampling(repetition_penalty=-3.0), "repetition_penalty", 1.0),
-        (Sampling(presence_penalty=5.0), "presence_penalty", 2.0),
-        (Sampling(frequency_penalty=-5.0), "frequency_penalty", -2.0),
-        (Sampling(seed=-1), "seed", None),
-        (Sampling(seed=42), "seed", 42),
-        (Sampling(seed=2**70 + 3), "seed", 3),
+        (pb.Sampling(temperature=3.5), "temperature", 2.0),
+        (pb.Sampling(temperature=-1.0), "temperature", 0.0),
+        (pb.Sampling(top_p=0.0), "temperature", 0.0),
+        (pb.Sampling(top_p=-0.5, temperature=1.0), "temperature", 0.0),
+        (pb.Sampling(top_p=1.7), "top_p", 1.0),
+        (pb.Sampling(top_k=-1), "top_k", 0),
+        (pb.Sampling(top_k=0), "top_k", 0),
+        (pb.Sampling(min_p=-0.1), "min_p", 0.0),
+        (pb.Sampling(min_p=1.1), "min_p", 1.0),
+        (pb.Sampling(repetition_penalty=0.0), "repetition_penalty", 1.0),
+        (pb.Sampling(repetition_penalty=-3.0), "repetition_penalty", 1.0),
+        (pb.Sampling(presence_penalty=5.0), "presence_penalty", 2.0),
+        (pb.Sampling(frequency_penalty=-5.0), "frequency_penalty", -2.0),
+        (pb.Sampling(seed=-1), "seed", None),
+        (pb.Sampling(seed=42), "seed", 42),
+        (pb.Sampling(seed=2**63 - 1), "seed", 2**63 - 1),
     ],
 )
-def test_values_are_brought_into_range(given: Sampling, name: str, served: float | None) -> None:
+def test_values_are_brought_into_range(given: pb.Sampling, name: str, served: float | None) -> None:
     """generation.proto says what each is served as."""
     assert getattr(sampling_params(given, {}, LIMITS), name) == served
 
 
 def test_unset_options_take_the_models_then_vllms() -> None:
     """The request beats generation_config, which beats vLLM's own default."""
-    parameters = sampling_params(Sampling(top_p=0.5), {"top_p": 0.8, "temperature": 0.7}, LIMITS)
+    parameters = sampling_params(pb.Sampling(top_p=0.5), {"top_p": 0.8, "temperature": 0.7}, LIMITS)
     assert (parameters.top_p, parameters.temperature, parameters.top_k) == (0.5, 0.7, 0)
 
 
 def test_text_is_never_made_by_vllm() -> None:
     """Stop texts are not passed on: the adapter watches for them itself."""
-    parameters = sampling_params(Sampling(stop=("a", "b", "c", "d", "e")), {}, LIMITS)
+    parameters = sampling_params(pb.Sampling(stop=("a", "b", "c", "d", "e")), {}, LIMITS)
     assert not parameters.detokenize
     assert not parameters.stop
 
@@ -54,27 +54,29 @@ def test_text_is_never_made_by_vllm() -> None:
 def test_a_number_that_is_none_is_refused_by_name(name: str) -> None:
     """NaN and infinity reach no engine."""
     with pytest.raises(InvalidRequest) as caught:
-        sampling_params(Sampling(**{name: float("nan")}), {}, LIMITS)
+        sampling_params(pb.Sampling(**{name: float("nan")}), {}, LIMITS)
     assert caught.value.field == f"sampling.{name}"
 
 
 @pytest.mark.parametrize(
     ("wanted", "name", "value"),
     [
-        (OutputFormat(FormatKind.JSON_OBJECT), "json_object", True),
-        (OutputFormat(FormatKind.JSON_SCHEMA, "{}"), "json", "{}"),
-        (OutputFormat(FormatKind.REGEX, "a+"), "regex", "a+"),
-        (OutputFormat(FormatKind.GRAMMAR, "root ::= x"), "grammar", "root ::= x"),
-        (OutputFormat(FormatKind.CHOICE, choices=("a", "b")), "choice", ["a", "b"]),
+        (pb.OutputFormat(json_object=True), "json_object", True),
+        (pb.OutputFormat(json_schema="{}"), "json", "{}"),
+        (pb.OutputFormat(regex="a+"), "regex", "a+"),
+        (pb.OutputFormat(grammar="root ::= x"), "grammar", "root ::= x"),
+        (pb.OutputFormat(choice=pb.Choice(options=["a", "b"])), "choice", ["a", "b"]),
     ],
 )
-def test_constraints_map_one_to_one(wanted: OutputFormat, name: str, value: object) -> None:
+def test_constraints_map_one_to_one(wanted: pb.OutputFormat, name: str, value: object) -> None:
     """Each kind sets exactly its own field."""
     assert getattr(structured_outputs(wanted), name) == value
 
 
-@pytest.mark.parametrize("kind", [FormatKind.JSON_SCHEMA, FormatKind.REGEX, FormatKind.GRAMMAR, FormatKind.CHOICE])
-def test_an_empty_constraint_is_refused(kind: FormatKind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "empty"), [("json_schema", ""), ("regex", ""), ("grammar", ""), ("choice", pb.Choice())]
+)
+def test_an_empty_constraint_is_refused(kind: str, empty: object) -> None:
     """It is named instead of being taken for free text."""
-    with pytest.raises(InvalidRequest, match=kind.value):
-        structured_outputs(OutputFormat(kind))
+    with pytest.raises(InvalidRequest, match=kind):
+        structured_outputs(pb.OutputFormat(**{kind: empty}))
