@@ -40,7 +40,7 @@ def last_release(repository: Path) -> str | None:
 
 
 def export(repository: Path, reference: str, target: Path) -> None:
-    """Writes the protos of a commit or tag below `target`. CalledProcessError when git does not know it."""
+    """Writes the protos of a commit or tag below `target`. CalledProcessError when there is no such one."""
     listing = ["git", "ls-tree", "-r", "--name-only", reference, "protos/"]
     names = subprocess.run(listing, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:

@@ -28,7 +28,7 @@ _PREFIX = "ERROR_REASON_"
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
-    """What an error status says beside its code and message."""
+    """The details of an error status beside its code and message."""
 
     reason: str = ""
     """Name of an ErrorReason without its prefix; empty when the status has none."""

@@ -1,8 +1,8 @@
-"""Whether a model fits a device, in numbers, and which flag to change to what if it does not.
+"""Memory advice for one device: whether a model fits, in numbers, and which flag to change if it does not.
 
-Follows what vLLM does at start: it takes `gpu_memory_utilization` of the device's whole memory,
-which must be free, loads the weights, computes one largest step to see what computing takes, and
-gives the rest to the key-value cache, which must hold one context at least.
+Follows vLLM's start: it takes `gpu_memory_utilization` of the device's whole memory, which must be free, loads the
+weights, computes one largest step to measure its memory, and gives the rest to the key-value cache, which must hold
+one context.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIB = 1024**2
 RUNTIME_BYTES = 768 * MIB
 """CUDA's own context, the libraries' workspaces and captured graphs."""
 MOST_UTILIZATION = 0.95
-"""More than this leaves the driver and the fragmentation too little."""
+"""More than this leaves too little for the driver and for fragmentation."""
 STOP_OTHERS = "stop what else uses the device (nvidia-smi lists it)"
 
 
@@ -30,31 +30,31 @@ class DeviceMemory:
     """Memory of one device."""
 
     name: str
-    """For people."""
+    """Its name, for messages."""
     total_bytes: int
     """All of it."""
     free_bytes: int
-    """What nobody uses now."""
+    """Unused now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the model is to serve."""
+    """The load that the model has to serve."""
 
     context_tokens: int
     """Tokens of one stream."""
     streams: int
     """Streams at once."""
     step_tokens: int
-    """Most tokens that one step computes."""
+    """Most tokens of one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Whether it fits, and the sentence that says so."""
+    """The result: whether the model fits, and a sentence."""
 
     fits: bool
-    """Whether vLLM can be expected to start."""
+    """True if vLLM can be expected to start."""
     message: str
     """Numbers, and the flag to change if it does not fit."""
 
@@ -62,7 +62,7 @@ class Assessment:
 def assess(
     shape: ModelShape, weight_bytes: int, demand: Demand, device: DeviceMemory, utilization: float
 ) -> Assessment:
-    """Compares what a model needs with what `utilization` of a device gives it."""
+    """Compares the memory that a model needs with `utilization` of a device."""
     computing = _computing_bytes(shape, demand)
     context = shape.cache_bytes_per_token * demand.context_tokens
     needed = weight_bytes + computing + context
@@ -75,22 +75,22 @@ def assess(
     )
     if needed > granted:
         room = granted - weight_bytes - computing
-        return Assessment(False, f"{needs}: {_way_out(shape, needed, room, device, utilization)}")
+        return Assessment(False, f"{needs}: {_fix(shape, needed, room, device, utilization)}")
     if granted > device.free_bytes:
-        return Assessment(False, f"{needs}: {_make_room(needed, device)}")
+        return Assessment(False, f"{needs}: {_fix_for_used(needed, device)}")
     streams = (granted - weight_bytes - computing) // max(1, context)
     return Assessment(True, f"{needs}; that holds {min(streams, demand.streams)} full contexts at once.")
 
 
 def _computing_bytes(shape: ModelShape, demand: Demand) -> int:
-    """Largest intermediate results of a step, the logits of all streams, and what the runtime takes."""
+    """Returns the largest intermediate results of a step, the logits of all streams, and the runtime's memory."""
     activations = demand.step_tokens * (2 * shape.intermediate + 4 * shape.hidden) * COMPUTE_BYTES
     logits = demand.streams * shape.vocabulary * 4
     return RUNTIME_BYTES + activations + logits
 
 
-def _way_out(shape: ModelShape, needed: int, room: int, device: DeviceMemory, utilization: float) -> str:
-    """What to change when the share of the device is too small."""
+def _fix(shape: ModelShape, needed: int, room: int, device: DeviceMemory, utilization: float) -> str:
+    """Returns what to change when the share of the device is too small."""
     share = _share_for(needed, device)
     tokens = room // max(1, shape.cache_bytes_per_token) // 256 * 256
     ways = []
@@ -104,8 +104,8 @@ def _way_out(shape: ModelShape, needed: int, room: int, device: DeviceMemory, ut
     return ", or ".join(ways) + "."
 
 
-def _make_room(needed: int, device: DeviceMemory) -> str:
-    """What to change when others use what the model could have."""
+def _fix_for_used(needed: int, device: DeviceMemory) -> str:
+    """Returns what to change when other processes use the memory."""
     share = _share_for(needed, device)
     if share * device.total_bytes <= device.free_bytes:
         free = math.floor(device.free_bytes / device.total_bytes * 20) / 20
@@ -114,7 +114,7 @@ def _make_room(needed: int, device: DeviceMemory) -> str:
 
 
 def _share_for(needed: int, device: DeviceMemory) -> float:
-    """The least share of the device, in steps of 0.05, that holds so much."""
+    """Returns the least share of the device, in steps of 0.05, that holds so much."""
     return math.ceil(round(needed / device.total_bytes * 20, 6)) / 20
 
 

@@ -1,7 +1,4 @@
-"""Looks at a model that is about to be loaded and says whether its device can hold it.
-
-An estimate, and said as one: the engine starts all the same and has the last word.
-"""
+"""Checks before loading whether the visible devices can hold a model. An estimate: the engine starts in any case."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ _WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 
 
 def check(config: WorkerConfig, devices: Sequence[DeviceMemory]) -> list[Assessment]:
-    """Assesses the model on each of the visible devices that it will use, first those where it does not fit.
+    """Returns an assessment for each device that the model will use, first those where it does not fit.
 
-    Says nothing without a device or a readable config.json.
+    Empty without a device or a readable config.json.
     """
     directory = _directory(config.model)
     if not devices or directory is None:
@@ -60,7 +57,7 @@ def _too_few(parts: int, devices: int) -> Assessment:
 
 
 def _with_hint(assessment: Assessment, spare: Sequence[Assessment]) -> Assessment:
-    """Adds which of the other devices has the room, if one has."""
+    """Adds the index of another visible device with enough memory, if there is one."""
     place = next((index for index, other in enumerate(spare, start=1) if other.fits), None)
     if place is None:
         return assessment
@@ -72,7 +69,7 @@ def _with_hint(assessment: Assessment, spare: Sequence[Assessment]) -> Assessmen
 
 
 def _directory(model: str) -> Path | None:
-    """The model's directory: given, or in the hub's cache; None when it is not here yet."""
+    """Returns the model's directory: given, or in the hub's cache; None if there is none yet."""
     if Path(model).is_dir():
         return Path(model)
     try:
@@ -92,13 +89,13 @@ def _demand(config: WorkerConfig, shape: ModelShape) -> Demand:
 
 
 def _engine_number(config: WorkerConfig, key: str, default: int) -> int:
-    """An --engine-arg that counts; what is no count is for the engine to refuse."""
+    """Returns an --engine-arg that is a count; the engine refuses wrong ones later."""
     text = config.engine_args.get(key, "")
     return int(text) if text.isdecimal() and int(text) else default
 
 
 def _stored_bytes(directory: Path, model: dict[str, Any]) -> int:
-    """Bytes that the weights in a directory take on the device; 0 when there are none yet."""
+    """Returns the bytes of a directory's weights on the device; 0 when there are none yet."""
     for pattern in _WEIGHT_PATTERNS:
         size = sum(path.stat().st_size for path in directory.glob(pattern))
         if size:

@@ -1,8 +1,8 @@
 """The NVIDIA devices that this process may use, in CUDA's order, with their memory.
 
-CUDA_VISIBLE_DEVICES decides as it does for CUDA: indices, UUIDs of GPUs or of MIG instances, both
-also abbreviated; everything after the first entry that names nothing is ignored; an empty list is
-no device. A GPU in MIG mode is used through its first instance.
+CUDA_VISIBLE_DEVICES has the meaning that it has for CUDA: indices, UUIDs of GPUs or of MIG instances, both also
+abbreviated. Everything after the first entry that names no device is ignored; an empty list is no device. A GPU in
+MIG mode is used through its first instance.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Nvml(Protocol):
-    """What is asked of nvidia-ml-py; the module `pynvml` has this shape."""
+    """The calls of nvidia-ml-py that are used; the module `pynvml` has this shape."""
 
     NVMLError: type[Exception]
 
@@ -34,7 +34,7 @@ class Nvml(Protocol):
 
 
 def visible_devices(nvml: Nvml, visible: str | None) -> list[DeviceMemory]:
-    """Lists the devices that CUDA would show; `visible` is CUDA_VISIBLE_DEVICES. No driver: an empty list."""
+    """Returns the devices that CUDA would show; `visible` is CUDA_VISIBLE_DEVICES. Empty without a driver."""
     try:
         with _session(nvml):
             return [_memory(nvml, handle) for handle in _handles(nvml, visible)]
@@ -65,7 +65,7 @@ def _handles(nvml: Nvml, visible: str | None) -> list[Any]:
 
 
 def _named(nvml: Nvml, cards: list[Any], entry: str) -> Any | None:
-    """Finds a device by its index, its UUID or the beginning of that; None when it names none or several."""
+    """Returns a device by its index, its UUID or the beginning of that; None when it names none or several."""
     if entry.isdecimal():
         return _first_instance(nvml, cards[int(entry)]) if int(entry) < len(cards) else None
     if entry.startswith("MIG-"):
@@ -86,7 +86,7 @@ def _first_instance(nvml: Nvml, card: Any) -> Any:
 
 
 def _instances(nvml: Nvml, card: Any) -> list[Any]:
-    """The MIG instances of a card; none when it is not in MIG mode or knows no such thing."""
+    """Returns the MIG instances of a card; empty when it is not in MIG mode."""
     try:
         enabled, _ = nvml.nvmlDeviceGetMigMode(card)
         count = nvml.nvmlDeviceGetMaxMigDeviceCount(card) if enabled else 0

@@ -1,7 +1,7 @@
-"""The shape of a model, as far as it decides about memory: read from its config.json.
+"""The dimensions of a model that decide its memory, from its config.json.
 
-Weights that are there are weighed; for weights that are not, the parameters are counted from the
-dimensions, which is right to a few percent for every decoder that the industry builds.
+The parameters are counted from the dimensions, which is right to a few percent for common decoders. Weight files, where
+there are any, are measured instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LAYERS_WITHOUT_CACHE = frozenset({"linear_attention", "mamba", "conv", "recurrent"})
 """Kinds of layer whose state does not grow with the context."""
 COMPUTE_BYTES = 2
-"""Bytes of a weight and of a cached number: models are computed in 16 bits unless told otherwise."""
+"""Bytes of a weight and of a cached number: models are computed in 16 bits by default."""
 _QUANTIZED_BYTES = {"awq": 0.5, "gptq": 0.5, "fp8": 1.0, "bitsandbytes": 0.5, "mxfp4": 0.5}
 
 
@@ -36,7 +36,7 @@ class ModelShape:
     vocabulary: int
     """Size of the vocabulary."""
     context_tokens: int
-    """Longest context that the model was made for; 0: unknown."""
+    """Longest context of the model; 0: unknown."""
     parameters: int
     """Estimated number of parameters."""
     bytes_per_parameter: float
@@ -54,7 +54,7 @@ class ModelShape:
 
 
 def read_shape(config: Mapping[str, Any]) -> ModelShape:
-    """Reads a config.json; a model of pictures and text is its text part. Raises KeyError for a missing dimension."""
+    """Reads a config.json; of a multimodal model its text part. Raises KeyError for a missing dimension."""
     text = config.get("text_config") or config
     hidden = _first(text, "hidden_size", "n_embd", "d_model")
     layers = _first(text, "num_hidden_layers", "n_layer", "num_layers")
@@ -88,7 +88,7 @@ def _first(config: Mapping[str, Any], *names: str) -> int:
 
 
 def _feed_forward(config: Mapping[str, Any], hidden: int, intermediate: int, layers: int) -> int:
-    """Parameters of all feed-forward parts: three matrices each, for every expert where there are experts."""
+    """Returns the parameters of all feed-forward parts: three matrices each, for every expert if there are experts."""
     experts = config.get("num_local_experts") or config.get("num_experts") or config.get("n_routed_experts") or 0
     if not experts:
         return layers * 3 * hidden * intermediate

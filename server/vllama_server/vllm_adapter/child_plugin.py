@@ -1,9 +1,8 @@
-"""What vLLM's own processes run of ours: they report all that they log, and keep their files in the engine's directory.
+"""The plug-in of vLLM's own processes: reports all that they log, and puts their files into the engine's directory.
 
-vLLM calls `install` (entry point `vllm.general_plugins`) in each of its processes before it loads
-the model. Without the reports, the reason why a start failed is only in the log of a process that
-is gone: the exception itself never leaves it. Imports nothing heavy, because it runs in every
-process.
+vLLM calls `install` (entry point `vllm.general_plugins`) in each of its processes before it loads the model. Without
+the reports, the cause of a failed start would only be in the log of a process that is gone. Imports nothing heavy,
+because it runs in every process.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ import traceback
 from vllama_server.vllm_adapter import parent_watch
 
 OWNER_VARIABLE = "VLLAMA_ENGINE_OWNER"
-"""Process id of the worker; the plug-in does nothing there."""
+"""Process id of the worker, where the plug-in does nothing."""
 DIRECTORY_VARIABLE = "VLLAMA_ENGINE_DIRECTORY"
 """Private directory of the engine."""
 REPORTS_SOCKET = "reports.sock"
-"""Name of the unix datagram socket in it that takes reports."""
+"""Name of its unix datagram socket for reports."""
 LONGEST_TEXT = 16_000
 """Characters of a message or a traceback that fit a datagram."""
 
 
 def install() -> None:
-    """Settles a process in. Does nothing in the worker itself and in processes that no worker owns."""
+    """Sets up a process. Does nothing in the worker itself and in processes without a worker."""
     owner = os.environ.get(OWNER_VARIABLE)
     if owner is None or owner == str(os.getpid()):
         return
     parent_watch.watch(os.getppid())  # for a process that multiprocessing did not start
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if directory:
-        tempfile.tempdir = directory  # what is left there is removed with the directory
+        tempfile.tempdir = directory  # removed with the directory
         _report_to(f"{directory}/{REPORTS_SOCKET}")
 
 
@@ -55,7 +54,7 @@ class ReportHandler(logging.Handler):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends one record. A worker that has gone, or does not read, gets none."""
+        """Sends one record; drops it if the worker has gone or does not read."""
         try:
             self._socket.sendto(json.dumps(_report(record)).encode(), self._path)
         except OSError:

@@ -1,10 +1,8 @@
-"""Reports of the engine's processes, as they arrive: for progress while it starts, for the root cause when it dies.
+"""Reports of the engine's processes: progress while the engine starts, the root cause when it dies.
 
-Progress of a start, read from vLLM's log: it has no other way to report.
-
-Each entry of the table is a phrase of vLLM's and how far the start is when it appears. The
-fractions are shares of the phase's usual time; an unknown log line changes nothing, so a new
-wording costs detail and never correctness.
+vLLM has no interface for progress, so it is read from its log. Each entry of the table is a phrase of vLLM's and how
+far the start is when it appears. The fractions are shares of the phase's usual time. An unknown log line changes
+nothing, so a new wording costs detail and never correctness.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ class ReportInbox:
     def __init__(self, directory: Path, on_report: Callable[[Report], None]) -> None:
         self._on_report = on_report
         self.path = directory / REPORTS_SOCKET
-        """Where reports go to."""
+        """The address of reports."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
         self._failures: deque[Report] = deque()
@@ -108,21 +106,20 @@ _MILESTONES = (
 
 
 class StartProgress:
-    """Turns log lines of any process into ever advancing progress. Safe to call from any thread."""
+    """Progress of a start from log lines of any process; it only advances. Safe to call from any thread."""
 
     def __init__(self, report: Progress) -> None:
         self._report = report
         self._reached = (0, 0.0)
 
     def reach(self, phase: worker_pb2.StartPhase, fraction: float = 0.0) -> None:
-        """Tells that the start is so far, unless it is farther already."""
+        """Reports a phase and fraction, unless the start is farther already."""
         place = (phase, fraction)
         if place > self._reached:
             self._reached = place
             self._report(phase, fraction)
 
     def read(self, message: str) -> None:
-        """Takes one log message."""
         for phrase, phase, fraction in _MILESTONES:
             if phrase in message:
                 self.reach(phase, fraction)
@@ -130,12 +127,11 @@ class StartProgress:
 
 
 class ProgressHandler(logging.Handler):
-    """Reads the log of this very process."""
+    """Reads progress from the log of this process."""
 
     def __init__(self, progress: StartProgress) -> None:
         super().__init__(logging.INFO)
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes one record."""
         self._progress.read(record.getMessage())

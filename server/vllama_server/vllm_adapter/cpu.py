@@ -1,15 +1,9 @@
-"""Which process computes on a CPU, and on which cores.
+"""What a CPU worker is set to: the process that computes, its cores, number format and cache size.
 
-vLLM gives a CPU model a process of its own, apart from the scheduler's, because OpenMP reads its
-binding to cores once, when a process begins, and vLLM has no other place to set it. On one device
-that process buys nothing: the scheduler waits for each step anyway, while both turn idle loops over
-the memory that they share. So the scheduler's process computes here, as it does on a GPU, and its
-binding is in the environment when it is started. That saves a process's import of vLLM at every
-start.
-
-What the processor computes fast: decides the number format of a CPU worker.
-
-How large the key-value cache on a CPU is made: vLLM would take nearly all of the machine's memory.
+vLLM gives a CPU model a process of its own, apart from the scheduler's, because OpenMP reads its binding to cores
+once, when a process begins. On one device that process gains nothing: the scheduler waits for each step, while both
+run idle loops over the memory that they share. So the scheduler's process computes here, as it does on a GPU, and its
+binding is in the environment when it starts. That saves a process's import of vLLM at every start.
 """
 
 from __future__ import annotations
@@ -29,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def share_process(config: Any) -> None:
-    """Lets the scheduler's process compute, where one process is enough."""
+    """Makes the scheduler's process compute, if one process is enough."""
     if config.parallel_config.world_size == 1:
         config.parallel_config.distributed_executor_backend = "uni"
 
 
 @contextmanager
 def bound_to_cores(config: Any) -> Iterator[None]:
-    """Binds the computing of the processes that are started meanwhile; does nothing where vLLM does it."""
+    """Binds processes that start inside the block to cores; does nothing where vLLM does it."""
     if not current_platform.is_cpu() or config.parallel_config.distributed_executor_backend != "uni":
         yield
         return
@@ -46,10 +40,9 @@ def bound_to_cores(config: Any) -> Iterator[None]:
 
 @contextmanager
 def forked(preloaded: bool) -> Iterator[None]:
-    """Lets the engine's process be forked from the preloaded one, if there is one.
+    """Makes vLLM fork the engine's process from the preloaded one, if there is one.
 
-    vLLM spawns its processes or forks the worker, and offers no third way; so for the time of one
-    construction its choice is replaced.
+    vLLM can only spawn its processes or fork the worker, so its choice is replaced inside the block.
     """
     engine = vllm.v1.engine.utils
     chosen = engine.get_mp_context
@@ -65,7 +58,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def number_format(cpuinfo: str) -> str:
-    """Chooses a dtype for vLLM from the text of /proc/cpuinfo: "auto", or "float32".
+    """Returns a dtype for vLLM from the text of /proc/cpuinfo: "auto", or "float32".
 
     oneDNN, which multiplies matrices for torch, has bfloat16 kernels for AVX-512 and above only;
     below that every product is emulated. Two workers with the embedded model and 20 streams on an
@@ -77,7 +70,7 @@ def number_format(cpuinfo: str) -> str:
 
 
 def read_number_format() -> str:
-    """Chooses for this machine."""
+    """Returns the dtype for this machine."""
     try:
         return number_format(CPUINFO.read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -86,9 +79,9 @@ def read_number_format() -> str:
 
 GIB = 1024**3
 MOST_CPU_CACHE_BYTES = 1 * GIB
-"""The whole cache is touched at the start: a larger one takes seconds and memory that a CPU rarely comes to fill."""
+"""The whole cache is written at the start: a larger one takes seconds and memory that a CPU rarely fills."""
 CPU_CACHE_SHARE = 0.1
-"""Share of the memory that is free which one worker takes for its cache: several may start at once."""
+"""Share of the free memory that one worker takes for its cache: several may start at once."""
 
 
 def bytes_per_token(config: Any) -> int:
@@ -100,12 +93,12 @@ def bytes_per_token(config: Any) -> int:
 
 
 def cpu_cache_bytes(per_token: int, context: int, streams: int, block: int, free_bytes: int) -> int:
-    """Sizes the cache on a CPU: every stream's whole context if that is affordable, one context at least."""
+    """Returns the cache size on a CPU: every stream's whole context if that is affordable, one context at least."""
     context_bytes = per_token * (-(-context // block) + 1) * block
     affordable = min(MOST_CPU_CACHE_BYTES, int(free_bytes * CPU_CACHE_SHARE))
     return max(context_bytes, min(context_bytes * streams, affordable))
 
 
 def free_memory_bytes() -> int:
-    """Memory that processes can still take on this machine."""
+    """Returns the memory that processes can still take on this machine."""
     return int(psutil.virtual_memory().available)

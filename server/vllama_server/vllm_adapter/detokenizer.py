@@ -1,13 +1,9 @@
-"""Text of a token stream: incremental decoding with stop texts, as a pure function of the tokens.
+"""Text, bytes and log probabilities of tokens.
 
-vLLM can do this itself, but then a stream that moves to another worker could not be continued
-exactly: a half-decoded character or a half-matched stop text lives only in the first worker.
-Here the state after n tokens depends on those n tokens alone, so replaying delivered tokens
-restores it to the letter.
-
-The bytes of single tokens, whatever form the tokenizer stores them in.
-
-Log probabilities of the contract from vLLM's.
+The Detokenizer decodes incrementally and watches for stop texts, as a pure function of the tokens. vLLM can do this
+itself, but then a stream that moves to another worker could not be continued exactly: a half-decoded character or a
+half-matched stop text exists only in the first worker. Here the state after n tokens depends on those n tokens alone,
+so replaying delivered tokens restores it exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How tokens become text; the field names are those that vLLM's detokenizer reads."""
+    """Options of decoding; vLLM's detokenizer reads these field names."""
 
     stop: Sequence[str] = ()
     min_tokens: int = 0
@@ -47,7 +43,7 @@ class _DetokenizerRequest:
 
 
 class Detokenizer:
-    """Turns tokens into text, one at a time, and watches for stop texts."""
+    """Decodes tokens one at a time, and watches for stop texts."""
 
     def __init__(self, tokenizer: Any, request_id: str, prompt_token_ids: list[int], options: DecodeOptions) -> None:
         self._stops = tuple(options.stop)
@@ -57,15 +53,15 @@ class Detokenizer:
         )
 
     def add(self, token_id: int, *, ends: bool = False, is_stop_token: bool = False) -> tuple[str, str]:
-        """Takes the next token and returns the text that became certain and the stop text that it completed.
+        """Takes the next token; returns the text that became certain and the stop text that it completed.
 
-        `ends` says that no token follows; a stop token itself has no text.
+        `ends` means that no token follows. A stop token itself has no text.
         """
         matched = self._detokenizer.update([token_id], is_stop_token) or ""
         return self._release(everything=ends or bool(matched)), matched
 
     def flush(self) -> str:
-        """Returns what was held back, for a stream that ends without another token."""
+        """Returns the text that was held back, for a stream that ends without another token."""
         return self._release(everything=True)
 
     def _release(self, *, everything: bool) -> str:
@@ -79,7 +75,7 @@ class Detokenizer:
 
 
 def _held_back(text: str, stops: Sequence[str]) -> int:
-    """Counts the characters at the end of `text` that may turn out to begin a stop text."""
+    """Returns how many characters at the end of `text` may begin a stop text."""
     longest = 0
     for stop in stops:
         for length in range(min(len(stop) - 1, len(text)), longest, -1):
@@ -95,7 +91,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class Vocabulary:
-    """Knows a tokenizer's tokens as bytes.
+    """The bytes of a tokenizer's tokens.
 
     Byte-level tokenizers (GPT-2's kind) spell each byte as one printable character, sentencepiece
     ones write "▁" for a space and "<0x0A>" for a lone byte. Decoding a single id would lose both.
@@ -114,7 +110,7 @@ class Vocabulary:
         """Returns the token's own bytes; a lone byte of a character stays that byte."""
         piece = self._tokenizer.convert_ids_to_tokens([token_id])[0]
         if piece is not None and _REPLACEMENT in piece:
-            # Mistral's tokenizers tell the bytes of a part of a character only where marks are left out.
+            # Mistral's tokenizers return the bytes of a part of a character only without special tokens.
             piece = next(iter(self._tokenizer.convert_ids_to_tokens([token_id], skip_special_tokens=True)), piece)
         if piece is None:
             return b""
@@ -131,7 +127,7 @@ class Vocabulary:
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
-    """Tells byte-level vocabularies by the character that stands for a space in them."""
+    """Returns whether the vocabulary has the character that stands for a space in byte-level ones."""
     vocabulary = tokenizer.get_vocab()
     return "\u0120" in vocabulary or "\u0120the" in vocabulary
 
@@ -154,7 +150,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 LOWEST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON and the contract cannot carry."""
+"""Stands for minus infinity, which JSON cannot carry."""
 
 
 def token_logprobs(

@@ -1,4 +1,4 @@
-"""Vectors of texts from a pooling model."""
+"""Embeddings of a pooling model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Embedder:
         return token_ids
 
     async def _vector(self, token_ids: list[int], request_id: str) -> torch.Tensor:
-        # Always named: without it vLLM returns one vector for each token.
+        # The task is always named: without it vLLM returns one vector for each token.
         parameters = PoolingParams(task="embed", use_activation=False)
         last = None
         async for out in self._llm.encode(tokens_input(token_ids), parameters, request_id):

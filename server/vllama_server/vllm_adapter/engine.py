@@ -1,9 +1,7 @@
-"""The Engine protocol on vLLM: its life from the first import to the last process.
+"""VllmEngine: the Engine protocol on vLLM, from the first import to the last process.
 
-Light to import: vLLM itself is imported in a thread when the engine starts, because that takes
-seconds in which the worker must already answer Watch and health.
-
-The engine's processes as the operating system sees them.
+Light to import: vLLM itself is imported in a thread when the engine starts, because that takes seconds in which the
+worker must already answer Watch and health.
 """
 
 from __future__ import annotations
@@ -45,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 STOP_POLL_SECONDS = 0.2
 DEATH_POLL_SECONDS = 0.25
-"""vLLM itself notices a dead process within a second, and says so only in a flag."""
+"""vLLM itself detects a dead process within a second, and shows it only in a flag."""
 
 
 class VllmEngine:
-    """One model on vLLM. Starts once; see the Engine protocol for each method."""
+    """One model on vLLM. Starts once; see the Engine protocol for its methods."""
 
     def __init__(self, engine_config: EngineConfig) -> None:
         self._engine_config = engine_config
@@ -65,7 +63,6 @@ class VllmEngine:
 
     @classmethod
     def from_config(cls, config: WorkerConfig) -> VllmEngine:
-        """Takes what it needs from a worker's configuration."""
         return cls(EngineConfig.from_config(config))
 
     async def start(self, progress: Progress) -> None:
@@ -102,20 +99,20 @@ class VllmEngine:
         self._watching = asyncio.create_task(self._watch(self._loaded), name="vllm-death-watch")
 
     async def _build(self, start_progress: StartProgress, preloaded: bool) -> LoadedEngine:
-        """Imports vLLM, checks the model and loads it, in threads; gives up between steps when stopped."""
-        # A thread of its own: a module that keeps an exception of its import keeps with it all that the thread's
-        # functions knew, and that must not be the engine.
+        """Imports vLLM, checks the model and loads it, in threads; ends between steps once stopped."""
+        # A thread of its own: a module that keeps an exception of its import keeps the frames of that thread alive, and
+        # those must not hold the engine.
         loaded: Any = await asyncio.to_thread(_import, "vllama_server.vllm_adapter.loaded_engine")
-        self._give_up_if_stopped()
+        self._end_if_stopped()
         config = await asyncio.to_thread(loaded.configure, self._engine_config)
-        self._give_up_if_stopped()
+        self._end_if_stopped()
         start_progress.reach(START_PHASE_LOAD)
         engine: LoadedEngine = await asyncio.to_thread(
             loaded.LoadedEngine, config, self._engine_config, preloaded=preloaded
         )
         return engine
 
-    def _give_up_if_stopped(self) -> None:
+    def _end_if_stopped(self) -> None:
         if self._stopping:
             raise StartFailed("The engine was stopped while it started.")
 
@@ -166,13 +163,13 @@ class VllmEngine:
             raise dead from error
 
     async def failed(self) -> Exception:
-        """Waits for the engine's death. Only after `start`."""
+        """See Engine.failed. Only after `start`."""
         if self._failure is None:
             raise NotReady("The engine has not been started.")
         return await asyncio.shield(self._failure)
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Ends the engine: in order, or by killing its processes where it is to be at once or has not started yet."""
+        """Ends the engine in order; kills its processes if `at_once` or if it has not started yet."""
         self._stopping = True
         if self._watching is not None:
             self._watching.cancel()
@@ -185,10 +182,10 @@ class VllmEngine:
             if at_once:
                 self._kill_processes()
             await asyncio.to_thread(loaded.shut_down)
-            # By now the sockets are closed: that was called back to this loop before the thread's end was.
+            # The sockets are closed by now: that callback was scheduled on this loop before the end of the thread.
             await asyncio.to_thread(loaded.close)
             del loaded
-            gc.collect()  # vLLM's objects refer to each other and complain when they live until the interpreter ends
+            gc.collect()  # vLLM's objects are in cycles and print errors if they live until the interpreter ends
         await asyncio.to_thread(self._preloader.end)
         if self._inbox is not None:
             await asyncio.to_thread(self._inbox.close)
@@ -196,7 +193,7 @@ class VllmEngine:
             await asyncio.to_thread(self._workspace.close)
 
     async def _abandon_build(self) -> None:
-        """Waits for the building thread, which ends as soon as the processes it waits for are gone."""
+        """Waits for the thread of `_build`, which ends once the processes that it waits for are gone."""
         building, self._building = self._building, None
         if building is None:
             return
@@ -207,7 +204,7 @@ class VllmEngine:
             self._loaded = building.result()
 
     async def _watch(self, loaded: LoadedEngine) -> None:
-        """Waits for the death of a process, then ends the others so that no call stays without an answer."""
+        """Waits for the death of a process, then kills the others so that every call ends."""
         while not loaded.is_dead:  # noqa: ASYNC110  # vLLM has a flag and no event
             await asyncio.sleep(DEATH_POLL_SECONDS)
         failures = self._inbox.failures() if self._inbox else []
@@ -234,17 +231,13 @@ def _import(name: str) -> Any:
 
 
 class EngineProcesses:
-    """Those that multiprocessing starts from the moment on when this is made: one engine's, no other's."""
+    """The processes of one engine: those that multiprocessing starts after this object is made."""
 
     def __init__(self) -> None:
         self._others = {child.pid for child in multiprocessing.active_children()}
 
     def kill(self) -> None:
-        """Kills them with all their descendants.
-
-        Killing instead of asking: this is for processes that are stuck, stopped or in the middle of
-        a start, and would not answer.
-        """
+        """Kills them with all their descendants: they may be stuck, stopped or in the middle of a start."""
         for child in multiprocessing.active_children():
             if child.pid not in self._others:
                 _kill_tree(child.pid)

@@ -1,14 +1,11 @@
-"""The engine's engine_config: what a worker asks of vLLM, and how that becomes engine arguments.
+"""Engine arguments: from a worker's configuration to the arguments of vLLM's engine.
 
-Two sets of defaults exist because the devices want opposite things. A GPU wants large steps,
-compiled kernels and nearly all of its memory; a CPU shares its memory with everything else and
-would spend a minute on compiling for a gain of some 15 %, so it runs eagerly with a key-value
-cache of a stated size, in the precision that it computes fastest.
+Two sets of defaults exist because the devices need opposite things. A GPU needs large steps, compiled kernels and
+nearly all of its memory. A CPU shares its memory with everything else, and compiling would take a minute for a gain
+of some 15 %. So it runs eagerly with a key-value cache of a stated size, in the precision that it computes fastest.
 
-Textual engine arguments read by vLLM's own command line parser.
-
-vLLM has some two hundred arguments with types, choices and JSON forms of their own. Its parser
-already knows them all, so nothing about them is repeated here.
+Textual arguments are read by vLLM's own command line parser: it has some two hundred with types, choices and JSON
+forms.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ GPU_BATCHED_TOKENS = 16384
 """Tokens of one step on a GPU: long prompts are computed in few steps."""
 GPU_STREAMS = 256
 CPU_BATCHED_TOKENS = 512
-"""Tokens of one step on a CPU: a longer step would hold up every running stream for seconds."""
+"""Tokens of one step on a CPU: a longer step would delay every running stream for seconds."""
 CPU_STREAMS = 64
 GPU_MEMORY_UTILIZATION = 0.9
 
@@ -37,12 +34,12 @@ CPU_WORKER = "vllama_server.vllm_adapter.cpu_worker.SeededCPUWorker"
 """The class that computes on a CPU, by name: it is imported only where the engine computes."""
 
 OWN_KEYS = frozenset({"tool_parser", "reasoning_parser", "chat_template", "fim"})
-"""Keys of `--engine-arg` that the adapter takes itself; every other key is an argument of vLLM's engine."""
+"""Keys of `--engine-arg` for the adapter itself; every other key is an argument of vLLM's engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What a worker asks of its engine, independent of flags and of vLLM's own names."""
+    """The engine's settings, independent of flags and of vLLM's own names."""
 
     model: str
     """Local directory or Hugging Face id."""
@@ -59,13 +56,12 @@ class EngineConfig:
     gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
     """Share of a GPU's memory, above 0 up to 1."""
     deterministic: bool = False
-    """Whether greedy and seeded output must not depend on the batch."""
+    """True if greedy and seeded output must not depend on the batch."""
     engine_args: Mapping[str, str] = field(default_factory=dict)
     """Arguments as given, by key; checked when the engine starts."""
 
     @classmethod
     def from_config(cls, config: WorkerConfig) -> EngineConfig:
-        """Takes from a worker's configuration what concerns the engine."""
         return cls(
             model=config.model,
             name=config.names[0],
@@ -79,16 +75,16 @@ class EngineConfig:
         )
 
     def streams(self, on_cpu: bool) -> int:
-        """Streams computed at once on the device that was found."""
+        """Returns how many streams are computed at once."""
         return self.max_streams or (CPU_STREAMS if on_cpu else GPU_STREAMS)
 
     def own_argument(self, key: str) -> str | None:
-        """Looks up one of OWN_KEYS; None when it was not given."""
+        """Returns the value of one of OWN_KEYS; None when it was not given."""
         return self.engine_args.get(key)
 
 
 def engine_arguments(engine_config: EngineConfig, *, on_cpu: bool, cpu_dtype: str = "auto") -> dict[str, Any]:
-    """Builds the keyword arguments of AsyncEngineArgs; `--engine-arg` beats every default.
+    """Returns the keyword arguments of AsyncEngineArgs; `--engine-arg` beats every default.
 
     `cpu_dtype` is the number format that the processor computes fast. Raises StartFailed for an
     unknown key or a value that vLLM cannot read.
@@ -114,7 +110,7 @@ def engine_arguments(engine_config: EngineConfig, *, on_cpu: bool, cpu_dtype: st
 
 
 def typed_arguments(given: Mapping[str, str]) -> dict[str, Any]:
-    """Reads textual `key=value` pairs with vLLM's own command line parser, so types and choices are its own.
+    """Returns textual `key=value` pairs with the types of vLLM's own command line parser.
 
     Raises StartFailed that names the key and, for a likely misspelling, the key that was meant.
     """
@@ -131,7 +127,7 @@ _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0"
 
 
 def read_flags(given: Mapping[str, str]) -> dict[str, Any]:
-    """Types every value. Raises ValueError, without "--engine-arg" in front, for a wrong key or value."""
+    """Returns typed values. Raises ValueError, without "--engine-arg" in front, for a wrong key or value."""
     # vLLM is imported only where an argument needs it: that takes a second.
     from vllm import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser

@@ -1,13 +1,10 @@
-"""Environment variables that vLLM reads when it is imported, set once before that.
+"""Environment variables that vLLM reads when it is imported, set once before that; and the placement group of Ray.
 
-vLLM takes its process-wide switches from the environment only, and hands the whole environment on
-to its processes; so setting them is the adapter's business although configuration is read
-elsewhere.
+vLLM takes its process-wide switches from the environment only, and passes the whole environment to its processes. So
+the adapter sets them, although configuration is read elsewhere.
 
-The placement group of a worker that a Ray actor has started: where vLLM's Ray executor may put its processes.
-
-vLLM finds the group by itself inside an actor. A worker is a process beside its actor, so the actor tells the group's
-id in a variable, and the engine's configuration carries the group to the engine's own processes.
+Inside a Ray actor vLLM finds its placement group by itself. A worker is a process beside its actor: the actor passes
+the group's id in a variable, and the engine's configuration carries the group to the engine's own processes.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ def prepare(
     batch_invariant: bool,
     process_id: int,
 ) -> None:
-    """Sets what the engine's processes need; what the operator has set already stays.
+    """Sets what the engine's processes need; keeps what the operator has set.
 
     `directory` is private to the engine. `cores` are those that this process may use: without a
     binding of its own, vLLM would compute on all but one of them. `batch_invariant` says that the
@@ -61,20 +58,20 @@ def prepare(
 
 
 def _cache_root(environ: Mapping[str, str]) -> Path:
-    """Where vLLM itself keeps what later starts can use."""
+    """Returns the directory where vLLM keeps files for later starts."""
     cache = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(environ.get("VLLM_CACHE_ROOT") or Path(cache) / "vllm")
 
 
 def _allow_plugin(environ: MutableMapping[str, str]) -> None:
-    """Adds our plug-in to the operator's list; a list that leaves it out would leave processes unwatched."""
+    """Adds our plug-in to the operator's list, if there is one: without it processes neither report nor end."""
     allowed = environ.get("VLLM_PLUGINS")
     if allowed is not None and PLUGIN not in allowed.split(","):
         environ["VLLM_PLUGINS"] = ",".join(part for part in (*allowed.split(","), PLUGIN) if part)
 
 
 def has_batch_invariance(nvml: Any) -> bool:
-    """Whether there are NVIDIA devices and vLLM's batch-invariant kernels run on all; `nvml` is pynvml."""
+    """Returns whether there are NVIDIA devices and vLLM's batch-invariant kernels run on all; `nvml` is pynvml."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
@@ -88,7 +85,7 @@ def has_batch_invariance(nvml: Any) -> bool:
 
 
 def allowed_cores() -> set[int]:
-    """The logical CPUs that this process may run on."""
+    """Returns the logical CPUs that this process may run on."""
     return os.sched_getaffinity(0)
 
 
@@ -97,11 +94,11 @@ RAY_GROUP_VARIABLE = "VLLAMA_RAY_PLACEMENT_GROUP"
 
 
 def use_placement_group(config: Any, environ: Mapping[str, str]) -> None:
-    """Lets an engine that runs on Ray use the group, when there is one; changes nothing otherwise."""
+    """Puts the group into the configuration of an engine that runs on Ray; changes nothing otherwise."""
     group_id = environ.get(RAY_GROUP_VARIABLE, "")
     if not group_id or config.parallel_config.distributed_executor_backend != "ray":
         return
-    # Only here: a worker needs Ray for nothing else.
+    # Imported only here: a worker needs Ray for nothing else.
     from ray import PlacementGroupID
     from ray.util.placement_group import PlacementGroup
 

@@ -1,4 +1,4 @@
-"""vLLM's exceptions as the worker's, by one table."""
+"""Translation of vLLM's exceptions to the worker's, by one table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _FIELDS = {
     "regex": "output_format.regex",
     "choice": "output_format.choice",
 }
-"""vLLM's parameter names where the contract's differ; other parameters are sampling options."""
+"""vLLM's parameter names where ours differ; other parameters are sampling options."""
 
 
 def translate(error: Exception, suspect: str = "") -> WorkerError:
-    """Finds the worker's error that says the same.
+    """Returns the worker's error of the same meaning.
 
-    `suspect` is the field to name where vLLM refuses a request and names none itself.
+    `suspect` is the field to name when vLLM refuses a request and names none itself.
     """
     if isinstance(error, WorkerError):
         return error
@@ -36,7 +36,7 @@ def translate(error: Exception, suspect: str = "") -> WorkerError:
 
 
 def _translate_cause(error: EngineGenerateError, suspect: str) -> WorkerError:
-    """Looks behind the empty error that vLLM wraps around others."""
+    """Translates the cause of the empty error that vLLM wraps around others."""
     cause = error.__cause__
     if isinstance(cause, (VLLMClientError, ValueError, TypeError, NotImplementedError)):
         return _refusal(cause, suspect)

@@ -1,8 +1,7 @@
-"""Imports of a great many modules, without looking for garbage meanwhile.
+"""Pause of the garbage collector during the import of many modules.
 
-vLLM and torch bring some million objects, and an import makes next to no garbage; yet the collector
-looks through all of them again and again while they grow, for a fifth of the time of the import.
-Later it would stop every stream for as long as a look at them takes.
+vLLM and torch create some million objects, and an import makes next to no garbage. Yet the collector scans all of
+them again and again while they grow, for a fifth of the import's time. Later each scan would stop every stream.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Collects no garbage until the block ends, and never what has come to be by then."""
+    """Collects no garbage until the block ends, and never scans the objects that exist by then."""
     gc.disable()
     try:
         yield

@@ -1,6 +1,6 @@
 """The engine's load from vLLM's statistics: one call per engine step, a few sums each.
 
-vLLM says nothing while it is idle, so speeds decay by the clock when they are read.
+vLLM sends nothing while it is idle, so speeds decay by the clock when they are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEP_WEIGHT = 0.1
 """Share of the newest step in the moving average of step times."""
 
 LEAST_PREFILL_TOKENS = 32
-"""Prompt tokens of a step from which its time tells something of the speed of prefill."""
+"""Least prompt tokens of a step whose time measures the speed of prefill."""
 
 
 class Rate:
@@ -35,7 +35,7 @@ class Rate:
         self._updated = clock()
 
     def add(self, amount: float, seconds: float) -> None:
-        """Counts an amount that took so many seconds of work."""
+        """Adds an amount that took so many seconds of work."""
         weight = self._decay()
         self._amount = self._amount * weight + amount
         self._seconds = self._seconds * weight + seconds
@@ -46,7 +46,7 @@ class Rate:
         return self._amount / self._seconds if self._seconds > 0 else 0.0
 
     def now(self) -> float:
-        """Returns the speed, falling towards 0 while nothing is done."""
+        """Returns the speed, decaying to 0 while nothing is done."""
         return self.while_working() * self._decay()
 
     def _decay(self) -> float:
@@ -54,7 +54,7 @@ class Rate:
 
 
 class LoadMeter:
-    """Keeps what the last step said and the moving averages over the steps before."""
+    """Statistics of the last step and moving averages over the steps before."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -80,10 +80,10 @@ class LoadMeter:
             self._record_speed(iteration, elapsed)
 
     def load(self, unfinished_requests: int, queued_prompt_tokens: int) -> EngineLoad:
-        """Puts the load together as of now.
+        """Returns the load now.
 
-        What the last step said is corrected by what is known here: requests that came since wait,
-        and requests that ended since run no more, even if the engine makes no step to say so.
+        The last step's counts are corrected: requests that came since are waiting, and requests that ended since are
+        not running, even if the engine makes no step.
         """
         running = min(self._running, unfinished_requests)
         age = None if self._last_step is None else self._clock() - self._last_step
@@ -100,10 +100,10 @@ class LoadMeter:
         )
 
     def _step_time(self, iteration: Any) -> float:
-        """Tells how long the step took; 0 when that cannot be known.
+        """Returns how long the step took; 0 when that is unknown.
 
-        While requests run, steps follow each other without a pause. The first one after an idle
-        time began when its request came, which only the time to its first token tells.
+        While requests run, steps follow each other without a pause. The first one after an idle time began when its
+        request came; only the time to its first token shows that.
         """
         if self._last_step is not None and self._running:
             return self._clock() - self._last_step
@@ -122,7 +122,7 @@ class LoadMeter:
 
 
 class MeterLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not analysed
-    """Hands vLLM's statistics to a meter; the form that vLLM asks of a stat logger."""
+    """vLLM's stat logger that passes the statistics to a meter."""
 
     def __init__(self, meter: LoadMeter) -> None:
         self._meter = meter
@@ -130,8 +130,8 @@ class MeterLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not analysed
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        """Takes one step. Called on the event loop."""
+        """Records one step. Called on the event loop."""
         self._meter.record(scheduler_stats, iteration_stats)
 
     def log_engine_initialized(self) -> None:
-        """Has nothing to say: the start is logged elsewhere."""
+        """Does nothing: the start is logged elsewhere."""

@@ -1,7 +1,6 @@
-"""A loaded vLLM engine and everything around it that one model needs.
+"""LoadedEngine: a running vLLM engine and the parts around it that one model needs.
 
-Importing this module imports vLLM, which takes seconds; `engine.py` does so in a thread, after the
-environment is set.
+Importing this module imports vLLM, which takes seconds; `engine.py` does so in a thread, after the environment is set.
 """
 
 from __future__ import annotations
@@ -48,18 +47,18 @@ WARM_UP_SECONDS = 300.0
 """Longest time for the first token: kernels may be compiled for it."""
 
 ORDERLY_SECONDS = 10.0
-"""How long the engine's processes may take to end by themselves. They need a good second, for collecting garbage above
-all, and several on a busy machine; one that is killed in the middle leaves semaphores behind."""
+"""How long the engine's processes may take to end by themselves. They need a good second, mostly for garbage
+collection, and several on a busy machine. One that is killed in the middle leaves semaphores behind."""
 
 _CONCESSIONS = (
     ("greater than the derived max_model_len", "max_model_len", None),
     ("is smaller than max_model_len", "max_num_batched_tokens", None),
 )
-"""What vLLM may complain of, and the argument that is then left to it, in the order of its checks."""
+"""Errors of vLLM, and the argument that it then chooses itself, in the order of its checks."""
 
 
 def configure(engine_config: EngineConfig) -> Any:
-    """Builds vLLM's configuration, which checks the model's files; starts no process.
+    """Returns vLLM's configuration, which checks the model's files; starts no process.
 
     Raises StartFailed, or whatever vLLM raises for a model that cannot be served.
     """
@@ -90,10 +89,10 @@ def _check_device(engine_config: EngineConfig, on_cpu: bool) -> None:
 
 
 def _create_config(arguments: dict[str, Any], given: Mapping[str, str]) -> Any:
-    """Creates vLLM's configuration, giving way where the engine_config does not fit the model.
+    """Returns vLLM's configuration, without the defaults that do not fit the model.
 
-    Models with a shorter context than the engine_config's keep their own, and models that cannot split a
-    prompt get steps that hold a whole one. What the operator asked for by name is never changed.
+    Models with a shorter context keep their own, and models that cannot split a prompt get steps that hold a whole one.
+    Arguments given by the operator are never changed.
     """
     for complaint, key, value in _CONCESSIONS:
         try:
@@ -106,10 +105,12 @@ def _create_config(arguments: dict[str, Any], given: Mapping[str, str]) -> Any:
 
 
 class LoadedEngine:
-    """A running engine. Its constructor blocks until the model is loaded; the rest runs on the event loop."""
+    """A running engine. Its constructor blocks until the model is loaded; the rest runs on the event loop.
+
+    `preloaded` says that a process has imported vLLM and can be forked.
+    """
 
     def __init__(self, config: Any, engine_config: EngineConfig, *, preloaded: bool = False) -> None:
-        """Takes whether a process waits that has imported vLLM."""
         self._config = config
         self._engine_config = engine_config
         self._meter = LoadMeter()
@@ -143,7 +144,7 @@ class LoadedEngine:
                 tokenizer, engine_config, is_multimodal=config.model_config.is_multimodal_model
             ),
             chat_template_content_format="auto",
-            # The wire lets a chat bring its template; Jinja's sandbox renders it, as it does the model's own.
+            # A chat may have a template of its own; Jinja's sandbox renders it, as it does the model's.
             trust_request_chat_template=True,
             enable_auto_tools=bool(self._traits.tool_parser),
             tool_parser=self._traits.tool_parser or None,
@@ -178,17 +179,17 @@ class LoadedEngine:
 
     @property
     def meter(self) -> LoadMeter:
-        """The load as of the last step."""
+        """The load at the last step."""
         return self._meter
 
     @property
     def is_dead(self) -> bool:
-        """Whether the engine's processes have ended."""
+        """True once the engine's processes have ended."""
         return bool(self._llm.errored)
 
     @property
     def unfinished_requests(self) -> int:
-        """Requests that the engine has and has not finished."""
+        """Requests that the engine has not finished."""
         return int(self._llm.get_num_unfinished_requests())
 
     @property
@@ -197,7 +198,7 @@ class LoadedEngine:
         return int(self._llm.get_num_queued_tokens())
 
     async def warm_up(self) -> None:
-        """Computes one token or one vector, so that the first client does not pay for what happens only once."""
+        """Computes one token or one vector: what happens only once is then done before the first request."""
         await self._llm.get_supported_tasks()
         async with asyncio.timeout(WARM_UP_SECONDS):
             if self._embedder is not None:
@@ -241,20 +242,20 @@ class LoadedEngine:
         return await self._embedder.embed(request)
 
     async def sleep(self) -> None:
-        """Moves the weights to the host's memory; see Engine.sleep."""
+        """See Engine.sleep."""
         if not self.description.can_sleep:
             raise CapabilityMissing("Sleep mode needs a GPU and --engine-arg enable_sleep_mode=true.")
         await self._llm.sleep(level=1)
 
     async def wake(self) -> None:
-        """Moves the weights back; see Engine.wake."""
+        """See Engine.wake."""
         if not await self._llm.wake_up():
             raise EngineDead("vLLM says that part of the model still sleeps.")
 
     async def detach(self) -> None:
-        """Stops listening to the engine's processes, so that their end is not taken for their death.
+        """Stops listening to the engine's processes, so that their end does not count as a failure.
 
-        A generation that still waits for them ends with EngineDead.
+        Running generations end with EngineDead.
         """
         listening = self._llm.output_handler
         if listening is not None:
@@ -267,7 +268,7 @@ class LoadedEngine:
         self._llm.shutdown(timeout=ORDERLY_SECONDS)
 
     def close(self) -> None:
-        """Frees what is left in this process. Only after `shut_down`, once the event loop has run."""
+        """Closes the sockets of this process. Only after `shut_down`, once the event loop has run."""
         close_context(self._llm)
 
     def _generation_model(self) -> GenerationModel:
@@ -296,7 +297,7 @@ def _launch(config: Any, meter: LoadMeter, *, preloaded: bool) -> AsyncLLM:
 
 
 def _stop_token_ids(model_config: Any, tokenizer: Any) -> frozenset[int]:
-    """Collects the end tokens that vLLM itself stops at: the tokenizer's and those of generation_config."""
+    """Returns the tokens at which vLLM itself stops: the tokenizer's and those of generation_config."""
     listed = model_config.try_get_generation_config().get("eos_token_id")
     listed = listed if isinstance(listed, list) else [listed]
     return frozenset(token_id for token_id in (*listed, tokenizer.eos_token_id) if token_id is not None)

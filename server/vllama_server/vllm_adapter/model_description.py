@@ -1,12 +1,8 @@
-"""What a loaded engine is: capabilities from its template and parsers, sizes from its files.
+"""What a loaded model is and can do: capabilities from its template and parsers, sizes from its files.
 
-Which parsers and which gap-filling template a model needs, from a table of model families.
-
-vLLM has the parsers but picks none by itself, and a wrong one garbles output; so the choice is
-data that a reader can check (families.toml), and `--engine-arg tool_parser=…`,
-`reasoning_parser=…` and `fim=…` override it. "none" turns one off.
-
-Which chat template a model speaks, and whether vLLM is to be told or to look for it.
+vLLM has the parsers of tool calls and reasoning but chooses none by itself, and a wrong one garbles output. So the
+choice is a table of model families (families.toml), which `--engine-arg tool_parser=…`, `reasoning_parser=…` and
+`fim=…` override; "none" turns one off.
 """
 
 from __future__ import annotations
@@ -134,7 +130,7 @@ def _model_info(config: Any, template: str, traits: Traits) -> worker_pb2.ModelI
 
 
 def _parameters(path: Path) -> int:
-    """Counts the numbers in a weight file from its header."""
+    """Returns the count of numbers in a weight file, from its header."""
     with safe_open(path, framework="pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118  # not a mapping
     return sum(_product(shape) for shape in shapes)
@@ -156,7 +152,7 @@ def _version(distribution: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What the adapter must know of a model beyond its files; empty means that it has none."""
+    """Traits of a model that are not in its files; empty means none."""
 
     tool_parser: str = ""
     """vLLM's name of the parser for tool calls."""
@@ -168,7 +164,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One entry of the table: conditions, all of which must hold, and what follows from them."""
+    """One entry of the table: conditions, all of which must hold, and the traits."""
 
     label: str
     types: frozenset[str] = frozenset()
@@ -177,7 +173,7 @@ class Family:
     traits: Traits = Traits()
 
     def matches(self, model_type: str, name: str, template: str) -> bool:
-        """Whether a model belongs to this family."""
+        """Returns whether a model belongs to this family."""
         return (
             (not self.types or model_type in self.types)
             and (not self.name or re.search(self.name, name.lower()) is not None)
@@ -186,7 +182,7 @@ class Family:
 
 
 def load_families() -> tuple[Family, ...]:
-    """Reads the table that ships with the package, in its order."""
+    """Returns the table in the package, in its order."""
     table = tomllib.loads((files("vllama_server.vllm_adapter") / "families.toml").read_text("utf-8"))
     return tuple(_family(entry) for entry in table["family"])
 
@@ -194,7 +190,7 @@ def load_families() -> tuple[Family, ...]:
 def traits_of(
     families: Sequence[Family], model_type: str, names: Sequence[str], template: str, overrides: Mapping[str, str]
 ) -> Traits:
-    """Finds the first family that matches under any of the model's names, then applies the overrides."""
+    """Returns the traits of the first family that matches any of the model's names, with the overrides."""
     found = next(
         (family.traits for family in families for name in names if family.matches(model_type, name, template)),
         Traits(),
@@ -208,7 +204,7 @@ def traits_of(
 
 
 def fill_in_the_middle(template: str, prefix: str, suffix: str) -> str:
-    """Writes the prompt of a gap; braces in the texts mean nothing."""
+    """Returns the prompt of a gap; braces in the texts mean nothing."""
     before, _, rest = template.partition("{prefix}")
     if "{suffix}" in before:
         head, _, middle = before.partition("{suffix}")
@@ -228,7 +224,7 @@ def _family(entry: Mapping[str, Any]) -> Family:
 
 
 def chat_template(tokenizer: Any, engine_config: EngineConfig) -> str:
-    """Finds the template: the operator's, else the model's; empty when there is none."""
+    """Returns the template: the operator's, else the model's; empty when there is none."""
     path = engine_config.own_argument("chat_template")
     if path:
         from vllm.renderers.chat_utils import load_chat_template
@@ -241,10 +237,10 @@ def chat_template(tokenizer: Any, engine_config: EngineConfig) -> str:
 
 
 def only_template(tokenizer: Any, engine_config: EngineConfig, *, is_multimodal: bool) -> str | None:
-    """The template where there is no other; None where vLLM has to choose, by chat or by processor.
+    """Returns the template if it is the only one; None if vLLM has to choose, by chat or by processor.
 
-    Looking for one, vLLM tries the model's processor first, and for a model of text alone loads the tokenizer a second
-    time: nearly half a second of the first chat.
+    Without it vLLM tries the model's processor first, and for a model of text alone loads the tokenizer a second time:
+    nearly half a second of the first chat.
     """
     has_one = isinstance(getattr(tokenizer, "chat_template", None), str) and not is_multimodal
     return chat_template(tokenizer, engine_config) if has_one or engine_config.own_argument("chat_template") else None

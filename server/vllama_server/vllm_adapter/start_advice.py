@@ -1,7 +1,7 @@
-"""Why an engine did not start, and what to do about it, in one paragraph.
+"""Start advice: why an engine did not start and what to do, in one paragraph.
 
-The root cause is the earliest failure that any of the engine's processes reported: what the
-worker itself gets to see is "Engine core initialization failed. See root cause above.".
+The root cause is the earliest failure that any of the engine's processes reported. The worker's own exception is only
+"Engine core initialization failed. See root cause above.".
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from vllama_server.vllm_adapter.engine_config import EngineConfig
 
 LONGEST_CAUSE = 600
-"""Characters of a cause that a reader can take in; vLLM lists some 300 architectures in one of them."""
+"""Characters; vLLM lists some 300 architectures in one cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Advice:
-    """A known failure: how it shows, and what helps. Groups of the pattern fill the text."""
+    """A known failure: its pattern and what helps. Groups of the pattern fill the text."""
 
     pattern: str
     text: str
@@ -133,18 +133,18 @@ _NOISE = (
     r" ?Try increasing `gpu_memory_utilization`.*",
     r" ?For more information check: \S+",
 )
-"""What vLLM, pydantic and the hub add to a cause without telling more of it."""
+"""Additions of vLLM, pydantic and the hub to a cause that say nothing about it."""
 
 
 def failure_message(engine_config: EngineConfig, error: BaseException, failures: Sequence[Report]) -> str:
-    """Puts the paragraph together from what the worker saw and what the engine's processes reported."""
+    """Returns the paragraph, from the worker's exception and the reports of the engine's processes."""
     cause = root_cause(error, failures)
     advice = advice_for("\n".join([cause, *(report.traceback for report in failures[:1]), _chain(error)]))
     return f"{engine_config.model} could not be started: {_sentence(cause)}{' ' + advice if advice else ''}"
 
 
 def root_cause(error: BaseException, failures: Sequence[Report]) -> str:
-    """Picks the earliest exception that a process reported, else the worker's own."""
+    """Returns the earliest exception that a process reported, else the worker's own."""
     first = next((report for report in failures if report.error_type), None)
     if first is not None:
         return f"{first.error_type}: {first.error}" if first.error else first.error_type
@@ -152,7 +152,7 @@ def root_cause(error: BaseException, failures: Sequence[Report]) -> str:
 
 
 def advice_for(cause: str) -> str:
-    """Finds what helps; empty for a cause that is not known."""
+    """Returns what helps; empty for an unknown cause."""
     for known in _KNOWN:
         found = re.search(known.pattern, cause, re.DOTALL)
         if found:
@@ -170,7 +170,7 @@ def _chain(error: BaseException) -> str:
 
 
 def _sentence(cause: str) -> str:
-    """Makes one line of at most LONGEST_CAUSE characters that ends in a full stop."""
+    """Returns one line of at most LONGEST_CAUSE characters that ends in a full stop."""
     line = " ".join(cause.split())
     for noise in _NOISE:
         line = re.sub(noise, "", line).strip()

@@ -1,7 +1,6 @@
-"""Closes the messaging contexts of an engine that has ended: vLLM closes their sockets and leaves them open.
+"""Cleanup of ZeroMQ contexts of an engine that has ended: vLLM closes their sockets and leaves them open.
 
-An open context keeps its two threads, and complains when it is collected, at a time and in a place
-that have nothing to do with it.
+An open context keeps its two threads, and prints an error when it is collected, long after and elsewhere.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ def close_context(llm: Any) -> None:
 
 
 def close_abandoned(trace: TracebackType | None) -> None:
-    """Closes the contexts of the engines whose construction ended in this traceback, and lets go of them.
+    """Closes the contexts of the engines whose construction failed with this traceback, and clears its frames.
 
-    Nothing else knows them: the half-made objects live in the frames of the failed calls only.
+    The half-made objects are in the frames of the failed calls only.
     """
     for frame, _ in traceback.walk_tb(trace):
         client = frame.f_locals.get("self")
