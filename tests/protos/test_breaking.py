@@ -128,7 +128,7 @@ def test_another_kind_of_declaration_breaks(breaking: ModuleType, tmp_path: Path
 
 
 def test_additions_pass(breaking: ModuleType, tmp_path: Path) -> None:
-    """New fields, values, methods and files break nobody."""
+    """New fields, values, methods and files break no client."""
     text = BASE.replace("string name = 1;", "string name = 1;\n  string nickname = 6;")
     text = text.replace("MOOD_GOOD = 1;", "MOOD_GOOD = 1;\n  MOOD_BAD = 2;")
     text = text.replace("rpc Leave", "rpc Return(Hello) returns (Answer);\n  rpc Leave")

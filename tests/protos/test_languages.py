@@ -1,4 +1,4 @@
-"""The commands of the protos' page make stubs in every language that the compiler itself knows."""
+"""The commands of the protos' page make stubs in every language of the compiler."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_language_of_the_compiler_is_on_the_page() -> None:
 
 
 def test_every_proto_is_on_the_page() -> None:
-    """Each is introduced with a link, and named where a generator wants names."""
+    """Each has a link, and is named where a generator takes names."""
     names = sorted(path.stem for path in (ROOT / "protos").rglob("*.proto"))
     assert [name for name in names if f"[{name}](vllama_protos/v1/{name}.proto)" not in PAGE] == []
     assert sorted(re.findall(r'"(\w+)"', next(line for line in PAGE.splitlines() if "let protos" in line))) == names

@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 20.0
 
 
 class VirtualClock:
-    """Time that passes at once when someone sleeps."""
+    """Time that passes at once in every sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -47,7 +47,7 @@ class VirtualClock:
         return self.now
 
     async def sleep_until(self, time: float) -> None:
-        """Jumps to the moment and lets others run."""
+        """Jumps to that time and lets other tasks run."""
         self.now = max(self.now, time)
         await asyncio.sleep(0)
 

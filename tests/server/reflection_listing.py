@@ -1,4 +1,4 @@
-"""Lists what a server offers, knowing nothing but its address: over the reflection service, as grpcurl does.
+"""Lists the services of a server from its address alone, over the reflection service, as grpcurl does.
 
 python -m tests.server.reflection_listing ADDRESS
 """

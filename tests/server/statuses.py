@@ -1,4 +1,4 @@
-"""What travels beside a gRPC status, read as a client reads it."""
+"""The details of a gRPC status, read as a client reads them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def details_of(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo
 
 
 class _Synchronous:
-    """Shows an asyncio error to the ready-made reader, which knows synchronous calls."""
+    """An asyncio error in the form of a synchronous call, for the ready-made reader."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         self._error = error

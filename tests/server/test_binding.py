@@ -1,4 +1,4 @@
-"""Taking the worker's address."""
+"""Binding of the worker's address."""
 
 import socket
 from pathlib import Path
@@ -25,7 +25,7 @@ async def server():
 
 
 async def test_port_zero_becomes_a_real_one(server):
-    """The address that is told can be dialled."""
+    """The returned address can be dialled."""
     address = binding.bind(server, "127.0.0.1:0")
     assert int(address.removeprefix("127.0.0.1:")) > 0
 
@@ -44,7 +44,7 @@ async def test_a_port_in_use_is_one_sentence(server):
     [("no-such-host.invalid:50061", "unknown"), ("192.0.2.1:50061", "no address of this machine")],
 )
 async def test_an_address_that_is_not_here_is_refused(server, address, words):
-    """The reason is said, not a number."""
+    """The message has the reason, not an error number."""
     with pytest.raises(ConfigError, match=words):
         binding.bind(server, address)
 
@@ -61,7 +61,7 @@ async def test_a_socket_of_a_live_process_is_in_use(server, tmp_path):
 
 
 async def test_a_socket_of_a_dead_process_is_replaced(server, tmp_path):
-    """What a crash left behind is in nobody's way."""
+    """The socket of a crashed process is no obstacle."""
     path = tmp_path / "w.sock"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -78,7 +78,7 @@ async def test_a_file_is_not_replaced(server, tmp_path):
 
 
 async def test_a_missing_directory_is_named(server, tmp_path):
-    """The fix is said, too."""
+    """The message has the fix, too."""
     with pytest.raises(ConfigError, match="create it"):
         binding.bind(server, f"unix:{tmp_path}/missing/w.sock")
 
@@ -99,7 +99,7 @@ def trusting():
 
 
 async def test_a_worker_with_a_certificate_speaks_tls(start_worker, trusting):
-    """Who trusts the certificate reaches it; who speaks plainly does not."""
+    """A client that trusts the certificate reaches it; one without TLS does not."""
     worker = await start_worker(listen="localhost:0", tls_certificate=CERTIFICATE, tls_key=KEY, ready=False)
     async with grpc.aio.secure_channel(worker.server.address, trusting) as channel:
         assert (await WorkerStub(channel).Describe(worker_pb2.DescribeRequest())).worker == "worker-0"

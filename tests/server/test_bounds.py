@@ -1,4 +1,4 @@
-"""What a worker holds back, however many and however slow its clients are."""
+"""Bounds of a worker, for many and for slow clients."""
 
 import asyncio
 import subprocess
@@ -59,7 +59,7 @@ async def test_a_message_beyond_the_limit_is_refused(start_worker):
 
 
 async def test_a_burst_is_served_or_refused_and_nothing_hangs(start_worker):
-    """Of 200 requests at once as many are served as fit, the others are told to come back, and the limiter is empty."""
+    """Of 200 requests at once as many are served as fit; the others are refused, and the limiter is idle afterwards."""
     worker = await start_worker(FakeEngine(SimulationProfile(max_streams=8, step_seconds=0.02)), max_queue=24)
     codes = await asyncio.gather(*(_code(worker.generation, number) for number in range(200)))
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}

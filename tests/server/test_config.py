@@ -67,7 +67,7 @@ def test_a_value_of_an_engine_argument_may_hold_commas():
 
 
 def test_a_flag_beats_its_twin():
-    """What is typed last counts."""
+    """The flag counts."""
     assert parse(["m", "--max-queue", "3"], {"VLLAMA_MAX_QUEUE": "9"}).max_queue == 3
 
 
@@ -117,7 +117,7 @@ def test_a_wrong_flag_is_refused_by_name(arguments, named):
 
 
 def test_a_wrong_twin_is_refused_by_its_own_name():
-    """Who set the environment is told about the environment."""
+    """The message names the variable, not the flag."""
     with pytest.raises(ConfigError, match="VLLAMA_MAX_QUEUE"):
         parse(["m"], {"VLLAMA_MAX_QUEUE": "x"})
 

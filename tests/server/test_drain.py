@@ -18,7 +18,7 @@ async def test_an_idle_worker_is_drained_at_once(start_worker):
         await all_of(worker.generation.Generate(generation_pb2.GenerateRequest(prompt="x")))
 
 
-async def test_streams_that_outlast_the_time_are_told(start_worker, capsys):
+async def test_streams_that_outlast_the_time_are_reported(start_worker, capsys):
     """Status 1 with their number; they are not cut off."""
     engine = started()
     engine.may_end.clear()
@@ -35,6 +35,6 @@ async def test_streams_that_outlast_the_time_are_told(start_worker, capsys):
 
 async def test_a_worker_that_is_not_there(tmp_path, capsys):
     """Status 1 and its address."""
-    address = f"unix:{tmp_path}/nobody.sock"
+    address = f"unix:{tmp_path}/missing.sock"
     assert await asyncio.to_thread(drain.main, [address, "--timeout", "1"]) == 1
     assert address in capsys.readouterr().err

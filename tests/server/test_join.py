@@ -1,4 +1,4 @@
-"""A worker's calls to the balancers that it was told to join."""
+"""A worker's calls to the balancers that it is configured to join."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ IDENTITY = WorkerIdentity("gpu7", ("m:latest",), "boot")
 
 
 class ScriptedBalancer(membership_pb2_grpc.MembershipServicer):
-    """Takes calls and answers as a test says."""
+    """A balancer that a test controls."""
 
     def __init__(self, refusals=0, silent=False):
         self.calls = asyncio.Queue()
@@ -24,7 +24,6 @@ class ScriptedBalancer(membership_pb2_grpc.MembershipServicer):
         self.silent = silent
 
     async def Join(self, request, context):
-        """Notes the call."""
         self.calls.put_nowait(request)
         if self.refusals:
             self.refusals -= 1
@@ -71,8 +70,8 @@ def client_of(*balancers):
     return JoinClient(targets, IDENTITY, lambda balancer: "10.0.0.7:50061", "secret")
 
 
-async def test_a_worker_tells_who_it_is_and_where(balancer):
-    """The offer holds token, name, life, address and models."""
+async def test_a_worker_sends_its_identity_and_address(balancer):
+    """The request has token, name, boot id, address and models."""
     one = await balancer()
     async with client_of(one).running():
         assert await one.called() == membership_pb2.JoinRequest(
@@ -90,7 +89,7 @@ async def test_a_worker_joins_every_balancer(balancer):
 
 
 async def test_a_refused_worker_tries_again(balancer):
-    """Whatever the first answers were."""
+    """After any refusal."""
     one = await balancer(refusals=2)
     async with client_of(one).running():
         for _ in range(3):
@@ -115,11 +114,11 @@ async def test_a_restarted_balancer_is_joined_soon(balancer):
         begun = loop.time()
         again = await balancer(port=one.port)
         await again.called()
-    # Two seconds are promised; the rest is for a busy machine.
+    # Two seconds are the limit; the rest is for a busy machine.
     assert loop.time() - begun < 5
 
 
-def test_the_address_is_the_operators_word_or_where_the_worker_listens():
+def test_the_address_is_the_configured_one_or_where_the_worker_listens():
     """Only "every address" has to be replaced by one of them."""
     assert advertised("gpu7.example:1", "0.0.0.0:50061", "10.0.0.1:50051") == "gpu7.example:1"
     assert advertised(None, "10.0.0.7:50061", "10.0.0.1:50051") == "10.0.0.7:50061"
@@ -138,13 +137,13 @@ def test_the_address_is_the_operators_word_or_where_the_worker_listens():
         (["--tls-ca", __file__], "--tls-ca"),
     ],
 )
-def test_what_nobody_could_call_back_is_refused(flags, said):
+def test_an_unreachable_worker_is_refused(flags, said):
     """Each refusal names a flag and the fix."""
     with pytest.raises(ConfigError, match=said):
         parse(["m", "--engine", "fake", *flags], {})
 
 
 def test_several_balancers_stand_in_one_flag():
-    """Commas part them."""
+    """Separated by commas."""
     config = parse(["m", "--join", "127.0.0.1:1,127.0.0.1:2", "--join-token-file", __file__], {})
     assert config.joins == ("127.0.0.1:1", "127.0.0.1:2")

@@ -7,7 +7,7 @@ from vllama_server.lifecycle import Lifecycle
 
 
 def test_a_worker_starts_serves_and_drains():
-    """The ordinary life."""
+    """The usual order."""
     life = Lifecycle()
     seen = [life.state]
     for step in (life.mark_ready, life.mark_draining):
@@ -40,7 +40,7 @@ def test_each_phase_is_logged_once(caplog):
 
 
 def test_the_first_failure_stays():
-    """What follows from it does not hide it."""
+    """Later failures do not replace it."""
     life = Lifecycle()
     life.mark_failed("cause")
     life.mark_failed("consequence")
@@ -68,7 +68,7 @@ def test_a_draining_worker_does_not_become_ready():
     ],
 )
 def test_every_change_is_announced_once(change):
-    """Who took the event before the change sees it; who takes it afterwards waits for the next."""
+    """An event taken before the change is set; one taken afterwards waits for the next."""
     life = Lifecycle()
     before = life.next_change
     change(life)

@@ -117,7 +117,7 @@ async def test_two_workers_cannot_share_an_address(spawn, tmp_path):
 
 
 async def test_a_worker_starts_again_on_the_socket_of_a_killed_one(spawn, tmp_path):
-    """What kill -9 left behind is in nobody's way."""
+    """The socket of a killed worker is no obstacle."""
     first = await spawn()
     first.signal(signal.SIGKILL)
     await first.status()
@@ -126,7 +126,7 @@ async def test_a_worker_starts_again_on_the_socket_of_a_killed_one(spawn, tmp_pa
 
 
 async def test_metrics_are_served_over_http(spawn):
-    """The port is told in the log, and the page has our collectors."""
+    """The log has the port, and the page has our collectors."""
     worker = await spawn("--metrics", "127.0.0.1:0")
     await rest_of(await worker.begin(3))
     url = next(word for word in worker.log().split() if word.startswith("http://"))

@@ -1,4 +1,4 @@
-"""Tools that know nothing of vllama find its services, calls and messages."""
+"""Generic tools find the services, calls and messages."""
 
 from tests.server.reflection_listing import listing
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2

@@ -1,4 +1,4 @@
-"""How often and what a worker reports."""
+"""Content and frequency of a worker's reports."""
 
 import asyncio
 from contextlib import aclosing
@@ -16,7 +16,7 @@ from vllama_server.reporter import Reporter
 
 
 class Bench:
-    """A reporter with everything it looks at."""
+    """A reporter with everything that it reads."""
 
     def __init__(self, interval_seconds, heartbeat_seconds):
         self.engine = ScriptedEngine()
@@ -44,7 +44,7 @@ async def bench():
 
 
 async def next_report(watch):
-    """The next report, within a time that a test can wait."""
+    """Returns the next report, within five seconds."""
     async with asyncio.timeout(5):
         return await anext(watch)
 
@@ -56,7 +56,7 @@ async def test_a_report_comes_at_once(bench):
 
 
 async def test_nothing_changes_nothing_comes(bench):
-    """Between heartbeats an idle worker is silent."""
+    """Between heartbeats an idle worker sends nothing."""
     async with aclosing(bench.reporter.watch()) as watch:
         await next_report(watch)
         with pytest.raises(TimeoutError):
@@ -76,7 +76,7 @@ async def test_a_change_of_the_load_is_reported(bench):
 
 
 async def test_a_heartbeat_comes_without_change():
-    """A watcher can tell a quiet worker from a dead connection."""
+    """A quiet worker differs from a dead connection."""
     bench = Bench(0.01, 0.05)
     running = asyncio.create_task(bench.reporter.run())
     async with aclosing(bench.reporter.watch()) as watch:
@@ -121,7 +121,7 @@ async def test_a_slow_watcher_gets_the_newest_report_only(bench):
         assert (await next_report(watch)).running == 5
 
 
-async def test_the_last_report_tells_the_failure(bench):
+async def test_the_last_report_has_the_failure(bench):
     """A watcher reads FAILED and then the end of the stream, however soon the worker closes."""
     watch = bench.reporter.watch()
     await next_report(watch)

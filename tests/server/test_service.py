@@ -36,7 +36,7 @@ async def test_a_generation_is_started_then_deltas_then_finished(start_worker):
     assert (last.finished.usage.prompt_tokens, last.finished.usage.completion_tokens) == (2, 5)
 
 
-async def test_the_prompt_ids_are_told_when_asked_for(start_worker):
+async def test_the_prompt_ids_are_sent_on_request(start_worker):
     """return_prompt_token_ids puts them into `started`."""
     worker = await start_worker()
     first, *_ = await all_of(worker.generation.Generate(request(return_prompt_token_ids=True)))
@@ -55,7 +55,7 @@ async def test_a_stream_resumes_after_what_was_delivered(start_worker):
 
 
 async def test_every_part_of_an_event_arrives(start_worker):
-    """Thinking, tool calls, log probabilities, timings: what the engine says is what the client reads."""
+    """Thinking, tool calls, log probabilities, timings: the client reads the engine's values."""
     entry = pb.TokenLogprob(id=7, text="x", bytes=b"x", logprob=-0.5)
     call = pb.ToolCall(id="c1", name="f", arguments_json='{"x":1}')
     logprobs = [pb.TokenLogprobs(token=entry, top=[entry])]
@@ -93,7 +93,7 @@ async def test_any_served_name_and_none_reach_the_model(start_worker, name):
 
 
 async def test_another_model_is_not_found(start_worker):
-    """The error says what is served."""
+    """The error lists what is served."""
     worker = await start_worker(served_names=("tiny:latest", "small"))
     error = await error_of(all_of(worker.generation.Generate(request(model="huge"))))
     assert error.code() == grpc.StatusCode.NOT_FOUND
@@ -122,7 +122,7 @@ async def test_a_wrong_field_is_named(start_worker):
     ],
 )  # fmt: skip
 async def test_errors_of_the_engine_become_statuses(start_worker, error, code, reason, metadata):
-    """Each kind has its code and its stable reason; what is not ours is not shown."""
+    """Each kind has its code and its stable reason; the text of a foreign exception is not shown."""
     worker = await start_worker(started(error))
     caught = await error_of(all_of(worker.generation.Generate(request())))
     assert caught.code().name == code
@@ -131,7 +131,7 @@ async def test_errors_of_the_engine_become_statuses(start_worker, error, code, r
     assert "secret" not in caught.details()
 
 
-async def test_a_busy_engine_says_when_to_come_back(start_worker):
+async def test_a_busy_engine_has_a_retry_time(start_worker):
     """RESOURCE_EXHAUSTED carries a RetryInfo."""
     worker = await start_worker(started(EngineBusy("full")))
     error = await error_of(all_of(worker.generation.Generate(request())))
@@ -179,7 +179,7 @@ async def test_a_deadline_ends_the_generation_in_the_engine(start_worker):
 
 
 async def test_requests_beyond_the_queue_are_refused(start_worker):
-    """One stream runs, one waits, the third is told to come back."""
+    """One stream runs, one waits, the third is refused."""
     worker = await start_worker(FakeEngine(SimulationProfile(max_streams=1)), max_queue=1)
     calls = [worker.generation.Generate(request(f"p{number}", max_tokens=500)) for number in range(2)]
     await calls[0].read()
@@ -194,7 +194,7 @@ async def test_requests_beyond_the_queue_are_refused(start_worker):
 
 
 async def test_two_live_requests_of_one_id_stay_apart(start_worker):
-    """The engine knows them by different ids, so aborting one leaves the other."""
+    """They have different ids in the engine, so aborting one leaves the other."""
     engine = started()
     engine.may_end.clear()
     worker = await start_worker(engine)
@@ -249,7 +249,7 @@ async def test_a_text_is_tokenized_and_back(start_worker):
 
 
 async def test_a_chat_is_rendered_before_it_is_tokenized(start_worker):
-    """The text that was tokenized is told."""
+    """The reply has the text that was tokenized."""
     worker = await start_worker()
     chat = pb.Chat(messages=[pb.Message(role="user", content="Hi")])
     assert (await worker.generation.Tokenize(pb.TokenizeRequest(chat=chat))).text == "user: Hi\n"

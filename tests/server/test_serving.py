@@ -1,4 +1,4 @@
-"""The worker's whole life, in this process."""
+"""The worker from start to stop, in this process."""
 
 import asyncio
 import time
@@ -68,7 +68,7 @@ async def test_a_drain_that_takes_too_long_hands_its_streams_on(start_worker):
 
 
 async def test_a_second_request_to_stop_aborts(start_worker):
-    """Nobody waits for streams any longer."""
+    """Streams are not waited for any longer."""
     engine = started()
     engine.may_end.clear()
     worker = await start_worker(engine, drain_timeout_seconds=3600.0)
@@ -92,8 +92,8 @@ async def test_stopping_while_the_engine_starts_ends_the_start(start_worker):
 
 
 @pytest.mark.parametrize("error", [StartFailed("no memory; lower --max-model-len"), RuntimeError("odd")])
-async def test_a_failed_start_tells_its_cause(start_worker, error):
-    """Watchers get FAILED with the root cause; the exit status says that the start failed."""
+async def test_a_failed_start_reports_its_cause(start_worker, error):
+    """Watchers get FAILED with the root cause; the exit status is that of a failed start."""
     engine = ScriptedEngine()
     engine.start_error = error
     worker = await start_worker(engine, ready=False)
@@ -126,7 +126,7 @@ async def test_a_dead_engine_ends_the_worker(start_worker):
     report = (await watch)[-1]
     assert (report.state, report.failure) == (worker_pb2.WORKER_STATE_FAILED, "the GPU has fallen off the bus")
     assert await worker.exit_status() is ExitStatus.ENGINE_DIED
-    assert engine.stopped_at_once, "whoever hangs leaves in no order"
+    assert engine.stopped_at_once, "a hung engine is killed"
     assert time.monotonic() - began < 3
 
 
@@ -176,7 +176,7 @@ async def test_an_engine_that_cannot_report_ends_the_worker(start_worker):
 
 
 async def test_an_engine_whose_death_cannot_be_watched_is_dead(start_worker):
-    """Whatever the watch itself fails with is the cause."""
+    """The exception of the watch is the cause."""
     engine = started()
     worker = await start_worker(engine)
     engine.death.set_exception(RuntimeError("the watch broke"))
@@ -184,7 +184,7 @@ async def test_an_engine_whose_death_cannot_be_watched_is_dead(start_worker):
 
 
 async def test_a_dead_engine_still_describes_itself(start_worker):
-    """Describe answers whatever the engine does; what was known stays known."""
+    """Describe returns the description from before."""
     engine = started()
     worker = await start_worker(engine)
     before = await worker.worker.Describe(worker_pb2.DescribeRequest())

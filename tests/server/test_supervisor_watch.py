@@ -1,4 +1,4 @@
-"""The end of a worker with its supervisor."""
+"""A worker ends with its supervisor."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ def test_children_and_grandchildren_end_too():
 
 
 def test_resource_trackers_outlive_their_processes():
-    """Only then do they remove shared memory that nobody else will."""
+    """Only then do they remove shared memory, which nothing else does."""
     code = (
         "import sys, time\n"
         "from multiprocessing.shared_memory import SharedMemory\n"
@@ -86,7 +86,7 @@ def test_resource_trackers_outlive_their_processes():
         [sys.executable, "-c", code, str(read)],
         pass_fds=(read,),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # the tracker says what it removes
+        stderr=subprocess.DEVNULL,  # the tracker prints what it removes
     )
     os.close(read)
     memory = Path("/dev/shm") / process.stdout.readline().decode().strip()

@@ -55,7 +55,7 @@ def test_the_weight_is_what_one_stream_takes(rounds, at_once):
 
 
 def test_an_idle_worker_keeps_its_weight():
-    """Both averages fade alike, so what a worker is worth is not forgotten while nobody calls it."""
+    """Both averages decay alike, so the weight stays while no call comes."""
     clock = Clock()
     utilization = Utilization(clock)
     serve(utilization, clock, 2.0, 4, 5)

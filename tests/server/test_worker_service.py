@@ -41,7 +41,7 @@ async def test_a_worker_describes_what_it_hosts(start_worker):
 
 
 async def test_a_starting_worker_describes_itself_without_its_model(start_worker):
-    """Describe never fails; what only the engine knows is empty."""
+    """Describe never fails; the engine's fields are empty."""
     worker = await start_worker(ScriptedEngine(), ready=False)
     described = await worker.worker.Describe(worker_pb2.DescribeRequest(), wait_for_ready=True)
     assert described.worker == "worker-0"
@@ -65,7 +65,7 @@ async def test_reports_follow_the_start(start_worker):
     assert report.phase == worker_pb2.START_PHASE_UNSPECIFIED
 
 
-async def test_reports_tell_the_load(start_worker):
+async def test_reports_have_the_load(start_worker):
     """Every number of the engine's load is in the report."""
     engine = started()
     engine.reported = EngineLoad(3, 2, 0.5, 70, 1000.0, 90.0, 0.25, 0.75, 1.5)

@@ -159,7 +159,7 @@ def test_the_least_recently_used_prefix_is_forgotten_first():
 
 
 def test_a_stream_that_does_not_fit_waits_for_room():
-    """A full cache admits nobody until a stream ends."""
+    """A full cache admits no stream until another one ends."""
     model = StepModel(SimulationProfile(kv_cache_tokens=160))
     first, second = stream(b"aaaa" * 80, 10), stream(b"bbbb" * 80, 10)
     model.submit(first)

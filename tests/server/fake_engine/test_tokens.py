@@ -38,7 +38,7 @@ def test_prompt_and_output_mix(text, generated):
 
 
 def test_the_hash_is_that_of_the_text():
-    """Anyone can tell from the prompt what the simulated engine must answer."""
+    """The prompt determines the output of the simulated engine."""
     assert f"{tokens.prompt_hash(tokens.encode('hello')):04x}" == sha256(b"hello").hexdigest()[:4]
 
 

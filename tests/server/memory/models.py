@@ -1,4 +1,4 @@
-"""Configurations of models that everybody knows, as their makers publish them."""
+"""Configurations of well-known models, as published."""
 
 QWEN_25_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,

@@ -1,4 +1,4 @@
-"""How much may be under way: large messages one by one, small ones by their bytes."""
+"""Flow control: large messages are counted one by one, small ones by their bytes."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from vllama_server.relay.flow_control import FlowControl
 
 
 async def is_open(flow_control: FlowControl) -> bool:
-    """Tells whether a message may be sent now."""
+    """Returns whether a message may be sent now."""
     waiting = asyncio.create_task(flow_control.available())
     await asyncio.sleep(0)
     is_done = waiting.done()
@@ -16,7 +16,7 @@ async def is_open(flow_control: FlowControl) -> bool:
 
 
 async def test_large_messages_are_answered_one_by_one():
-    """Two may be under way; the third waits for an answer."""
+    """Two may be unanswered; the third waits."""
     flow_control = FlowControl(2, unanswered_bytes=100)
     assert flow_control.consume(100)
     assert await is_open(flow_control)
@@ -37,8 +37,8 @@ async def test_small_messages_are_answered_every_few():
     assert not flow_control.consume(30)
 
 
-async def test_whoever_waits_goes_on_with_the_answer():
-    """And once nobody is left who would answer, with everything."""
+async def test_a_waiting_sender_continues_with_the_answer():
+    """And without limit once the caller sends no more requests."""
     flow_control = FlowControl(1, unanswered_bytes=1)
     for release in (flow_control.grant, flow_control.lift_limit):
         flow_control.consume(1)

@@ -28,9 +28,9 @@ class Caller:
     def __init__(self, call) -> None:
         self.call = call
         self.asks = True
-        """Whether it asks for more after every message."""
+        """True if it asks for more after every message."""
         self.events = defaultdict(list)
-        """What has come, by generation."""
+        """The events so far, by generation."""
 
     async def start(self, stream: int, prompt: str = "hello", max_tokens: int = 5, **fields: object) -> None:
         """Begins a generation."""
@@ -57,7 +57,7 @@ class Caller:
                     self.events[event.stream].append(event)
 
     def has_ended(self, stream: int) -> bool:
-        """Whether the last word has come."""
+        """Returns whether the last event has come."""
         last = self.events[stream][-1:]
         return bool(last) and (last[0].HasField("status") or last[0].response.HasField("finished"))
 
@@ -84,7 +84,7 @@ async def relay(worker):
 
 
 def expected(prompt: str, tokens: int) -> str:
-    """What the simulated engine says."""
+    """Returns the text of the simulated engine."""
     mark = sha256(prompt.encode()).hexdigest()[:4]
     return "".join(f" {mark}.{index}" for index in range(tokens))
 
@@ -130,7 +130,7 @@ async def test_an_error_ends_only_its_generation(start_worker):
     ],
 )
 async def test_errors_of_the_engine_become_statuses(start_worker, error, code, reason):
-    """What is not ours is not shown."""
+    """The text of a foreign exception is not shown."""
     worker = await start_worker(started(accepted(), error))
     async with relay(worker) as caller:
         await caller.start(1)
@@ -200,7 +200,7 @@ async def test_a_deadline_ends_its_generation(start_worker):
 
 
 async def test_a_number_in_use_ends_the_call(start_worker):
-    """Two generations of one number could not be told apart."""
+    """Two generations of one number would be mixed up."""
     engine = started()
     engine.may_end.clear()
     worker = await start_worker(engine)
@@ -213,7 +213,7 @@ async def test_a_number_in_use_ends_the_call(start_worker):
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_orders_that_end_let_what_runs_finish(start_worker):
+async def test_running_generations_finish_after_the_last_request(start_worker):
     """Closing one's side loses nothing."""
     worker = await start_worker()
     async with relay(worker) as caller:
@@ -226,7 +226,7 @@ async def test_orders_that_end_let_what_runs_finish(start_worker):
 
 
 async def test_a_caller_that_does_not_ask_gets_little_and_then_all_in_one(start_worker):
-    """What it is behind by merges, whatever the connection could hold beyond a few kilobytes of small messages."""
+    """Pending output merges, beyond a few kilobytes of small messages, whatever the connection could hold."""
     worker = await start_worker()
     async with relay(worker) as caller:
         caller.asks = False
@@ -243,8 +243,8 @@ async def test_a_caller_that_does_not_ask_gets_little_and_then_all_in_one(start_
     assert len(caller.events[1]) < MESSAGES_UNDER_WAY * UNANSWERED_BYTES / 20 + 5
 
 
-async def test_an_engine_that_dies_tells_every_generation(start_worker):
-    """Each gets the cause, the call ends, and the worker ends at once."""
+async def test_an_engine_that_dies_ends_every_generation(start_worker):
+    """Each has the cause, the call ends, and the worker ends at once."""
     engine = started(accepted(), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)
@@ -263,7 +263,7 @@ async def test_an_engine_that_dies_tells_every_generation(start_worker):
 
 
 async def test_a_draining_worker_finishes_and_refuses(start_worker):
-    """What runs comes to its end, what is new is told to go elsewhere."""
+    """Running generations finish, new ones are refused."""
     engine = started(accepted(), delta("a", [1]), completed())
     engine.may_end.clear()
     worker = await start_worker(engine)

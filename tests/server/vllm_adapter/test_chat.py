@@ -1,4 +1,4 @@
-"""Conversations reach vLLM in its own form, and lose their oldest turns without losing their shape."""
+"""Chats in vLLM's form, and chats without their oldest turns."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_tool_modes_map_and_need_a_parser(mode: pb.ToolChoiceMode, has_parser: b
 
 
 def test_naming_a_tool_that_is_not_there_is_refused() -> None:
-    """The message says which."""
+    """The message names it."""
     choice = pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NAMED, name="get_time")
     with pytest.raises(InvalidRequest, match="'get_time'"):
         rendered(chat_of(HELLO, tools=[WEATHER], tool_choice=choice))
@@ -102,7 +102,7 @@ def test_a_picture_reaches_vllm_as_the_picture_it_is(kind: str) -> None:
 
 
 def test_pictures_keep_their_order() -> None:
-    """Questions count on it."""
+    """Questions depend on it."""
     files = []
     for width in (1, 2, 3):
         file = io.BytesIO()
@@ -133,7 +133,7 @@ def test_thinking_is_switched_in_every_familys_way(
 
 
 def test_a_callers_own_switch_beats_ours() -> None:
-    """Template switches are for those who know the template."""
+    """Template switches of the request come first."""
     request = rendered(chat_of(HELLO, think=pb.THINK_LEVEL_ON, template_switches={"enable_thinking": False}))
     assert request.chat_template_kwargs["enable_thinking"] is False  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What an engine process logs reaches the worker, first causes first, and never holds that process up."""
+"""Reports of engine processes: they arrive in order, and never block the process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_exception_arrives_with_its_type_and_traceback(received: Received) ->
 
 
 def test_progress_arrives_and_is_no_failure(received: Received) -> None:
-    """Lines of level INFO tell how far a start is."""
+    """Lines of level INFO are for progress."""
     received.logger.info("Loading weights took %.2f seconds", 1.5)
     assert received.reports.get(timeout=WAIT_SECONDS).message == "Loading weights took 1.50 seconds"
     assert received.inbox.failures() == []
@@ -76,17 +76,17 @@ def test_a_message_of_any_length_fits(received: Received) -> None:
 def test_a_worker_that_is_gone_is_no_trouble(received: Received) -> None:
     """The process logs on."""
     received.inbox.close()
-    received.logger.error("nobody listens")
+    received.logger.error("unread")
     received.inbox.close()
 
 
 def test_progress_only_advances() -> None:
     """Several processes log at once, in any order."""
-    told: list[tuple[int, float]] = []
-    progress = StartProgress(lambda phase, fraction: told.append((phase, fraction)))
+    reported: list[tuple[int, float]] = []
+    progress = StartProgress(lambda phase, fraction: reported.append((phase, fraction)))
     progress.reach(START_PHASE_RESOLVE)
     progress.read("Loading weights took 1.2 seconds")
     progress.read("Starting to load model /m...")
     progress.read("something else")
     progress.read("GPU KV cache size: 11,648 tokens")
-    assert told == [(START_PHASE_RESOLVE, 0.0), (START_PHASE_LOAD, 0.9), (START_PHASE_COMPILE, 0.8)]
+    assert reported == [(START_PHASE_RESOLVE, 0.0), (START_PHASE_LOAD, 0.9), (START_PHASE_COMPILE, 0.8)]

@@ -34,5 +34,5 @@ def test_the_cache_fits_streams_and_memory(streams: int, free_gib: float, expect
     ids=["avx2", "avx512", "arm", "unknown"],
 )
 def test_bfloat16_only_where_it_is_fast(cpuinfo: str, dtype: str) -> None:
-    """Without AVX-512 bfloat16 would be emulated; where that cannot be told the checkpoint decides."""
+    """Without AVX-512 bfloat16 would be emulated; if that is unknown the checkpoint decides."""
     assert number_format(cpuinfo) == dtype

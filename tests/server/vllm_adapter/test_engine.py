@@ -1,4 +1,4 @@
-"""The adapter on real vLLM: what every caller of the Engine protocol relies on."""
+"""The adapter on real vLLM: the Engine protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_chat_answers_and_ends_its_turn(engine: VllmEngine) -> None:
     assert outcome.finished.usage.completion_tokens == len(outcome.token_ids) == 8
 
 
-async def test_description_tells_what_the_model_is(engine: VllmEngine) -> None:
+async def test_the_description_of_the_model(engine: VllmEngine) -> None:
     """Sizes come from the model's files, capabilities from its template and parsers."""
     description = engine.describe()
     assert description.capabilities == [worker_pb2.CAPABILITY_COMPLETION, worker_pb2.CAPABILITY_CHAT]
@@ -45,7 +45,7 @@ async def test_description_tells_what_the_model_is(engine: VllmEngine) -> None:
 
 
 async def test_alone_and_in_a_batch_the_text_is_the_same(engine: VllmEngine) -> None:
-    """The deterministic setting's promise."""
+    """With the deterministic setting."""
     prompts = [f"Once upon a time, in the year {1900 + number}," for number in range(8)]
     alone = [(await run(engine, prompt)).text for prompt in prompts]
     together = await asyncio.gather(*(run(engine, prompt) for prompt in prompts))
@@ -119,7 +119,7 @@ async def test_logprobs_come_with_every_token(engine: VllmEngine) -> None:
 
 
 async def test_a_repeated_prompt_is_found_in_the_cache(engine: VllmEngine) -> None:
-    """`cached_prompt_tokens` tells how much of the prompt needed no computing."""
+    """`cached_prompt_tokens` is the part of the prompt that was not computed."""
     prompt = "The quick brown fox jumps over the lazy dog. " * 40
     first = await run(engine, prompt, pb.Sampling(max_tokens=1))
     second = await run(engine, prompt, pb.Sampling(max_tokens=1))
@@ -252,7 +252,7 @@ async def test_an_unknown_token_id_is_refused(engine: VllmEngine, token_id: int)
 
 
 async def test_values_that_vllm_refuses_are_served_in_range(engine: VllmEngine) -> None:
-    """What Ollama's clients send is never an error."""
+    """Values that Ollama's clients send are never an error."""
     sampling = pb.Sampling(
         temperature=3.0, top_p=0.0, top_k=-5, min_p=2.0, repetition_penalty=0.0, presence_penalty=9.0, seed=-1,
         stop=("a b c", "d e f", "g h i", "j k l", "m n o"), max_tokens=4,
@@ -278,7 +278,7 @@ async def test_a_slow_reader_gets_larger_deltas(engine: VllmEngine) -> None:
 
 
 async def test_an_engine_without_sleep_mode_says_so_and_goes_on(engine: VllmEngine) -> None:
-    """A processor has nowhere to put its weights: the wish is refused, and harms nobody."""
+    """A CPU worker refuses to sleep and goes on serving."""
     assert not engine.describe().can_sleep
     with pytest.raises(CapabilityMissing, match="GPU"):
         await engine.sleep()

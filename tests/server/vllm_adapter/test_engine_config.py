@@ -20,7 +20,7 @@ def test_a_gpu_gets_the_decided_profile() -> None:
 
 
 def test_a_cpu_runs_eagerly_and_takes_no_share_of_memory() -> None:
-    """Compiling costs a minute there, and its memory is everybody's."""
+    """Compiling takes a minute there, and its memory is shared."""
     arguments = engine_arguments(EngineConfig("m"), on_cpu=True)
     assert arguments["enforce_eager"] is True
     assert "gpu_memory_utilization" not in arguments
@@ -88,6 +88,6 @@ def test_own_keys_are_not_handed_to_vllm() -> None:
     ],
 )
 def test_a_wrong_engine_arg_is_named(given: dict[str, str], complaint: str) -> None:
-    """The sentence says which, and what would be right."""
+    """The message names it and what would be right."""
     with pytest.raises(StartFailed, match=complaint):
         typed_arguments(given)

@@ -1,6 +1,6 @@
 """The environment of the engine's processes: ours where it must be, the operator's where it may be.
 
-The placement group that an actor tells its worker of.
+The placement group that an actor passes to its worker.
 """
 
 from __future__ import annotations

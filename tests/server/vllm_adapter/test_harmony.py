@@ -1,4 +1,4 @@
-"""gpt-oss speaks OpenAI's harmony format: its chats are written and its answers read by channel, not by text.
+"""gpt-oss uses OpenAI's harmony format: its chats are written and its answers read by channel, not by text.
 
 The format's vocabulary comes along with the package that reads it, so nothing is downloaded.
 """
@@ -49,7 +49,7 @@ def ids_of(text: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """A tokenizer that knows the tokens of these texts, with the ids that the model has for them."""
+    """A tokenizer with the tokens of these texts and the model's ids of them."""
     encoding = get_encoding()
     known = {encoding.decode([token_id]): token_id for token_id in ids_of(CALL + ANSWER)}
     made = Tokenizer(models.WordLevel(known, unk_token="."))
@@ -110,7 +110,7 @@ async def test_a_chat_is_written_in_channels(online: OnlineRenderer) -> None:
     assert text.endswith("<|start|>user<|message|>Weather in Zürich?<|end|><|start|>assistant")
 
 
-def test_thinking_and_the_answer_are_told_apart(online: OnlineRenderer, tokenizer: Any) -> None:
+def test_thinking_and_the_answer_are_separated(online: OnlineRenderer, tokenizer: Any) -> None:
     """By their channels; no mark is seen in either."""
     assert merged(assembler(online, tokenizer), ids_of(ANSWER)) == ("Zürich: sunny.", "It is known.", [])
 

@@ -1,4 +1,4 @@
-"""Killing an engine's processes spares everybody else's."""
+"""Killing an engine's processes spares all others."""
 
 from __future__ import annotations
 

@@ -57,14 +57,14 @@ def test_each_family_gets_its_parsers(model_type: str, name: str, template: str,
 
 
 def test_overrides_beat_the_table_and_none_turns_off() -> None:
-    """What the operator says counts."""
+    """The operator's arguments count."""
     families = load_families()
     overrides = {"tool_parser": "none", "reasoning_parser": "deepseek_r1"}
     assert traits_of(families, "qwen3", ["Qwen/Qwen3-8B"], QWEN_TEMPLATE, overrides) == Traits("", "deepseek_r1", "")
 
 
 def test_every_parser_in_the_table_exists() -> None:
-    """A name that vLLM does not know would fail each start of that family."""
+    """A name that vLLM does not have would fail each start of that family."""
     families = load_families()
     tools = {family.traits.tool_parser for family in families} - {""}
     reasoning = {family.traits.reasoning_parser for family in families} - {""}
@@ -127,7 +127,7 @@ ENGINE_CONFIG = EngineConfig("m")
     ids=["one", "several", "none", "a tokenizer of another kind"],
 )
 def test_the_models_template_is_found(tokenizer: SimpleNamespace, template: str) -> None:
-    """The one that knows tools, where there are several."""
+    """The one for tools, if there are several."""
     assert chat_template(tokenizer, ENGINE_CONFIG) == template
 
 

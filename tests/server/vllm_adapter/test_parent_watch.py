@@ -1,4 +1,4 @@
-"""Processes of an engine end with the worker, also those that are forked from another one, and know what it knows."""
+"""Processes of an engine end with the worker and have its environment, also forked ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def child(method, ready):
 
 if __name__ == "__main__":
     parent_watch.hand_down()
-    told = []
+    started = []
     for method in ("spawn", "forkserver"):
         context = multiprocessing.get_context(method)
         ready = context.Queue()
@@ -32,8 +32,8 @@ if __name__ == "__main__":
             context.Process(target=print, daemon=True).start()  # the server begins with the older environment
             os.environ["LATER"] = "known"
         context.Process(target=child, args=(method, ready), daemon=True).start()
-        told.append(ready.get(timeout=30))
-    print(json.dumps(told), flush=True)
+        started.append(ready.get(timeout=30))
+    print(json.dumps(started), flush=True)
     time.sleep(60)
 """
 
@@ -45,8 +45,8 @@ def test_processes_of_both_kinds_end_with_their_worker_and_have_its_environment(
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         lines = iter(worker.stdout.readline, "")
-        told = json.loads(next(line for line in lines if line.startswith("[")))
-        (_, spawned, parent, _), (_, forked, server, later) = told
+        started = json.loads(next(line for line in lines if line.startswith("[")))
+        (_, spawned, parent, _), (_, forked, server, later) = started
         assert parent == worker.pid != server
         assert later == "known"
         family = [psutil.Process(process_id) for process_id in (spawned, forked, server)]

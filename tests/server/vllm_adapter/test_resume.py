@@ -46,7 +46,7 @@ async def test_two_hundred_cuts_all_give_the_undisturbed_text(engine: VllmEngine
 async def test_in_bfloat16_a_seam_loses_and_repeats_nothing(
     model_directory: Path, record_property: pytest.RecordProperty
 ) -> None:
-    """Rounding may lead elsewhere after the cut, but from exactly the delivered tokens; tells how often it does."""
+    """After the cut rounding may give other text, but from exactly the delivered tokens; prints how often."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.server.vllm_adapter.bfloat16_seams", str(model_directory),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=REPOSITORY,
@@ -96,7 +96,7 @@ async def test_what_lives_outside_the_tokens_is_computed_again(
     assert rest.finished.usage.completion_tokens == len(whole.token_ids)
 
 
-async def test_a_generation_that_cannot_be_computed_again_is_an_honest_error(engine: VllmEngine) -> None:
+async def test_a_generation_that_cannot_be_computed_again_is_an_error(engine: VllmEngine) -> None:
     """Tokens that the seed does not give: refused instead of continued wrongly."""
     with pytest.raises(EngineFault, match="cannot be continued"):
         await run(engine, STORY, pb.Sampling(temperature=1.0, seed=11, max_tokens=16), resume_token_ids=(5, 6, 7))

@@ -1,4 +1,4 @@
-"""What the adapter asks of vLLM when a model is to sleep and to wake, and what a failure of it means."""
+"""The adapter's calls of vLLM for sleep and wake, and their failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RecordedLlm:
-    """Stands for vLLM's engine on a GPU: notes what it is asked."""
+    """Stands for vLLM's engine on a GPU and records its calls."""
 
     def __init__(self, complaint: str = "", *, wakes: bool = True) -> None:
         self.asked: list[str] = []
@@ -56,15 +56,15 @@ async def test_weights_go_to_the_hosts_memory_and_come_back() -> None:
 
 
 async def test_without_sleep_mode_nothing_is_asked_of_the_engine() -> None:
-    """On a processor vLLM would take the wish and ignore it."""
+    """On a CPU vLLM would accept the call and ignore it."""
     llm = RecordedLlm()
     with pytest.raises(CapabilityMissing, match="enable_sleep_mode"):
         await loaded_on(llm, can_sleep=False).sleep()
     assert llm.asked == []
 
 
-async def test_weights_that_are_lost_on_the_way_end_the_engine(engine_config: EngineConfig) -> None:
-    """Half of them here and half there is no state to go on from; the cause is told."""
+async def test_an_engine_that_fails_to_sleep_is_dead(engine_config: EngineConfig) -> None:
+    """An engine with half of its weights on the device is dead; the error has the cause."""
     engine = VllmEngine(engine_config)
     engine._loaded = loaded_on(RecordedLlm("CUDA error: out of memory"), can_sleep=True)
     engine._failure = asyncio.get_running_loop().create_future()
@@ -74,7 +74,7 @@ async def test_weights_that_are_lost_on_the_way_end_the_engine(engine_config: En
 
 
 async def test_an_engine_that_wakes_only_in_part_ends(engine_config: EngineConfig) -> None:
-    """Its scheduler stays paused then: every request would wait for ever."""
+    """Its scheduler stays paused: every request would wait for ever."""
     engine = VllmEngine(engine_config)
     engine._loaded = loaded_on(RecordedLlm(wakes=False), can_sleep=True)
     engine._failure = asyncio.get_running_loop().create_future()

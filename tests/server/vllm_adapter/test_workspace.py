@@ -19,8 +19,8 @@ sys.stdin.read()
 """
 
 
-def test_nobody_else_may_enter(tmp_path: Path) -> None:
-    """The sockets in it take commands from whoever can open them."""
+def test_only_this_user_may_enter(tmp_path: Path) -> None:
+    """Its sockets take commands from any process that can open them."""
     workspace = Workspace(tmp_path)
     assert stat.S_IMODE(workspace.path.stat().st_mode) == 0o700
     workspace.close()
@@ -62,7 +62,7 @@ def test_the_next_start_removes_what_a_killed_one_left(tmp_path: Path) -> None:
 
 
 def test_what_is_no_engines_directory_stays(tmp_path: Path) -> None:
-    """Without a lock inside it is somebody else's, or a start that is just happening."""
+    """Without a lock inside it is foreign, or belongs to a start that has just begun."""
     (tmp_path / f"{PREFIX}fresh").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / LOCK).touch()

@@ -1,4 +1,4 @@
-"""What a failed start leaves open is closed, though nobody but the traceback knows it."""
+"""Contexts that a failed start leaves open are closed; only the traceback refers to them."""
 
 from __future__ import annotations
 
