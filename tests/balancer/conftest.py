@@ -1,4 +1,4 @@
-"""A balancer's heart in this process, over scripted workers on unix sockets."""
+"""A dispatcher in this process, over scripted workers on unix sockets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ QUICK_HEALTH = HealthSettings(
 
 
 class OneModel:
-    """A catalog that knows the models it is given."""
+    """A catalog of the given models."""
 
     def __init__(self, *names: str) -> None:
         self._names = names or ("m:latest",)
@@ -59,7 +59,7 @@ class OneModel:
         return next((entry for entry in self.models() if entry.name == full), None)
 
     async def search(self, name: str) -> ModelEntry | None:
-        """Finds one; none is ever on its way."""
+        """Finds one; none is ever expected."""
         return self.find(name)
 
 
@@ -94,7 +94,7 @@ class Reply:
 
 @dataclass
 class Fleet:
-    """The balancer's heart and its workers."""
+    """A dispatcher and its workers."""
 
     pool: Pool
     dispatcher: Dispatcher
@@ -116,7 +116,7 @@ class Fleet:
 
     @property
     def leases(self) -> int:
-        """Places taken in the whole fleet."""
+        """Leases held in the whole fleet."""
         return sum(worker.lease_count for worker in self.pool.workers())
 
     async def all_available(self) -> None:
@@ -137,7 +137,7 @@ FleetMaker = "Callable[..., Awaitable[Fleet]]"
 
 @pytest.fixture(params=[False, True], ids=["calls", "relay"])
 def can_relay(request: pytest.FixtureRequest) -> bool:
-    """Whether workers carry generations over a shared call: nobody must notice."""
+    """Whether workers relay generations over a shared call: there must be no difference."""
     return bool(request.param)
 
 

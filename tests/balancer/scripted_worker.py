@@ -1,4 +1,4 @@
-"""A worker in this process that does what a test tells it to: tokens on cue, faults on demand.
+"""A worker in this process that follows a test's script: tokens on cue, faults on demand.
 
 It serves the real services over a real gRPC server, so that channels, cancellations and lost
 connections are the real ones; only the engine is missing.
@@ -35,7 +35,7 @@ REPORT_SECONDS = 0.05
 
 @dataclass
 class Script:
-    """What a worker does with the requests it gets."""
+    """A worker's behaviour for its requests."""
 
     errors: list[BalancerError] = field(default_factory=list)
     """One for each of the next requests, answered at once."""
@@ -60,7 +60,7 @@ class Script:
     tokens_per_delta: int = 1
     """Tokens that are sent together."""
     cached_prompt_tokens: int = 0
-    """Told in `started`."""
+    """Sent in `started`."""
 
 
 class _Aborted(Exception):
@@ -159,7 +159,7 @@ class ScriptedWorker(
     # -- services --------------------------------------------------------------------------
 
     async def Describe(self, request: Any, context: Any) -> worker_pb2.DescribeResponse:
-        """Tells what it is."""
+        """Returns its description."""
         self.describes += 1
         while not self.answers_describe and not self._over.is_set():
             await asyncio.sleep(0.005)
@@ -192,18 +192,18 @@ class ScriptedWorker(
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
         """Makes a vector of each text's length."""
-        await self._refuse_if_told(context)
+        await self._refuse_if_scripted(context)
         vectors = [embedding_pb2.Vector(values=[float(len(text))], prompt_tokens=1) for text in request.inputs]
         return embedding_pb2.EmbedResponse(vectors=vectors)
 
     async def Tokenize(self, request: Any, context: Any) -> generation_pb2.TokenizeResponse:
         """Makes one token of each character."""
-        await self._refuse_if_told(context)
+        await self._refuse_if_scripted(context)
         return generation_pb2.TokenizeResponse(token_ids=[ord(c) for c in request.prompt], text=request.prompt)
 
     async def Detokenize(self, request: Any, context: Any) -> generation_pb2.DetokenizeResponse:
         """The reverse."""
-        await self._refuse_if_told(context)
+        await self._refuse_if_scripted(context)
         if self.script.pause_unary:
             await self._pause()
         return generation_pb2.DetokenizeResponse(text="".join(chr(i) for i in request.token_ids))
@@ -221,7 +221,7 @@ class ScriptedWorker(
         self.running += 1
         self.push()
         try:
-            await self._refuse_if_told(context)
+            await self._refuse_if_scripted(context)
             await self._play(request, context)
         finally:
             self.running -= 1
@@ -253,7 +253,7 @@ class ScriptedWorker(
         if self.script.end_early:
             await lane.send(status=dict(rich_status(fault()).trailing_metadata)["grpc-status-details-bin"])
 
-    async def _refuse_if_told(self, context: Any) -> None:
+    async def _refuse_if_scripted(self, context: Any) -> None:
         error = self.script.errors.pop(0) if self.script.errors else self.script.always
         if error is not None:
             await context.abort_with_status(rich_status(error))
@@ -273,10 +273,10 @@ class ScriptedWorker(
         done = len(request.resume_token_ids)
         while done < limit:
             count = min(script.tokens_per_delta, limit - done)
-            await self._fault_if_told(done, context)
+            await self._fail_if_scripted(done, context)
             await context.write(generation_pb2.GenerateResponse(delta=self.delta(done, count, request.sampling.seed)))
             done += count
-        await self._fault_if_told(done, context)
+        await self._fail_if_scripted(done, context)
         if script.end_early:
             return
         finished = generation_pb2.Finished(
@@ -286,7 +286,7 @@ class ScriptedWorker(
         )
         await context.write(generation_pb2.GenerateResponse(finished=finished))
 
-    async def _fault_if_told(self, done: int, context: Any) -> None:
+    async def _fail_if_scripted(self, done: int, context: Any) -> None:
         script = self.script
         if script.die_after_tokens is not None and done >= script.die_after_tokens:
             await self._end_the_worker()

@@ -1,4 +1,4 @@
-"""The queue in front of the workers: places are granted in turn, and none is ever lost."""
+"""The queue in front of the workers: leases are granted in turn, and none is ever lost."""
 
 import asyncio
 import random
@@ -30,12 +30,12 @@ SIZE = RequestSize(40, 10, 5, Prefix((1, 2), 5.0))
 
 
 class Time:
-    """A clock that tests move."""
+    """A clock that tests set."""
 
     now = 0.0
 
     def __call__(self):
-        """The present."""
+        """The current time."""
         return self.now
 
 
@@ -51,7 +51,7 @@ class ReadyPool(Pool):
         return worker
 
 
-class House:
+class Harness:
     """An admission over such a pool."""
 
     def __init__(self, *sizes, clock=None, in_flight=lambda: 0, **settings):
@@ -64,294 +64,294 @@ class House:
         self.admission = Admission(self.pool, placer, metrics, AdmissionSettings(**settings), self.clock)
 
     def ask(self, client="c", deadline=None, **fields):
-        """Asks for a place in a task."""
+        """Requests a lease in a task."""
         request = PlacementRequest("r", KEY, client, SIZE, **fields)
         return asyncio.create_task(self.admission.admit(request, deadline))
 
     @property
     def streams(self):
-        """Places taken."""
+        """Leases held."""
         return sum(worker.incarnation.load.streams for worker in self.workers)
 
 
 async def settle():
-    """Lets every task run as far as it can."""
+    """Runs every task as far as it can."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_a_place_is_given_at_once_when_there_is_room():
+async def test_a_lease_is_granted_at_once_when_there_is_room():
     """Without a turn of the event loop."""
-    house = House(2)
-    lease = await house.ask()
+    harness = Harness(2)
+    lease = await harness.ask()
     assert lease.worker.name == "w0"
-    house.admission.release(lease)
-    assert house.streams == 0
+    harness.admission.release(lease)
+    assert harness.streams == 0
 
 
-async def test_waiters_are_served_as_places_fall_free():
+async def test_waiters_are_served_as_leases_are_released():
     """In the order of their turns."""
-    house = House(1)
-    first = await house.ask()
-    waiting = {name: house.ask(name[0]) for name in ("a1", "a2", "b1")}
+    harness = Harness(1)
+    first = await harness.ask()
+    waiting = {name: harness.ask(name[0]) for name in ("a1", "a2", "b1")}
     await settle()
     order = []
     lease = first
     while waiting:
-        house.admission.release(lease)
+        harness.admission.release(lease)
         await settle()
         name = next(name for name, task in waiting.items() if task.done())
         order.append(name)
         lease = waiting.pop(name).result()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     assert order == ["a1", "b1", "a2"]
-    assert house.streams == 0
+    assert harness.streams == 0
 
 
-async def test_a_client_may_put_its_own_requests_first():
-    """Nobody else's."""
-    house = House(1)
-    lease = await house.ask()
-    waiting = {"a9": house.ask("a", priority=9), "b0": house.ask("b"), "a1": house.ask("a", priority=1)}
+async def test_a_priority_orders_the_clients_own_requests():
+    """And no other client's."""
+    harness = Harness(1)
+    lease = await harness.ask()
+    waiting = {"a9": harness.ask("a", priority=9), "b0": harness.ask("b"), "a1": harness.ask("a", priority=1)}
     await settle()
     order = []
     while waiting:
-        house.admission.release(lease)
+        harness.admission.release(lease)
         await settle()
         order.append(next(name for name, task in waiting.items() if task.done()))
         lease = waiting.pop(order[-1]).result()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     assert order == ["a1", "b0", "a9"]
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
+async def test_a_full_queue_refuses_at_once_with_retry_after():
     """By the measured rate: ten a second and three in the queue are over soon."""
-    house = House(1, max_queue=3)
-    lease = await house.ask()
-    tasks = [house.ask() for _ in range(3)]
+    harness = Harness(1, max_queue=3)
+    lease = await harness.ask()
+    tasks = [harness.ask() for _ in range(3)]
     await settle()
     with pytest.raises(QueueFull, match="3 requests wait already") as caught:
-        await house.ask()
+        await harness.ask()
     assert caught.value.retry_after_seconds == 1
     for task in tasks:
         task.cancel()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     await settle()
-    assert (house.admission.waiting, house.streams) == (0, 0)
+    assert (harness.admission.waiting, harness.streams) == (0, 0)
 
 
-async def test_whoever_asks_early_is_refused_as_later():
-    """Before anything is made of a request, with the same words; never while it could still be let in."""
-    house = House(1, max_queue=2)
-    house.admission.expect_room(KEY)
-    lease = await house.ask()
-    first = house.ask()
+async def test_an_early_check_for_room_agrees_with_admission():
+    """Before a request is translated, with the same message; never while it could still be admitted."""
+    harness = Harness(1, max_queue=2)
+    harness.admission.expect_room(KEY)
+    lease = await harness.ask()
+    first = harness.ask()
     await settle()
-    house.admission.expect_room(KEY)
-    second = house.ask()
+    harness.admission.expect_room(KEY)
+    second = harness.ask()
     await settle()
     with pytest.raises(QueueFull, match="2 requests wait already") as caught:
-        house.admission.expect_room(KEY)
+        harness.admission.expect_room(KEY)
     assert caught.value.retry_after_seconds == 1
-    house.admission.release(lease)
-    house.admission.expect_room(KEY)
+    harness.admission.release(lease)
+    harness.admission.expect_room(KEY)
     for task in (first, second):
-        house.admission.release(await task)
+        harness.admission.release(await task)
 
 
 async def test_a_full_queue_for_one_model_leaves_room_on_the_workers_of_another():
-    """They stand idle, and a request for them would not wait."""
-    house = House(1, max_queue=1)
-    house.pool.join("other", models=("n",))
-    lease = await house.ask()
-    waiting = house.ask()
+    """They are idle, and a request for them would not wait."""
+    harness = Harness(1, max_queue=1)
+    harness.pool.join("other", models=("n",))
+    lease = await harness.ask()
+    waiting = harness.ask()
     await settle()
-    house.admission.expect_room(model_key("n"))
+    harness.admission.expect_room(model_key("n"))
     with pytest.raises(QueueFull):
-        house.admission.expect_room(KEY)
-    house.admission.release(lease)
-    house.admission.release(await waiting)
+        harness.admission.expect_room(KEY)
+    harness.admission.release(lease)
+    harness.admission.release(await waiting)
 
 
 async def test_retry_after_follows_the_service_rate():
     """One request every four seconds and five in the queue: twenty seconds."""
-    house = House(1, max_queue=5)
+    harness = Harness(1, max_queue=5)
     for _ in range(200):
-        house.clock.now += 4.0
-        house.admission.release(await house.ask())
-    lease = await house.ask()
-    tasks = [house.ask() for _ in range(5)]
+        harness.clock.now += 4.0
+        harness.admission.release(await harness.ask())
+    lease = await harness.ask()
+    tasks = [harness.ask() for _ in range(5)]
     await settle()
-    assert 18 <= house.admission.retry_after_seconds() <= 22
+    assert 18 <= harness.admission.retry_after_seconds() <= 22
     for task in tasks:
         task.cancel()
-    house.admission.release(lease)
+    harness.admission.release(lease)
 
 
 async def test_a_cancelled_waiter_leaves_at_once():
-    """And is not served any more."""
-    house = House(1)
-    lease = await house.ask()
-    leaver, stayer = house.ask("a"), house.ask("b")
+    """And is not served later."""
+    harness = Harness(1)
+    lease = await harness.ask()
+    leaver, stayer = harness.ask("a"), harness.ask("b")
     await settle()
     leaver.cancel()
     await settle()
-    assert house.admission.waiting == 1
-    house.admission.release(lease)
-    house.admission.release(await stayer)
-    assert house.streams == 0
+    assert harness.admission.waiting == 1
+    harness.admission.release(lease)
+    harness.admission.release(await stayer)
+    assert harness.streams == 0
 
 
-async def test_a_place_granted_to_a_waiter_that_is_cancelled_goes_to_the_next():
+async def test_a_lease_granted_to_a_cancelled_waiter_goes_to_the_next():
     """Granted and cancelled in the same turn of the event loop."""
-    house = House(1)
-    lease = await house.ask()
-    unlucky, lucky = house.ask("a"), house.ask("b")
+    harness = Harness(1)
+    lease = await harness.ask()
+    unlucky, lucky = harness.ask("a"), harness.ask("b")
     await settle()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     unlucky.cancel()
-    house.admission.release(await lucky)
-    assert (house.admission.waiting, house.streams) == (0, 0)
+    harness.admission.release(await lucky)
+    assert (harness.admission.waiting, harness.streams) == (0, 0)
 
 
-async def test_a_returning_request_goes_ahead_and_is_never_refused():
-    """It has a client that is being served."""
-    house = House(1, max_queue=1)
-    lease = await house.ask()
-    fresh = house.ask("a")
+async def test_a_retry_goes_ahead_and_is_never_refused():
+    """Its client is being served already."""
+    harness = Harness(1, max_queue=1)
+    lease = await harness.ask()
+    fresh = harness.ask("a")
     await settle()
-    returning = house.ask("b", is_retry=True)
+    retry = harness.ask("b", is_retry=True)
     await settle()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     await settle()
-    assert returning.done()
+    assert retry.done()
     assert not fresh.done()
-    house.admission.release(await returning)
-    house.admission.release(await fresh)
+    harness.admission.release(await retry)
+    harness.admission.release(await fresh)
 
 
-async def test_a_returning_request_prefers_other_workers():
+async def test_a_retry_prefers_other_workers():
     """Even when the one that failed it is idle."""
-    house = House(1, 1)
-    lease = await house.ask(excluded={"w0-1"}, is_retry=True)
+    harness = Harness(1, 1)
+    lease = await harness.ask(excluded={"w0-1"}, is_retry=True)
     assert lease.worker.name == "w1"
-    waiting = house.ask(excluded={"w0-1"}, is_retry=True)
+    waiting = harness.ask(excluded={"w0-1"}, is_retry=True)
     await settle()
     assert not waiting.done()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     second = await waiting
     assert second.worker.name == "w1"
-    house.admission.release(second)
+    harness.admission.release(second)
 
 
-async def test_a_newcomer_passes_a_retry_that_waits_for_something_of_its_own():
-    """A place that the retry does not want is not kept empty for it."""
-    house = House(1, 1)
-    lease = await house.ask(excluded={"w0-1"}, is_retry=True)
-    retry = house.ask(excluded={"w0-1"}, is_retry=True)
+async def test_a_new_request_passes_a_retry_that_waits_for_another_worker():
+    """Capacity that the retry cannot use is not kept free for it."""
+    harness = Harness(1, 1)
+    lease = await harness.ask(excluded={"w0-1"}, is_retry=True)
+    retry = harness.ask(excluded={"w0-1"}, is_retry=True)
     await settle()
-    newcomer = await house.ask()
-    assert newcomer.worker.name == "w0"
+    newer = await harness.ask()
+    assert newer.worker.name == "w0"
     retry.cancel()
-    house.admission.release(newcomer)
-    house.admission.release(lease)
+    harness.admission.release(newer)
+    harness.admission.release(lease)
 
 
 async def test_retries_wait_for_the_budget_and_not_for_ever():
     """Three may run at once; the fourth starts when one has its first token."""
-    house = House(8)
-    retries = [house.ask(is_retry=True, needs_retry_budget=True) for _ in range(4)]
+    harness = Harness(8)
+    retries = [harness.ask(is_retry=True, needs_retry_budget=True) for _ in range(4)]
     await settle()
     assert [task.done() for task in retries] == [True, True, True, False]
-    house.admission.first_token(retries[0].result())
+    harness.admission.first_token(retries[0].result())
     leases = [await task for task in retries]
-    assert house.budget.running == 3
+    assert harness.budget.running == 3
     for lease in leases:
-        house.admission.release(lease)
-    assert (house.budget.running, house.streams) == (0, 0)
+        harness.admission.release(lease)
+    assert (harness.budget.running, harness.streams) == (0, 0)
 
 
 async def test_the_budget_is_a_tenth_of_what_is_in_flight():
     """When that is more than three."""
-    assert House(1, in_flight=lambda: 80).budget.limit == 8
-    assert House(1, in_flight=lambda: 5).budget.limit == 3
+    assert Harness(1, in_flight=lambda: 80).budget.limit == 8
+    assert Harness(1, in_flight=lambda: 5).budget.limit == 3
 
 
-async def test_a_passed_deadline_is_refused_before_a_place_is_taken():
-    """Nobody would read the answer."""
-    house = House(1)
+async def test_a_passed_deadline_is_refused_before_a_lease_is_taken():
+    """The client would not read the answer."""
+    harness = Harness(1)
     with pytest.raises(DeadlineExceeded, match="before the request was placed"):
-        await house.ask(deadline=-1.0)
-    assert house.streams == 0
+        await harness.ask(deadline=-1.0)
+    assert harness.streams == 0
 
 
-async def test_nobody_waits_for_a_fleet_that_has_given_up():
-    """All workers FAILED: patience, then NoWorker."""
+async def test_the_wait_ends_for_a_fleet_that_has_failed():
+    """All workers FAILED: a timeout, then NoWorker."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.05)
-    house.pool.apply(Changed("w0", ProcessState.FAILED, "a crash loop"))
+    harness = Harness(1, clock=loop.time, no_worker_timeout_seconds=0.05)
+    harness.pool.apply(Changed("w0", ProcessState.FAILED, "a crash loop"))
     with pytest.raises(NoWorker):
-        await house.ask()
+        await harness.ask()
 
 
 async def test_a_restarting_worker_is_worth_waiting_for():
-    """Beyond the patience."""
+    """Beyond the timeout without any worker."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.02)
-    house.pool.apply(Changed("w0", ProcessState.RESTARTING, "it died"))
-    task = house.ask()
+    harness = Harness(1, clock=loop.time, no_worker_timeout_seconds=0.02)
+    harness.pool.apply(Changed("w0", ProcessState.RESTARTING, "it died"))
+    task = harness.ask()
     done, _ = await asyncio.wait({task}, timeout=0.1)
     assert not done
-    house.pool.apply(Changed("w0", ProcessState.RUNNING))
-    house.admission.grant()
-    house.admission.release(await task)
+    harness.pool.apply(Changed("w0", ProcessState.RUNNING))
+    harness.admission.grant()
+    harness.admission.release(await task)
 
 
-async def test_a_deadline_that_passes_while_nobody_serves_is_the_fleets_fault():
-    """The worker is expected back, but came too late: the caller did not ask for too much."""
+async def test_a_deadline_that_passes_while_no_worker_serves_is_no_worker():
+    """The worker is expected back, but too late: the deadline was not too short."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time)
-    house.pool.apply(Changed("w0", ProcessState.RESTARTING, "it died"))
+    harness = Harness(1, clock=loop.time)
+    harness.pool.apply(Changed("w0", ProcessState.RESTARTING, "it died"))
     with pytest.raises(NoWorker) as caught:
-        await house.ask(deadline=loop.time() + 0.02)
+        await harness.ask(deadline=loop.time() + 0.02)
     assert caught.value.retry_after_seconds
 
 
 async def test_a_deadline_that_passes_in_the_queue_of_workers_that_serve_is_a_deadline():
-    """They were there, and busy."""
+    """They were available, and busy."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time)
-    lease = await house.ask()
+    harness = Harness(1, clock=loop.time)
+    lease = await harness.ask()
     with pytest.raises(DeadlineExceeded):
-        await house.ask(deadline=loop.time() + 0.02)
-    house.admission.release(lease)
+        await harness.ask(deadline=loop.time() + 0.02)
+    harness.admission.release(lease)
 
 
-async def test_nobody_waits_for_ever_for_workers_that_only_may_come_back():
-    """A worker that starts again and again, or finds no machine, does not keep requests for ever."""
+async def test_the_wait_for_workers_that_may_come_back_is_bounded():
+    """A worker that restarts repeatedly, or finds no machine, does not hold requests for ever."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.01, recovery_timeout_seconds=0.05)
-    house.pool.apply(Changed("w0", ProcessState.PLACING, "waits for a GPU"))
+    harness = Harness(1, clock=loop.time, no_worker_timeout_seconds=0.01, recovery_timeout_seconds=0.05)
+    harness.pool.apply(Changed("w0", ProcessState.PLACING, "waits for a GPU"))
     begun = loop.time()
     with pytest.raises(NoWorker):
-        await house.ask()
+        await harness.ask()
     assert loop.time() - begun >= 0.05
 
 
 async def test_a_queue_that_moves_has_no_bound_in_time():
-    """Its workers serve: whoever set no deadline is served in turn."""
+    """Its workers serve: a request without a deadline is served in turn."""
     loop = asyncio.get_running_loop()
-    house = House(1, clock=loop.time, no_worker_timeout_seconds=0.01, recovery_timeout_seconds=0.01)
-    lease = await house.ask()
-    task = house.ask()
+    harness = Harness(1, clock=loop.time, no_worker_timeout_seconds=0.01, recovery_timeout_seconds=0.01)
+    lease = await harness.ask()
+    task = harness.ask()
     done, _ = await asyncio.wait({task}, timeout=0.1)
     assert not done
-    house.admission.release(lease)
-    house.admission.release(await task)
+    harness.admission.release(lease)
+    harness.admission.release(await task)
 
 
 def test_the_service_rate_forgets_what_was_long_ago():
-    """An hour of silence means nothing is served."""
+    """After an hour without requests the rate is near zero."""
     clock = Time()
     rate = ServiceRate(clock)
     for _ in range(1000):
@@ -363,7 +363,7 @@ def test_the_service_rate_forgets_what_was_long_ago():
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """Asks, grants, cancels, releases, loses and gains workers in any order; nothing may leak."""
+    """Requests, grants, cancels and releases leases, and removes and adds workers in any order; nothing may leak."""
 
     def __init__(self):
         super().__init__()
@@ -374,10 +374,10 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.runner.run(self._open())
 
     async def _open(self):
-        self.house = House(2, 1, max_queue=4)
+        self.harness = Harness(2, 1, max_queue=4)
 
     def teardown(self):
-        """Ends everything and looks for what is left."""
+        """Ends everything and checks for leaks."""
         self.runner.run(self._close())
         self.runner.close()
 
@@ -387,38 +387,38 @@ class AdmissionMachine(RuleBasedStateMachine):
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self._collect()
         for lease in self.leases:
-            self.house.admission.release(lease)
-        assert self.house.admission.waiting == 0
-        assert self.house.admission._waiting_first == 0
-        assert self.house.budget.running == 0
-        for worker in self.house.workers:
+            self.harness.admission.release(lease)
+        assert self.harness.admission.waiting == 0
+        assert self.harness.admission._waiting_first == 0
+        assert self.harness.budget.running == 0
+        for worker in self.harness.workers:
             load = worker.incarnation.load
             assert (load.streams, load.prompt_tokens, load.kv_tokens, len(worker.incarnation.leases)) == (0, 0, 0, 0)
 
     @rule(client=st.sampled_from("abc"), returning=st.booleans(), budgeted=st.booleans(), excluded=st.booleans())
     def ask(self, client, returning, budgeted, excluded):
-        """A request comes, or comes back."""
+        """A request or a retry arrives."""
         fields = {"is_retry": returning, "needs_retry_budget": returning and budgeted}
         if returning and excluded:
             fields["excluded"] = {"w0-1"}
         self.runner.run(self._ask(client, fields))
 
     async def _ask(self, client, fields):
-        self.tasks.append(self.house.ask(client, **fields))
+        self.tasks.append(self.harness.ask(client, **fields))
         await settle()
         self._collect()
 
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 100), computed=st.booleans(), cancel_too=st.booleans())
     def release(self, index, computed, cancel_too):
-        """A request ends; perhaps a waiter gives up in the same turn of the loop."""
+        """A request ends; perhaps a waiter is cancelled in the same turn of the loop."""
         self.runner.run(self._release(index, computed, cancel_too))
 
     async def _release(self, index, computed, cancel_too):
         lease = self.leases.pop(index % len(self.leases))
         if computed:
-            self.house.admission.first_token(lease)
-        self.house.admission.release(lease)
+            self.harness.admission.first_token(lease)
+        self.harness.admission.release(lease)
         if cancel_too and self.tasks:
             self.tasks[index % len(self.tasks)].cancel()
         await settle()
@@ -427,7 +427,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(index=st.integers(0, 100))
     def cancel(self, index):
-        """A waiting client leaves."""
+        """A waiting client disconnects."""
         self.runner.run(self._cancel(index))
 
     async def _cancel(self, index):
@@ -437,13 +437,13 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 1), out=st.booleans())
     def hold(self, index, out):
-        """A worker is taken out, or put back."""
+        """A worker is held, or released."""
         self.runner.run(self._hold(index, out))
 
     async def _hold(self, index, out):
-        worker = self.house.workers[index]
+        worker = self.harness.workers[index]
         worker.hold("on purpose") if out else worker.unhold()
-        self.house.admission.grant()
+        self.harness.admission.grant()
         await settle()
         self._collect()
 
@@ -457,17 +457,17 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_agree(self):
-        """What is counted is what is held."""
-        assert self.house.streams == len(self.leases)
-        assert self.house.admission.waiting == len(self.tasks)
-        assert all(w.incarnation.load.streams <= w.incarnation.load.capacity.max_streams for w in self.house.workers)
-        assert 0 <= self.house.budget.running <= 3
+        """Counters equal the leases held."""
+        assert self.harness.streams == len(self.leases)
+        assert self.harness.admission.waiting == len(self.tasks)
+        assert all(w.incarnation.load.streams <= w.incarnation.load.capacity.max_streams for w in self.harness.workers)
+        assert 0 <= self.harness.budget.running <= 3
 
     @invariant()
-    def nobody_waits_beside_a_free_place(self):
-        """Unless it waits for another worker or for the budget."""
-        if any(not w.unavailable and w.candidate() is not None for w in self.house.workers):
-            line = self.house.admission._queues.get(KEY)
+    def no_request_waits_beside_free_capacity(self):
+        """Unless it waits for another worker or the budget."""
+        if any(not w.unavailable and w.candidate() is not None for w in self.harness.workers):
+            line = self.harness.admission._queues.get(KEY)
             assert line is None or line.next_turn() is None
 
 
@@ -475,19 +475,19 @@ TestAdmissionMachine = AdmissionMachine.TestCase
 TestAdmissionMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-async def test_the_pool_wakes_nobody_in_vain():
-    """A change of availability is told once."""
-    house = House(1)
-    version = house.pool.changes.version
-    worker = house.workers[0]
+async def test_the_pool_increments_its_counter_only_for_changes():
+    """A change of availability counts once."""
+    harness = Harness(1)
+    version = harness.pool.changes.version
+    worker = harness.workers[0]
     worker.take_report(worker_pb2.WorkerReport(boot_id="w0-1", state=worker_pb2.WORKER_STATE_READY, running=5))
-    assert house.pool.changes.version == version
+    assert harness.pool.changes.version == version
     worker.hold("x")
-    await eventually(lambda: house.pool.changes.version == version + 1)
+    await eventually(lambda: harness.pool.changes.version == version + 1)
 
 
 class Stumbling:
-    """A policy with a bug that shows for one request only."""
+    """A policy with a bug for one request only."""
 
     name = "stumbling"
 
@@ -502,18 +502,18 @@ class Stumbling:
 
 
 async def test_an_error_in_placing_one_request_is_that_requests_alone():
-    """Whoever gives a place back, and whoever waits behind, does not suffer for it."""
-    house = House(1)
-    house.admission._placer._policy = Stumbling()
-    lease = await house.ask()
+    """The release of another lease, and the requests behind it, are unaffected."""
+    harness = Harness(1)
+    harness.admission._placer._policy = Stumbling()
+    lease = await harness.ask()
     unlucky = asyncio.create_task(
-        house.admission.admit(PlacementRequest("r", KEY, "a", SIZE._replace(prompt_tokens=13)), None)
+        harness.admission.admit(PlacementRequest("r", KEY, "a", SIZE._replace(prompt_tokens=13)), None)
     )
     await settle()
-    lucky = house.ask("b")
+    lucky = harness.ask("b")
     await settle()
-    house.admission.release(lease)
+    harness.admission.release(lease)
     with pytest.raises(ZeroDivisionError):
         await unlucky
-    house.admission.release(await lucky)
-    assert (house.admission.waiting, house.streams) == (0, 0)
+    harness.admission.release(await lucky)
+    assert (harness.admission.waiting, harness.streams) == (0, 0)

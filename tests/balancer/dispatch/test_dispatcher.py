@@ -1,6 +1,7 @@
-"""One request's way over the workers: placed, relayed, tried again, released."""
+"""One request over the workers: placed, relayed, retried, released."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -31,8 +32,8 @@ async def test_a_generation_is_relayed_as_the_worker_sends_it(make_fleet):
     assert reply.finished.migrations == 0
 
 
-async def test_the_reply_is_believed_to_be_cached_where_it_was_generated(make_fleet):
-    """A client that sends prompt and reply again is expected there, and both are expected to be cached."""
+async def test_the_reply_is_expected_in_the_cache_of_its_worker(make_fleet):
+    """A request with the same prompt and reply goes to the same worker, and both are predicted as cached."""
     fleet = await make_fleet(4, policy="expected-completion")
     prompt = "a beginning " * 30
     first = await fleet.generate(prompt, max_tokens=400)
@@ -42,7 +43,7 @@ async def test_the_reply_is_believed_to_be_cached_where_it_was_generated(make_fl
     assert predicted_cached_tokens > 0.8 * len(prompt + first.text) / 4
 
 
-async def test_the_call_tells_where_it_went_and_why(make_fleet):
+async def test_the_call_carries_the_worker_and_the_reason(make_fleet):
     """The placement is filled in."""
     fleet = await make_fleet(1)
     call = Call("me")
@@ -50,11 +51,22 @@ async def test_the_call_tells_where_it_went_and_why(make_fleet):
     assert (call.placement.worker, call.placement.reason) == ("w0", "least-load")
 
 
-async def test_the_worker_is_asked_by_the_name_it_serves(make_fleet):
-    """Whatever spelling the client used."""
+async def test_the_request_names_the_model_as_the_worker_does(make_fleet):
+    """Whatever the client's spelling."""
     fleet = await make_fleet(1)
     await fleet.generate(model="m")
     assert fleet.workers[0].requests[0].model == "m:latest"
+
+
+async def test_a_model_that_the_caller_has_looked_up_is_not_looked_up_again(make_fleet, monkeypatch):
+    """An alias is served by the workers of its target."""
+    fleet = await make_fleet(1)
+    found = fleet.dispatcher.find("m")
+    monkeypatch.setattr(fleet.dispatcher, "_catalog", None)
+    assert (await fleet.generate(call=Call("me", model=found))).text == text_of(8)
+    alias = replace(found, name="alias:latest", target="m:latest")
+    assert (await fleet.generate(model="alias", call=Call("me", model=alias))).text == text_of(8)
+    assert fleet.value("vllama_requests_total", model="m:latest", outcome="ok") == 2
 
 
 async def test_an_unknown_model_is_not_found(make_fleet):
@@ -65,7 +77,7 @@ async def test_an_unknown_model_is_not_found(make_fleet):
 
 
 async def test_closing_the_generator_ends_the_generation_on_the_worker(make_fleet):
-    """A client that leaves frees its place there and here."""
+    """A disconnected client frees its lease and the worker's stream."""
     fleet = await make_fleet(1)
     fleet.workers[0].script = Script(pause_after_tokens=2)
     events = fleet.dispatcher.generate(make_request(), Call("me"))
@@ -77,7 +89,7 @@ async def test_closing_the_generator_ends_the_generation_on_the_worker(make_flee
     await eventually(lambda: fleet.workers[0].running == 0)
 
 
-async def test_cancelling_the_caller_frees_the_place(make_fleet):
+async def test_cancelling_the_caller_releases_the_lease(make_fleet):
     """As when a client disconnects in the middle."""
     fleet = await make_fleet(1)
     fleet.workers[0].script = Script(pause_after_tokens=2)
@@ -91,7 +103,7 @@ async def test_cancelling_the_caller_frees_the_place(make_fleet):
 
 
 async def test_prompt_tokens_count_only_until_the_first_token(make_fleet):
-    """Decoding streams have no prefill left; their KV promise stays."""
+    """Decoding streams have no prefill left; their KV reservation stays."""
     fleet = await make_fleet(1)
     fleet.workers[0].script = Script(pause_after_tokens=1)
     events = fleet.dispatcher.generate(make_request("x" * 400), Call("me"))
@@ -104,8 +116,8 @@ async def test_prompt_tokens_count_only_until_the_first_token(make_fleet):
     await events.aclose()
 
 
-async def test_a_refused_request_is_tried_elsewhere(make_fleet):
-    """A worker that drains has not touched it; nobody is to blame."""
+async def test_a_refused_request_is_retried_elsewhere(make_fleet):
+    """A draining worker has not touched it and is not penalised."""
     fleet = await make_fleet(2)
     for worker in fleet.workers[:1]:
         worker.script = Script(always=draining())
@@ -115,7 +127,7 @@ async def test_a_refused_request_is_tried_elsewhere(make_fleet):
 
 
 async def test_a_worker_that_sleeps_refuses_and_is_not_blamed(make_fleet):
-    """It has not touched the request, which is tried elsewhere as often as it takes."""
+    """It has not touched the request, and the attempt does not count."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(always=NoWorker("the model is asleep", reason="WORKER_ASLEEP"))
     for _ in range(4):
@@ -125,8 +137,8 @@ async def test_a_worker_that_sleeps_refuses_and_is_not_blamed(make_fleet):
     assert fleet.value("vllama_attempt_failures_total", worker="w0", kind="lost") == 0
 
 
-async def test_a_fault_before_the_first_token_is_tried_on_another_worker(make_fleet):
-    """The client sees one undisturbed answer."""
+async def test_a_fault_before_the_first_token_is_retried_on_another_worker(make_fleet):
+    """The client gets one undisturbed answer."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(errors=[fault()] if worker is fleet.workers[0] else [])
@@ -137,7 +149,7 @@ async def test_a_fault_before_the_first_token_is_tried_on_another_worker(make_fl
 
 
 async def test_a_request_is_tried_three_times_at_most(make_fleet):
-    """Then the last error is the answer."""
+    """Then the last error is returned."""
     fleet = await make_fleet(4)
     for worker in fleet.workers:
         worker.script = Script(always=fault("out of luck"))
@@ -147,8 +159,8 @@ async def test_a_request_is_tried_three_times_at_most(make_fleet):
     assert max(len(worker.requests) for worker in fleet.workers) == 1
 
 
-async def test_a_wrong_request_is_not_tried_again_and_counts_against_nobody(make_fleet):
-    """Every worker would say the same."""
+async def test_a_wrong_request_is_not_retried_and_counts_against_no_worker(make_fleet):
+    """Every worker would reject it."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(always=InvalidRequest("top_p is 7: use (0, 1]", field="top_p"))
@@ -160,8 +172,8 @@ async def test_a_wrong_request_is_not_tried_again_and_counts_against_nobody(make
     assert all(not worker.unavailable for worker in fleet.pool.workers())
 
 
-async def test_a_full_worker_is_left_alone_for_a_while_and_not_ejected(make_fleet):
-    """The request goes elsewhere; a full queue is no illness."""
+async def test_a_full_worker_is_paused_and_not_ejected(make_fleet):
+    """The request goes elsewhere; a full queue is not a fault."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(always=busy(0.05))
     for _ in range(6):
@@ -171,7 +183,7 @@ async def test_a_full_worker_is_left_alone_for_a_while_and_not_ejected(make_flee
 
 
 async def test_a_request_waits_while_the_only_worker_is_full(make_fleet):
-    """It is served as soon as the worker takes it."""
+    """It is served as soon as the worker accepts it."""
     fleet = await make_fleet(1)
     fleet.workers[0].script = Script(errors=[busy(0.01), busy(0.01), busy(0.01), busy(0.01)])
     assert (await fleet.generate()).text == text_of(8)
@@ -188,7 +200,7 @@ async def test_a_worker_lost_in_prefill_costs_the_client_nothing(make_fleet):
 
 
 async def test_a_request_that_was_never_sent_is_not_to_blame(make_fleet):
-    """It waits for a sign of life of one worker after the other, and they turn out to hang as well."""
+    """It waits for the liveness check of one worker after the other, and they hang as well."""
     fleet = await make_fleet(4)
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=0)
@@ -214,15 +226,15 @@ async def test_a_request_that_was_never_sent_is_not_to_blame(make_fleet):
         worker.go_on.set()
 
 
-async def test_requests_of_a_dead_worker_share_one_question_to_the_next(make_fleet):
-    """Its answers may be slow, and one is enough; a client that leaves meanwhile takes nothing from the others."""
+async def test_requests_of_a_dead_worker_share_one_liveness_check_of_the_next(make_fleet):
+    """Its answers may be slow, and one is enough; a client that disconnects meanwhile does not cancel it."""
     fleet = await make_fleet(2)
     dying, survivor = fleet.workers
     dying.script = Script(pause_after_tokens=2)
     fleet.pool.find(survivor.name).description.device.kind = "cpu"  # it is given time to answer
     fleet.pool.find(survivor.name).hold("for the test")
     tasks = [asyncio.create_task(fleet.generate()) for _ in range(5)]
-    # With a first token nobody is a suspect: those would be placed one after the other.
+    # With a first token no request is a suspect: suspects would be placed one after the other.
     await eventually(lambda: sum(lease.produced for lease in fleet.pool.find(dying.name).incarnation.leases) == 5)
     fleet.pool.find(survivor.name).unhold()
     survivor.answers_describe, asked = False, survivor.describes
@@ -235,7 +247,7 @@ async def test_requests_of_a_dead_worker_share_one_question_to_the_next(make_fle
 
 
 async def test_a_survivor_on_busy_processors_may_take_its_time_to_answer(make_fleet):
-    """It has more to do since its neighbour died, and is not given up as well."""
+    """It has more load since its neighbour died, and must not be ejected as well."""
     fleet = await make_fleet(2)
     dying, busy_one = fleet.workers
     dying.script = Script(die_after_tokens=3)
@@ -257,7 +269,7 @@ async def test_a_survivor_on_busy_processors_may_take_its_time_to_answer(make_fl
 
 
 async def test_a_worker_lost_in_decode_is_continued_without_a_seam(make_fleet):
-    """No text is lost and none repeated; the next worker is given exactly the delivered tokens."""
+    """No text is lost or repeated; the next worker gets exactly the delivered tokens."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(die_after_tokens=5)
     replies = await asyncio.gather(*(fleet.generate(max_tokens=20) for _ in range(6)))
@@ -266,7 +278,7 @@ async def test_a_worker_lost_in_decode_is_continued_without_a_seam(make_fleet):
     assert moved
     assert {reply.finished.usage.completion_tokens for reply in replies} == {20}
     resumed = [request for request in fleet.workers[1].requests if request.resume_token_ids]
-    # One that had started and had no token yet moves as well, with nothing to resume.
+    # A stream that had started without a token moves as well, with nothing to resume.
     assert 0 < len(resumed) <= len(moved)
     assert all(
         list(request.resume_token_ids) == [1000 + i for i in range(len(request.resume_token_ids))]
@@ -284,7 +296,7 @@ async def test_a_stream_that_breaks_with_a_fault_is_continued(make_fleet):
 
 
 async def test_a_worker_that_leaves_hands_its_streams_over(make_fleet):
-    """ABORTED is the worker's farewell, not the client's end."""
+    """ABORTED ends the worker's part, not the client's stream."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(leave_after_tokens=4)
     replies = [await fleet.generate(max_tokens=10) for _ in range(3)]
@@ -302,7 +314,7 @@ async def test_a_stream_that_ends_without_finished_is_continued(make_fleet):
 
 
 async def test_a_removed_worker_hands_its_streams_over(make_fleet):
-    """The fleet source says that it has left while it still streams."""
+    """The fleet source removes it while it still streams."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=3)
@@ -318,7 +330,7 @@ async def test_a_removed_worker_hands_its_streams_over(make_fleet):
 
 
 async def test_a_seeded_sampled_stream_is_replayed_and_checked(make_fleet):
-    """The state of its random stream cannot be resumed; the delivered part is swallowed again."""
+    """The state of its random stream cannot be resumed; the delivered part is dropped."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(die_after_tokens=5)
     fleet.workers[1].script = Script(tokens_per_delta=3)
@@ -330,8 +342,8 @@ async def test_a_seeded_sampled_stream_is_replayed_and_checked(make_fleet):
     assert not any(request.resume_token_ids for request in fleet.workers[1].requests)
 
 
-async def test_a_replay_that_differs_ends_with_one_honest_error(make_fleet):
-    """Never with text that does not belong together."""
+async def test_a_replay_that_differs_ends_with_an_error(make_fleet):
+    """Never with inconsistent text."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(die_after_tokens=5)
     fleet.workers[1].script = Script(salt="other")
@@ -353,7 +365,7 @@ async def test_a_guided_stream_gets_a_seed_so_that_it_can_be_replayed(make_fleet
 
 
 async def test_poison_kills_two_workers_and_no_third(make_fleet):
-    """Then the request is quarantined, and the others go on."""
+    """Then the request is quarantined, and the others continue."""
     fleet = await make_fleet(4)
     for worker in fleet.workers:
         worker.script = Script(poison="mandrake")
@@ -364,8 +376,8 @@ async def test_poison_kills_two_workers_and_no_third(make_fleet):
     assert fleet.value("vllama_quarantined_requests_total") == 1
 
 
-async def test_nobody_is_to_blame_when_the_workers_of_a_machine_die_one_after_the_other(make_fleet):
-    """A request without a token that moves from the first to the second has killed neither."""
+async def test_no_request_is_blamed_when_the_workers_of_a_machine_die_one_after_the_other(make_fleet):
+    """A request without a token that moves from the first to the second has crashed neither."""
     fleet = await make_fleet(3)
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=0)
@@ -383,8 +395,8 @@ async def test_nobody_is_to_blame_when_the_workers_of_a_machine_die_one_after_th
     assert fleet.value("vllama_quarantined_requests_total") == 0
 
 
-async def test_a_suspect_whose_next_worker_is_removed_meanwhile_goes_on_elsewhere(make_fleet, caplog):
-    """It asks nothing of a connection that has been closed while it waited."""
+async def test_a_suspect_whose_next_worker_is_removed_meanwhile_continues_elsewhere(make_fleet, caplog):
+    """It makes no call on a connection that was closed while it waited."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=0)
@@ -403,7 +415,7 @@ async def test_a_suspect_whose_next_worker_is_removed_meanwhile_goes_on_elsewher
 
 
 async def test_innocent_streams_survive_poison_beside_them(make_fleet):
-    """Streams in the middle of an answer are not blamed for a death while a better suspect is aboard."""
+    """Streams in the middle of an answer are not blamed for a crash while there is a better suspect."""
     fleet = await make_fleet(4)
     for worker in fleet.workers:
         worker.script = Script(poison="mandrake", pause_after_tokens=3)
@@ -418,7 +430,7 @@ async def test_innocent_streams_survive_poison_beside_them(make_fleet):
 
 
 async def test_innocent_prompts_survive_poison_beside_them(make_fleet):
-    """Two suspects of one death are not sent to the same worker together, so the second death speaks clearly."""
+    """Two suspects of one crash are not sent to the same worker, so a second crash identifies one."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(poison="mandrake", pause_after_tokens=0)
@@ -441,7 +453,7 @@ async def test_innocent_prompts_survive_poison_beside_them(make_fleet):
 
 
 async def test_three_failures_in_a_row_take_a_worker_out_and_a_probe_brings_it_back(make_fleet):
-    """A worker that fails instantly does not attract traffic by being idle."""
+    """A worker that fails at once does not attract traffic by being idle."""
     fleet = await make_fleet(2)
     fleet.workers[0].script = Script(always=fault())
     replies = [await fleet.generate() for _ in range(20)]
@@ -454,7 +466,7 @@ async def test_three_failures_in_a_row_take_a_worker_out_and_a_probe_brings_it_b
 
 
 async def test_the_last_worker_is_not_ejected_for_failures_alone(make_fleet):
-    """Half a worker is better than none."""
+    """A faulty worker is better than none."""
     fleet = await make_fleet(1)
     fleet.workers[0].script = Script(errors=[fault()] * 9)
     for _ in range(3):
@@ -465,7 +477,7 @@ async def test_the_last_worker_is_not_ejected_for_failures_alone(make_fleet):
 
 
 async def test_requests_survive_the_loss_of_all_workers(make_fleet):
-    """They wait, and are served by the next life at the same address."""
+    """They wait, and are served by the next incarnation at the same address."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=3)
@@ -482,7 +494,7 @@ async def test_requests_survive_the_loss_of_all_workers(make_fleet):
 
 
 async def test_a_restarted_worker_starts_with_empty_counts(make_fleet):
-    """A new boot id is a new life: nothing of the old one counts."""
+    """A new boot id is a new incarnation: nothing of the old one counts."""
     fleet = await make_fleet(1)
     await fleet.generate("x" * 1000)
     old = fleet.pool.find("w0").incarnation
@@ -496,22 +508,22 @@ async def test_a_restarted_worker_starts_with_empty_counts(make_fleet):
 
 
 async def test_without_any_worker_a_request_fails_at_its_deadline(make_fleet):
-    """And says that nobody was there, not that it took too long."""
+    """With NoWorker, not DeadlineExceeded."""
     fleet = await make_fleet(1, start=False)
     deadline = asyncio.get_running_loop().time() + 0.1
     with pytest.raises(NoWorker, match="no worker serves"):
         await fleet.generate(call=Call("me", deadline))
 
 
-async def test_without_any_worker_patience_ends_without_a_deadline_too(make_fleet):
-    """Nobody waits for ever for an address that never answers."""
+async def test_without_any_worker_the_wait_ends_without_a_deadline_too(make_fleet):
+    """No request waits for ever for an address that never answers."""
     fleet = await make_fleet(1, start=False, no_worker_timeout_seconds=0.1)
     with pytest.raises(NoWorker):
         await fleet.generate()
 
 
 async def test_a_request_waits_for_a_worker_that_starts(make_fleet):
-    """Longer than the patience for absent ones, and the time counts as load."""
+    """Longer than the timeout for absent ones, and the time counts as load."""
     fleet = await make_fleet(1, start=False, no_worker_timeout_seconds=0.3)
     task = asyncio.create_task(fleet.generate())
     await eventually(lambda: fleet.dispatcher.waiting == 1)
@@ -547,7 +559,7 @@ async def test_a_deadline_passes_while_the_worker_runs(make_fleet):
 
 
 async def test_a_burst_is_queued_and_the_rest_refused_at_once(make_fleet):
-    """Every request has an answer; the refused ones are told when to come back."""
+    """Every request has an answer; the refused ones carry Retry-After."""
     fleet = await make_fleet(1, max_streams=2, max_queue=4)
     fleet.workers[0].script = Script(pause_after_tokens=1)
     tasks = [asyncio.create_task(fleet.generate()) for _ in range(20)]
@@ -560,8 +572,8 @@ async def test_a_burst_is_queued_and_the_rest_refused_at_once(make_fleet):
     assert sum(not isinstance(result, Exception) for result in results) == 6
 
 
-async def test_whoever_asks_early_is_counted_as_refused(make_fleet):
-    """The metrics tell of all that were turned away, however soon."""
+async def test_an_early_check_for_room_is_counted_as_refused(make_fleet):
+    """The metrics count every refusal, however early."""
     fleet = await make_fleet(1, max_streams=1, max_queue=0)
     fleet.dispatcher.expect_room("m")
     fleet.workers[0].script = Script(pause_after_tokens=1)
@@ -575,7 +587,7 @@ async def test_whoever_asks_early_is_counted_as_refused(make_fleet):
     await task
 
 
-async def test_the_time_without_a_worker_is_told_apart_from_the_work_to_go_on(make_fleet):
+async def test_rerouting_and_resuming_are_measured_apart(make_fleet):
     """Rerouting ends when the next worker has the request, resuming when it has computed the prompt again."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
@@ -593,7 +605,7 @@ async def test_the_time_without_a_worker_is_told_apart_from_the_work_to_go_on(ma
 
 
 async def test_a_draining_worker_takes_nothing_new(make_fleet):
-    """Its report is enough."""
+    """Its report suffices."""
     fleet = await make_fleet(2)
     fleet.workers[0].become(DRAINING)
     await eventually(lambda: fleet.pool.find("w0").unavailable)
@@ -602,7 +614,7 @@ async def test_a_draining_worker_takes_nothing_new(make_fleet):
     assert len(fleet.workers[0].requests) == 0
 
 
-async def test_a_failed_worker_takes_nothing_and_says_why(make_fleet):
+async def test_a_failed_worker_takes_nothing_and_shows_its_reason(make_fleet):
     """FAILED carries the root cause."""
     fleet = await make_fleet(2)
     fleet.workers[0].report.failure = "no memory: lower --max-model-len"
@@ -611,8 +623,8 @@ async def test_a_failed_worker_takes_nothing_and_says_why(make_fleet):
     assert (await fleet.generate()).text == text_of(8)
 
 
-async def test_embeddings_are_answered_and_tried_again(make_fleet):
-    """A unary call changes nothing, so any worker may be asked anew."""
+async def test_embeddings_are_answered_and_retried(make_fleet):
+    """A unary call changes nothing, so any worker may repeat it."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(errors=[fault()] if worker is fleet.workers[0] else [])
@@ -622,7 +634,7 @@ async def test_embeddings_are_answered_and_tried_again(make_fleet):
 
 
 async def test_tokenizing_needs_no_room(make_fleet):
-    """It is answered while every stream is taken."""
+    """It is answered while every stream is in use."""
     fleet = await make_fleet(1, max_streams=1)
     fleet.workers[0].script = Script(pause_after_tokens=1)
     task = asyncio.create_task(fleet.generate())
@@ -637,7 +649,7 @@ async def test_tokenizing_needs_no_room(make_fleet):
 
 
 async def test_requests_are_counted_by_outcome(make_fleet):
-    """In, out, and how it ended."""
+    """In, out, and the outcome."""
     fleet = await make_fleet(1)
     await fleet.generate()
     fleet.workers[0].script = Script(always=InvalidRequest("no"))

@@ -1,4 +1,4 @@
-"""What every policy does over the real pool: the workers are ready, full, unequal, unwell or gone."""
+"""Every policy over the real pool: the workers are ready, full, unequal, unavailable or gone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ every_policy = pytest.mark.parametrize("policy", POLICIES)
 
 
 def shares(pool: ReadyPool, policy: str, requests: int) -> Counter[str]:
-    """Counts where requests go that end before the next one comes."""
+    """Counts the workers of requests that end before the next one comes."""
     placer, counts = placer_over(pool, policy), Counter()
     for number in range(requests):
         lease = placer.place(request_for(f"{number} " * 200))
@@ -25,32 +25,32 @@ def shares(pool: ReadyPool, policy: str, requests: int) -> Counter[str]:
 
 
 def eject(pool: ReadyPool) -> None:
-    """Found dead by a call."""
+    """Ejects it, as a call that found it dead."""
     pool.worker(1).mark_lost("it hung up")
 
 
 def drain(pool: ReadyPool) -> None:
-    """Leaves by itself."""
+    """Reports that it drains."""
     pool.report(1, worker_pb2.WORKER_STATE_DRAINING)
 
 
 def fail(pool: ReadyPool) -> None:
-    """Says that its engine is dead."""
+    """Reports that its engine has failed."""
     pool.report(1, worker_pb2.WORKER_STATE_FAILED)
 
 
 def disconnect(pool: ReadyPool) -> None:
-    """Its reports have ended."""
+    """Ends its reports."""
     pool.worker(1).disconnected("reset by peer")
 
 
 def hold(pool: ReadyPool) -> None:
-    """Taken out by hand."""
+    """Holds it."""
     pool.worker(1).hold("maintenance")
 
 
 def restart(pool: ReadyPool) -> None:
-    """Its process has died and is started again."""
+    """Restarts its process."""
     pool.apply(Changed("w1", ProcessState.RESTARTING))
 
 
@@ -67,7 +67,7 @@ def test_idle_equals_get_equal_shares(policy: str) -> None:
 
 @every_policy
 def test_no_worker_gets_more_streams_than_it_serves(policy: str) -> None:
-    """Unequal workers fill up, each to its own size; then there is no place, and after a release there is one."""
+    """Unequal workers fill up, each to its own size; then there is no room, and after a release there is."""
     pool = ReadyPool(2, 5, 9)
     placer = placer_over(pool, policy)
     leases = [placer.place(request_for(f"{number} " * 100)) for number in range(16)]
@@ -79,7 +79,7 @@ def test_no_worker_gets_more_streams_than_it_serves(policy: str) -> None:
 
 @every_policy
 @pytest.mark.parametrize("trouble", [eject, drain, fail, disconnect, hold, restart])
-def test_an_unwell_worker_gets_nothing(policy: str, trouble) -> None:
+def test_an_unavailable_worker_gets_nothing(policy: str, trouble) -> None:
     """However idle it is; the others share its part."""
     pool = ReadyPool(8, 8, 8)
     trouble(pool)
@@ -88,8 +88,8 @@ def test_an_unwell_worker_gets_nothing(policy: str, trouble) -> None:
 
 
 @every_policy
-def test_a_worker_that_is_well_again_is_used_again(policy: str) -> None:
-    """Nothing is held against it."""
+def test_a_recovered_worker_is_used_again(policy: str) -> None:
+    """Without a penalty."""
     pool = ReadyPool(8, 8)
     pool.worker(1).mark_lost("it hung up")
     pool.worker(1).mark_recovered()
@@ -106,8 +106,8 @@ def test_a_single_worker_gets_everything(policy: str) -> None:
 
 
 @every_policy
-def test_without_workers_there_is_no_place(policy: str) -> None:
-    """None at all, and none that is well."""
+def test_without_workers_nothing_is_placed(policy: str) -> None:
+    """None at all, and none available."""
     assert placer_over(ReadyPool(), policy).place(request_for()) is None
     pool = ReadyPool(8, 8)
     for index in range(2):
@@ -116,7 +116,7 @@ def test_without_workers_there_is_no_place(policy: str) -> None:
 
 
 @every_policy
-def test_a_burst_leaves_nobody_idle(policy: str) -> None:
+def test_a_burst_leaves_no_worker_idle(policy: str) -> None:
     """64 requests at once on four workers: by lot a worker stays without any once in 10^8 bursts."""
     pool = ReadyPool(64, 64, 64, 64)
     placer = placer_over(pool, policy)
@@ -127,7 +127,7 @@ def test_a_burst_leaves_nobody_idle(policy: str) -> None:
 
 @every_policy
 def test_a_worker_that_failed_the_request_is_tried_last(policy: str) -> None:
-    """Others first; but if it is the only one, it gets its chance."""
+    """Others first; if it is the only one, it is used."""
     pool = ReadyPool(8, 8)
     placer = placer_over(pool, policy)
     for _ in range(8):

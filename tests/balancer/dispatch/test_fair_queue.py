@@ -1,4 +1,4 @@
-"""Turns between clients."""
+"""Round-robin turns between clients."""
 
 from collections import Counter
 
@@ -37,7 +37,7 @@ def test_a_priority_orders_a_clients_own_items():
 
 
 def test_those_ahead_are_listed_apart():
-    """They wait for something of their own."""
+    """They wait for their own conditions."""
     queue = FairQueue()
     queue.push("a", "a1")
     queue.push_ahead("back1")
@@ -55,7 +55,7 @@ def test_giving_up_leaves_from_anywhere():
     queue.push_ahead("x")
     assert queue.discard("a", "a1")
     assert not queue.discard("a", "a1")
-    assert queue.discard("whoever", "x")
+    assert queue.discard("unknown", "x")
     assert drain(queue, {"a2": "a", "b1": "b"}) == ["a2", "b1"]
     assert len(queue) == 0
 

@@ -1,4 +1,4 @@
-"""Pick and reserve in one step, explained when asked, and quick."""
+"""Pick and lease in one step, explained in the log."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ def sixteen() -> ReadyPool:
 
 
 def test_a_burst_into_an_idle_fleet_spreads_evenly():
-    """Each decision sees the reservations of those before it, without waiting for any report."""
+    """Each decision counts the ones before it, without waiting for a report."""
     pool = sixteen()
     placer = placer_over(pool)
     for i in range(WORKERS * 4):
@@ -38,7 +38,7 @@ def test_a_conversation_returns_to_its_worker():
 
 
 def test_a_session_returns_to_its_worker_without_any_common_text():
-    """The client's hint breaks the tie."""
+    """The session breaks the tie."""
     placer = placer_over(sixteen())
     first = placer.place(request_for("tiny", session="s"))
     placer.release(first)
@@ -69,8 +69,8 @@ async def test_the_table_of_candidates_is_logged_by_request(make_fleet, caplog):
     assert "secret" not in caplog.text
 
 
-async def test_removal_blames_nobody(make_fleet):
-    """A worker that is taken away was not killed."""
+async def test_removal_blames_no_request(make_fleet):
+    """A removed worker has not crashed."""
     fleet = await make_fleet(3)
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=0)

@@ -1,4 +1,4 @@
-"""How a broken stream continues, and that a replayed one is checked letter by letter."""
+"""Continuation of a broken stream; a replayed one is checked letter by letter."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def request(**fields):
         request(sampling=pb.Sampling(temperature=0.0, repetition_penalty=1.3)),
     ],
 )
-def test_what_depends_on_tokens_alone_is_resumed(exact):
+def test_output_that_depends_on_tokens_alone_is_resumed(exact):
     """Greedy, and sampling without a seed."""
     assert not needs_replay(exact)
 
@@ -41,7 +41,7 @@ def test_what_depends_on_tokens_alone_is_resumed(exact):
         pb.GenerateRequest(chat=pb.Chat(tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED))),
     ],
 )
-def test_what_has_more_state_is_replayed(stateful):
+def test_output_with_more_state_is_replayed(stateful):
     """Grammars, seeded streams, counts of generated tokens."""
     assert needs_replay(stateful)
 
@@ -98,8 +98,8 @@ def test_another_text_is_a_divergence():
         Replay(delivered).remainder(pb.Delta(text=" x", token_ids=[1]))
 
 
-def test_thinking_and_tool_calls_are_swallowed_too():
-    """Calls are compared by what they say: their ids are random."""
+def test_thinking_and_tool_calls_are_dropped_too():
+    """Calls are compared without their ids, which are random."""
     call = pb.ToolCall(id="call-1", name="add", arguments_json="{}")
     delivered = Delivered()
     delivered.add(pb.Delta(thinking="hm", token_ids=[1]))
@@ -121,8 +121,8 @@ def test_logprobs_are_cut_with_their_tokens():
     assert [entry.token.id for entry in rest.logprobs] == [2]
 
 
-def test_what_was_delivered_comes_back_as_one_message():
-    """The client sends it with its next turn, whatever the deltas were."""
+def test_delivered_output_is_returned_as_one_message():
+    """As the client sends it with its next turn, however the deltas were cut."""
     call = pb.ToolCall(id="call-1", name="add", arguments_json="{}")
     delivered = Delivered()
     for delta in (pb.Delta(thinking="hm"), pb.Delta(text="it "), pb.Delta(text="is"), pb.Delta(tool_calls=[call])):

@@ -1,4 +1,4 @@
-"""Every policy behind the one interface, and what each of them promises besides."""
+"""Every policy behind the common interface, and the properties of each."""
 
 import math
 from collections import Counter
@@ -28,18 +28,18 @@ def snapshot(*candidates):
 
 
 def demand(prompt_tokens=200, output_tokens=128, **cached):
-    """A request, and what workers are believed to have of it."""
+    """A request, and the tokens of it that each worker has cached."""
     return Demand(prompt_tokens, output_tokens, cached)
 
 
 def spread(policy, candidates, count, request=None):
-    """Counts where many independent requests go."""
+    """Counts the picks of many independent requests."""
     rng = Random(11)
     return Counter(policy.pick(snapshot(*candidates), request or demand(), rng).worker for _ in range(count))
 
 
 @every_policy
-def test_without_candidates_nobody_is_picked(name):
+def test_without_candidates_no_worker_is_picked(name):
     """None, and no error."""
     assert make_policy(name).pick(snapshot(), demand(), Random(1)) is None
 
@@ -73,7 +73,7 @@ def test_equal_workers_get_equal_shares(name):
 
 @every_policy
 def test_picks_do_not_depend_on_the_order_of_the_candidates(name):
-    """The same shares when the list is turned round."""
+    """The same shares when the list is reversed."""
     workers = [candidate(f"w{i}") for i in range(4)]
     counts = spread(make_policy(name), workers[::-1], 4000)
     # Standard deviation sqrt(4000 * 1/4 * 3/4) = 27.
@@ -82,7 +82,7 @@ def test_picks_do_not_depend_on_the_order_of_the_candidates(name):
 
 @pytest.mark.parametrize("name", ["expected-completion", "least-load"])
 def test_a_burst_of_reserved_picks_spreads_evenly(name):
-    """Each pick sees the reservations of those before it."""
+    """Each pick counts the ones before it."""
     policy, rng = make_policy(name), Random(3)
     streams, prompts = Counter(), Counter()
     for _ in range(64):
@@ -95,7 +95,7 @@ def test_a_burst_of_reserved_picks_spreads_evenly(name):
 
 @pytest.mark.parametrize("name", ["expected-completion", "least-load"])
 def test_an_idle_worker_is_preferred_to_a_busy_one(name):
-    """By far enough that no band hides it."""
+    """By more than any band."""
     counts = spread(make_policy(name), [candidate("idle"), candidate("busy", streams=60, prompt_tokens=50_000)], 100)
     assert counts == {"idle": 100}
 
@@ -106,8 +106,8 @@ def test_least_load_measures_streams_against_size():
     assert counts == {"large": 50}
 
 
-def test_round_robin_goes_on_where_it_was_when_workers_leave():
-    """Nobody is skipped or served twice because the list became shorter."""
+def test_round_robin_continues_when_workers_leave():
+    """No worker is skipped or picked twice because the list became shorter."""
     policy = make_policy("round-robin")
     rng, workers = Random(1), [candidate(name) for name in "abcd"]
     picks = [policy.pick(snapshot(*workers), demand(), rng).worker for _ in range(2)]
@@ -130,14 +130,14 @@ def test_a_cached_prefix_wins_where_it_saves_enough():
 
 
 def test_a_cached_prefix_does_not_win_against_a_long_queue():
-    """A hot prefix must not pile everything onto one worker."""
+    """A hot prefix must not send everything to one worker."""
     holder = candidate("holder", streams=30, prompt_tokens=60_000)
     counts = spread(ExpectedCompletion(), [holder, candidate("other")], 20, demand(6000, holder=5900))
     assert counts == {"other": 20}
 
 
 def test_among_equals_the_longest_prefix_wins():
-    """A conversation stays where it is as long as that costs nothing."""
+    """A conversation stays at its worker as long as that costs nothing."""
     workers = [candidate("a"), candidate("b"), candidate("c")]
     counts = spread(ExpectedCompletion(), workers, 20, demand(300, b=200, c=100))
     assert counts == {"b": 20}
@@ -146,24 +146,24 @@ def test_among_equals_the_longest_prefix_wins():
 
 
 def test_among_equals_the_least_recently_burdened_wins():
-    """Tokens assigned lately break the tie, and fade."""
+    """Recently assigned tokens break the tie, and fade."""
     recent = candidate("recent", assigned_until=NOW + 15)
     faded = candidate("faded", assigned_until=NOW - 45)
     assert spread(ExpectedCompletion(), [recent, faded], 20) == {"faded": 20}
 
 
-def test_a_fresh_report_adds_what_other_balancers_put_there():
-    """Local counts alone would call the worker idle."""
+def test_a_fresh_report_adds_the_load_of_other_balancers():
+    """By local counts alone the worker would be idle."""
     shared = candidate("shared", other_streams=60, reported_at=NOW - 0.5)
     assert spread(ExpectedCompletion(), [shared, candidate("idle")], 20, demand(200, 4000)) == {"idle": 20}
 
 
-def test_prompts_that_others_have_put_there_count_until_they_are_computed():
+def test_prompts_of_other_balancers_count_until_they_are_computed():
     """8000 tokens are 0.4 s of work: right after the report they repel, half a second later they are done."""
     picks = []
     for age in (0.0, 0.5):
-        told = {"other_streams": 1, "other_prompt_tokens": 8000, "reported_at": NOW - age}
-        shared = candidate("shared", **told, prefill_tokens_per_second=20_000.0, stream_seconds=0.0002)
+        fields = {"other_streams": 1, "other_prompt_tokens": 8000, "reported_at": NOW - age}
+        shared = candidate("shared", **fields, prefill_tokens_per_second=20_000.0, stream_seconds=0.0002)
         own = candidate("own", streams=4, prefill_tokens_per_second=20_000.0, stream_seconds=0.0002)
         picks.append(spread(ExpectedCompletion(), [shared, own], 20))
     assert picks == [{"own": 20}, {"shared": 20}]
@@ -181,9 +181,9 @@ def test_an_old_measurement_fades():
 
 
 def test_a_stale_report_is_ignored():
-    """Otherwise a worker whose reports stopped would repel, or attract, for ever."""
-    told = {"other_streams": 60, "reported_kv_use": 0.99}
-    shared = candidate("shared", **told, reported_at=NOW - 5)
+    """Otherwise a worker whose reports stopped would repel or attract for ever."""
+    fields = {"other_streams": 60, "reported_kv_use": 0.99}
+    shared = candidate("shared", **fields, reported_at=NOW - 5)
     counts = spread(ExpectedCompletion(), [shared, candidate("idle")], 400)
     assert abs(counts["shared"] - 200) <= 5 * math.sqrt(400 / 4)
 
@@ -204,7 +204,7 @@ def test_a_slower_worker_keeps_a_share():
     assert 5 <= streams["slow"] <= 35
 
 
-def test_a_fresh_worker_is_trusted_with_less_at_first():
+def test_a_fresh_worker_gets_less_at_first():
     """Its share rises to the full one over the slow start."""
     shares = []
     for age in (0.0, Weights().slow_start_seconds):
@@ -218,7 +218,7 @@ def test_a_fresh_worker_is_trusted_with_less_at_first():
     assert abs(shares[1] - 0.5) < 0.05
 
 
-def test_an_unmeasured_worker_is_taken_for_an_average_one():
+def test_an_unmeasured_worker_counts_as_an_average_one():
     """Neither infinitely fast nor useless before its first report."""
     known = [candidate(f"k{i}", prefill_tokens_per_second=500.0, stream_seconds=0.001) for i in range(3)]
     counts = spread(ExpectedCompletion(), [*known, candidate("new")], 400)
@@ -239,6 +239,6 @@ def test_the_explanation_lists_every_candidate_with_its_terms():
 
 
 def test_an_unknown_policy_is_refused_by_name():
-    """The message lists what there is."""
+    """The message lists the known ones."""
     with pytest.raises(ConfigError, match=r"'fastest' is unknown.*expected-completion"):
         make_policy("fastest")

@@ -1,4 +1,4 @@
-"""What a worker's prefix cache is believed to hold."""
+"""The index of a worker's prefix cache."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +67,7 @@ def test_tails_leave_before_heads():
 
 
 def test_a_miss_forgets_as_much_of_the_oldest():
-    """The worker has evicted more than was believed."""
+    """The worker has evicted more than was predicted."""
     index = PrefixIndex()
     index.insert(prefix(1, 2, 3, 4))
     index.insert(prefix(11, 12))

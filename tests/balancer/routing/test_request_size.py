@@ -1,4 +1,4 @@
-"""Sizing up requests, and learning from what they turned out to be."""
+"""The size of requests, and the averages behind it."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def chat(*contents, system="be brief", **fields):
 
 
 def size(request):
-    """With nothing learned yet."""
+    """Without any finished request."""
     return measure_generation(request, ModelEstimates())
 
 
@@ -32,11 +32,11 @@ def test_text_is_four_bytes_a_token_at_first():
 
 
 def test_token_ids_are_counted():
-    """Nothing is guessed."""
+    """Nothing is estimated."""
     assert size(pb.GenerateRequest(token_ids=pb.TokenIds(ids=range(77)))).prompt_tokens == 77
 
 
-def test_pictures_weigh_too():
+def test_images_count_too():
     """And change the prefix."""
     one = pb.GenerateRequest(chat=pb.Chat(messages=[pb.Message(role="user", images=[pb.Image(data=b"1")])]))
     other = pb.GenerateRequest(
@@ -47,7 +47,7 @@ def test_pictures_weigh_too():
 
 
 def test_a_longer_conversation_extends_the_shorter_ones_prefix():
-    """That is what makes the next turn find its cache."""
+    """So the next turn finds its cache."""
     text = "word " * 200
     first, second = size(chat(text)), size(chat(text, "and now?" * 40))
     count = len(first.prefix.keys)
@@ -76,7 +76,7 @@ def test_the_output_is_expected_to_be_average_but_within_the_limit():
     assert size(pb.GenerateRequest(prompt="x", sampling=pb.Sampling(max_tokens=0))).output_tokens == 0
 
 
-def test_averages_follow_what_happens_and_are_kept_by_model():
+def test_averages_follow_the_requests_of_each_model():
     """About the last twenty requests count."""
     estimates = Estimates()
     for _ in range(100):
@@ -87,8 +87,8 @@ def test_averages_follow_what_happens_and_are_kept_by_model():
     assert estimates.of("b").output_tokens == FIRST_OUTPUT_TOKENS
 
 
-def test_short_prompts_teach_nothing_about_tokens():
-    """The chat template would drown them."""
+def test_short_prompts_do_not_change_the_bytes_per_token():
+    """The chat template would dominate."""
     estimates = ModelEstimates()
     estimates.tokenized(prompt_bytes=2, prompt_tokens=40)
     assert estimates.bytes_per_token == 4

@@ -23,8 +23,8 @@ def blocks(request: pb.GenerateRequest) -> Prefix:
     return measure_generation(request, ModelEstimates()).prefix
 
 
-def believed(request: pb.GenerateRequest, reply: pb.Message, token_ids: tuple[int, ...] = ()) -> list[int]:
-    """The keys that a worker has after the request."""
+def cached_keys(request: pb.GenerateRequest, reply: pb.Message, token_ids: tuple[int, ...] = ()) -> list[int]:
+    """The keys that a worker has cached after the request."""
     return [*with_reply(request, measure_generation(request, ModelEstimates()), reply, token_ids).keys]
 
 
@@ -38,30 +38,30 @@ def believed(request: pb.GenerateRequest, reply: pb.Message, token_ids: tuple[in
 @pytest.mark.parametrize("question", [QUESTION, pb.Message(role="user", content="hi")])
 def test_the_next_turn_begins_with_the_reply(question: pb.Message, answer: pb.Message) -> None:
     """All but the block that the next question shares with it, even where the prompt filled no block."""
-    keys, turn = believed(chat(question), answer), blocks(chat(question, answer, NEXT))
+    keys, turn = cached_keys(chat(question), answer), blocks(chat(question, answer, NEXT))
     assert len(keys) > len(blocks(chat(question)).keys) + 1
     assert keys == turn.keys[: len(keys)]
     assert len(turn.keys) - len(keys) <= 1
 
 
-def test_a_reply_that_comes_back_changed_is_believed_up_to_the_change() -> None:
+def test_a_changed_reply_is_predicted_up_to_the_change() -> None:
     """As the engine's own blocks are."""
     changed = pb.Message(role="assistant", content=ANSWER.content[:700] + "!" + ANSWER.content[700:])
-    keys, turn = believed(chat(QUESTION), ANSWER), blocks(chat(QUESTION, changed, NEXT)).keys
+    keys, turn = cached_keys(chat(QUESTION), ANSWER), blocks(chat(QUESTION, changed, NEXT)).keys
     same = sum(one == other for one, other in zip(keys, turn, strict=False))
     assert len(blocks(chat(QUESTION)).keys) < same < len(keys)
 
 
-def test_after_reasoning_nothing_is_believed() -> None:
+def test_after_reasoning_nothing_is_predicted() -> None:
     """Templates leave out the reasoning of earlier turns, so what follows it is computed again."""
     thoughtful = pb.Message(role="assistant", thinking="hm", content=ANSWER.content)
-    assert believed(chat(QUESTION), thoughtful) == blocks(chat(QUESTION)).keys
+    assert cached_keys(chat(QUESTION), thoughtful) == blocks(chat(QUESTION)).keys
 
 
 def test_token_ids_continue_with_what_was_generated() -> None:
     """Exactly, as nothing is rendered in between."""
     first, more = tuple(range(100)), tuple(range(1000, 1100))
-    keys = believed(pb.GenerateRequest(token_ids=pb.TokenIds(ids=first)), pb.Message(content="?"), more)
+    keys = cached_keys(pb.GenerateRequest(token_ids=pb.TokenIds(ids=first)), pb.Message(content="?"), more)
     assert keys == blocks(pb.GenerateRequest(token_ids=pb.TokenIds(ids=first + more))).keys
     assert len(keys) == 4 * 200 // BLOCK_BYTES
 
@@ -70,8 +70,8 @@ def test_a_plain_prompt_continues_with_its_text() -> None:
     """For clients that send everything again; with a suffix it is unknown where the reply will be."""
     prompt, reply = "once upon a time " * 20, pb.Message(content="there was a king " * 40)
     assert (
-        believed(pb.GenerateRequest(prompt=prompt), reply)
+        cached_keys(pb.GenerateRequest(prompt=prompt), reply)
         == blocks(pb.GenerateRequest(prompt=prompt + reply.content)).keys
     )
     infill = pb.GenerateRequest(prompt=prompt, suffix="the end")
-    assert believed(infill, reply) == blocks(infill).keys
+    assert cached_keys(infill, reply) == blocks(infill).keys

@@ -1,4 +1,4 @@
-"""What a worker's failed call means."""
+"""Classification of failed calls to workers."""
 
 import grpc
 import pytest
@@ -25,7 +25,7 @@ def rpc_error(code, details="something", trailers=()):
 
 
 def rich(error):
-    """A failed call with details, as workers answer it."""
+    """A failed call with details, as workers send it."""
     status = rich_status(error)
     return rpc_error(status.code, status.details, status.trailing_metadata)
 
@@ -65,14 +65,14 @@ def test_the_reason_and_the_field_travel_on():
     assert (str(error), error.reason, error.field) == ("top_k is -7", "BAD_TOP_K", "top_k")
 
 
-def test_a_busy_worker_says_when_it_has_room():
-    """Its RetryInfo is kept."""
+def test_the_retry_info_of_a_busy_worker_is_kept():
+    """As the time until the next attempt."""
     error = classify_failure(rich(QueueFull("full", reason="ENGINE_BUSY", retry_after_seconds=1.5)), "w0").error
     assert error.retry_after_seconds == 1.5
 
 
 def test_details_that_contradict_the_status_are_ignored():
-    """A foreign peer must not break the reading."""
+    """Another implementation must not break the classification."""
     status = rich_status(InvalidRequest("no"))
     error = rpc_error(Code.UNKNOWN, "other", status.trailing_metadata)
     assert classify_failure(error, "w0").kind is FailureKind.FAULT

@@ -1,4 +1,4 @@
-"""When a worker is taken out, for how long, and when silence means that it hangs."""
+"""Ejection, its duration, and the limits of silence."""
 
 import pytest
 
@@ -13,12 +13,12 @@ from vllama_protos.v1 import worker_pb2
 
 
 class Clock:
-    """Time that a test moves."""
+    """A clock that tests set."""
 
     now = 100.0
 
     def __call__(self):
-        """The present."""
+        """The current time."""
         return self.now
 
 
@@ -53,7 +53,7 @@ def test_a_success_between_forgives(breaker):
 
 
 def test_the_last_worker_is_spared(breaker):
-    """Statistics never take out the only one; evidence does."""
+    """Failure counts never eject the only worker; evidence does."""
     for _ in range(10):
         assert not breaker.failure("a", may_eject=False)
     breaker.eject("it is dead")
@@ -73,7 +73,7 @@ def test_the_wait_doubles_up_to_a_minute(breaker, clock):
 
 
 def test_a_worker_that_falls_again_soon_waits_longer(breaker):
-    """A probe alone does not make it trustworthy."""
+    """One probe alone does not reset the wait."""
     breaker.eject("dead")
     breaker.close()
     breaker.eject("dead again")
@@ -81,7 +81,7 @@ def test_a_worker_that_falls_again_soon_waits_longer(breaker):
 
 
 def test_enough_successes_make_the_next_ejection_a_first_one(breaker):
-    """What was long ago does not count."""
+    """Old ejections do not count."""
     breaker.eject("dead")
     breaker.close()
     for _ in range(HealthSettings().successes_to_forgive):
@@ -125,7 +125,7 @@ def test_a_long_prefill_is_given_its_time():
 
 
 def test_an_unmeasured_prefill_is_given_more():
-    """Nothing is known of its pace."""
+    """Its pace is unknown."""
     assert engine_stall_limit_seconds(report(queued_prompt_tokens=10), HealthSettings()) == 60
 
 
@@ -142,7 +142,7 @@ def seconds_of(timeout, is_urgent=True):
 
 
 def test_a_worker_that_computes_where_it_answers_is_given_much_longer():
-    """A long prompt on all processors is no hang."""
+    """A long prompt on all processors is not a hang."""
     timeout = AnswerTimeout(HealthSettings())
     timeout.record(0.001)
     assert timeout.seconds(is_urgent=True, least_seconds=15.0) == 15.0
@@ -158,7 +158,7 @@ def test_a_prompt_worker_is_given_the_usual_time():
 
 
 def test_a_worker_that_answers_slowly_is_given_longer():
-    """Its machine is busy: silence says less there."""
+    """Its machine is busy: silence means less there."""
     timeout = AnswerTimeout(HealthSettings())
     timeout.record(0.3)
     timeout.record(0.01)
@@ -168,7 +168,7 @@ def test_a_worker_that_answers_slowly_is_given_longer():
 
 
 def test_slow_answers_are_forgotten():
-    """After as many prompt ones as are remembered."""
+    """After as many fast ones as are remembered."""
     timeout = AnswerTimeout(HealthSettings())
     timeout.record(0.5)
     for _ in range(AnswerTimeout.REMEMBERED_ANSWERS):

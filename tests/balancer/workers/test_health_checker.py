@@ -1,4 +1,4 @@
-"""Workers that hang, fall silent, stall, and come back."""
+"""Workers that hang, fall silent, stall, and recover."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ async def running_on(fleet):
 
 
 def release_others(fleet, hung):
-    """Lets every worker but one go on."""
+    """Resumes every worker but one."""
     for worker in fleet.workers:
         if worker is not hung:
             worker.script = Script()
@@ -31,7 +31,7 @@ def release_others(fleet, hung):
 
 
 async def test_a_worker_that_is_silent_and_does_not_answer_loses_its_streams(make_fleet):
-    """They go on elsewhere; what it says later is not read any more."""
+    """They continue elsewhere; its later output is not read."""
     fleet = await make_fleet(2)
     task, hung = await running_on(fleet)
     release_others(fleet, hung)
@@ -44,7 +44,7 @@ async def test_a_worker_that_is_silent_and_does_not_answer_loses_its_streams(mak
 
 
 async def test_a_worker_on_busy_processors_keeps_its_streams(make_fleet):
-    """It may be kept from answering for long, and is asked again and again until it can."""
+    """Its answers may be delayed for long, and it is checked repeatedly until it answers."""
     fleet = await make_fleet(2)
     for worker in fleet.pool.workers():
         worker.description.device.kind = "cpu"
@@ -62,52 +62,52 @@ async def test_a_worker_on_busy_processors_keeps_its_streams(make_fleet):
     assert (reply.text, reply.finished.migrations) == (text_of(6), 0)
 
 
-async def test_a_process_that_stands_still_is_not_asked(make_fleet):
-    """The kernel says so at once, whatever the processors are shared with."""
+async def test_a_stopped_process_is_not_asked(make_fleet):
+    """The kernel reports it at once, however busy the processors are."""
     fleet = await make_fleet(2)
-    standing = await asyncio.create_subprocess_exec("sleep", "60")
+    stopped = await asyncio.create_subprocess_exec("sleep", "60")
     try:
-        standing.send_signal(signal.SIGSTOP)
-        await eventually(lambda: is_stopped(standing.pid))
+        stopped.send_signal(signal.SIGSTOP)
+        await eventually(lambda: is_stopped(stopped.pid))
         task, hung = await running_on(fleet)
         worker = fleet.pool.find(hung.name)
         worker.description.device.kind = "cpu"
         release_others(fleet, hung)
-        worker.process_changed(Changed(hung.name, ProcessState.RUNNING, pid=standing.pid))
+        worker.process_changed(Changed(hung.name, ProcessState.RUNNING, pid=stopped.pid))
         hung.is_silent, hung.answers_describe = True, False
         reply = await task
         hung.go_on.set()
         assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
     finally:
-        standing.kill()
-        await standing.wait()
+        stopped.kill()
+        await stopped.wait()
 
 
 async def test_a_stopped_process_loses_requests_before_their_first_token(make_fleet):
-    """Nothing has come of them yet, and nothing will."""
+    """They have no output, and would get none."""
     fleet = await make_fleet(2, health=HealthSettings(check_interval_seconds=0.02))
-    standing = await asyncio.create_subprocess_exec("sleep", "60")
+    stopped = await asyncio.create_subprocess_exec("sleep", "60")
     try:
-        standing.send_signal(signal.SIGSTOP)
-        await eventually(lambda: is_stopped(standing.pid))
+        stopped.send_signal(signal.SIGSTOP)
+        await eventually(lambda: is_stopped(stopped.pid))
         for worker in fleet.workers:
             worker.script = Script(pause_after_tokens=0)
         task = asyncio.create_task(fleet.generate(max_tokens=6))
         await eventually(lambda: sum(worker.running for worker in fleet.workers) == 1)
         hung = next(worker for worker in fleet.workers if worker.running)
         release_others(fleet, hung)
-        fleet.pool.find(hung.name).process_changed(Changed(hung.name, ProcessState.RUNNING, pid=standing.pid))
+        fleet.pool.find(hung.name).process_changed(Changed(hung.name, ProcessState.RUNNING, pid=stopped.pid))
         hung.is_silent, hung.answers_describe = True, False
         async with asyncio.timeout(HealthSettings().silence_seconds):
             assert (await task).text == text_of(6)
         hung.go_on.set()
     finally:
-        standing.kill()
-        await standing.wait()
+        stopped.kill()
+        await stopped.wait()
 
 
-async def test_a_process_that_is_stopped_while_it_is_asked_is_noticed(make_fleet):
-    """A patient question does not delay the verdict."""
+async def test_a_process_that_is_stopped_during_the_check_is_noticed(make_fleet):
+    """A long timeout does not delay the verdict."""
     fleet = await make_fleet(2)
     running = await asyncio.create_subprocess_exec("sleep", "60")
     try:
@@ -127,8 +127,8 @@ async def test_a_process_that_is_stopped_while_it_is_asked_is_noticed(make_fleet
         await running.wait()
 
 
-async def test_a_hung_worker_comes_back_after_a_probe(make_fleet):
-    """As soon as one real token comes out of it."""
+async def test_a_hung_worker_recovers_after_a_probe(make_fleet):
+    """As soon as it has generated one real token."""
     fleet = await make_fleet(2)
     task, hung = await running_on(fleet)
     release_others(fleet, hung)
@@ -142,19 +142,19 @@ async def test_a_hung_worker_comes_back_after_a_probe(make_fleet):
 
 
 async def test_a_worker_whose_watch_alone_stops_stays_in(make_fleet):
-    """It answers when asked, and its streams go on."""
+    """It answers the liveness check, and its streams continue."""
     fleet = await make_fleet(1)
     task, quiet = await running_on(fleet)
     quiet.is_silent = True
-    heard = fleet.pool.find("w0").last_seen_at
-    await eventually(lambda: fleet.pool.find("w0").last_seen_at > heard + 0.5)
+    seen = fleet.pool.find("w0").last_seen_at
+    await eventually(lambda: fleet.pool.find("w0").last_seen_at > seen + 0.5)
     assert fleet.pool.find("w0").unavailable == ""
     quiet.go_on.set()
     assert (await task).text == text_of(6)
 
 
 async def test_a_stalled_engine_loses_its_streams(make_fleet):
-    """Its reports come, and say that it makes no step."""
+    """Its reports come, and show that it makes no step."""
     fleet = await make_fleet(2)
     task, stalled = await running_on(fleet)
     release_others(fleet, stalled)
@@ -165,7 +165,7 @@ async def test_a_stalled_engine_loses_its_streams(make_fleet):
 
 
 async def test_an_idle_hung_worker_is_found_before_a_request_is(make_fleet):
-    """Nobody has to wait for the discovery."""
+    """No request waits for the discovery."""
     fleet = await make_fleet(2)
     fleet.workers[0].is_silent, fleet.workers[0].answers_describe = True, False
     await eventually(lambda: "hangs" in fleet.pool.find("w0").unavailable)
@@ -186,18 +186,18 @@ async def test_a_failed_probe_keeps_a_worker_out(make_fleet):
     await fleet.all_available()
 
 
-async def test_a_lost_connection_is_followed_by_a_probe_when_the_life_goes_on(make_fleet):
+async def test_a_lost_connection_is_followed_by_a_probe_in_the_same_incarnation(make_fleet):
     """The same boot id after a broken connection is no fresh start."""
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
-    worker.disconnected("somebody pulled a cable")
+    worker.disconnected("a cable was pulled")
     assert "not connected" in worker.unavailable
     await fleet.all_available()
     assert [request.request_id for request in fleet.workers[0].requests] == ["probe-w0"]
 
 
 async def test_a_worker_that_only_embeds_is_probed_with_a_text(make_fleet):
-    """It has no token to give."""
+    """It generates no tokens."""
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
     del worker.description.capabilities[0]
@@ -206,8 +206,8 @@ async def test_a_worker_that_only_embeds_is_probed_with_a_text(make_fleet):
     assert fleet.workers[0].requests == []
 
 
-async def test_a_unary_call_on_a_worker_that_hangs_is_asked_elsewhere(make_fleet):
-    """Giving a lease up ends any kind of call."""
+async def test_a_unary_call_on_a_worker_that_hangs_is_retried_elsewhere(make_fleet):
+    """Abandoning a lease cancels any kind of call."""
     fleet = await make_fleet(2)
     for worker in fleet.workers:
         worker.script = Script(pause_unary=True)

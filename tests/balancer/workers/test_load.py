@@ -17,12 +17,12 @@ from vllama_protos.v1 import worker_pb2
 
 
 class Call:
-    """A call that only knows whether it was cancelled."""
+    """A call that records its cancellation."""
 
     cancelled = False
 
     def cancel(self):
-        """Notes it."""
+        """Records it."""
         self.cancelled = True
         return True
 
@@ -37,7 +37,7 @@ def worker():
 
 
 def lease_of(worker, uncached=100, prompt=150, output=50):
-    """Takes a place for a request."""
+    """Takes a lease for a request."""
     lease = take_lease(worker, Choice(worker.name, "test"), Reservation(uncached, prompt + output), "r")
     lease.predicted_cached_tokens = prompt - uncached
     lease.expected_output_tokens = output
@@ -61,7 +61,7 @@ def test_a_lease_counts_from_the_pick_to_the_release(worker):
 
 
 def test_releasing_twice_counts_once(worker):
-    """Every path may release without asking."""
+    """Every path may release unconditionally."""
     first, second = lease_of(worker), lease_of(worker)
     first.release()
     first.release()
@@ -72,7 +72,7 @@ def test_releasing_twice_counts_once(worker):
 
 
 def test_the_workers_own_count_replaces_the_estimate(worker):
-    """`started` tells the real length and what was cached."""
+    """`started` carries the real length and the cached tokens."""
     lease = lease_of(worker)
     lease.started(prompt_tokens=400, cached_tokens=160)
     assert counts(worker) == (1, 240, 450)
@@ -80,8 +80,8 @@ def test_the_workers_own_count_replaces_the_estimate(worker):
     assert counts(worker) == (0, 0, 0)
 
 
-def test_a_belief_that_was_too_high_is_corrected(worker):
-    """What the worker has evicted is forgotten here as well."""
+def test_a_prediction_that_was_too_high_is_corrected(worker):
+    """Blocks that the worker has evicted are dropped here as well."""
     prefix = Prefix(tuple(range(10)), 10.0)
     worker.incarnation.prefix_index.insert(prefix)
     lease = lease_of(worker, uncached=50, prompt=150)
@@ -114,31 +114,31 @@ def report(worker, **fields):
     return worker.candidate()
 
 
-def test_what_others_put_there_is_what_a_report_shows_beyond_the_own_leases(worker):
+def test_the_load_of_other_balancers_is_the_excess_of_a_report(worker):
     """Streams and prompts; own ones that come or go later do not change it until the next report."""
     lease = lease_of(worker, uncached=100)
-    shown = report(worker, running=4, waiting=1, queued_prompt_tokens=700)
-    assert (shown.streams, shown.other_streams, shown.other_prompt_tokens) == (1, 4, 600)
+    candidate = report(worker, running=4, waiting=1, queued_prompt_tokens=700)
+    assert (candidate.streams, candidate.other_streams, candidate.other_prompt_tokens) == (1, 4, 600)
     lease.release()
-    shown = worker.candidate()
-    assert (shown.streams, shown.other_streams, shown.other_prompt_tokens) == (0, 4, 600)
-    shown = report(worker)
-    assert (shown.other_streams, shown.other_prompt_tokens) == (0, 0)
+    candidate = worker.candidate()
+    assert (candidate.streams, candidate.other_streams, candidate.other_prompt_tokens) == (0, 4, 600)
+    candidate = report(worker)
+    assert (candidate.other_streams, candidate.other_prompt_tokens) == (0, 0)
 
 
 def test_a_lone_balancer_finds_no_others(worker):
-    """Its own prompts, counted with their cached part by the engine, are nobody else's."""
+    """Its own prompts, counted with their cached part by the engine, do not count as others'."""
     lease_of(worker, uncached=100)
-    shown = report(worker, running=0, waiting=1, queued_prompt_tokens=5000)
-    assert (shown.other_streams, shown.other_prompt_tokens) == (0, 0)
+    candidate = report(worker, running=0, waiting=1, queued_prompt_tokens=5000)
+    assert (candidate.other_streams, candidate.other_prompt_tokens) == (0, 0)
 
 
 def test_speeds_are_measured_while_there_is_work(worker):
     """Reports of an idle worker repeat what it measured when it last had any."""
     report(worker, running=1, prefill_tokens_per_second=100.0)
     measured_at = worker.candidate().measured_at
-    shown = report(worker, prefill_tokens_per_second=100.0)
-    assert shown.measured_at == measured_at < shown.reported_at
+    candidate = report(worker, prefill_tokens_per_second=100.0)
+    assert candidate.measured_at == measured_at < candidate.reported_at
 
 
 def test_recent_assignments_fade(worker):
@@ -152,7 +152,7 @@ def test_recent_assignments_fade(worker):
 
 
 def test_abandoning_ends_the_call_once(worker):
-    """Whoever reads it finds the reason."""
+    """Its reader finds the reason."""
     lease, call = lease_of(worker), Call()
     lease.attach(call.cancel)
     lease.abandon("it hangs")
@@ -174,7 +174,7 @@ def test_a_released_lease_cannot_be_abandoned(worker):
     assert lease.abandoned == ""
 
 
-def test_a_new_life_gives_up_the_old_ones_leases(worker):
+def test_a_new_incarnation_abandons_the_leases_of_the_old(worker):
     """And their late release does not touch the new counts."""
     lease, call = lease_of(worker), Call()
     lease.attach(call.cancel)
@@ -186,8 +186,8 @@ def test_a_new_life_gives_up_the_old_ones_leases(worker):
     assert counts(worker) == (0, 0, 0)
 
 
-def test_blame_is_dealt_once_per_life(worker):
-    """The first loss decides for all that are aboard."""
+def test_blame_is_assigned_once_per_incarnation(worker):
+    """The first loss decides for all its leases."""
     prefilling, decoding = lease_of(worker), lease_of(worker)
     decoding.first_token()
     worker.mark_lost("gone")
@@ -200,14 +200,18 @@ def test_blame_is_dealt_once_per_life(worker):
 def test_a_candidate_has_every_count_in_its_own_field(worker):
     """All of them different, so that none can stand for another."""
     lease_of(worker, uncached=100, prompt=150, output=50)
-    told = {"running": 4, "queued_prompt_tokens": 700, "kv_cache_use": 0.3, "prefill_tokens_per_second": 9.0}
-    message = worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY, **told)
+    fields = {"running": 4, "queued_prompt_tokens": 700, "kv_cache_use": 0.3, "prefill_tokens_per_second": 9.0}
+    message = worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY, **fields)
     message.step.FromNanoseconds(54_000_000)
     worker.take_report(message)
-    shown = worker.candidate()
-    assert (shown.name, shown.streams, shown.max_streams, shown.prompt_tokens) == ("w0", 1, 2, 100)
-    assert (shown.kv_reserved, shown.kv_per_token) == pytest.approx((0.2, 0.001))
-    assert (shown.other_streams, shown.other_prompt_tokens, shown.reported_kv_use) == (3, 600, pytest.approx(0.3))
-    assert (shown.prefill_tokens_per_second, shown.stream_seconds) == (9.0, pytest.approx(0.001))
-    assert shown.ready_at <= shown.measured_at == shown.reported_at
-    assert shown.assigned_until == pytest.approx(shown.reported_at + 2.0 * math.log2(100), abs=1.0)
+    candidate = worker.candidate()
+    assert (candidate.name, candidate.streams, candidate.max_streams, candidate.prompt_tokens) == ("w0", 1, 2, 100)
+    assert (candidate.kv_reserved, candidate.kv_per_token) == pytest.approx((0.2, 0.001))
+    assert (candidate.other_streams, candidate.other_prompt_tokens, candidate.reported_kv_use) == (
+        3,
+        600,
+        pytest.approx(0.3),
+    )
+    assert (candidate.prefill_tokens_per_second, candidate.stream_seconds) == (9.0, pytest.approx(0.001))
+    assert candidate.ready_at <= candidate.measured_at == candidate.reported_at
+    assert candidate.assigned_until == pytest.approx(candidate.reported_at + 2.0 * math.log2(100), abs=1.0)

@@ -1,4 +1,4 @@
-"""Who may have killed a worker."""
+"""Which request may have crashed a worker."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from vllama_balancer.workers.poison import blamed
 
 @dataclass(frozen=True)
 class Aboard:
-    """A request aboard."""
+    """A request on the worker."""
 
     name: str
     produced: bool = False
@@ -19,25 +19,25 @@ class Aboard:
 
 
 def test_requests_before_their_first_token_come_first():
-    """Streams in the middle of an answer have shown that they can be served."""
+    """Streams in the middle of an answer have been served so far."""
     poison, innocent = Aboard("poison"), Aboard("innocent", produced=True)
     assert blamed([innocent, poison]) == [poison]
 
 
-def test_a_second_death_points_at_who_was_there_the_first_time():
+def test_a_second_crash_points_at_the_request_of_the_first():
     """The others are exonerated."""
     poison, newcomer = Aboard("poison", crash_count=1), Aboard("newcomer")
     assert blamed([newcomer, poison]) == [poison]
 
 
 def test_when_all_decode_all_are_suspects():
-    """Somebody has to be."""
+    """At least one has to be blamed."""
     all_decoding = [Aboard("a", produced=True), Aboard("b", produced=True)]
     assert blamed(all_decoding) == all_decoding
 
 
 def test_a_stream_that_another_worker_served_is_exonerated_by_one_that_none_did():
-    """Both wait for their first token here, and both were aboard the first death."""
+    """Both wait for their first token here, and both were present at the first crash."""
     poison, moved = Aboard("poison", crash_count=1), Aboard("moved", had_output=True, crash_count=1)
     assert blamed([moved, poison]) == [poison]
 
@@ -47,6 +47,6 @@ suspects = st.builds(Aboard, st.text(max_size=3), st.booleans(), st.booleans(), 
 
 @given(st.lists(suspects, min_size=1), suspects)
 def test_poison_that_dies_of_its_prompt_is_always_blamed_the_second_time(others, poison):
-    """Whoever travels with it: it has no token, and has been blamed before."""
+    """Whatever runs beside it: it has no token, and was blamed before."""
     poison = Aboard(poison.name, crash_count=1)
     assert poison in blamed([*others, poison])

@@ -12,7 +12,7 @@ KEY = model_key("m")
 
 
 async def test_a_worker_joins_under_load(make_fleet, tmp_path):
-    """And takes its part."""
+    """And takes its share."""
     fleet = await make_fleet(1)
     late = ScriptedWorker("late", f"unix:{tmp_path}/late")
     await late.start()
@@ -34,7 +34,7 @@ async def test_an_address_without_a_worker_is_waited_for(make_fleet):
 
 
 async def test_a_starting_worker_takes_nothing_until_it_is_ready(make_fleet):
-    """Then it is described anew: only the loaded engine knows its size."""
+    """Then it is described again: only the loaded engine has its size."""
     fleet = await make_fleet(1, start=False)
     await fleet.workers[0].start(STARTING)
     worker = fleet.pool.find("w0")
@@ -46,8 +46,8 @@ async def test_a_starting_worker_takes_nothing_until_it_is_ready(make_fleet):
     assert worker.incarnation.load.capacity.max_streams == 3
 
 
-async def test_the_source_may_say_that_a_process_ended_before_the_connection_does(make_fleet):
-    """Nothing more is sent there."""
+async def test_the_fleet_source_may_report_the_end_of_a_process_before_the_connection_ends(make_fleet):
+    """It gets no more requests."""
     fleet = await make_fleet(2)
     fleet.pool.apply(Changed("w0", ProcessState.RESTARTING, "exit status 1", restarts=3, retry_in_seconds=2.0))
     worker = fleet.pool.find("w0")
@@ -58,8 +58,8 @@ async def test_the_source_may_say_that_a_process_ended_before_the_connection_doe
     assert fleet.workers[0].requests == []
 
 
-async def test_a_process_that_drains_is_waited_for_when_somebody_starts_it_again(make_fleet):
-    """Its supervisor runs: what the old life said last does not decide."""
+async def test_a_supervised_process_that_drains_may_come_back(make_fleet):
+    """Its supervisor restarts it: the last report of the old incarnation does not count."""
     fleet = await make_fleet(1)
     fleet.pool.apply(Changed("w0", ProcessState.RUNNING, pid=4711))
     fleet.workers[0].become(DRAINING)
@@ -71,7 +71,7 @@ async def test_a_process_that_drains_is_waited_for_when_somebody_starts_it_again
 
 
 async def test_a_crash_loop_is_hopeless(make_fleet):
-    """Nobody waits for it."""
+    """No request waits for it."""
     fleet = await make_fleet(1)
     assert not fleet.pool.is_hopeless(KEY)
     fleet.pool.apply(Changed("w0", ProcessState.FAILED, "it dies at once: no memory"))
@@ -79,8 +79,8 @@ async def test_a_crash_loop_is_hopeless(make_fleet):
     assert "no memory" in fleet.pool.find("w0").unavailable
 
 
-async def test_news_of_an_unknown_worker_are_ignored(make_fleet):
-    """They may come after it was removed."""
+async def test_events_of_an_unknown_worker_are_ignored(make_fleet):
+    """They may come after its removal."""
     fleet = await make_fleet(1)
     fleet.pool.apply(Changed("ghost", ProcessState.FAILED))
     fleet.pool.apply(Removed("ghost"))
@@ -88,7 +88,7 @@ async def test_news_of_an_unknown_worker_are_ignored(make_fleet):
 
 
 async def test_a_second_worker_of_the_same_name_replaces_the_first(make_fleet, tmp_path):
-    """At another address, with streams of the old one moving over."""
+    """At another address; the streams of the old one move over."""
     fleet = await make_fleet(1)
     fleet.workers[0].script.pause_after_tokens = 2
     task = asyncio.create_task(fleet.generate())
@@ -120,8 +120,8 @@ async def test_a_source_is_followed_to_its_end(make_fleet):
     assert fleet.pool.workers() == ()
 
 
-async def test_an_unavailable_life_is_excluded_only_while_another_is_there(make_fleet):
-    """A request that failed everywhere may come back to where it was."""
+async def test_an_incarnation_is_excluded_only_while_another_is_available(make_fleet):
+    """A request that failed everywhere may return to its first worker."""
     fleet = await make_fleet(2)
     first, second = fleet.pool.workers()
     only = fleet.pool.snapshot(KEY, {first.incarnation.boot_id}).candidates
@@ -141,8 +141,8 @@ async def test_the_pools_state_is_read_at_every_scrape(make_fleet):
     assert fleet.value("vllama_queue_length") == 0
 
 
-async def test_who_sleeps_is_not_counted_as_out(make_fleet):
-    """Alerts are for workers that should serve; one that has died in its sleep is gone like any other."""
+async def test_a_sleeping_worker_is_not_counted_as_out(make_fleet):
+    """Alerts are for workers that should serve; one that died asleep counts as gone."""
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
     assert fleet.value("vllama_worker_asleep", worker="w0") == 0
@@ -162,6 +162,6 @@ async def test_a_workers_task_is_restarted_after_an_unexpected_error(make_fleet,
     sound, worker.take_report = worker.take_report, lambda report: 1 / 0
     await eventually(lambda: "restarting the task" in caplog.text)
     worker.take_report = sound
-    heard = worker.last_seen_at
-    await eventually(lambda: worker.last_seen_at > heard)
+    seen = worker.last_seen_at
+    await eventually(lambda: worker.last_seen_at > seen)
     assert (await fleet.generate()).text == text_of(8)

@@ -29,7 +29,7 @@ async def channel(worker):
     channel = open_channel(worker.address)
     yield channel
     await channel.close()
-    # What reads the news, and what gRPC reads the orders with; the worker in this process has tasks of its own.
+    # The reader, and gRPC's task that reads the outgoing messages; the worker in this process has tasks of its own.
     await eventually(lambda: not any(_is_of_a_call(task) for task in asyncio.all_tasks()))
 
 
@@ -65,7 +65,7 @@ async def test_many_generations_share_a_call(worker, channel):
 
 
 async def test_a_message_is_answered_unless_the_worker_goes_on_without(worker, channel):
-    """Started, eight tokens and the end are ten messages."""
+    """`started`, eight tokens and `finished` are ten messages."""
     for needs_no_ready in (False, True, False):
         worker.needs_no_ready = needs_no_ready
         assert await read(channel.generate(request(tokens=8), None, can_relay=True)) == text_of(8)
@@ -83,8 +83,8 @@ async def test_an_error_is_read_as_from_a_call_of_its_own(worker, channel):
     assert await read(channel.generate(request(), None, can_relay=True)) == text_of(8)
 
 
-async def test_a_death_ends_every_generation_and_the_next_life_gets_a_call_of_its_own(worker, channel):
-    """Each is lost as it would be on a call of its own."""
+async def test_a_crash_ends_every_generation_and_the_next_incarnation_gets_a_new_call(worker, channel):
+    """Each is lost as on a call of its own."""
     worker.script.pause_after_tokens = 4
     calls = [channel.generate(request(), None, can_relay=True) for _ in range(5)]
     reading = [asyncio.create_task(error_of(call)) for call in calls]
@@ -96,7 +96,7 @@ async def test_a_death_ends_every_generation_and_the_next_life_gets_a_call_of_it
     await worker.start()
 
     async def whole() -> str:
-        # Until the channel has found the new life.
+        # Until the channel has found the new incarnation.
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 return await read(channel.generate(request(), None, can_relay=True))
@@ -106,15 +106,15 @@ async def test_a_death_ends_every_generation_and_the_next_life_gets_a_call_of_it
 
 
 async def test_a_worker_that_is_not_there_is_unreachable(tmp_path):
-    """The request has nothing to do with it."""
-    channel = open_channel(f"unix:{tmp_path}/nobody")
+    """The request is not the cause."""
+    channel = open_channel(f"unix:{tmp_path}/nothing")
     error = await error_of(channel.generate(request(), None, can_relay=True))
     assert classify_failure(error, "w0").kind is FailureKind.UNREACHABLE
     await channel.close()
 
 
 async def test_a_cancel_reaches_the_worker(worker, channel):
-    """Its place there is free again, and the others keep theirs."""
+    """Its stream there ends, and the others continue."""
     worker.script.pause_after_tokens = 4
     calls = [channel.generate(request(), None, can_relay=True) for _ in range(2)]
     await eventually(lambda: worker.running == 2)
@@ -125,7 +125,7 @@ async def test_a_cancel_reaches_the_worker(worker, channel):
 
 
 class SilentCall:
-    """A stub whose only call says nothing until it is cancelled."""
+    """A stub whose only call is silent until it is cancelled."""
 
     def __init__(self) -> None:
         self._is_over = asyncio.Event()
@@ -150,7 +150,7 @@ class SilentCall:
 
 
 async def test_a_first_token_is_handed_over_before_the_others():
-    """Whoever reads along can wait the moment that a new caller cannot."""
+    """Streams that have output can wait a moment; a new request cannot."""
     connection = RelayConnection(SilentCall())
     order = []
 
@@ -159,14 +159,14 @@ async def test_a_first_token_is_handed_over_before_the_others():
             async for kind, _ in call:
                 order.append((name, kind))
 
-    def news(stream: int, **event: object) -> worker_pb2.RelayEvent:
+    def event_of(stream: int, **event: object) -> worker_pb2.RelayEvent:
         return worker_pb2.RelayEvent(stream=stream, response=generation_pb2.GenerateResponse(**event))
 
     output, end = {"delta": generation_pb2.Delta(text="a")}, {"finished": generation_pb2.Finished()}
     reading = [asyncio.create_task(note(name, connection.begin(request(), None))) for name in ("old", "new")]
-    connection._distribute([news(1, **output)])
+    connection._distribute([event_of(1, **output)])
     await eventually(lambda: order == [("old", "delta")])
-    connection._distribute([news(1, **output), news(2, **output), news(1, **end), news(2, **end)])
+    connection._distribute([event_of(1, **output), event_of(2, **output), event_of(1, **end), event_of(2, **end)])
     await asyncio.gather(*reading)
     assert order[1][0] == "new"
     assert sorted(order[1:]) == sorted([("old", "delta"), ("old", "finished"), ("new", "delta"), ("new", "finished")])
@@ -174,7 +174,7 @@ async def test_a_first_token_is_handed_over_before_the_others():
 
 
 async def test_a_large_request_has_a_call_of_its_own(worker, channel):
-    """Nobody waits behind a picture."""
+    """Others do not wait behind an image."""
     large = channel.generate(request("x" * MAX_RELAYED_BYTES), None, can_relay=True)
     assert isinstance(large, SeparateGeneration)
     assert await read(large) == text_of(8)
@@ -188,7 +188,7 @@ async def test_a_worker_that_does_not_relay_is_called_as_ever(worker, channel):
 
 
 async def test_closing_the_channel_ends_what_runs(worker, channel):
-    """Nobody waits for ever."""
+    """No reader waits for ever."""
     worker.script.pause_after_tokens = 4
     call = channel.generate(request(), None, can_relay=True)
     reading = asyncio.create_task(error_of(call))

@@ -1,4 +1,4 @@
-"""A generation of a shared call behaves as a call of its own, and merges what a slow reader has not taken."""
+"""A generation of a shared call behaves like a call of its own, and merges what a slow reader has not read."""
 
 import asyncio
 
@@ -36,14 +36,14 @@ def generation(timeout_seconds: float | None = None) -> tuple[RelayedGeneration,
     return RelayedGeneration(lambda: cancelled.append(True), timeout_seconds), cancelled
 
 
-def told(deltas: list[pb.Delta]) -> list[tuple[str, str]]:
-    """What a reader hears of deltas, in order: reasoning before text, calls last."""
-    heard = []
+def content(deltas: list[pb.Delta]) -> list[tuple[str, str]]:
+    """What a reader gets from deltas, in order: reasoning before text, calls last."""
+    parts = []
     for each in deltas:
-        heard += [("thinking", character) for character in each.thinking]
-        heard += [("text", character) for character in each.text]
-        heard += [("call", call.name) for call in each.tool_calls]
-    return heard
+        parts += [("thinking", character) for character in each.thinking]
+        parts += [("text", character) for character in each.text]
+        parts += [("call", call.name) for call in each.tool_calls]
+    return parts
 
 
 async def test_a_reader_that_keeps_up_gets_every_event_as_it_came():
@@ -75,7 +75,7 @@ async def test_a_slow_reader_gets_fewer_and_larger_deltas():
 
 
 @given(st.lists(DELTAS, min_size=1, max_size=8))
-async def test_merged_deltas_say_what_they_said_one_by_one(deltas):
+async def test_merged_deltas_keep_their_content(deltas):
     """Order, text, tokens and calls are what they were, whatever merges."""
     stream, _ = generation()
     before = [pb.Delta.FromString(each.SerializeToString()) for each in deltas]
@@ -83,12 +83,12 @@ async def test_merged_deltas_say_what_they_said_one_by_one(deltas):
         stream.add(pb.GenerateResponse(delta=each))
     stream.add(finished())
     merged = [response.delta async for kind, response in stream if kind == "delta"]
-    assert told(merged) == told(before)
+    assert content(merged) == content(before)
     assert [id_ for each in merged for id_ in each.token_ids] == [id_ for each in before for id_ in each.token_ids]
 
 
 async def test_an_error_comes_after_what_came_before_it():
-    """Output that was delivered need not be computed again."""
+    """Delivered output need not be computed again."""
     stream, cancelled = generation()
     stream.add(delta("a"))
     stream.fail(LOST)
@@ -101,7 +101,7 @@ async def test_an_error_comes_after_what_came_before_it():
 
 
 async def test_cancelling_ends_it_at_once_and_drops_what_came():
-    """A late token of an attempt that was given up must not come through."""
+    """A late token of an abandoned attempt must not get through."""
     stream, cancelled = generation()
     waiting = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
@@ -115,7 +115,7 @@ async def test_cancelling_ends_it_at_once_and_drops_what_came():
     assert cancelled == [True]
 
 
-async def test_cancelling_one_that_is_complete_tells_nobody():
+async def test_cancelling_a_complete_one_sends_nothing():
     """There is nothing left to end."""
     stream, cancelled = generation()
     stream.add(finished())
@@ -124,7 +124,7 @@ async def test_cancelling_one_that_is_complete_tells_nobody():
 
 
 async def test_a_deadline_ends_it_on_both_sides():
-    """The worker is told as well."""
+    """The worker is notified as well."""
     stream, cancelled = generation(0.001)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await anext(stream)

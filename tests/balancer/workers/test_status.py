@@ -1,4 +1,4 @@
-"""What people and tools are told of a worker."""
+"""The public status of a worker."""
 
 from tests.balancer.conftest import READY, STARTING
 from tests.balancer.scripted_worker import eventually
@@ -8,7 +8,7 @@ from vllama_protos.v1 import worker_pb2
 
 
 async def test_a_process_without_a_socket_yet_is_starting(make_fleet):
-    """Not a failed connection: nobody is to blame while Python imports."""
+    """Not a failed connection: Python is still importing."""
     fleet = await make_fleet(1, start=False)
     fleet.pool.apply(Changed("w0", ProcessState.RUNNING, pid=4711))
     worker = fleet.pool.find("w0")
@@ -17,8 +17,8 @@ async def test_a_process_without_a_socket_yet_is_starting(make_fleet):
     assert status.report.state == worker_pb2.WORKER_STATE_STARTING
 
 
-async def test_a_start_is_told_with_phase_share_and_time(make_fleet):
-    """As the worker itself reports them."""
+async def test_a_start_has_phase_share_and_time(make_fleet):
+    """As the worker reports them."""
     fleet = await make_fleet(1, start=False)
     await fleet.workers[0].start(STARTING)
     report = fleet.workers[0].report
@@ -29,8 +29,8 @@ async def test_a_start_is_told_with_phase_share_and_time(make_fleet):
     assert status_of(worker).reason == "is starting: loading weights, 42 %, 12 s"
 
 
-async def test_a_new_process_is_starting_whatever_the_old_one_said_last(make_fleet):
-    """The last report was ready, and is another process's."""
+async def test_a_new_process_is_starting_whatever_the_old_one_reported_last(make_fleet):
+    """The last report was ready, and another process's."""
     fleet = await make_fleet(1)
     worker = fleet.pool.find("w0")
     fleet.pool.apply(Changed("w0", ProcessState.RUNNING, pid=1))
@@ -46,7 +46,7 @@ async def test_a_new_process_is_starting_whatever_the_old_one_said_last(make_fle
 
 
 async def test_an_address_without_a_worker_is_named(make_fleet):
-    """In words, not in gRPC's."""
+    """Without gRPC's wording."""
     fleet = await make_fleet(1, start=False)
     worker = fleet.pool.find("w0")
     await eventually(lambda: status_of(worker).reason == f"is not connected: nothing answers at {worker.address}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllama_balancer.workers.load import TTFT_WINDOW_REQUESTS, TtftWindow
 
 
-def test_before_the_first_request_there_is_nothing_to_tell() -> None:
+def test_before_the_first_request_there_is_no_quantile() -> None:
     """Not zero: unknown."""
     assert TtftWindow().quantile(0.5) is None
 
@@ -19,7 +19,7 @@ def test_quantiles_are_times_that_were_measured() -> None:
 
 
 def test_old_requests_are_forgotten() -> None:
-    """A bad start does not weigh for ever."""
+    """A slow start does not count for ever."""
     times = TtftWindow()
     times.record(60)
     for _ in range(TTFT_WINDOW_REQUESTS):

@@ -1,0 +1,47 @@
+"""The request of each attempt of one generation."""
+
+from random import Random
+
+from vllama_balancer.dispatch.generation import Generation
+from vllama_balancer.dispatch.placer import PlacementRequest
+from vllama_balancer.gateway import Call
+from vllama_balancer.routing.request_size import EMPTY_SIZE
+from vllama_protos.v1 import generation_pb2 as pb
+
+
+def generation_of(request):
+    """Makes a generation of a request."""
+    return Generation("m:latest", request, PlacementRequest("r", "m", "c", EMPTY_SIZE), Call("c"), Random(1), 0.0)
+
+
+def deliver(generation, *token_ids):
+    """Delivers tokens to the client."""
+    assert generation.deliver("delta", pb.GenerateResponse(delta=pb.Delta(token_ids=token_ids))) is not None
+
+
+def test_the_request_is_not_copied():
+    """The gateway takes it over: its id and model are set in place."""
+    request = pb.GenerateRequest(prompt="hi")
+    assert generation_of(request).next_request("worker's name") is request
+    assert (request.request_id, request.model) == ("r", "worker's name")
+
+
+def test_each_attempt_resumes_after_exactly_the_delivered_tokens():
+    """After one migration, after two, and after tokens that the client itself resumes from."""
+    request = pb.GenerateRequest(prompt="hi", resume_token_ids=[1])
+    generation = generation_of(request)
+    assert list(generation.next_request("m").resume_token_ids) == [1]
+    deliver(generation, 2, 3)
+    assert list(generation.next_request("m").resume_token_ids) == [1, 2, 3]
+    assert list(generation.next_request("m").resume_token_ids) == [1, 2, 3]
+    deliver(generation, 4)
+    assert list(generation.next_request("m").resume_token_ids) == [1, 2, 3, 4]
+
+
+def test_a_replayed_request_resumes_nothing():
+    """It begins again, and the delivered part is dropped."""
+    generation = generation_of(pb.GenerateRequest(prompt="hi", sampling=pb.Sampling(seed=7, temperature=0.8)))
+    generation.next_request("m")
+    deliver(generation, 2, 3)
+    assert not generation.next_request("m").resume_token_ids
+    assert generation.deliver("delta", pb.GenerateResponse(delta=pb.Delta(token_ids=[2, 3]))) is None
