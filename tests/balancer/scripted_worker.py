@@ -97,7 +97,7 @@ class ScriptedWorker(
     embedding_pb2_grpc.EmbeddingServicer,
     worker_pb2_grpc.WorkerServicer,
 ):
-    """One worker; `start` and `die` as often as needed, each start a new life at the same address."""
+    """One worker; each `start` after a `die` is a new incarnation at the same address."""
 
     def __init__(self, name: str, address: str, models: tuple[str, ...] = ("m:latest",), max_streams: int = 8) -> None:
         self.name = name
@@ -121,10 +121,10 @@ class ScriptedWorker(
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
 
-    # -- life ------------------------------------------------------------------------------
+    # -- incarnations ----------------------------------------------------------------------
 
     async def start(self, state: int = worker_pb2.WORKER_STATE_READY) -> None:
-        """Begins a life."""
+        """Begins an incarnation."""
         self._over.clear()
         self.boot_id = uuid.uuid4().hex
         self.report = worker_pb2.WorkerReport(worker=self.name, boot_id=self.boot_id, state=state)
@@ -144,7 +144,7 @@ class ScriptedWorker(
 
     @property
     def is_dead(self) -> bool:
-        """Whether it has no life at present, and none is ending."""
+        """Whether it does not run, and is not just ending."""
         return self._server is None and (self._death is None or self._death.done())
 
     def become(self, state: int) -> None:

@@ -1,4 +1,4 @@
-"""Two balancers over the same workers: each counts its own streams, and learns of the other's from the reports."""
+"""Two balancers over the same workers: each counts its own streams, and the reports add the other's."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ FAIR = 1.3
 
 @dataclass
 class Balancer:
-    """A balancer's heart over workers that are not its own, and the streams that go through it."""
+    """A dispatcher over remote workers, and its streams."""
 
     pool: Pool
     dispatcher: Dispatcher
     streams: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def ask(self, count: int) -> None:
-        """Begins so many generations at once."""
+    def begin(self, count: int) -> None:
+        """Begins `count` generations at once."""
         self.streams += [asyncio.create_task(self._run(make_request(f"{i} of {count}"))) for i in range(count)]
 
     async def _run(self, request: generation_pb2.GenerateRequest) -> None:
@@ -49,15 +49,15 @@ class Balancer:
             async for _ in events:
                 pass
 
-    def heard_of(self, workers: list[ScriptedWorker]) -> bool:
-        """Tells whether it knows what the workers carry."""
-        heard = {worker.name: worker.report.running for worker in self.pool.workers()}
-        return heard == {worker.name: worker.running for worker in workers}
+    def has_load_of(self, workers: list[ScriptedWorker]) -> bool:
+        """Returns whether the reports include all streams of the workers."""
+        reported = {worker.name: worker.report.running for worker in self.pool.workers()}
+        return reported == {worker.name: worker.running for worker in workers}
 
 
 @pytest.fixture
 async def workers(tmp_path: Path) -> AsyncIterator[list[ScriptedWorker]]:
-    """Workers whose streams stop after a token until they are told to go on."""
+    """Workers whose streams pause after a token."""
     made = [ScriptedWorker(f"w{i}", f"unix:{tmp_path}/w{i}", max_streams=64) for i in range(WORKERS)]
     for worker in made:
         worker.script = Script(pause_after_tokens=1)
@@ -69,7 +69,7 @@ async def workers(tmp_path: Path) -> AsyncIterator[list[ScriptedWorker]]:
 
 @pytest.fixture
 async def balancers(workers: list[ScriptedWorker]) -> AsyncIterator[list[Balancer]]:
-    """Two of them, which know nothing of each other."""
+    """Two of them without any connection to each other."""
     made = []
     async with contextlib.AsyncExitStack() as stack:
         for seed in range(2):
@@ -101,9 +101,9 @@ async def until_running(workers: list[ScriptedWorker], streams: int) -> None:
 async def test_a_burst_through_two_balancers_spreads_like_one_through_one(
     workers: list[ScriptedWorker], balancers: list[Balancer]
 ) -> None:
-    """Though no report tells either of what the other has just sent."""
+    """Though no report includes the other's latest requests."""
     one, other = balancers
-    one.ask(STREAMS)
+    one.begin(STREAMS)
     await until_running(workers, STREAMS)
     alone = imbalance(workers)
     for worker in workers:
@@ -112,9 +112,9 @@ async def test_a_burst_through_two_balancers_spreads_like_one_through_one(
     await until_running(workers, 0)
     for worker in workers:
         worker.go_on.clear()
-    await eventually(lambda: all(balancer.heard_of(workers) for balancer in balancers))
-    one.ask(STREAMS // 2)
-    other.ask(STREAMS // 2)
+    await eventually(lambda: all(balancer.has_load_of(workers) for balancer in balancers))
+    one.begin(STREAMS // 2)
+    other.begin(STREAMS // 2)
     await until_running(workers, STREAMS)
     assert imbalance(workers) <= FAIR * alone
 
@@ -130,9 +130,9 @@ async def test_one_balancer_fills_what_the_other_has_left_empty(
     one, other = balancers
     for name in ("w2", "w3"):
         one.pool.find(name).hold("kept empty by the test")
-    one.ask(STREAMS // 2)
+    one.begin(STREAMS // 2)
     await until_running(workers, STREAMS // 2)
-    await eventually(lambda: other.heard_of(workers))
-    other.ask(STREAMS // 2)
+    await eventually(lambda: other.has_load_of(workers))
+    other.begin(STREAMS // 2)
     await until_running(workers, STREAMS)
     assert imbalance(workers) <= FAIR

@@ -140,7 +140,7 @@ async def test_a_stopped_worker_repeats_nothing_when_it_goes_on(processes):
 
 
 async def test_a_worker_restarted_at_its_address_serves_again(processes):
-    """A new boot id: its beliefs start over."""
+    """A new boot id: its prefix index starts empty."""
     await start_two(processes)
     await answers(processes.fleet, 4)
     process = processes.running["p0"]
@@ -185,7 +185,7 @@ async def test_slow_steps_are_no_hang(make_fleet, tmp_path):
         assert [fleet.value("vllama_worker_ejections_total", worker=name) for name in ("p0", "p1")] == [0, 0]
 
 
-async def test_the_belief_learns_what_the_worker_has_cached(processes):
+async def test_the_prefix_index_is_corrected_by_the_workers_cache(processes):
     """The second turn of a conversation goes where the first was, and is cached there."""
     await start_two(processes)
     fleet = processes.fleet
@@ -194,6 +194,6 @@ async def test_the_belief_learns_what_the_worker_has_cached(processes):
     second = await fleet.generate(text + "and more of it " * 20)
     assert second.started[0].worker == first.started[0].worker
     assert second.started[0].cached_prompt_tokens > 200
-    # Beliefs are of whole blocks, so the last part of the common beginning is not among them.
+    # The index holds whole blocks, so the last part of the common beginning is not in it.
     assert fleet.value("vllama_cached_tokens_predicted_total") > 150
     assert fleet.value("vllama_cached_tokens_delivered_total") > 200

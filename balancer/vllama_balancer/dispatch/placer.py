@@ -101,7 +101,7 @@ class Placer:
         if not others:
             return None
         worker = min(others, key=lambda one: (one.lease_count, self._rng.random()))
-        lease = take_lease(worker, Choice(worker.name, "unmetered"), Reservation(0, 0), request.request_id)
+        lease = take_lease(worker, Choice(worker.name, "unmetered"), Reservation(0, 0))
         lease.is_unmetered = True
         return lease
 
@@ -143,7 +143,7 @@ class Placer:
     def _take(self, request: PlacementRequest, worker: Worker, choice: Choice, demand: Demand) -> Lease:
         cached = demand.cached_tokens.get(worker.name, 0)
         reservation = Reservation(demand.prompt_tokens - cached, demand.prompt_tokens + demand.output_tokens)
-        lease = take_lease(worker, choice, reservation, request.request_id)
+        lease = take_lease(worker, choice, reservation)
         lease.predicted_cached_tokens = cached
         lease.expected_output_tokens = demand.output_tokens
         lease.crash_count = request.crash_count

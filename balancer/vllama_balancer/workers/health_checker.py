@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from vllama_balancer.workers.breaker import HealthSettings
     from vllama_balancer.workers.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 PROBE_PROMPT = "Hello"
 """The prompt that a probe continues by one token."""

@@ -39,19 +39,17 @@ class Lease:
         "needs_liveness_check",
         "predicted_cached_tokens",
         "produced",
-        "request_id",
         "taken_at",
         "uses_retry_budget",
         "worker",
     )
 
-    def __init__(self, worker: Worker, choice: Choice, reservation: Reservation, request_id: str) -> None:
+    def __init__(self, worker: Worker, choice: Choice, reservation: Reservation) -> None:
         self.worker = worker
         self.incarnation: Incarnation = worker.incarnation
         """The worker's incarnation at the time of the pick."""
         self.choice = choice
         """The worker's name and the reason of the pick."""
-        self.request_id = request_id
         self.predicted_cached_tokens = 0
         """Prompt tokens that the prefix index expects in the worker's cache."""
         self.expected_output_tokens = 0
@@ -137,9 +135,9 @@ class Lease:
             self.incarnation.load.computed(self._reservation)
 
 
-def take_lease(worker: Worker, choice: Choice, reservation: Reservation, request_id: str) -> Lease:
+def take_lease(worker: Worker, choice: Choice, reservation: Reservation) -> Lease:
     """Takes a place on a worker, counted at once."""
-    lease = Lease(worker, choice, reservation, request_id)
+    lease = Lease(worker, choice, reservation)
     incarnation = lease.incarnation
     incarnation.load.reserve(reservation, lease.taken_at)
     incarnation.leases[lease] = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,8 +13,6 @@ from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from vllama_balancer.workers.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_SECONDS = 5.0
 """A worker answers Describe at once, also while it loads."""

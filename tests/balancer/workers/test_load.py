@@ -38,7 +38,7 @@ def worker():
 
 def lease_of(worker, uncached=100, prompt=150, output=50):
     """Takes a lease for a request."""
-    lease = take_lease(worker, Choice(worker.name, "test"), Reservation(uncached, prompt + output), "r")
+    lease = take_lease(worker, Choice(worker.name, "test"), Reservation(uncached, prompt + output))
     lease.predicted_cached_tokens = prompt - uncached
     lease.expected_output_tokens = output
     return lease
