@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 
 DEFAULT_LISTEN = "127.0.0.1:50061"
-EVERYDAY = (
-    "MODEL", "--listen", "--name", "--engine", "--device", "--max-streams", "--max-model-len",
-    "--gpu-memory-utilization", "--metrics", "--join", "--join-token-file",
-)  # fmt: skip
-"""Flags of the short help, which fits a screen; `--help-all` shows the others as well."""
 FLAGS_COLUMNS = 34
 """Columns for a flag and its value; the longest of the everyday ones fits."""
 EXAMPLES = """\
@@ -142,6 +137,8 @@ class _Flag:
     field: str
     read: Callable[[str], object]
     help: str
+    everyday: bool = False
+    """True if the short help shows it, which fits a screen; `--help-all` shows the others as well."""
     repeatable: bool = False
     """True if it may be given several times; commas separate the values in its twin."""
 
@@ -188,7 +185,7 @@ class _HelpAll(argparse.Action):
 
 
 def _parser(*, is_complete: bool = False) -> argparse.ArgumentParser:
-    """Returns the parser; its help shows every flag if `is_complete`, else those of EVERYDAY."""
+    """Returns the parser; its help shows every flag if `is_complete`, else the everyday ones."""
     parser = _Parser(
         prog="vllama worker",
         usage="vllama worker MODEL [FLAGS]",
@@ -199,7 +196,7 @@ def _parser(*, is_complete: bool = False) -> argparse.ArgumentParser:
     )
     parser.add_argument("--help-all", action=_HelpAll, nargs=0, dest=argparse.SUPPRESS, help="show all flags")
     for flag in _FLAGS:
-        is_shown = is_complete or flag.name in EVERYDAY
+        is_shown = is_complete or flag.everyday
         options: dict[str, Any] = {"default": None, "help": flag.help if is_shown else argparse.SUPPRESS}
         if not flag.name.startswith("--"):
             parser.add_argument(flag.field, nargs="?", metavar=flag.name, **options)
@@ -212,29 +209,35 @@ def _parser(*, is_complete: bool = False) -> argparse.ArgumentParser:
 
 
 _FLAGS = (
-    _Flag("MODEL", "model", values.word, "a local directory or a Hugging Face id; any word with --engine fake"),
-    _Flag("--listen", "listen", values.address, "gRPC address: host:port or unix:/path (default 127.0.0.1:50061)"),
-    _Flag("--name", "name", values.word, "name of this worker in reports and logs (default worker-0)"),
+    _Flag("MODEL", "model", values.word, "a local directory or a Hugging Face id; any word with --engine fake",
+          everyday=True),
+    _Flag("--listen", "listen", values.address, "gRPC address: host:port or unix:/path (default 127.0.0.1:50061)",
+          everyday=True),
+    _Flag("--name", "name", values.word, "name of this worker in reports and logs (default worker-0)", everyday=True),
     _Flag("--served-name", "served_names", values.word,
           "name under which the model is served; repeatable, the first is shown (default MODEL)", repeatable=True),
     _Flag("--engine", "engine", values.one_of("vllm", "fake"),
-          "vllm, or fake: a simulation without weights (default vllm)"),
-    _Flag("--device", "device", values.one_of("auto", "cuda", "cpu"), "auto, cuda or cpu (default auto)"),
-    _Flag("--max-streams", "max_streams", values.whole(1), "streams in the engine at once (default: the engine's own)"),
+          "vllm, or fake: a simulation without weights (default vllm)", everyday=True),
+    _Flag("--device", "device", values.one_of("auto", "cuda", "cpu"), "auto, cuda or cpu (default auto)",
+          everyday=True),
+    _Flag("--max-streams", "max_streams", values.whole(1), "streams in the engine at once (default: the engine's own)",
+          everyday=True),
     _Flag("--max-queue", "max_queue", values.whole(0), "requests that may wait beyond that (default 512)"),
     _Flag("--max-model-len", "max_model_len", values.whole(0),
-          "context in tokens, 0 for the model's own (default 4096)"),
+          "context in tokens, 0 for the model's own (default 4096)", everyday=True),
     _Flag("--gpu-memory-utilization", "gpu_memory_utilization", values.share,
-          "share of the device's memory to use (default 0.9)"),
+          "share of the device's memory to use (default 0.9)", everyday=True),
     _Flag("--deterministic", "deterministic", values.boolean, "greedy output that does not depend on the batch"),
     _Flag("--engine-arg", "engine_args", values.pair, "key=value for the engine; repeatable", repeatable=True),
-    _Flag("--metrics", "metrics", values.tcp_address, "host:port for Prometheus (default: off)"),
+    _Flag("--metrics", "metrics", values.tcp_address, "host:port for Prometheus (default: off)", everyday=True),
     _Flag("--tls-cert", "tls_certificate", values.file,
           "PEM certificate chain, for a TCP address (default: unencrypted)"),
     _Flag("--tls-key", "tls_key", values.file, "PEM private key of the certificate"),
     _Flag("--tls-ca", "tls_authority", values.file, "PEM authority whose certificates callers must show"),
-    _Flag("--join", "joins", values.tcp_addresses, "gRPC addresses of balancers to join, with commas between"),
-    _Flag("--join-token-file", "join_token_file", values.file, "file with the balancer's token for joining"),
+    _Flag("--join", "joins", values.tcp_addresses, "gRPC addresses of balancers to join, with commas between",
+          everyday=True),
+    _Flag("--join-token-file", "join_token_file", values.file, "file with the balancer's token for joining",
+          everyday=True),
     _Flag("--advertise", "advertise", values.tcp_address,
           "host:port where balancers reach this worker (default: where it listens)"),
     _Flag("--drain-timeout", "drain_timeout_seconds", values.seconds,

@@ -8,7 +8,7 @@ MIG mode is used through its first instance.
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vllama_server.memory.advice import DeviceMemory
 
@@ -16,25 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Nvml(Protocol):
-    """The calls of nvidia-ml-py that are used; the module `pynvml` has this shape."""
+def visible_devices(nvml: Any, visible: str | None) -> list[DeviceMemory]:
+    """Returns the devices that CUDA would show; empty without a driver.
 
-    NVMLError: type[Exception]
-
-    def nvmlInit(self) -> object: ...  # noqa: N802
-    def nvmlShutdown(self) -> object: ...  # noqa: N802
-    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetUUID(self, handle: Any) -> str | bytes: ...  # noqa: N802
-    def nvmlDeviceGetName(self, handle: Any) -> str | bytes: ...  # noqa: N802
-    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetMigMode(self, handle: Any) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetMaxMigDeviceCount(self, handle: Any) -> int: ...  # noqa: N802
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Any, index: int) -> Any: ...  # noqa: N802
-
-
-def visible_devices(nvml: Nvml, visible: str | None) -> list[DeviceMemory]:
-    """Returns the devices that CUDA would show; `visible` is CUDA_VISIBLE_DEVICES. Empty without a driver."""
+    `nvml` is the module `pynvml`, `visible` is CUDA_VISIBLE_DEVICES.
+    """
     try:
         with _session(nvml):
             return [_memory(nvml, handle) for handle in _handles(nvml, visible)]
@@ -43,7 +29,7 @@ def visible_devices(nvml: Nvml, visible: str | None) -> list[DeviceMemory]:
 
 
 @contextmanager
-def _session(nvml: Nvml) -> Iterator[None]:
+def _session(nvml: Any) -> Iterator[None]:
     nvml.nvmlInit()
     try:
         yield
@@ -51,7 +37,7 @@ def _session(nvml: Nvml) -> Iterator[None]:
         nvml.nvmlShutdown()
 
 
-def _handles(nvml: Nvml, visible: str | None) -> list[Any]:
+def _handles(nvml: Any, visible: str | None) -> list[Any]:
     cards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     if visible is None:
         return [_first_instance(nvml, card) for card in cards]
@@ -64,7 +50,7 @@ def _handles(nvml: Nvml, visible: str | None) -> list[Any]:
     return chosen
 
 
-def _named(nvml: Nvml, cards: list[Any], entry: str) -> Any | None:
+def _named(nvml: Any, cards: list[Any], entry: str) -> Any | None:
     """Returns a device by its index, its UUID or the beginning of that; None when it names none or several."""
     if entry.isdecimal():
         return _first_instance(nvml, cards[int(entry)]) if int(entry) < len(cards) else None
@@ -80,12 +66,12 @@ def _named(nvml: Nvml, cards: list[Any], entry: str) -> Any | None:
     return found[0] if entry.startswith("MIG-") else _first_instance(nvml, found[0])
 
 
-def _first_instance(nvml: Nvml, card: Any) -> Any:
+def _first_instance(nvml: Any, card: Any) -> Any:
     instances = _instances(nvml, card)
     return instances[0] if instances else card
 
 
-def _instances(nvml: Nvml, card: Any) -> list[Any]:
+def _instances(nvml: Any, card: Any) -> list[Any]:
     """Returns the MIG instances of a card; empty when it is not in MIG mode."""
     try:
         enabled, _ = nvml.nvmlDeviceGetMigMode(card)
@@ -99,7 +85,7 @@ def _instances(nvml: Nvml, card: Any) -> list[Any]:
     return instances
 
 
-def _memory(nvml: Nvml, handle: Any) -> DeviceMemory:
+def _memory(nvml: Any, handle: Any) -> DeviceMemory:
     info = nvml.nvmlDeviceGetMemoryInfo(handle)
     return DeviceMemory(_text(nvml.nvmlDeviceGetName(handle)), int(info.total), int(info.free))
 
