@@ -125,7 +125,7 @@ class FakeGateway:
         self.waiting = asyncio.Event()
         """Set once a generation waits at an Event of its script."""
         self.full: QueueFull | None = None
-        """Raised by `expect_room`; None: there is room."""
+        """Raised by `raise_if_full`; None: there is room."""
         self._scripts: list[Sequence[Step]] = []
 
     def play(self, *steps: Step) -> None:
@@ -185,11 +185,11 @@ class FakeGateway:
         key = parse_name(name).key
         return next((entry for entry in self.entries if parse_name(entry.name).key == key), None)
 
-    def expect_room(self, name: str) -> None:
+    def raise_if_full(self, name: str) -> None:
         if self.full is not None:
             raise self.full
 
-    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+    async def find_or_wait(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         return self.find(name)
 
 

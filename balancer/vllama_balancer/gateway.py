@@ -110,14 +110,14 @@ class Gateway(Protocol):
         """Returns a model by any spelling of its name that names.py treats as the same."""
         ...
 
-    def expect_room(self, name: str) -> None:
+    def raise_if_full(self, name: str) -> None:
         """Raises QueueFull when a generation or embedding by this model would be refused now, as far as is known.
 
         Cheap: front doors call it before they translate a request, so that a burst costs little.
         """
         ...
 
-    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+    async def find_or_wait(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Finds a model as `find` does; waits for one that may still be announced, as shortly after the start.
 
         Raises DeadlineExceeded at the deadline (on the event loop's clock), NoWorker when it passes before the

@@ -58,7 +58,7 @@ class OneModel:
         full = name if ":" in name else f"{name}:latest"
         return next((entry for entry in self.models() if entry.name == full), None)
 
-    async def search(self, name: str) -> ModelEntry | None:
+    async def find_or_wait(self, name: str) -> ModelEntry | None:
         """Finds one; none is ever expected."""
         return self.find(name)
 

@@ -67,7 +67,7 @@ class Installing(FakeGateway):
         super().__init__()
         self.asked, self.installed = asyncio.Event(), asyncio.Event()
 
-    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+    async def find_or_wait(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Waits until the model is announced."""
         self.asked.set()
         await self.installed.wait()

@@ -165,7 +165,7 @@ class Admission:
         """Requests that wait for a lease, retries included."""
         return sum(len(queue) for queue in self._queues.values())
 
-    def expect_room(self, key: str) -> None:
+    def raise_if_full(self, key: str) -> None:
         """Raises QueueFull if a new request for a model would meet it now."""
         if self._waiting_first < self._settings.max_queue:
             return

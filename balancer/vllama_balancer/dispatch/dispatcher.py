@@ -149,20 +149,20 @@ class Dispatcher:
         """Returns a model by any spelling of its name that names.py treats as the same."""
         return self._catalog.find(name)
 
-    def expect_room(self, name: str) -> None:
+    def raise_if_full(self, name: str) -> None:
         """Raises QueueFull when a request for this model would be refused now."""
         try:
-            self._admission.expect_room(model_key(name))
+            self._admission.raise_if_full(model_key(name))
         except QueueFull as error:
             # At this point the model has not been looked up either.
             self._metrics.refused(error.reason)
             raise
 
-    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+    async def find_or_wait(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Returns a model as `find` does, and waits for one that is expected. Raises DeadlineExceeded, NoWorker."""
         try:
             async with asyncio.timeout_at(deadline):
-                entry = await self._catalog.search(name)
+                entry = await self._catalog.find_or_wait(name)
         except TimeoutError:
             raise DeadlineExceeded(f"the deadline passed before model {name!r} was known") from None
         return entry or await self._discovery_grace.find(name, self._catalog.find, deadline)
@@ -170,8 +170,8 @@ class Dispatcher:
     # -- one request -----------------------------------------------------------------------
 
     async def _model(self, name: str, call: Call) -> str:
-        """Returns the display name of the model that workers serve. Raises ModelNotFound, and as `search` does."""
-        entry = call.model or self._catalog.find(name) or await self.search(name, call.deadline)
+        """Returns the display name of the model that workers serve. Raises ModelNotFound, or as `find_or_wait`."""
+        entry = call.model or self._catalog.find(name) or await self.find_or_wait(name, call.deadline)
         if entry is None:
             raise ModelNotFound(f"model {name!r} not found", field="model")
         return entry.name if call.model is None else entry.target or entry.name

@@ -80,9 +80,9 @@ class HandlerContext:
         request[STATS].model = model.entry.name
         return model
 
-    def expect_room(self, requested: str | None) -> None:
+    def raise_if_full(self, requested: str | None) -> None:
         """Raises QueueFull when a request for this model would be refused: called before it is translated."""
-        self.gateway.expect_room(requested or "")
+        self.gateway.raise_if_full(requested or "")
 
     def call(self, request: web.Request) -> Call:
         """Returns the client and deadline of a request. Raises InvalidRequest for a wait that is not a number."""

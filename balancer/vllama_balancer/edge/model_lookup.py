@@ -72,7 +72,7 @@ async def find_model(
     message for a missing model; {} in it becomes the requested name.
     """
     name = parse_name(requested)
-    entry = None if name.is_cloud else gateway.find(name.display) or await gateway.search(name.display, deadline)
+    entry = None if name.is_cloud else gateway.find(name.display) or await gateway.find_or_wait(name.display, deadline)
     if entry is None:
         raise ModelNotFound(not_found.format(requested), field="model")
     return RequestedModel(requested, name, entry)

@@ -102,7 +102,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         return await _answer(context, self._gateway.detokenize(request, _call_of(context)))
 
     async def _relay(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
-        self._gateway.expect_room(request.model)
+        self._gateway.raise_if_full(request.model)
         request.request_id = _request_id(request.request_id, context)
         _check_generation(request)
         call = _call_of(context)
@@ -123,7 +123,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
         return await _answer(context, self._embed(request, context))
 
     async def _embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
-        self._gateway.expect_room(request.model)
+        self._gateway.raise_if_full(request.model)
         request.request_id = _request_id(request.request_id, context)
         return await self._gateway.embed(request, _call_of(context))
 

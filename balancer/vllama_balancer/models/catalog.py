@@ -76,7 +76,7 @@ class Catalog:
         self._changes.increment()
 
     def expect(self, names: Collection[str]) -> None:
-        """Sets the models being installed; `search` waits until one is installed or no longer expected."""
+        """Sets the models being installed; `find_or_wait` waits until one is installed or no longer expected."""
         self._expected = frozenset(map(model_key, names))
         self._changes.increment()
 
@@ -120,7 +120,7 @@ class Catalog:
         """Finds a model by any spelling of its name."""
         return self._entry(model_key(name))
 
-    async def search(self, name: str) -> ModelEntry | None:
+    async def find_or_wait(self, name: str) -> ModelEntry | None:
         """Finds a model as `find` does; waits for an expected one."""
         while self.expects(name):
             await self._changes.after(self._changes.version)

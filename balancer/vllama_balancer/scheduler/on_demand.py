@@ -92,17 +92,17 @@ class OnDemand:
         """Returns a model by any spelling of its name."""
         return self._gateway.find(name)
 
-    def expect_room(self, name: str) -> None:
+    def raise_if_full(self, name: str) -> None:
         """Asks the dispatcher if the model is loaded; requests for one that is not wait for the load first."""
         if self._scheduler.is_loaded(model_key(name)):
-            self._gateway.expect_room(name)
+            self._gateway.raise_if_full(name)
 
-    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+    async def find_or_wait(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         """Returns a model, after it has been installed; that wait is bounded as one for a load is."""
         if not self._catalog.expects(name):
-            return await self._gateway.search(name, deadline)
+            return await self._gateway.find_or_wait(name, deadline)
         async with self._scheduler.waiting(deadline):
-            return await self._gateway.search(name)
+            return await self._gateway.find_or_wait(name)
 
     async def load(self, name: str, keep_alive_seconds: float | None) -> None:
         """Returns once the model can serve. Raises ModelNotFound, NoWorker."""
@@ -136,7 +136,7 @@ class OnDemand:
     async def _hosted(self, name: str, deadline: float | None = None) -> HostedModel | None:
         """Returns what a worker hosts for a model, after that has been installed."""
         if self._catalog.expects(name):
-            await self.search(name, deadline)
+            await self.find_or_wait(name, deadline)
         return self._catalog.hosted(name)
 
     def _key(self, name: str) -> str:

@@ -143,18 +143,18 @@ async def test_a_full_queue_refuses_at_once_with_retry_after():
 async def test_an_early_check_for_room_agrees_with_admission():
     """Before a request is translated, with the same message; never while it could still be admitted."""
     harness = Harness(1, max_queue=2)
-    harness.admission.expect_room(KEY)
+    harness.admission.raise_if_full(KEY)
     lease = await harness.ask()
     first = harness.ask()
     await settle()
-    harness.admission.expect_room(KEY)
+    harness.admission.raise_if_full(KEY)
     second = harness.ask()
     await settle()
     with pytest.raises(QueueFull, match="2 requests wait already") as caught:
-        harness.admission.expect_room(KEY)
+        harness.admission.raise_if_full(KEY)
     assert caught.value.retry_after_seconds == 1
     harness.admission.release(lease)
-    harness.admission.expect_room(KEY)
+    harness.admission.raise_if_full(KEY)
     for task in (first, second):
         harness.admission.release(await task)
 
@@ -166,9 +166,9 @@ async def test_a_full_queue_for_one_model_leaves_room_on_the_workers_of_another(
     lease = await harness.ask()
     waiting = harness.ask()
     await settle()
-    harness.admission.expect_room(model_key("n"))
+    harness.admission.raise_if_full(model_key("n"))
     with pytest.raises(QueueFull):
-        harness.admission.expect_room(KEY)
+        harness.admission.raise_if_full(KEY)
     harness.admission.release(lease)
     harness.admission.release(await waiting)
 

@@ -575,12 +575,12 @@ async def test_a_burst_is_queued_and_the_rest_refused_at_once(make_fleet):
 async def test_an_early_check_for_room_is_counted_as_refused(make_fleet):
     """The metrics count every refusal, however early."""
     fleet = await make_fleet(1, max_streams=1, max_queue=0)
-    fleet.dispatcher.expect_room("m")
+    fleet.dispatcher.raise_if_full("m")
     fleet.workers[0].script = Script(pause_after_tokens=1)
     task = asyncio.create_task(fleet.generate())
     await eventually(lambda: fleet.leases == 1)
     with pytest.raises(QueueFull):
-        fleet.dispatcher.expect_room("m:latest")
+        fleet.dispatcher.raise_if_full("m:latest")
     assert fleet.value("vllama_queue_full_total") == 1
     assert fleet.value("vllama_requests_total", model="", outcome="QUEUE_FULL") == 1
     fleet.workers[0].go_on.set()

@@ -140,7 +140,7 @@ async def test_an_expected_model_is_waited_for() -> None:
     """A search during the installation returns the model and not None."""
     known = catalog()
     known.expect(["Late:1"])
-    searching = asyncio.create_task(known.search("late:1"))
+    searching = asyncio.create_task(known.find_or_wait("late:1"))
     known.install(stored("other:1"))
     for _ in range(5):
         await asyncio.sleep(0)
@@ -154,8 +154,8 @@ async def test_a_search_does_not_wait_for_an_unexpected_model() -> None:
     """Neither for an unknown one, nor for one that is no longer expected."""
     known = catalog()
     known.expect(["late:1"])
-    assert await known.search("typo:1") is None
-    searching = asyncio.create_task(known.search("late:1"))
+    assert await known.find_or_wait("typo:1") is None
+    searching = asyncio.create_task(known.find_or_wait("late:1"))
     await asyncio.sleep(0)
     known.expect(())
     assert await searching is None

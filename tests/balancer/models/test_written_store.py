@@ -58,7 +58,7 @@ class CatalogGateway(FakeGateway):
     def find(self, name: str) -> ModelEntry | None:
         return self.catalog.find(name)
 
-    async def search(self, name: str, deadline: float | None = None) -> ModelEntry | None:
+    async def find_or_wait(self, name: str, deadline: float | None = None) -> ModelEntry | None:
         return self.catalog.find(name)
 
 

@@ -62,7 +62,7 @@ async def test_the_time_of_a_load_is_reported_once(harness_of) -> None:
 class NeverInstalled(FakeGateway):
     """A gateway whose catalog waits for a model forever."""
 
-    async def search(self, name: str, deadline: float | None = None):
+    async def find_or_wait(self, name: str, deadline: float | None = None):
         await asyncio.Event().wait()
 
 
@@ -77,10 +77,10 @@ async def test_waiting_for_a_model_that_is_being_installed_ends_at_the_deadline(
 async def test_requests_that_wait_for_a_model_that_is_being_installed_are_bounded(harness_of) -> None:
     """And in number by the queue's length."""
     gateway = OnDemand(NeverInstalled(), OneModel(), harness_of(max_waiting=1).scheduler)
-    waiting = asyncio.create_task(gateway.search("late"))
+    waiting = asyncio.create_task(gateway.find_or_wait("late"))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
-        await gateway.search("late")
+        await gateway.find_or_wait("late")
     waiting.cancel()
     await asyncio.wait({waiting})
 
@@ -91,10 +91,10 @@ async def test_room_is_expected_of_models_that_are_loaded_only(harness_of) -> No
     inner = FakeGateway(model("a:latest"))
     inner.full = QueueFull("full")
     gateway = OnDemand(inner, OneModel(), harness.scheduler)
-    gateway.expect_room("a")
+    gateway.raise_if_full("a")
     async with harness.scheduler.in_use(model_key("a"), HostedModel("a", ("a:latest",))):
         with pytest.raises(QueueFull):
-            gateway.expect_room("a")
+            gateway.raise_if_full("a")
 
 
 async def test_an_alias_is_served_by_the_workers_of_its_model(harness_of) -> None:

@@ -64,7 +64,7 @@ class Handlers:
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/messages."""
         body = await self._context.read(request, MessagesRequest)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         generation = to_generation(body)
         model = await self._context.find(request, body.model or "")
         _fit(model, generation)

@@ -100,7 +100,7 @@ class EmbeddingHandlers:
     async def embed(self, request: web.Request) -> web.Response:
         """POST /api/embed: one vector per text."""
         body = await self._context.read(request, EmbedBody)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         inputs = inputs_of(body)
         if not body.model:
             raise HttpError(404, "model '' not found")
@@ -114,7 +114,7 @@ class EmbeddingHandlers:
     async def embeddings(self, request: web.Request) -> web.Response:
         """POST /api/embeddings: one vector, not normalized."""
         body = await self._context.read(request, EmbeddingsBody)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         model = await self._find_embedder(request, body.model, body.options, body.keep_alive)

@@ -64,7 +64,7 @@ class GenerationHandlers:
         """POST /api/generate."""
         body = await self._context.read(request, GenerateBody)
         if body.prompt:
-            self._context.expect_room(body.model)
+            self._context.raise_if_full(body.model)
         check_top_logprobs(body)
         if not body.model:
             # Not found rather than required, as in Ollama.
@@ -81,7 +81,7 @@ class GenerationHandlers:
         """POST /api/chat."""
         body = await self._context.read(request, ChatBody)
         if body.messages:
-            self._context.expect_room(body.model)
+            self._context.raise_if_full(body.model)
         check_top_logprobs(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")

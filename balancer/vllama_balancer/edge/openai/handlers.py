@@ -55,7 +55,7 @@ class Handlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
         body = await self._context.read(request, ChatRequest)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         generation = chat_request.to_generation(body)
         choices = to_choices(generation, body.n)
         if not body.model:
@@ -72,7 +72,7 @@ class Handlers:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         body = await self._context.read(request, CompletionRequest)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         generation = completions.to_generation(body)
         choices = to_choices(generation, body.n)
         if not body.model:
@@ -93,7 +93,7 @@ class Handlers:
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/responses."""
         body = await self._context.read(request, ResponsesRequest)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         generation = responses_request.to_generation(body)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
@@ -110,7 +110,7 @@ class Handlers:
     async def embed(self, request: web.Request) -> web.Response:
         """POST /v1/embeddings."""
         body = await self._context.read(request, EmbeddingsRequest)
-        self._context.expect_room(body.model)
+        self._context.raise_if_full(body.model)
         embedding = to_embed_request(body)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
