@@ -27,6 +27,8 @@ from vllama_balancer.models.errors import (
     ModelUnknown,
     SourceUnavailable,
 )
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 STATUS: dict[type[BalancerError], int] = {
     InvalidRequest: 400,
@@ -49,6 +51,9 @@ STATUS: dict[type[BalancerError], int] = {
 
 SERVER_BUSY = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's message, two blanks included: clients match it to decide about a retry."""
+
+CONTEXT_TOO_LONG = reason_text(ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG)
+"""Reason of the error for an input beyond the context."""
 
 _TOO_LONG = "the prompt is longer than the context length currently available to the model"
 
@@ -76,7 +81,7 @@ def message(error: BalancerError) -> str:
     text = str(error)
     if isinstance(error, QueueFull):
         return SERVER_BUSY
-    if error.reason == "CONTEXT_TOO_LONG" and "context length" not in text:
+    if error.reason == CONTEXT_TOO_LONG and "context length" not in text:
         return f"{_TOO_LONG}; {text}"
     return text
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from vllama_balancer.edge.http_errors import HttpError
+from vllama_balancer.edge.http_errors import CONTEXT_TOO_LONG, HttpError
 from vllama_balancer.edge.ollama.options import check_options, parse_keep_alive
 from vllama_balancer.edge.ollama.schema import json_reply
 from vllama_balancer.edge.request_stats import STATS
@@ -141,7 +141,7 @@ class EmbeddingHandlers:
         try:
             return await self._context.embed(request, model, embedding)
         except InvalidRequest as error:
-            if error.reason != "CONTEXT_TOO_LONG":
+            if error.reason != CONTEXT_TOO_LONG:
                 raise
             message = f"the input length exceeds the context length: {error}"
             raise InvalidRequest(message, reason=error.reason, field="input") from error
