@@ -11,7 +11,6 @@ import math
 import re
 from collections import Counter
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,7 +75,7 @@ class HandlerContext:
 
     async def find(self, request: web.Request, requested: str, **wording: str) -> RequestedModel:
         """Finds a model as `find_model` does, and records it for the access log."""
-        model = await find_model(self.gateway, requested, self.call(request).deadline, **wording)
+        model = await find_model(self.gateway, requested, _deadline(request), **wording)
         request[STATS].model = model.entry.name
         return model
 
@@ -84,13 +83,9 @@ class HandlerContext:
         """Raises QueueFull when a request for this model would be refused: called before it is translated."""
         self.gateway.raise_if_full(requested or "")
 
-    def call(self, request: web.Request) -> Call:
-        """Returns the client and deadline of a request. Raises InvalidRequest for a wait that is not a number."""
-        stats, seconds = request[STATS], wait_seconds(request.headers)
-        if seconds is None:
-            return Call(stats.client)
-        remaining = seconds - stats.elapsed_ns() / 1e9
-        return Call(stats.client, asyncio.get_running_loop().time() + remaining)
+    def call(self, request: web.Request, model: RequestedModel) -> Call:
+        """Returns client, deadline and model of a request. Raises InvalidRequest for a wait that is not a number."""
+        return Call(request[STATS].client, _deadline(request), model=model.entry)
 
     async def generate(
         self,
@@ -106,7 +101,7 @@ class HandlerContext:
         clients, and HttpError 429 or 503 for the stream limit and for shutdown.
         """
         stats = request[STATS]
-        call = replace(self.call(request), model=model.entry)
+        call = self.call(request, model)
         generation.model = model.entry.name
         generation.request_id = stats.next_generation_id()
         with self._limit.hold(stats.client, draining=self.draining):
@@ -129,7 +124,7 @@ class HandlerContext:
         embedding.request_id = stats.next_generation_id()
         with self._limit.hold(stats.client, draining=self.draining):
             try:
-                reply = await self.gateway.embed(embedding, replace(self.call(request), model=model.entry))
+                reply = await self.gateway.embed(embedding, self.call(request, model))
             except CapabilityMissing as error:
                 raise model.missing(error.field or "embedding") from error
         stats.prompt_tokens += sum(vector.prompt_tokens for vector in reply.vectors)
@@ -151,6 +146,15 @@ class HandlerContext:
             render_error=render_error,
             write_timeout_seconds=self.config.write_timeout_seconds,
         )
+
+
+def _deadline(request: web.Request) -> float | None:
+    """Returns the deadline on the event loop's clock; None without one. Raises InvalidRequest."""
+    seconds = wait_seconds(request.headers)
+    if seconds is None:
+        return None
+    remaining = seconds - request[STATS].elapsed_ns() / 1e9
+    return asyncio.get_running_loop().time() + remaining
 
 
 def _record(stats: RequestStats, event: Event, call: Call) -> None:

@@ -89,7 +89,7 @@ class Handlers:
         model = await self._context.find(request, body.model)
         _fit(model, generation)
         tokenization = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
-        tokenized = await self._context.gateway.tokenize(tokenization, self._context.call(request))
+        tokenized = await self._context.gateway.tokenize(tokenization, self._context.call(request, model))
         return json_response({"input_tokens": len(tokenized.token_ids)})
 
 

@@ -122,7 +122,7 @@ class GenerationHandlers:
         if not generation.context_token_ids or generation.WhichOneof("input") != "prompt" or generation.suffix:
             return generation
         question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=generation.prompt)
-        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request))
+        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request, exchange.model))
         generation.token_ids.ids.extend([*generation.context_token_ids, *answer.token_ids])
         del generation.context_token_ids[:]
         return generation
@@ -134,7 +134,7 @@ class GenerationHandlers:
             question.chat.CopyFrom(generation.chat)
         else:
             question.prompt = generation.prompt
-        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request))
+        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request, exchange.model))
         images = sum(len(turn.images) for turn in generation.chat.messages)
         return DebugReply(exchange.model.requested, self._context.now(), DebugInfo(answer.text, images))
 
