@@ -76,7 +76,7 @@ class FleetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Lets one worker finish its streams and takes it out. NOT_FOUND for an unknown name.
+        """Drains one worker and removes it. NOT_FOUND for an unknown name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GenerationStub:
-    """Generates text with one model. A client cannot tell a worker from the balancer.
+    """Generates text with one model. Workers and the balancer behave alike.
 
     Every error carries a sentence for people as its message and a google.rpc.ErrorInfo detail
     (domain "vllama") whose reason is stable. Codes: INVALID_ARGUMENT (a field, named),
@@ -59,7 +59,7 @@ class GenerationStub:
 
 
 class GenerationServicer:
-    """Generates text with one model. A client cannot tell a worker from the balancer.
+    """Generates text with one model. Workers and the balancer behave alike.
 
     Every error carries a sentence for people as its message and a google.rpc.ErrorInfo detail
     (domain "vllama") whose reason is stable. Codes: INVALID_ARGUMENT (a field, named),
@@ -117,7 +117,7 @@ def add_GenerationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Generation:
-    """Generates text with one model. A client cannot tell a worker from the balancer.
+    """Generates text with one model. Workers and the balancer behave alike.
 
     Every error carries a sentence for people as its message and a google.rpc.ErrorInfo detail
     (domain "vllama") whose reason is stable. Codes: INVALID_ARGUMENT (a field, named),

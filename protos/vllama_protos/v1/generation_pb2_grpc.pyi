@@ -74,7 +74,7 @@ _GenerationDetokenizeType = typing_extensions.TypeVar(
 )
 
 class GenerationStub(typing.Generic[_GenerationGenerateType, _GenerationTokenizeType, _GenerationDetokenizeType]):
-    """Generates text with one model. A client cannot tell a worker from the balancer.
+    """Generates text with one model. Workers and the balancer behave alike.
 
     Every error carries a sentence for people as its message and a google.rpc.ErrorInfo detail
     (domain "vllama") whose reason is stable. Codes: INVALID_ARGUMENT (a field, named),
@@ -142,7 +142,7 @@ GenerationAsyncStub: typing_extensions.TypeAlias = GenerationStub[
 ]
 
 class GenerationServicer(metaclass=abc.ABCMeta):
-    """Generates text with one model. A client cannot tell a worker from the balancer.
+    """Generates text with one model. Workers and the balancer behave alike.
 
     Every error carries a sentence for people as its message and a google.rpc.ErrorInfo detail
     (domain "vllama") whose reason is stable. Codes: INVALID_ARGUMENT (a field, named),

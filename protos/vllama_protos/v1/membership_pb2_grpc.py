@@ -48,7 +48,7 @@ class MembershipServicer:
 
     def Join(self, request, context):
         """Offers a worker for as long as the call lasts. The balancer answers at once and then at every
-        heartbeat; whoever hears none for three of them calls again. The balancer calls the worker back at
+        heartbeat; a worker that gets none for three of them calls again. The balancer calls the worker back at
         its address. When the call ends, the balancer keeps the worker for one more lease, so that a short
         interruption changes nothing. One address is one worker: a later call for it takes the place of an
         earlier one, which then ends with ABORTED.

@@ -72,8 +72,8 @@ class WorkerServicer:
     """
 
     def Describe(self, request, context):
-        """Tells what the worker hosts. Fields that only the loaded engine knows are empty while it
-        starts; UNAVAILABLE never.
+        """Returns what the worker hosts. Fields of the loaded engine are empty while it starts;
+        UNAVAILABLE never.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,7 +115,7 @@ class WorkerServicer:
         all of them since the last message travels together, so a token costs a share of a message.
         Each generation is what Generation.Generate would stream, or the status it would end with;
         deltas of one generation merge while the reader is behind (see RelayReady). When the call
-        breaks, so do all generations on it. Only where DescribeResponse.can_relay says so.
+        breaks, so do all generations on it. Only where DescribeResponse.can_relay is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
