@@ -1,7 +1,7 @@
 """Compares the protos with those of the last release and fails on what would break a client that was built against it.
 
 The rules are those of `buf breaking` in its FILE category, as far as these protos can break them: what is on the
-wire, in generated code or in protobuf's JSON stays as it was released; anything may be added. Whoever has buf can run
+wire, in generated code or in protobuf's JSON stays as it was released; anything may be added. With buf installed, run
 `buf breaking protos --against '.git#tag=vX.Y.Z,subdir=protos'` as well; this needs only the pinned compiler.
 """
 
