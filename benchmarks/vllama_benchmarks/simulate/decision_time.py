@@ -74,9 +74,9 @@ def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTi
             placer.release(running.popleft())
         if number % DECISIONS_PER_REPORT == 0:
             _report(pool, rng.randrange(workers))
-        ticket = _ticket(number if rng.random() < 0.5 else rng.randrange(number + 1))
+        request = _placement_request(number if rng.random() < 0.5 else rng.randrange(number + 1))
         start = time.perf_counter()
-        lease = placer.place(ticket)
+        lease = placer.place(request)
         seconds.append(time.perf_counter() - start)
         assert lease is not None
         running.append(lease)
@@ -87,7 +87,7 @@ def measure(policy: Policy, workers: int, decisions: int = 10_000) -> DecisionTi
     return DecisionTime(workers, calm, percentile(sorted(seconds), 0.50), percentile(sorted(seconds), 0.99))
 
 
-def _ticket(conversation: int) -> PlacementRequest:
+def _placement_request(conversation: int) -> PlacementRequest:
     keys = [hash((conversation, block)) for block in range(PROMPT_BLOCKS)]
     tokens = int(PROMPT_BLOCKS * TOKENS_PER_BLOCK)
     return PlacementRequest(
