@@ -83,7 +83,7 @@ def test_steps_and_decode_speed_are_measured_between_records(clock: Clock) -> No
 
 
 def test_decode_speed_halves_with_idle_time(clock: Clock) -> None:
-    """Nobody says that an engine is idle: the clock does."""
+    """An idle engine sends no statistics: the clock shows it."""
     meter = LoadMeter(clock)
     meter.record(scheduler(), None)
     clock.now += 0.1
