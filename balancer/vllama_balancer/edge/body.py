@@ -62,7 +62,8 @@ async def read_body(request: web.Request, config: EdgeConfig) -> bytes:
         while True:
             # Received bytes extend the time limit: a long body on a slow line still passes.
             allowed = begun + config.body_timeout_seconds + len(body) / config.slowest_bytes_per_second - now()
-            chunk = await asyncio.wait_for(request.content.readany(), min(config.body_timeout_seconds, allowed))
+            async with asyncio.timeout(min(config.body_timeout_seconds, allowed)):
+                chunk = await request.content.readany()
             if not chunk:
                 return bytes(body)
             body += chunk

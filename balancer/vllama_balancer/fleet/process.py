@@ -115,7 +115,8 @@ class WorkerProcess:
         """Asks the worker to drain and end, and kills it after the time-out."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(self._end), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.shield(self._end)
         self.kill()
         return await self.ended()
 

@@ -140,4 +140,5 @@ class RestartBackoff:
         )
         self._report(ProcessState.RESTARTING, cause, delay_seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._skip.wait(), delay_seconds)
+            async with asyncio.timeout(delay_seconds):
+                await self._skip.wait()

@@ -78,6 +78,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def _changed_or_due(self, version: int) -> int:
         try:
-            return await asyncio.wait_for(self._pool.changes.after(version), PUSH_SECONDS - SHORTEST_PUSH_SECONDS)
+            async with asyncio.timeout(PUSH_SECONDS - SHORTEST_PUSH_SECONDS):
+                return await self._pool.changes.after(version)
         except TimeoutError:
             return version

@@ -58,4 +58,5 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
             while not lease.superseded.is_set():
                 await context.write(heartbeat)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(lease.superseded.wait(), self._heartbeat_seconds)
+                    async with asyncio.timeout(self._heartbeat_seconds):
+                        await lease.superseded.wait()

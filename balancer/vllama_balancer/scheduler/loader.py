@@ -101,7 +101,8 @@ class Loader:
                 raise NoWorker(reason)
             case Wait(seconds):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(machine.changes.after(version), seconds)
+                    async with asyncio.timeout(seconds):
+                        await machine.changes.after(version)
 
     async def _make_memory(self, model: LoadedModel, slot: int, *, is_asleep: bool = False) -> None:
         """Returns when the GPU of a slot has the memory that a worker needs.
@@ -153,7 +154,8 @@ async def until_ready(pool: WatchedPool, model: LoadedModel, stall_seconds: floa
                 "see the log, or raise --load-timeout"
             )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(pool.changes.after(version), PROGRESS_POLL_SECONDS)
+            async with asyncio.timeout(PROGRESS_POLL_SECONDS):
+                await pool.changes.after(version)
 
 
 def _progress(worker: WatchedWorker) -> object:

@@ -131,7 +131,8 @@ class HealthChecker:
             return
         incarnation = worker.incarnation
         try:
-            await asyncio.wait_for(self._probe(), self._settings.probe_timeout_seconds)
+            async with asyncio.timeout(self._settings.probe_timeout_seconds):
+                await self._probe()
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
             worker.breaker.eject(f"a probe failed: {reason}")

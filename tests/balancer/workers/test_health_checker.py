@@ -2,14 +2,18 @@
 
 import asyncio
 import signal
+import time
+from types import SimpleNamespace
+
+import pytest
 
 from tests.balancer.conftest import QUICK_HEALTH
 from tests.balancer.scripted_worker import Script, eventually, fault, text_of
 from vllama_balancer.fleet.events import Changed, ProcessState
 from vllama_balancer.gateway import Call
 from vllama_balancer.workers.breaker import HealthSettings
-from vllama_balancer.workers.health_checker import is_stopped
-from vllama_protos.v1 import generation_pb2
+from vllama_balancer.workers.health_checker import HealthChecker, is_stopped
+from vllama_protos.v1 import generation_pb2, worker_pb2
 
 
 async def running_on(fleet):
@@ -219,3 +223,43 @@ async def test_a_unary_call_on_a_worker_that_hangs_is_retried_elsewhere(make_fle
     hung.is_silent, hung.answers_describe = True, False
     assert (await task).text == "A"
     hung.go_on.set()
+
+
+class ProbedWorker:
+    """An ejected worker whose probe ends when `answers` is set; a HealthChecker needs nothing else of it."""
+
+    name, address, is_connected, incarnation = "worker-0", "unix:/worker-0", True, None
+    description, last_seen_at = None, 0.0
+
+    def __init__(self):
+        self.answers = asyncio.Event()
+        self.is_probed = asyncio.Event()
+        self.report = worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_READY)
+        self.breaker = SimpleNamespace(is_open=True, retry_in_seconds=0)
+        self.channel = SimpleNamespace(generation=SimpleNamespace(Generate=self._generate))
+
+    async def _generate(self, request, **options):
+        self.is_probed.set()
+        await self.answers.wait()
+        for response in ():
+            yield response
+
+    def mark_recovered(self):
+        """Leaves the breaker open: the next check probes again."""
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_checker_that_is_cancelled_as_its_probe_ends_stops(turns):
+    """A pool that closes in that turn of the event loop would wait for ever for a checker that goes on."""
+    worker = ProbedWorker()
+    checker = HealthChecker(worker, HealthSettings(check_interval_seconds=0.001), time.monotonic, lambda _: False)
+    running = asyncio.create_task(checker.run())
+    await worker.is_probed.wait()
+    worker.answers.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    _, pending = await asyncio.wait({running}, timeout=1)
+    running.cancel()
+    await asyncio.wait({running})
+    assert not pending

@@ -190,7 +190,8 @@ class RayFleet:
         with contextlib.suppress(TimeoutError):
             # A driver that still looks for its cluster has started no worker.
             if self._is_connected and self._send(Close(seconds)):
-                await asyncio.wait_for(asyncio.shield(self._task), seconds + CLOSE_GRACE_SECONDS)
+                async with asyncio.timeout(seconds + CLOSE_GRACE_SECONDS):
+                    await asyncio.shield(self._task)
         self.kill()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

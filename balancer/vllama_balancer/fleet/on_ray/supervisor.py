@@ -134,7 +134,8 @@ class ActorSupervisor:
         timeout = drain_seconds + STOP_GRACE_SECONDS
         # A hung node never answers.
         with contextlib.suppress(ActorLost, TimeoutError):
-            await asyncio.wait_for(self._slot.stop(timeout), timeout + STOP_GRACE_SECONDS)
+            async with asyncio.timeout(timeout + STOP_GRACE_SECONDS):
+                await self._slot.stop(timeout)
 
     async def _run_process(self) -> None:
         self._backoff.begin()
