@@ -304,10 +304,32 @@ async def test_no_prompt_reaches_the_log(start_worker, caplog):
 
 
 async def test_the_engine_gets_what_was_asked(start_worker):
-    """The request reaches the engine as it came."""
+    """The request reaches the engine as it came, an option of zero included; only the id may be made here."""
     engine = started()
     worker = await start_worker(engine)
-    await all_of(worker.generation.Generate(request("hello", priority=-3, max_context_tokens=77)))
+    chat = pb.Chat(
+        messages=[
+            pb.Message(role="user", content="Look", images=[pb.Image(data=b"png")]),
+            pb.Message(role="assistant", thinking="hm", tool_calls=[pb.ToolCall(id="c", name="f")]),
+            pb.Message(role="tool", content="42", tool_name="f", tool_call_id="c"),
+        ],
+        tools=[pb.Tool(name="f", description="d", parameters_json='{"type":"object"}')],
+        tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NAMED, name="f"),
+        think=pb.THINK_LEVEL_HIGH,
+    )
+    chat.template_switches.update({"n": 3, "x": 0.5, "on": True, "none": None, "list": ["a", {"b": 1}]})
+    sent = pb.GenerateRequest(
+        chat=chat,
+        context_token_ids=[7, 8],
+        sampling=pb.Sampling(max_tokens=5, seed=0, top_k=0, temperature=0.0),
+        resume_token_ids=[9],
+        priority=-3,
+        max_context_tokens=77,
+        logprobs=True,
+        truncation=pb.TRUNCATION_DROP_OLDEST,
+    )
+    await all_of(worker.generation.Generate(sent))
     (one,) = engine.requests
-    assert one.prompt == "hello"
-    assert (one.priority, one.max_context_tokens, one.sampling.max_tokens) == (-3, 77, 5)
+    assert one.request_id
+    sent.request_id = one.request_id
+    assert one == sent

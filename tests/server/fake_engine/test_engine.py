@@ -315,6 +315,24 @@ async def test_logprobs_are_certain(engine):
     assert all(list(entry.top) == [entry.token] for entry in entries)
 
 
+async def test_logprobs_come_only_when_asked_for(engine):
+    """With none beside the token itself unless a number of rivals is given."""
+    plain = await events_of(engine, request("x", max_tokens=3))
+    assert not any(event.delta.logprobs for event in plain)
+    asked = await events_of(engine, request("x", max_tokens=3, fields={"logprobs": True}))
+    entries = [entry for event in asked for entry in event.delta.logprobs]
+    assert [len(entry.top) for entry in entries] == [0] * 3
+
+
+async def test_a_chat_continues_its_context(engine):
+    """The tokens of earlier turns come before the rendered chat."""
+    context = await engine.tokenize(pb.TokenizeRequest(prompt="before: "))
+    fields = {"context_token_ids": context.token_ids, "return_prompt_token_ids": True}
+    events = await events_of(engine, request(chat(("user", "hi")), max_tokens=2, fields=fields))
+    assert await engine.detokenize(events[0].started.prompt_token_ids) == "before: user: hi\n"
+    assert text_of(events) == expected("before: user: hi\n", 0, 2)
+
+
 async def test_embeddings_are_unit_vectors_of_their_text(engine):
     """Equal texts have equal vectors, others have others, and all have length 1."""
     one, same, other = embedded(await engine.embed(embedding("a", "a", "b")))

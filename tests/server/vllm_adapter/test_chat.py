@@ -49,6 +49,26 @@ def test_calls_and_their_results_keep_their_ids() -> None:
     assert messages[2]["tool_call_id"] == "call_1"
 
 
+def test_a_chat_reaches_vllm_whole() -> None:
+    """Thinking, results, tools and the tool that must be called keep their values."""
+    chat = chat_of(HELLO, tools=[WEATHER])
+    chat.messages.add(role="assistant", thinking="hm", tool_calls=[pb.ToolCall(id="call_1", name="get_weather")])
+    chat.messages.add(role="tool", content="sunny", tool_name="get_weather", tool_call_id="call_1")
+    chat.messages.add(role="tool", content="mild", tool_name="get_weather")
+    chat.tool_choice.mode, chat.tool_choice.name = pb.TOOL_CHOICE_MODE_NAMED, "get_weather"
+    chat.template_switches.update({"n": 3, "x": 0.5, "none": None, "list": ["a", {"b": 1}]})
+    request = rendered(chat)
+    _, answer, first, second = request.messages  # type: ignore[attr-defined]
+    assert answer["reasoning"] == "hm"
+    assert (first["name"], first["tool_call_id"], first["content"]) == ("get_weather", "call_1", "sunny")
+    assert second["tool_call_id"] == "get_weather"
+    (tool,) = request.tools  # type: ignore[attr-defined]
+    assert (tool.function.name, tool.function.description) == ("get_weather", "Looks it up.")
+    assert tool.function.parameters == json.loads(WEATHER.parameters_json)
+    assert request.tool_choice.function.name == "get_weather"  # type: ignore[attr-defined]
+    assert request.chat_template_kwargs == {"n": 3, "x": 0.5, "none": None, "list": ["a", {"b": 1}]}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("mode", "has_parser", "choice"),
     [

@@ -17,6 +17,7 @@ from vllama_server.vllm_adapter.engine_config import EngineConfig
 from vllama_server.vllm_adapter.model_description import (
     Traits,
     chat_template,
+    default_sampling,
     fill_in_the_middle,
     load_families,
     only_template,
@@ -153,3 +154,11 @@ def test_the_operators_template_beats_all(tmp_path: Path) -> None:
     engine_config = EngineConfig("m", engine_args={"chat_template": str(path)})
     assert chat_template(SEVERAL, engine_config) == "{{ mine }}"
     assert only_template(SEVERAL, engine_config, is_multimodal=True) == "{{ mine }}"
+
+
+def test_default_sampling_keeps_unset_apart_from_zero() -> None:
+    """A model whose own temperature is 0 is greedy; one without a top_p has none."""
+    sampling = default_sampling({"temperature": 0.0, "top_k": 50, "bos_token_id": 1})
+    assert sampling.HasField("temperature")
+    assert (sampling.temperature, sampling.top_k) == (0.0, 50)
+    assert not sampling.HasField("top_p")

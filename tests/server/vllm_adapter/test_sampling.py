@@ -43,6 +43,19 @@ def test_unset_options_take_the_models_then_vllms() -> None:
     assert (parameters.top_p, parameters.temperature, parameters.top_k) == (0.5, 0.7, 0)
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_k", "min_p", "presence_penalty", "frequency_penalty"])
+def test_an_option_of_zero_beats_the_models_own(name: str) -> None:
+    """Zero is a value, and not the same as unset."""
+    assert getattr(sampling_params(pb.Sampling(**{name: 0}), {name: 1}, LIMITS), name) == 0
+    assert getattr(sampling_params(pb.Sampling(), {name: 1}, LIMITS), name) == 1
+
+
+def test_a_seed_of_zero_is_a_seed() -> None:
+    """Only an unset or a negative one means a random stream."""
+    assert sampling_params(pb.Sampling(seed=0), {}, LIMITS).seed == 0
+    assert sampling_params(pb.Sampling(), {}, LIMITS).seed is None
+
+
 def test_text_is_never_made_by_vllm() -> None:
     """Stop texts are not passed on: the adapter watches for them itself."""
     parameters = sampling_params(pb.Sampling(stop=("a", "b", "c", "d", "e")), {}, LIMITS)
