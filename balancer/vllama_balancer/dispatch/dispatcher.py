@@ -174,7 +174,7 @@ class Dispatcher:
         entry = call.model or self._catalog.find(name) or await self.find_or_wait(name, call.deadline)
         if entry is None:
             raise ModelNotFound(f"model {name!r} not found", field="model")
-        return entry.name if call.model is None else entry.target or entry.name
+        return entry.target or entry.name
 
     async def _unmetered_request(self, model: str, call: Call) -> PlacementRequest:
         """Returns the placement request of a call that computes nothing."""
