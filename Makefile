@@ -29,7 +29,7 @@ bench: setup       ## each door beside the bare engine and vLLM's own server, in
 	@$(BIN)/vllama bench compare --no-samples --doors bare,worker,balancer,chat,v1 --interleave --concurrency 1 \
 	  --prompt-tokens 16 --max-tokens 1 --requests 80 --repeats 1 \
 	  --json benchmarks/first-token.json --html benchmarks/first-token.html $(BENCH)
-	@$(BIN)/python -m vllama_benchmarks.bench.readme README.md benchmarks/cpu.json benchmarks/first-token.json
+	@$(BIN)/python -m vllama_benchmarks.bench.readme docs/benchmarks.md benchmarks/cpu.json benchmarks/first-token.json
 
 lint: setup-dev   ## ruff, mypy, whether the stubs fit the protos, and these the last release
 	@$(BIN)/ruff check .

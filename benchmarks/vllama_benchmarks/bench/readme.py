@@ -1,6 +1,6 @@
 """Writes the tables of kept comparisons into a Markdown page, so that its numbers are those of the files.
 
-    python -m vllama_benchmarks.bench.readme README.md benchmarks/cpu.json … [--check]
+    python -m vllama_benchmarks.bench.readme docs/benchmarks.md benchmarks/cpu.json … [--check]
 
 Each table stands between two comments that name its file; the rest of the page stays. `--check` writes nothing and
 fails if the page differs from the file.

@@ -63,17 +63,17 @@ def test_a_page_without_a_place() -> None:
         with_table("nothing", "a.json", "new")
 
 
-def test_the_readme_has_a_place_for_each_record() -> None:
-    """What `make bench` writes has its two comments in README.md."""
+def test_the_page_has_a_place_for_each_record() -> None:
+    """What `make bench` writes has its two comments in docs/benchmarks.md."""
     names = set(re.findall(r"--json benchmarks/(\S+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert names == {"cpu.json", "first-token.json"}
     assert all("new" in with_table(page, name, "new") for name in names)
 
 
-def test_the_readme_is_fresh() -> None:
-    """README.md has the numbers of the kept records."""
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_is_fresh() -> None:
+    """docs/benchmarks.md has the numbers of the kept records."""
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name in set(re.findall(r"<!-- begin (\S+) -->", page)):
         path = ROOT / "benchmarks" / name
         if path.exists():
