@@ -244,6 +244,6 @@ _FLAGS = (
           "seconds that streams may take to end (default 30)"),
     _Flag("--stall-seconds", "stall_seconds", values.seconds,
           "an engine silent for so long is dead, 0: never (default 60)"),
-    _Flag("--parent-fd", "parent_fd", values.whole(0), "pipe from the supervisor; the worker ends with it"),
+    _Flag("--parent-fd", "parent_fd", values.whole(0), "socket or pipe from the supervisor; the worker ends with it"),
     _Flag("--log-format", "log_format", values.one_of("text", "json"), "text or json (default text)"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 from vllama_protos.v1.embedding_pb2_grpc import add_EmbeddingServicer_to_server
 from vllama_protos.v1.generation_pb2_grpc import add_GenerationServicer_to_server
 from vllama_protos.v1.worker_pb2_grpc import add_WorkerServicer_to_server
-from vllama_server import binding, health_service
+from vllama_server import binding, health_service, supervisor_watch
 from vllama_server.embedding_service import EmbeddingServicer
 from vllama_server.errors import Draining, EngineDead, WorkerError
 from vllama_server.generation_runner import GenerationRunner
@@ -164,6 +164,7 @@ class WorkerServer:
         described = self._engine.describe()
         self._limiter.set_capacity(described.max_streams, self._config.max_queue)
         self._lifecycle.mark_ready()
+        supervisor_watch.announce_ready(self._config.parent_fd)
         logger.info("ready: serves %s on %s", ", ".join(self._config.names), self.address)
         return True
 

@@ -1,8 +1,9 @@
 """Ends the worker when its supervisor ends, however that happens.
 
-The supervisor holds the write end of a pipe and never writes. When it ends, even by kill -9, the kernel closes that
-end. A thread waits for this, because the event loop may be busy or stuck. It kills everything at once, because a
-drain would have no supervisor.
+The supervisor holds the other end of a socket pair and never writes. When it ends, even by kill -9, the kernel closes
+that end. (So it does with a pipe, whose writer does not learn, though, when the worker is ready.) A thread waits for
+this, because the event loop may be busy or stuck. It kills everything at once, because a drain would have no
+supervisor.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ def watch_supervisor(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=_wait, args=(fd, on_gone), name="parent-watch", daemon=True)
     thread.start()
     return thread
+
+
+def announce_ready(fd: int | None) -> None:
+    """Writes one byte for the supervisor, which tells a failed start from a later death by it."""
+    if fd is not None:
+        # A pipe's read end takes none.
+        with suppress(OSError):
+            os.write(fd, b"1")
 
 
 def end_at_once() -> None:

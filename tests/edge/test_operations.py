@@ -53,6 +53,26 @@ async def test_health_is_ok_while_a_model_can_answer(serve: Serve) -> None:
         }
 
 
+class DyingWorker:
+    """A fleet of one worker that serves, between two deaths."""
+
+    def fleet(self) -> fleet_pb2.ListWorkersResponse:
+        """Lists it."""
+        ready = worker_pb2.WorkerReport(state=worker_pb2.WORKER_STATE_READY)
+        dying = fleet_pb2.WorkerStatus(name="w", available=True, report=ready, deaths=2, last_death="CUDA error")
+        return fleet_pb2.ListWorkersResponse(workers=[dying])
+
+
+async def test_a_worker_that_dies_again_and_again_is_told(serve: Serve) -> None:
+    """With its own words, in the health and in the fleet."""
+    async with serve(FakeGateway(), fleet=DyingWorker()) as http:
+        async with http.get("/health") as reply:
+            assert (await reply.json())["workers"] == {"w": "ready, died 2 times, the last time: CUDA error"}
+        async with http.get("/fleet") as reply:
+            worker = (await reply.json())["workers"][0]
+            assert (worker["deaths"], worker["last_death"]) == (2, "CUDA error")
+
+
 async def test_health_is_503_while_nothing_is_loaded(serve: Serve) -> None:
     """A load balancer must send no request yet; the process itself is alive."""
     async with serve(FakeGateway(model(replicas=0))) as http:

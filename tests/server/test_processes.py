@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import urllib.request
 
@@ -68,6 +69,20 @@ async def test_a_hung_engine_ends_with_status_3(spawn):
     assert (await error_of(rest_of(call))).code() == grpc.StatusCode.UNAVAILABLE
     assert await worker.status() == 3
     assert "no step" in worker.log()
+
+
+@pytest.mark.parametrize(("start_seconds", "said"), [("0", b"1"), ("600", b"")])
+async def test_the_supervisor_learns_that_the_worker_was_ready(spawn, start_seconds, said):
+    """One byte, which lies in the socket until the supervisor asks why the worker ended; none for a start."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        flags = ("--parent-fd", str(theirs.fileno()), "--engine-arg", f"start_seconds={start_seconds}")
+        worker = await spawn(*flags, pass_fds=(theirs.fileno(),), ready=start_seconds == "0")
+        await worker.reached(worker_pb2.WORKER_STATE_READY if said else worker_pb2.WORKER_STATE_STARTING)
+        theirs.close()
+        worker.signal(signal.SIGKILL)
+        await worker.status()
+        assert ours.recv(2) == said
 
 
 @pytest.mark.faults

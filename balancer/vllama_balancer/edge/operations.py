@@ -40,6 +40,10 @@ _PHASES = {
 }
 
 
+_DEATHS_TO_SHOW = 2
+"""A worker that serves again after one death needs no attention; one that dies again and again does."""
+
+
 class Dashboard:
     """The dashboard: one HTML file, and headers that forbid any other script or style in it."""
 
@@ -131,6 +135,8 @@ class WorkerJson(msgspec.Struct, frozen=True):
     decode_tokens_per_second: float
     prefill_tokens_per_second: float
     restarts: int
+    deaths: int
+    last_death: str
 
 
 class FleetJson(msgspec.Struct, frozen=True):
@@ -241,6 +247,8 @@ def _worker(worker: fleet_pb2.WorkerStatus) -> WorkerJson:
         decode_tokens_per_second=report.decode_tokens_per_second,
         prefill_tokens_per_second=report.prefill_tokens_per_second,
         restarts=worker.restarts,
+        deaths=worker.deaths,
+        last_death=worker.last_death,
     )
 
 
@@ -249,7 +257,13 @@ def _state_in_words(worker: fleet_pb2.WorkerStatus) -> str:
     reason = worker.reason or worker.report.failure
     if reason.startswith(f"is {state}"):
         return reason.removeprefix("is ")
-    return state if worker.available or not reason else f"{state}: {reason}"
+    if worker.available or not reason:
+        return state if worker.deaths < _DEATHS_TO_SHOW else f"{state}, {_deaths_in_words(worker)}"
+    return f"{state}: {reason}"
+
+
+def _deaths_in_words(worker: fleet_pb2.WorkerStatus) -> str:
+    return f"died {worker.deaths} times, the last time: {worker.last_death}"
 
 
 def register_health_metric(registry: CollectorRegistry, can_serve: Callable[[], bool]) -> None:

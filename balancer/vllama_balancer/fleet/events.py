@@ -22,7 +22,16 @@ class ProcessState(Enum):
     STOPPED = "stopped"
     """The process was asked to end and is not started again."""
     FAILED = "failed"
-    """The source has given up (a crash loop, a start that cannot succeed); no request waits for it."""
+    """The source has given up (starts fail again and again) for some minutes; no request waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """The ends of a worker's processes that were not asked for."""
+
+    count: int = 0
+    reason: str = ""
+    """Cause of the latest one, in the worker's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,8 @@ class Added:
     """Times it was started again after it had ended."""
     is_supervised: bool = False
     """True if the source restarts a worker of another machine when it ends, or marks it FAILED."""
+    deaths: Deaths = Deaths()
+    """Of its processes so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,9 @@ class Changed:
     restarts: int = 0
     """Times it was started again so far."""
     retry_in_seconds: float | None = None
-    """For RESTARTING: time until the next start."""
+    """For RESTARTING and FAILED: time until the next start."""
+    deaths: Deaths = Deaths()
+    """Of its processes so far."""
 
 
 @dataclass(frozen=True, slots=True)

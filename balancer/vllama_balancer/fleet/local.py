@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import psutil
 
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
-from vllama_balancer.fleet.process import crash_reason
 from vllama_balancer.fleet.restart_policy import RestartBackoff
 
 if TYPE_CHECKING:
@@ -96,23 +95,22 @@ class Supervisor:
         try:
             self._process = await self._launcher.start(self.spec, self._address)
         except OSError as error:
-            await self._after_exit(1, 0.0, f"it could not be started: {error}")
+            if not self._is_stopping:
+                await self._backoff.after_failed_launch(error)
             return
         self._report(ProcessState.RUNNING)
         self._has_started.set()
         if self._is_stopping:  # asked to stop while the process was being made
             self._process.kill()
-        status = await self._process.ended()
-        tail, self._process = self._process.tail, None
-        await self._after_exit(status, self._clock() - start, crash_reason(tail, status))
-
-    async def _after_exit(self, status: int, uptime_seconds: float, cause: str) -> None:
+        end = await self._process.exited()
+        self._process = None
         if not self._is_stopping:
-            await self._backoff.after_exit(status, uptime_seconds, cause)
+            await self._backoff.after_exit(end, self._clock() - start)
 
     def _report(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
         pid = self._process.pid if self._process is not None else 0
-        self._emit(Changed(self.spec.name, state, reason, pid, self._backoff.restarts, delay_seconds))
+        backoff = self._backoff
+        self._emit(Changed(self.spec.name, state, reason, pid, backoff.restarts, delay_seconds, backoff.deaths))
 
     def _emit(self, event: FleetEvent) -> None:
         self._events.put_nowait(event)
@@ -149,7 +147,7 @@ class LocalFleet:
         if spec.name in self._supervisors:
             raise ValueError(f"{spec.name} runs already")
         socket = self._directory / f"{spec.name}.sock"
-        settings = replace(self._settings, max_failed_starts=1) if fail_fast else self._settings
+        settings = replace(self._settings, fail_fast=fail_fast)
         supervisor = Supervisor(spec, socket, self._events, self._launcher, settings)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")
         self._supervisors[spec.name] = (supervisor, task)

@@ -1,7 +1,8 @@
 """One worker process on this machine: its command line, its log, its end, and the reason of a crash.
 
 Nothing that a worker starts outlives it: its process group is killed when it has ended. The worker ends with this
-process, however that ends: it holds the read end of a pipe whose write end is only here.
+process, however that ends: it holds one end of a socket pair, the lifeline, whose other end is only here. The worker
+writes one byte into it when it is ready.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vllama_balancer.config.settings import VARIABLES
 
@@ -33,6 +35,17 @@ _TEXT_ERROR = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+ [\w.]+: (?P<message>.
 """An error in the text format of vllama_server.logs."""
 _EXCEPTION = re.compile(r"^(?P<message>[\w.]+(?:Error|Exception|Exit)\b.*)$")
 _LONGEST_REASON = 1000
+
+
+class Exit(NamedTuple):
+    """How a worker's process ended."""
+
+    status: int
+    """Exit status, negative for a signal."""
+    cause: str
+    """Cause in one sentence, the worker's own if it gave one."""
+    was_ready: bool = False
+    """Whether it had been able to serve."""
 
 
 class LogSink(Protocol):
@@ -71,22 +84,20 @@ class Launcher:
 
     async def start(self, spec: WorkerSpec, address: str) -> WorkerProcess:
         """Starts a worker. Raises OSError."""
-        parent_fd, lifeline = os.pipe()
-        # Not asyncio's own pipe: it reports the end of a worker only once the worker's last child has closed it.
-        log_fd, stdout_fd = os.pipe()
-        try:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            lifeline, parent = socket.socketpair()
+            ours.enter_context(lifeline)
+            theirs.enter_context(parent)
+            # Not asyncio's own pipe: it reports the end of a worker only once the worker's last child has closed it.
+            log_fd, stdout_fd = os.pipe()
+            ours.callback(os.close, log_fd)
+            theirs.callback(os.close, stdout_fd)
             process = await asyncio.create_subprocess_exec(
-                *self._command(spec, address, parent_fd), env={**self._environment, **spec.environment},
+                *self._command(spec, address, parent.fileno()), env={**self._environment, **spec.environment},
                 stdin=asyncio.subprocess.DEVNULL, stdout=stdout_fd, stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True, pass_fds=(parent_fd,),
+                start_new_session=True, pass_fds=(parent.fileno(),),
             )  # fmt: skip
-        except BaseException:
-            os.close(lifeline)
-            os.close(log_fd)
-            raise
-        finally:
-            os.close(parent_fd)
-            os.close(stdout_fd)
+            ours.pop_all()
         return WorkerProcess(spec.name, process, lifeline, log_fd, self._sink)
 
 
@@ -94,12 +105,14 @@ class WorkerProcess:
     """A running worker. Made by a Launcher; always await `ended` or `stop` in the end."""
 
     def __init__(
-        self, name: str, process: asyncio.subprocess.Process, lifeline: int, log_fd: int, sink: LogSink
+        self, name: str, process: asyncio.subprocess.Process, lifeline: socket.socket, log_fd: int, sink: LogSink
     ) -> None:
         self.pid = process.pid
         """Process id, which is the id of its group as well."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         """The last lines that it printed."""
+        self.was_ready = False
+        """Whether it had been able to serve; known once it has ended."""
         self._name = name
         self._process = process
         self._lifeline = lifeline
@@ -110,6 +123,11 @@ class WorkerProcess:
     async def ended(self) -> int:
         """Waits for the end of the whole process group; returns the exit status, negative for a signal."""
         return await asyncio.shield(self._end)
+
+    async def exited(self) -> Exit:
+        """Waits as `ended` does; returns how it ended, and why."""
+        status = await self.ended()
+        return Exit(status, crash_reason(self.tail, status), self.was_ready)
 
     async def stop(self, timeout_seconds: float) -> int:
         """Asks the worker to drain and end, and kills it after the time-out."""
@@ -135,7 +153,8 @@ class WorkerProcess:
         finally:
             # Children that survive the worker would hold its GPU, and the log's other end.
             self.kill()
-            os.close(self._lifeline)
+            self.was_ready = _has_byte(self._lifeline)
+            self._lifeline.close()
         await self._log
         return status
 
@@ -166,6 +185,12 @@ class WorkerProcess:
             if text:
                 self.tail.append(text)
                 self._sink.line(self._name, text)
+
+
+def _has_byte(lifeline: socket.socket) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(lifeline.recv(1, socket.MSG_DONTWAIT))
+    return False
 
 
 def crash_reason(tail: Iterable[str], exit_status: int) -> str:

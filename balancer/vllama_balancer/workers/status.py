@@ -37,6 +37,8 @@ def status_of(worker: Worker) -> fleet_pb2.WorkerStatus:
         leases=worker.lease_count,
         restarts=worker.process.restarts,
         pid=worker.process.pid,
+        deaths=worker.process.deaths.count,
+        last_death=worker.process.deaths.reason,
     )
     _set(status.retry_in, _retry_in_seconds(worker))
     _set(status.time_to_first_token_p50, worker.ttft_window.quantile(0.5))

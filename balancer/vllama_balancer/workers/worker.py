@@ -57,7 +57,7 @@ class Worker:
         """gRPC target."""
         self.channel = channel
         """The connection; closed by the pool."""
-        self.process = Changed(added.name, ProcessState.RUNNING, pid=added.pid, restarts=added.restarts)
+        self.process = Changed(added.name, ProcessState.RUNNING, "", added.pid, added.restarts, deaths=added.deaths)
         """The fleet source's latest event."""
         self._is_supervised = added.is_supervised
         self.incarnation = Incarnation("")

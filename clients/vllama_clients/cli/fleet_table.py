@@ -21,6 +21,8 @@ HEADER = (
     "WORKER", "STATE", "MODEL", "STREAMS", "QUEUE", "KV", "TOKENS/S", "TTFT P50/P99", "PREFILL/S", "STEP", "HITS",
 )  # fmt: skip
 COUNTERS = ("RESTARTS", "UP")
+DEATHS_TO_SHOW = 2
+"""One death may happen; a second one has a cause to look for."""
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
@@ -35,7 +37,8 @@ def fleet_text(fleet: fleet_pb2.ListWorkersResponse, width: int | None) -> str:
         left_out.add(name)
         text = _columns(rows, left_out)
     causes = [f"{worker.name}: {why(worker)}" for worker in fleet.workers if why(worker)]
-    return "\n\n".join([text, summary(fleet), *causes])
+    repeated = [f"{worker.name}: {deaths(worker)}" for worker in fleet.workers if deaths(worker)]
+    return "\n\n".join([text, summary(fleet), *causes, *repeated])
 
 
 def summary(fleet: fleet_pb2.ListWorkersResponse) -> str:
@@ -74,6 +77,13 @@ def why(worker: fleet_pb2.WorkerStatus) -> str:
     if worker.available or worker.report.state in expected:
         return ""
     return worker.report.failure or worker.reason
+
+
+def deaths(worker: fleet_pb2.WorkerStatus) -> str:
+    """Returns how often a worker has died and why the last time; empty before its second death."""
+    if worker.deaths < DEATHS_TO_SHOW:
+        return ""
+    return f"died {worker.deaths} times, the last time: {worker.last_death}"
 
 
 def _row(worker: fleet_pb2.WorkerStatus) -> dict[str, str]:

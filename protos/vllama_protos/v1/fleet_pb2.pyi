@@ -57,7 +57,7 @@ class ModelStatus(_message.Message):
     def __init__(self, model: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., workers: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., pinned: _Optional[bool] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("name", "address", "description", "report", "available", "reason", "leases", "restarts", "pid", "retry_in", "time_to_first_token_p50", "time_to_first_token_p99")
+    __slots__ = ("name", "address", "description", "report", "available", "reason", "leases", "restarts", "pid", "retry_in", "time_to_first_token_p50", "time_to_first_token_p99", "deaths", "last_death")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,8 @@ class WorkerStatus(_message.Message):
     RETRY_IN_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_FIRST_TOKEN_P50_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_FIRST_TOKEN_P99_FIELD_NUMBER: _ClassVar[int]
+    DEATHS_FIELD_NUMBER: _ClassVar[int]
+    LAST_DEATH_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     description: _worker_pb2.DescribeResponse
@@ -82,7 +84,9 @@ class WorkerStatus(_message.Message):
     retry_in: _duration_pb2.Duration
     time_to_first_token_p50: _duration_pb2.Duration
     time_to_first_token_p99: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., description: _Optional[_Union[_worker_pb2.DescribeResponse, _Mapping]] = ..., report: _Optional[_Union[_worker_pb2.WorkerReport, _Mapping]] = ..., available: _Optional[bool] = ..., reason: _Optional[str] = ..., leases: _Optional[int] = ..., restarts: _Optional[int] = ..., pid: _Optional[int] = ..., retry_in: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_token_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_token_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    deaths: int
+    last_death: str
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., description: _Optional[_Union[_worker_pb2.DescribeResponse, _Mapping]] = ..., report: _Optional[_Union[_worker_pb2.WorkerReport, _Mapping]] = ..., available: _Optional[bool] = ..., reason: _Optional[str] = ..., leases: _Optional[int] = ..., restarts: _Optional[int] = ..., pid: _Optional[int] = ..., retry_in: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_token_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time_to_first_token_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., deaths: _Optional[int] = ..., last_death: _Optional[str] = ...) -> None: ...
 
 class WatchFleetRequest(_message.Message):
     __slots__ = ()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from tests.balancer.fleet.conftest import SETTINGS, gone
-from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.events import Added, Changed, Deaths, ProcessState, Removed
 from vllama_balancer.fleet.local import LocalFleet, private_directory
 from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 SERVE = "print('up', flush=True)\nos.read(fd, 1)"
 """Script of a worker that runs until its parent has ended."""
@@ -24,6 +27,17 @@ SERVE = "print('up', flush=True)\nos.read(fd, 1)"
 
 def running(event) -> bool:
     return isinstance(event, Changed) and event.state is ProcessState.RUNNING
+
+
+@contextlib.contextmanager
+def descriptors_used_up() -> Iterator[None]:
+    """Leaves this process no file descriptor to open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) // 2, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def failed(event) -> bool:
@@ -79,8 +93,34 @@ async def test_a_crash_loop_ends_as_failed_with_the_cause(fleet_of) -> None:
     watched = fleet_of("print('RuntimeError: the tensor is on fire')\nos._exit(3)")
     watched.add()
     event = await watched.until(failed)
-    assert event.reason == "died 5 times, each within 60 s: RuntimeError: the tensor is on fire"
+    assert event.reason == "died 5 times before it was ready: RuntimeError: the tensor is on fire"
     assert event.restarts == 4 and event.pid == 0
+
+
+async def test_a_worker_that_has_been_ready_is_never_given_up(fleet_of) -> None:
+    """However often it dies: a request may be the cause. Its events say how often, and why the last time."""
+    watched = fleet_of("os.write(fd, b'1')\nprint('RuntimeError: the tensor is on fire')\nos._exit(3)")
+    watched.add()
+    for count in range(1, 9):
+        event = await watched.until(lambda event: isinstance(event, Changed))
+        while event.state is ProcessState.RUNNING:
+            event = await watched.until(lambda event: isinstance(event, Changed))
+        assert event.state is ProcessState.RESTARTING
+        assert event.deaths == Deaths(count, "RuntimeError: the tensor is on fire")
+    event = await watched.until(running)
+    assert event.deaths.count == 8
+
+
+async def test_a_machine_without_descriptors_is_waited_for(fleet_of) -> None:
+    """A process that cannot be made for lack of descriptors is tried again until it can."""
+    watched = fleet_of(SERVE, RestartSettings(0.01, 0.02, max_failed_starts=1))
+    with descriptors_used_up():
+        watched.add()
+        for _ in range(3):
+            event = await watched.until(lambda event: isinstance(event, Changed))
+            assert event.state is ProcessState.RESTARTING
+            assert "Too many open files" in event.reason
+    await watched.until(running)
 
 
 async def test_a_start_that_cannot_succeed_is_given_up_sooner(fleet_of) -> None:
@@ -102,11 +142,11 @@ async def test_wrong_flags_are_not_tried_again(fleet_of) -> None:
 
 async def test_pauses_double(fleet_of) -> None:
     """The pause before a new start doubles up to its limit."""
-    watched = fleet_of("os._exit(3)", RestartSettings(0.01, 0.03, 60.0, 5))
+    watched = fleet_of("os._exit(3)", RestartSettings(0.01, 0.03))
     watched.add()
     await watched.until(failed)
     delays = [event.retry_in_seconds for event in watched.seen if getattr(event, "retry_in_seconds", None)]
-    assert delays == [0.01, 0.02, 0.03, 0.03]
+    assert delays == [0.01, 0.02, 0.03, 0.03, SETTINGS.revive_seconds]
 
 
 async def test_a_given_up_worker_can_be_restarted(fleet_of, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ async def test_a_request_during_unloading_loads_again(harness_of) -> None:
 async def test_a_failed_load_answers_every_waiter_with_the_cause(harness_of) -> None:
     """All waiting requests fail with it, the slot is free again, and the next request loads anew."""
     harness = harness_of()
-    harness.fleet.failures["a"] = "failed to start 1 times: no memory"
+    harness.fleet.failures["a"] = "failed to start: no memory"
     results = await asyncio.gather(*(harness.touch("a") for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [NoWorker] * 3
     assert "no memory" in str(results[0])

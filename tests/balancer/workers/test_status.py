@@ -2,7 +2,7 @@
 
 from tests.balancer.conftest import READY, STARTING
 from tests.balancer.scripted_worker import eventually
-from vllama_balancer.fleet.events import Changed, ProcessState
+from vllama_balancer.fleet.events import Changed, Deaths, ProcessState
 from vllama_balancer.workers.status import status_of
 from vllama_protos.v1 import worker_pb2
 
@@ -50,3 +50,11 @@ async def test_an_address_without_a_worker_is_named(make_fleet):
     fleet = await make_fleet(1, start=False)
     worker = fleet.pool.find("w0")
     await eventually(lambda: status_of(worker).reason == f"is not connected: nothing answers at {worker.address}")
+
+
+async def test_deaths_of_the_process_are_told(make_fleet):
+    """How many, and why the last time; they stay when the worker serves again."""
+    fleet = await make_fleet(1)
+    fleet.pool.apply(Changed("w0", ProcessState.RUNNING, deaths=Deaths(3, "CUDA error")))
+    status = status_of(fleet.pool.find("w0"))
+    assert (status.available, status.deaths, status.last_death) == (True, 3, "CUDA error")

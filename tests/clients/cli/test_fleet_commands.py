@@ -99,6 +99,17 @@ def test_causes() -> None:
     ]
 
 
+def test_a_worker_that_dies_again_and_again_is_named_with_its_cause() -> None:
+    """In its own words, also while it serves; a single death needs no line."""
+    once, twice = (
+        fleet_pb2.WorkerStatus(name=f"w{count}", available=True, deaths=count, last_death="CUDA error: illegal access")
+        for count in (1, 2)
+    )
+    text = fleet_text(fleet_pb2.ListWorkersResponse(workers=[once, twice]), None)
+    assert text.splitlines()[-1] == "w2: died 2 times, the last time: CUDA error: illegal access"
+    assert "w1: " not in text
+
+
 def test_columns() -> None:
     """A ready worker's numbers stand in its line, whatever the width when none is given."""
     line = fleet_text(FLEET, None).splitlines()[1]

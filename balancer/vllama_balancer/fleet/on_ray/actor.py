@@ -25,7 +25,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from vllama_balancer.fleet.on_ray.supervisor import ActorLost, Placed
-from vllama_balancer.fleet.process import Launcher, crash_reason, worker_environment
+from vllama_balancer.fleet.process import Exit, Launcher, worker_environment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -69,13 +69,11 @@ class WorkerHost:
         self._process = await self._launcher.start(spec, address)
         return address, socket.gethostname()
 
-    async def ended(self) -> tuple[int, str]:
-        """Waits for the worker's end; returns its exit status and cause."""
+    async def ended(self) -> Exit:
+        """Waits for the worker's end and returns it."""
         if self._process is None:
-            return 1, "it was not started"
-        process = self._process
-        status = await process.ended()
-        return status, crash_reason(process.tail, status)
+            return Exit(1, "it was not started")
+        return await self._process.exited()
 
     async def stop(self, timeout_seconds: float) -> None:
         """Drains and ends the worker."""
@@ -166,9 +164,8 @@ class RayActorSlot:
         address, node = await self._answer(self._actor.start.remote(spec))
         return Placed(address, node)
 
-    async def ended(self) -> tuple[int, str]:
-        status, cause = await self._answer(self._actor.ended.remote())
-        return status, cause
+    async def ended(self) -> Exit:
+        return Exit(*await self._answer(self._actor.ended.remote()))
 
     async def stop(self, timeout_seconds: float) -> None:
         await self._answer(self._actor.stop.remote(timeout_seconds))
@@ -215,7 +212,7 @@ class RayActorSlot:
         try:
             return await call
         except RayTaskError as error:
-            raise OSError(f"{error.cause}") from error
+            raise error.cause if isinstance(error.cause, OSError) else OSError(f"{error.cause}") from error
         except RayError as error:
             self._may_be_dead = isinstance(error, ActorDiedError | ActorPlacementGroupRemoved)
             raise ActorLost(str(error).partition("\n")[0]) from error

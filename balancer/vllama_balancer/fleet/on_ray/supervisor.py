@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.fleet.on_ray.messages import Close, Restart, Retire, Start
-from vllama_balancer.fleet.restart_policy import EXIT_START_FAILED, RestartBackoff
+from vllama_balancer.fleet.restart_policy import RestartBackoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.assignment import WorkerSpec
     from vllama_balancer.fleet.events import FleetEvent
     from vllama_balancer.fleet.on_ray.messages import DriverCommand
+    from vllama_balancer.fleet.process import Exit
     from vllama_balancer.fleet.restart_policy import RestartSettings
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class ActorSlot(Protocol):
         """
         ...
 
-    async def ended(self) -> tuple[int, str]:
-        """Waits for the worker's end; returns its exit status and cause. Raises ActorLost."""
+    async def ended(self) -> Exit:
+        """Waits for the worker's end and returns it. Raises ActorLost."""
         ...
 
     async def stop(self, timeout_seconds: float) -> None:
@@ -143,13 +144,13 @@ class ActorSupervisor:
             placed = await self._unless_stopped(self._slot.start(self.spec))
             start = self._clock()
             self._started(placed)
-            status, cause = await self._unless_stopped(self._slot.ended())
+            end = await self._unless_stopped(self._slot.ended())
         except ActorLost as loss:
             await self._after_loss(str(loss))
         except OSError as error:
-            await self._after_exit(EXIT_START_FAILED, 0.0, f"it could not be started: {error}")
+            await self._unless_stopped(self._backoff.after_failed_launch(error))
         else:
-            await self._after_exit(status, self._clock() - start, cause)
+            await self._unless_stopped(self._backoff.after_exit(end, self._clock() - start))
         finally:
             self._is_running = False
 
@@ -157,8 +158,9 @@ class ActorSupervisor:
         self._is_running = True
         logger.info("worker %s runs on node %s at %s", self.spec.name, placed.node, placed.address)
         # A new process has a new address: this event replaces the worker.
-        restarts = self._backoff.restarts
-        self._emit(Added(self.spec.name, placed.address, self.spec.model.names, restarts=restarts, is_supervised=True))
+        restarts, deaths = self._backoff.restarts, self._backoff.deaths
+        name, models = self.spec.name, self.spec.model.names
+        self._emit(Added(name, placed.address, models, restarts=restarts, is_supervised=True, deaths=deaths))
 
     async def _after_loss(self, reason: str) -> None:
         # While no node has room, Ray fails the waiting call now and then: that is no loss.
@@ -167,9 +169,6 @@ class ActorSupervisor:
             logger.warning("worker %s lost its node, waits for %s: %s", self.spec.name, self._slot.needs, reason)
             self._report(ProcessState.PLACING, f"waits for {self._slot.needs}; its last node is gone")
         await self._unless_stopped(asyncio.sleep(LOST_PAUSE_SECONDS))
-
-    async def _after_exit(self, status: int, uptime_seconds: float, cause: str) -> None:
-        await self._unless_stopped(self._backoff.after_exit(status, uptime_seconds, cause))
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits the work. Raises StopRequested, and cancels the work, when the supervisor is stopped first."""
@@ -186,7 +185,8 @@ class ActorSupervisor:
             await asyncio.wait({task, stop})
 
     def _report(self, state: ProcessState, reason: str = "", delay_seconds: float | None = None) -> None:
-        self._emit(Changed(self.spec.name, state, reason, 0, self._backoff.restarts, delay_seconds))
+        backoff = self._backoff
+        self._emit(Changed(self.spec.name, state, reason, 0, backoff.restarts, delay_seconds, backoff.deaths))
 
 
 class ActorSupervisors:
@@ -233,7 +233,7 @@ class ActorSupervisors:
 
     def _start(self, command: Start) -> None:
         spec = command.worker_spec()
-        settings = replace(self._settings, max_failed_starts=1) if command.fail_fast else self._settings
+        settings = replace(self._settings, fail_fast=command.fail_fast)
         supervisor = ActorSupervisor(spec, self._make_slot, settings, self._emit)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")
         task.add_done_callback(self._done)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
 from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
-from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
+from vllama_balancer.fleet.events import Added, Changed, Deaths, ProcessState, Removed
 from vllama_balancer.fleet.on_ray.supervisor import ActorLost, ActorSupervisor, Placed
+from vllama_balancer.fleet.process import Exit
 from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.events import FleetEvent
 
 SPEC = WorkerSpec(0, HostedModel("m", ("m:latest",)), engine="fake")
-SETTINGS = RestartSettings(initial_delay_seconds=0.01, max_delay_seconds=0.02, max_early_exits=3)
+SETTINGS = RestartSettings(initial_delay_seconds=0.01, max_delay_seconds=0.02, max_crashed_starts=3)
 
 
 class ScriptedSlot:
@@ -28,7 +30,7 @@ class ScriptedSlot:
 
     def __init__(self) -> None:
         self.room = asyncio.Event()
-        self.ends: asyncio.Queue[tuple[int, str] | ActorLost] = asyncio.Queue()
+        self.ends: asyncio.Queue[Exit | ActorLost] = asyncio.Queue()
         self.refusals: list[Exception] = []
         self.starts = 0
         self.stopped_after: list[float] = []
@@ -42,7 +44,7 @@ class ScriptedSlot:
         self.starts += 1
         return Placed(f"10.0.0.1:{self.starts}", "node")
 
-    async def ended(self) -> tuple[int, str]:
+    async def ended(self) -> Exit:
         """Ends as the test queued it."""
         end = await self.ends.get()
         if isinstance(end, ActorLost):
@@ -51,7 +53,7 @@ class ScriptedSlot:
 
     async def stop(self, timeout_seconds: float) -> None:
         self.stopped_after.append(timeout_seconds)
-        self.ends.put_nowait((0, "drained"))
+        self.ends.put_nowait(Exit(0, "drained", was_ready=True))
 
     async def leave(self) -> None:
         self.has_left = True
@@ -103,10 +105,13 @@ async def test_a_worker_that_crashes_is_started_again_in_its_slot(running: Runni
     """A crash is reported with its cause and a pause; the new process has a new address and one restart."""
     running.slot.room.set()
     await running.placed()
-    running.slot.ends.put_nowait((-9, "it was killed by SIGKILL"))
+    running.slot.ends.put_nowait(Exit(-9, "it was killed by SIGKILL"))
     news = await running.next_event(Changed, ProcessState.RESTARTING)
     assert (news.reason, news.restarts) == ("it was killed by SIGKILL", 1)
-    assert await running.placed() == Added("worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True)
+    assert await running.placed() == Added(
+        "worker-0", "10.0.0.1:2", ("m:latest",), restarts=1, is_supervised=True,
+        deaths=Deaths(1, "it was killed by SIGKILL"),
+    )  # fmt: skip
 
 
 async def test_a_lost_node_is_not_the_workers_fault(running: Running) -> None:
@@ -136,11 +141,28 @@ async def test_a_worker_that_keeps_crashing_is_given_up_with_its_cause(running: 
     running.slot.room.set()
     for _ in range(3):
         await running.placed()
-        running.slot.ends.put_nowait((3, "the engine died"))
+        running.slot.ends.put_nowait(Exit(3, "the engine died"))
     news = await running.next_event(Changed, ProcessState.FAILED)
-    assert "died 3 times" in news.reason and "the engine died" in news.reason
+    assert "died 3 times before it was ready" in news.reason and "the engine died" in news.reason
     await running.supervisor.restart(0.0)
     assert (await running.placed()).address == "10.0.0.1:4"
+
+
+async def test_a_worker_that_has_been_ready_is_never_given_up(running: Running) -> None:
+    """However often it dies afterwards."""
+    running.slot.room.set()
+    for count in range(1, 8):
+        assert (await running.placed()).restarts == count - 1
+        running.slot.ends.put_nowait(Exit(3, "the engine died", was_ready=True))
+        news = await running.next_event(Changed, ProcessState.RESTARTING)
+        assert news.deaths == Deaths(count, "the engine died")
+
+
+async def test_a_node_without_descriptors_is_waited_for(running: Running) -> None:
+    """A process that cannot be made for a passing lack of something is no failed start."""
+    running.slot.refusals = [OSError(errno.EMFILE, "Too many open files")] * 6
+    running.slot.room.set()
+    assert (await running.placed()).address == "10.0.0.1:1"
 
 
 async def test_a_process_that_cannot_be_started_is_given_up(running: Running) -> None:
