@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 200
 """Last lines of the log that are kept to explain a crash."""
+LOG_GRACE_SECONDS = 1.0
+"""How long the last lines of a process may take after its end."""
 _CHUNK_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 16
 _OWN_MESSAGE = re.compile(r"^vllama(?: worker)?: (?P<message>.+)$")
@@ -54,6 +56,19 @@ class LogSink(Protocol):
     def line(self, worker: str, text: str) -> None:
         """Takes one line, without its end."""
         ...
+
+
+def write_line(sink: LogSink, worker: str, text: str) -> None:
+    """Writes one line. On a full disk it is lost: a reader that stopped would block the process that prints."""
+    with contextlib.suppress(OSError):
+        sink.line(worker, text)
+
+
+async def log_end(log: asyncio.Task[None]) -> None:
+    """Waits for the last lines of a process that has ended, and stops reading if a child keeps its pipe open."""
+    await asyncio.wait({log}, timeout=LOG_GRACE_SECONDS)
+    log.cancel()
+    await asyncio.wait({log})
 
 
 def worker_command(spec: WorkerSpec, address: str, parent_fd: int) -> list[str]:
@@ -155,7 +170,7 @@ class WorkerProcess:
             self.kill()
             self.was_ready = _has_byte(self._lifeline)
             self._lifeline.close()
-        await self._log
+        await log_end(self._log)
         return status
 
     async def _pump(self, log_fd: int) -> None:
@@ -184,7 +199,7 @@ class WorkerProcess:
             text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2].rstrip()
             if text:
                 self.tail.append(text)
-                self._sink.line(self._name, text)
+                write_line(self._sink, self._name, text)
 
 
 def _has_byte(lifeline: socket.socket) -> bool:

@@ -29,8 +29,11 @@ class ListSink:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
+        self.error: Exception | None = None
 
     def line(self, worker: str, text: str) -> None:
+        if self.error is not None:
+            raise self.error
         self.lines.append((worker, text))
 
     async def printed(self, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -86,6 +87,35 @@ async def test_children_of_a_dead_worker_are_killed(fleet_of) -> None:
     child = int(watched.sink.lines[0][1].split()[1])
     os.kill(first.pid, signal.SIGKILL)
     await gone(child)
+
+
+async def test_a_child_that_keeps_the_log_open_does_not_keep_the_worker_dead(fleet_of) -> None:
+    """A child in a session of its own survives; the worker starts again all the same."""
+    child = "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\nprint('child', child.pid)\n"
+    watched = fleet_of(child + SERVE)
+    watched.add()
+    first = await watched.until(running)
+    await watched.sink.printed("up")
+    children = [int(watched.sink.lines[0][1].split()[1])]
+    try:
+        os.kill(first.pid, signal.SIGKILL)
+        assert (await watched.until(running)).restarts == 1
+        assert psutil.pid_exists(children[0])
+        watched.sink.lines.clear()
+        await watched.sink.printed("up")
+        children.append(int(watched.sink.lines[0][1].split()[1]))
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+
+async def test_a_log_that_cannot_be_written_does_not_stop_the_worker(fleet_of) -> None:
+    """On a full disk its lines are lost, but read: else it would block in the middle of a line."""
+    watched = fleet_of("for number in range(20000): print('line', number)\nos._exit(3)", RestartSettings(0.01, 0.02))
+    watched.sink.error = OSError(errno.ENOSPC, "No space left on device")
+    watched.add()
+    event = await watched.until(failed, 60)
+    assert event.reason == "died 5 times before it was ready: it ended with status 3"
 
 
 async def test_a_crash_loop_ends_as_failed_with_the_cause(fleet_of) -> None:

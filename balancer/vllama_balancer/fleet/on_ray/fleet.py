@@ -25,7 +25,7 @@ from vllama_balancer.fleet.on_ray.messages import (
     encode,
     start_command,
 )
-from vllama_balancer.fleet.process import crash_reason
+from vllama_balancer.fleet.process import crash_reason, log_end, write_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -101,7 +101,7 @@ class DriverProcess:
     async def ended(self) -> str:
         """Waits for the driver's end and returns its cause in one sentence."""
         status = await self._process.wait()
-        await self._log
+        await log_end(self._log)
         if self._process.stdin is not None:
             self._process.stdin.close()
         return crash_reason(self._tail, status)
@@ -117,7 +117,7 @@ class DriverProcess:
             text = line.decode(errors="replace").rstrip()
             if text:
                 self._tail.append(text)
-                self._sink.line(LOG_NAME, text)
+                write_line(self._sink, LOG_NAME, text)
 
 
 class RayFleet:
