@@ -15,7 +15,7 @@ import uvloop
 from vllama_balancer import config as configuration
 from vllama_balancer import logs
 from vllama_balancer.app import Balancer
-from vllama_balancer.errors import BalancerError, ConfigError
+from vllama_balancer.errors import BalancerError, ConfigError, NoWorker
 from vllama_balancer.signals import StopRequests
 
 if TYPE_CHECKING:
@@ -53,5 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(config: configuration.BalancerConfig) -> None:
     stops = StopRequests()
     stops.listen(asyncio.get_running_loop())
-    sink = logs.WorkerLog(logs.StandardError(), config.log_format, config.log_level)
-    await Balancer(config, os.environ, stops, sink, sys.stdout, sys.stderr).run()
+    directory = logs.worker_log_directory(os.environ, Path.home(), config.port)
+    sink = logs.WorkerLog(logs.StandardError(), config.log_format, config.log_level, directory)
+    try:
+        await Balancer(config, os.environ, stops, sink, sys.stdout, sys.stderr).run()
+    except NoWorker as error:
+        raise NoWorker(f"{error} (all that the workers printed is in {directory})") from error
+    finally:
+        sink.close()

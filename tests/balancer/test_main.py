@@ -12,6 +12,7 @@ import socket
 import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -26,7 +27,6 @@ from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 START_SECONDS = 40.0
 
@@ -215,7 +215,9 @@ async def test_workers_that_cannot_start_end_the_balancer_with_the_cause(tmp_pat
     """When no worker ever lives, the exit status is 1 and the last line is the worker's own explanation."""
     async with serving(tmp_path, *FAKE, "--engine-arg", "nonsense=1") as served:
         assert await served.ended(seconds=40) == 1
-    assert "nonsense" in errors(tmp_path).splitlines()[-1]
+    last = errors(tmp_path).splitlines()[-1]
+    found = re.search(r"nonsense.* \(all that the workers printed is in (\S+)\)$", last)
+    assert found and "nonsense" in (Path(found[1]) / "worker-0.log").read_text()
 
 
 async def test_static_workers_are_used_and_left_alone(tmp_path: Path) -> None:

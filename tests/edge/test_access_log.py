@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
+from vllama_balancer.logs import JsonFormatter
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,8 +36,7 @@ async def test_a_line_has_the_facts_and_no_text(
             assert reply.headers["X-Vllama-Worker"] == "worker-0"
             assert reply.headers["X-Vllama-Reason"] == "only-candidate"
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
-    assert line.startswith("POST /api/chat 200 request_id=r-1 client=127.0.0.1 model=smollm2:135m worker=worker-0")
-    assert re.search(r"prompt_tokens=3 completion_tokens=2 ttft_ms=\d+\.\d duration_ms=\d+\.\d migrations=0$", line)
+    assert re.fullmatch(r"POST /api/chat 200 \d+/\d+ ms 3\+2 tokens smollm2:135m worker-0 127\.0\.0\.1 r-1", line)
     everything = " ".join(record.getMessage() for record in caplog.records)
     assert SECRET not in everything
     assert "the answer" not in everything
@@ -46,8 +47,7 @@ async def test_a_refusal_is_logged(http: aiohttp.ClientSession, caplog: pytest.L
     with caplog.at_level(logging.INFO, LOGGER):
         async with http.post("/api/chat", json=BODY) as reply:
             assert reply.status == 404
-    assert " 404 " in caplog.records[-1].getMessage()
-    assert "ttft_ms=- " in caplog.records[-1].getMessage()
+    assert re.fullmatch(r"POST /api/chat 404 \d+ ms 127\.0\.0\.1 [0-9a-f]{8}", caplog.records[-1].getMessage())
 
 
 async def test_a_client_that_left_is_499(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,10 +90,22 @@ async def test_a_path_cannot_forge_a_line(http: aiohttp.ClientSession, caplog: p
     assert "\n" not in message
 
 
-async def test_facts_are_fields_as_well(http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
-    """A log of JSON objects can keep them apart."""
+async def test_facts_are_fields_of_a_json_log(http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    """All of them, whole: the line for people leaves some out."""
     with caplog.at_level(logging.INFO, LOGGER):
         async with http.get("/api/tags", headers={"X-Request-Id": "r-3"}) as reply:
             await reply.read()
-    facts = vars(caplog.records[-1])["facts"]
-    assert (facts["request_id"], facts["status"], facts["model"]) == ("r-3", 200, "")
+    entry = json.loads(JsonFormatter().format(caplog.records[-1]))
+    assert (entry["request_id"], entry["status"], entry["path"], entry["model"]) == ("r-3", 200, "/api/tags", "")
+    assert entry["completion_tokens"] == entry["migrations"] == 0 and entry["duration_ms"] > 0
+
+
+async def test_a_line_fits_a_terminal(
+    http: aiohttp.ClientSession, gateway: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the time and the level before it, a usual line has at most 120 columns."""
+    gateway.play(started(), delta("the answer"), finished(prompt_tokens=12345, completion_tokens=4096))
+    with caplog.at_level(logging.INFO, LOGGER):
+        async with http.post("/v1/chat/completions", json={**BODY, "model": "smollm2:135m"}) as reply:
+            await reply.read()
+    assert len("2026-11-30 02:59:34 INFO " + caplog.records[-1].getMessage()) <= 120

@@ -1,5 +1,10 @@
 """The access log: one line per request with client, model, worker, tokens and times; never any text.
 
+    POST /api/chat 200 28/5120 ms 1757+128 tokens qwen2.5:7b worker-0 10.0.0.7 4365aaa4
+
+That is TTFT and whole time, prompt and completion tokens, and the start of the request id. Parts without a value are
+left out. The JSON log has all fields, whole.
+
 Requests that a full queue refuses have a line at debug level only, and one summary a second: in a burst, writing their
 lines would take longer than the refusals themselves.
 """
@@ -27,6 +32,10 @@ CLIENT_GONE = 499
 """The status that is logged when the client has disconnected."""
 
 SUMMARY_SECONDS = 1.0
+
+_LONGEST_PATH = 60
+_SHOWN_OF_ID = 8
+"""Characters of a request id that a line shows; enough to find it in the JSON log or a worker's log file."""
 
 
 class AccessLog:
@@ -71,16 +80,30 @@ class AccessLog:
         level = logging.DEBUG if stats.is_refused else logging.INFO
         if not _log.isEnabledFor(level):
             return
-        facts = _facts(stats, elapsed_seconds)
-        rendered = " ".join(f"{name}={'-' if value in (None, '') else value}" for name, value in facts.items())
         # The path as it came, still encoded: a decoded one could break the line and forge another.
         path = request.rel_url.raw_path
-        extra = {"facts": {**facts, "status": status}}
-        _log.log(level, "%s %s %d %s", request.method, path, status, rendered, extra=extra)
+        facts = {"method": request.method, "path": path, "status": status, **_facts(stats, elapsed_seconds)}
+        line = f"{request.method} {path[:_LONGEST_PATH]} {status} {_rendered(stats, elapsed_seconds)}"
+        _log.log(level, "%s", line, extra={"facts": facts})
+
+
+def _rendered(stats: RequestStats, elapsed_seconds: float) -> str:
+    """Returns the part of a line behind the status."""
+    ttft_seconds, milliseconds = stats.ttft_seconds, f"{elapsed_seconds * 1e3:.0f} ms"
+    parts = (
+        milliseconds if ttft_seconds is None else f"{ttft_seconds * 1e3:.0f}/{milliseconds}",
+        "" if ttft_seconds is None else f"{stats.prompt_tokens}+{stats.completion_tokens} tokens",
+        stats.model,
+        stats.worker,
+        f"{stats.migrations} migrations" if stats.migrations else "",
+        stats.client,
+        stats.request_id[:_SHOWN_OF_ID],
+    )
+    return " ".join(part for part in parts if part)
 
 
 def _facts(stats: RequestStats, elapsed_seconds: float) -> dict[str, object]:
-    """Returns the fields of a line; they are in `extra` as well, for structured logs."""
+    """Returns the fields of a line for structured logs."""
     ttft_seconds = stats.ttft_seconds
     return {
         "request_id": stats.request_id,

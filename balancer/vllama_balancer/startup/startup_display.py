@@ -1,9 +1,13 @@
-"""The display while workers start (moving lines on a terminal, plain lines elsewhere), and the banner at its end."""
+"""The display while workers start (moving lines on a terminal, log lines elsewhere), and the banner at its end.
+
+What the balancer logs anyway is not shown again: that a worker is started, ready, or ended, and why.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 0.25
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -37,11 +43,6 @@ class Line:
     """Its state in words."""
     percent: int = 0
     """Progress of that; 0 when it is not known."""
-
-    @property
-    def text(self) -> str:
-        """The line without its time."""
-        return f"{self.worker}: {self.doing}" + (f" {self.percent}%" if self.percent else "")
 
 
 def line_of(worker: Worker) -> Line:
@@ -60,41 +61,42 @@ def line_of(worker: Worker) -> Line:
     return Line(worker.name, PHASES.get(report.phase, "starting"), int(report.progress * 100))
 
 
+def _phase(worker: Worker) -> str:
+    """Returns the phase of a running start; empty for all other states."""
+    report = worker.report
+    if worker.process.state is not ProcessState.RUNNING or report is None:
+        return ""
+    return PHASES.get(report.phase, "") if report.state == worker_pb2.WORKER_STATE_STARTING else ""
+
+
 class StartupDisplay:
-    """Shows one line per worker from `run` until it is cancelled. A log gets one line for each step."""
+    """Shows one line per worker from `run` until it is cancelled. A log gets one line for each phase of a start."""
 
     def __init__(self, pool: Pool, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._stream = stream
         self._clock = clock
         self._since: dict[str, float] = {}
-        self._shown: dict[str, tuple[str, str]] = {}
+        self._logged: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Refreshes the display until cancelled; the last state stays on the screen."""
+        """Refreshes the display until cancelled; on a terminal it then disappears, and the log's lines remain."""
         if not self._stream.isatty():
-            try:
-                while True:
-                    self.print_changes()
-                    await asyncio.sleep(REFRESH_SECONDS)
-            finally:
-                self.print_changes()
-        with Live(console=Console(file=self._stream), auto_refresh=False) as live:
-            try:
-                while True:
-                    live.update(self._table(), refresh=True)
-                    await asyncio.sleep(REFRESH_SECONDS)
-            finally:
+            while True:
+                self.log_changes()
+                await asyncio.sleep(REFRESH_SECONDS)
+        with Live(console=Console(file=self._stream), auto_refresh=False, transient=True) as live:
+            while True:
                 live.update(self._table(), refresh=True)
+                await asyncio.sleep(REFRESH_SECONDS)
 
-    def print_changes(self) -> None:
-        """Prints a plain line for every worker whose state has changed."""
-        for line in map(line_of, self._pool.workers()):
-            seconds = self._seconds(line.worker)
-            if self._shown.get(line.worker) != (news := (line.worker, line.doing)):
-                self._shown[line.worker] = news
-                self._stream.write(f"{line.text} ({seconds:.0f} s)\n")
-                self._stream.flush()
+    def log_changes(self) -> None:
+        """Logs the phase of every worker that has reached another one."""
+        for worker in self._pool.workers():
+            seconds, phase = self._seconds(worker.name), _phase(worker)
+            if phase and self._logged.get(worker.name) != phase:
+                self._logged[worker.name] = phase
+                logger.info("worker %s: %s (%.0f s)", worker.name, phase, seconds)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
