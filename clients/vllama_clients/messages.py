@@ -217,7 +217,10 @@ class ChatRequest:
     """Whether the last turn, an assistant's with text, is the beginning of the answer: the generation goes on after
     its last character."""
     template: str = ""
-    """Jinja text that renders this chat in place of the model's own template, in a sandbox; empty: the model's own."""
+    """Jinja text that renders this chat in place of the model's own template; empty: the model's own.
+
+    Servers refuse it unless they run with --trust-client-templates.
+    """
     request_id: str = ""
     """Names the request in every log line of the servers; made by them when empty."""
 

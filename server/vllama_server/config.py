@@ -58,6 +58,8 @@ class WorkerConfig:
     """True if greedy and seeded output must not depend on the batch or on a failover."""
     engine_args: Mapping[str, str] = field(default_factory=dict)
     """Arguments for the engine as given; the engine types and checks them."""
+    trust_client_templates: bool = False
+    """True if a request may bring its own chat template; those of /api/create need no trust."""
     metrics: str | None = None
     """host:port of the Prometheus endpoint; None: none. Port 0 takes a free one."""
     tls_certificate: str | None = None
@@ -229,6 +231,8 @@ _FLAGS = (
           "share of the device's memory to use (default 0.9)", everyday=True),
     _Flag("--deterministic", "deterministic", values.boolean, "greedy output that does not depend on the batch"),
     _Flag("--engine-arg", "engine_args", values.pair, "key=value for the engine; repeatable", repeatable=True),
+    _Flag("--trust-client-templates", "trust_client_templates", values.boolean,
+          "render chat templates that come with requests"),
     _Flag("--metrics", "metrics", values.tcp_address, "host:port for Prometheus (default: off)", everyday=True),
     _Flag("--tls-cert", "tls_certificate", values.file,
           "PEM certificate chain, for a TCP address (default: unencrypted)"),

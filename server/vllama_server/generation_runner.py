@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllama_server.errors import EngineFault
 from vllama_server.utilization import Utilization
-from vllama_server.wire.request_validation import check_generate_request
+from vllama_server.wire.request_validation import check_generate_request, check_template
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -36,12 +36,15 @@ class GenerationRunner:
         identity: WorkerIdentity,
         metrics: WorkerMetrics,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        trust_client_templates: bool = False,
     ) -> None:
         self._engine = engine
         self._limiter = limiter
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
+        self._trust_client_templates = trust_client_templates
         self.utilization = Utilization(clock)
         """Recent utilization, for the load reports."""
 
@@ -55,6 +58,7 @@ class GenerationRunner:
         self._identity.check_model(request.model)
         with self._limiter.admit(request.request_id) as engine_id, self.utilization.stream():
             check_generate_request(request)
+            check_template(request.chat, is_trusted=self._trust_client_templates)
             request.request_id = engine_id
             stream = self._engine.generate(request)
             try:

@@ -23,6 +23,7 @@ from vllama_server import join, logs, supervisor_watch
 from vllama_server.errors import ConfigError, StartFailed
 from vllama_server.identity import WorkerIdentity
 from vllama_server.metrics import WorkerMetrics, metrics_server
+from vllama_server.process_exit import limit_exit
 from vllama_server.serving import ExitStatus, WorkerServer
 from vllama_server.signals import StopRequests
 from vllama_server.tls import tls_files
@@ -45,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         faulthandler.enable()
         _watch_supervisor(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config))
+            status = runner.run(_serve(config))
+            limit_exit(status)
+            return status
     except ConfigError as error:
         print(f"vllama worker: {error}", file=sys.stderr)
         return ExitStatus.BAD_FLAGS

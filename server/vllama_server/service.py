@@ -9,7 +9,7 @@ from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import generation_pb2_grpc as pb_grpc
 from vllama_server.errors import WorkerError
 from vllama_server.utilization import LOAD_REPORT_TRAILER, load_report
-from vllama_server.wire.request_validation import check_tokenize_request
+from vllama_server.wire.request_validation import check_template, check_tokenize_request
 
 if TYPE_CHECKING:
     import grpc
@@ -26,12 +26,19 @@ class GenerationServicer(pb_grpc.GenerationServicer):
     """Serves generations of one engine."""
 
     def __init__(
-        self, engine: Engine, limiter: InFlightLimiter, identity: WorkerIdentity, runner: GenerationRunner
+        self,
+        engine: Engine,
+        limiter: InFlightLimiter,
+        identity: WorkerIdentity,
+        runner: GenerationRunner,
+        *,
+        trust_client_templates: bool = False,
     ) -> None:
         self._engine = engine
         self._limiter = limiter
         self._identity = identity
         self._runner = runner
+        self._trust_client_templates = trust_client_templates
 
     # The generated base class types handlers that return or yield, not coroutines that write.
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -50,6 +57,7 @@ class GenerationServicer(pb_grpc.GenerationServicer):
         self._identity.check_model(request.model)
         with self._limiter.admit("tokenize", uses_capacity=False):
             check_tokenize_request(request)
+            check_template(request.chat, is_trusted=self._trust_client_templates)
             return await self._engine.tokenize(request)
 
     async def Detokenize(  # noqa: N802

@@ -101,7 +101,10 @@ class WorkerServer:
         rpc_log = RpcLog(metrics)
         self._server = grpc.aio.server(interceptors=(RpcInterceptor(rpc_log),), options=OPTIONS)
         metrics.requests_in_flight.set_function(lambda: self._limiter.in_flight)
-        self._add_services(identity, GenerationRunner(engine, self._limiter, identity, metrics), rpc_log)
+        runner = GenerationRunner(
+            engine, self._limiter, identity, metrics, trust_client_templates=config.trust_client_templates
+        )
+        self._add_services(identity, runner, rpc_log)
         self.address = config.listen
         """Where it listens; after `bind` with the real port."""
 
@@ -204,7 +207,10 @@ class WorkerServer:
 
     def _add_services(self, identity: WorkerIdentity, runner: GenerationRunner, rpc_log: RpcLog) -> None:
         server, engine, limiter = self._server, self._engine, self._limiter
-        add_GenerationServicer_to_server(GenerationServicer(engine, limiter, identity, runner), server)
+        generation = GenerationServicer(
+            engine, limiter, identity, runner, trust_client_templates=self._config.trust_client_templates
+        )
+        add_GenerationServicer_to_server(generation, server)
         add_EmbeddingServicer_to_server(EmbeddingServicer(engine, limiter, identity), server)
         relayed_call = functools.partial(RelayedCall, runner, rpc_log)
         worker = WorkerServicer(engine, limiter, identity, self._lifecycle, self._reporter, self._sleep, relayed_call)

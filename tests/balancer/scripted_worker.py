@@ -106,6 +106,7 @@ class ScriptedWorker(
         self.max_streams = max_streams
         self.script = Script()
         self.requests: list[generation_pb2.GenerateRequest] = []
+        self.tokenized: list[generation_pb2.TokenizeRequest] = []
         self.go_on = asyncio.Event()
         self.boot_id = ""
         self.running = 0
@@ -198,6 +199,7 @@ class ScriptedWorker(
 
     async def Tokenize(self, request: Any, context: Any) -> generation_pb2.TokenizeResponse:
         """Makes one token of each character."""
+        self.tokenized.append(request)
         await self._refuse_if_scripted(context)
         return generation_pb2.TokenizeResponse(token_ids=[ord(c) for c in request.prompt], text=request.prompt)
 

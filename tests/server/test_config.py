@@ -16,6 +16,7 @@ def test_every_flag_reaches_its_field():
     flags = (
         "org/model --listen unix:/tmp/w.sock --name worker-7 --served-name a --served-name b --engine fake "
         "--device cpu --max-streams 8 --max-queue 0 --max-model-len 0 --gpu-memory-utilization 0.5 --deterministic "
+        "--trust-client-templates "
         "--engine-arg speed=0.5 --engine-arg max-streams=3 --metrics 127.0.0.1:0 --drain-timeout 2.5 --stall-seconds 9 "
         "--parent-fd 5 --log-format json"
     )
@@ -31,6 +32,7 @@ def test_every_flag_reaches_its_field():
         max_model_len=0,
         gpu_memory_utilization=0.5,
         deterministic=True,
+        trust_client_templates=True,
         engine_args={"speed": "0.5", "max_streams": "3"},
         metrics="127.0.0.1:0",
         drain_timeout_seconds=2.5,

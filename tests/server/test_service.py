@@ -15,6 +15,8 @@ from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, 
 from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.fake_engine.simulation_profile import SimulationProfile
 
+FEW = pb.Sampling(max_tokens=2)
+
 
 def request(prompt="hello", **fields):
     """Makes a request for a few tokens."""
@@ -333,3 +335,25 @@ async def test_the_engine_gets_what_was_asked(start_worker):
     assert one.request_id
     sent.request_id = one.request_id
     assert one == sent
+
+
+@pytest.mark.parametrize("method", ["Generate", "Tokenize"])
+async def test_a_template_of_a_request_needs_the_operators_trust(start_worker, method):
+    """The refusal names the field and the flag; a template of the store needs none."""
+
+    async def send(worker, chat):
+        if method == "Tokenize":
+            return await worker.generation.Tokenize(pb.TokenizeRequest(chat=chat))
+        return await all_of(worker.generation.Generate(pb.GenerateRequest(chat=chat, sampling=FEW)))
+
+    chat = pb.Chat(messages=[pb.Message(role="user", content="hi")], template="{{ messages }}")
+    worker = await start_worker()
+    error = await error_of(send(worker, chat))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "--trust-client-templates" in error.details()
+    assert details_of(error)[0].metadata["field"] == "chat.template"
+    stored = pb.Chat()
+    stored.CopyFrom(chat)
+    stored.template_is_stored = True
+    assert await send(worker, stored)
+    assert await send(await start_worker(trust_client_templates=True), chat)

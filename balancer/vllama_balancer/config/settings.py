@@ -165,6 +165,9 @@ class BalancerConfig:
         "engine-arg", values.key_value, "argument for the engine; 0.key=value: for worker 0 alone; repeatable",
         "KEY=VALUE", repeatable=True,
     )  # fmt: skip
+    trust_client_templates: bool = _flag(
+        "trust-client-templates", values.boolean, "render chat templates that come with requests", switch=True
+    )
     models_directory: Path = _flag(
         "models", values.path, "the model store", "DIRECTORY", default=".", everyday=True, ollama="OLLAMA_MODELS"
     )

@@ -126,6 +126,8 @@ def _shared_flags(config: BalancerConfig) -> list[str]:
             flags += [flag, str(value)]
     if config.deterministic:
         flags.append("--deterministic")
+    if config.trust_client_templates:
+        flags.append("--trust-client-templates")
     return [*flags, "--drain-timeout", f"{config.drain_timeout_seconds:g}", "--log-format", config.log_format]
 
 

@@ -94,6 +94,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
     async def Tokenize(  # noqa: N802
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
+        _disown_template(request)
         return await _answer(context, self._gateway.tokenize(request, _call_of(context)))
 
     async def Detokenize(  # noqa: N802
@@ -105,6 +106,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self._gateway.raise_if_full(request.model)
         request.request_id = _request_id(request.request_id, context)
         _check_generation(request)
+        _disown_template(request)
         call = _call_of(context)
         async with contextlib.aclosing(self._gateway.generate(request, call)) as events:
             async for event in events:
@@ -197,6 +199,12 @@ def _check_generation(request: generation_pb2.GenerateRequest) -> None:
         raise InvalidRequest("model is empty: name the model to use", field="model")
     if request.WhichOneof("input") is None:
         raise InvalidRequest("the input is missing: set prompt, token_ids or chat", field="prompt")
+
+
+def _disown_template(request: generation_pb2.GenerateRequest | generation_pb2.TokenizeRequest) -> None:
+    """Clears the mark of a stored template: a client's template is never the model's own."""
+    if request.WhichOneof("input") == "chat":
+        request.chat.template_is_stored = False
 
 
 def _request_id(given: str, context: Context) -> str:

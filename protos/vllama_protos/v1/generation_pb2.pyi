@@ -108,7 +108,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Chat(_message.Message):
-    __slots__ = ("messages", "tools", "tool_choice", "think", "template_switches", "continue_last", "template")
+    __slots__ = ("messages", "tools", "tool_choice", "think", "template_switches", "continue_last", "template", "template_is_stored")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     TOOLS_FIELD_NUMBER: _ClassVar[int]
     TOOL_CHOICE_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,7 @@ class Chat(_message.Message):
     TEMPLATE_SWITCHES_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_LAST_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_IS_STORED_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     tools: _containers.RepeatedCompositeFieldContainer[Tool]
     tool_choice: ToolChoice
@@ -123,7 +124,8 @@ class Chat(_message.Message):
     template_switches: _struct_pb2.Struct
     continue_last: bool
     template: str
-    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., think: _Optional[_Union[ThinkLevel, str]] = ..., template_switches: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., continue_last: _Optional[bool] = ..., template: _Optional[str] = ...) -> None: ...
+    template_is_stored: bool
+    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., think: _Optional[_Union[ThinkLevel, str]] = ..., template_switches: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., continue_last: _Optional[bool] = ..., template: _Optional[str] = ..., template_is_stored: _Optional[bool] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "content", "images", "thinking", "tool_calls", "tool_name", "tool_call_id")

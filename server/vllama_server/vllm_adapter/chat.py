@@ -52,7 +52,6 @@ def render_request(
         "structured_outputs": structured_outputs,
         "add_generation_prompt": not chat.continue_last,
         "continue_final_message": chat.continue_last,
-        "chat_template": chat.template or None,
         **_thinking(chat),
     }
     if chat.tools:

@@ -204,16 +204,21 @@ class VllmEngine:
             self._loaded = building.result()
 
     async def _watch(self, loaded: LoadedEngine) -> None:
-        """Waits for the death of a process, then kills the others so that every call ends."""
-        while not loaded.is_dead:  # noqa: ASYNC110  # vLLM has a flag and no event
+        """Waits for the death of a process or a stuck render, then kills the processes so that every call ends."""
+        while not loaded.is_dead and not loaded.is_stuck:  # noqa: ASYNC110  # vLLM has a flag and no event
             await asyncio.sleep(DEATH_POLL_SECONDS)
-        failures = self._inbox.failures() if self._inbox else []
-        detail = next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
-        reason = f"A process of the engine has died{detail}."
+        if loaded.is_stuck:
+            reason = "A render of the model's chat template does not end."
+        else:
+            reason = f"A process of the engine has died{self._cause_of_death()}."
         logger.error("%s", reason)
         self._kill_processes()
         if self._failure is not None and not self._failure.done():
             self._failure.set_result(EngineDead(reason))
+
+    def _cause_of_death(self) -> str:
+        failures = self._inbox.failures() if self._inbox else []
+        return next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
 
     def _kill_processes(self) -> None:
         if self._processes is not None:

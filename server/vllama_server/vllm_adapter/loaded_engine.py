@@ -35,7 +35,8 @@ from vllama_server.vllm_adapter.model_description import (
     only_template,
     traits_of,
 )
-from vllama_server.vllm_adapter.prompts import PromptRenderer
+from vllama_server.vllm_adapter.prompts import RENDER_SECONDS, PromptRenderer
+from vllama_server.vllm_adapter.template_renderer import TemplateRenderer
 from vllama_server.vllm_adapter.zmq_cleanup import close_abandoned, close_context
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class LoadedEngine:
         self._llm = _launch(config, self._meter, preloaded=preloaded)
         self._embedder: Embedder | None = None
         self._model: GenerationModel | None = None
+        self._templates = (TemplateRenderer(), TemplateRenderer())
         try:
             self._prepare()
         except BaseException:
@@ -144,8 +146,6 @@ class LoadedEngine:
                 tokenizer, engine_config, is_multimodal=config.model_config.is_multimodal_model
             ),
             chat_template_content_format="auto",
-            # A chat may have a template of its own; Jinja's sandbox renders it, as it does the model's.
-            trust_request_chat_template=True,
             enable_auto_tools=bool(self._traits.tool_parser),
             tool_parser=self._traits.tool_parser or None,
             reasoning_parser=self._traits.reasoning_parser or None,
@@ -158,6 +158,8 @@ class LoadedEngine:
             vocabulary=vocabulary,
             traits=self._traits,
             capabilities=self.description.capabilities,
+            client_templates=self._templates[0],
+            stored_templates=self._templates[1],
         )
         self._model = GenerationModel(
             llm=llm,
@@ -186,6 +188,11 @@ class LoadedEngine:
     def is_dead(self) -> bool:
         """True once the engine's processes have ended."""
         return bool(self._llm.errored)
+
+    @property
+    def is_stuck(self) -> bool:
+        """True once a render of the model's chat template has taken twice the time after which it was given up."""
+        return self._model is not None and self._prompts.stuck_seconds() > RENDER_SECONDS
 
     @property
     def unfinished_requests(self) -> int:
@@ -255,8 +262,10 @@ class LoadedEngine:
     async def detach(self) -> None:
         """Stops listening to the engine's processes, so that their end does not count as a failure.
 
-        Running generations end with EngineDead.
+        Running generations end with EngineDead, and the processes that render templates with them.
         """
+        for templates in self._templates:
+            await templates.close()
         listening = self._llm.output_handler
         if listening is not None:
             listening.cancel()

@@ -8,21 +8,27 @@ computed again from its start and must give the delivered tokens again.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
+from vllm import envs
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 from vllm.renderers import TokenizeParams
+from vllm.renderers.chat_utils import parse_chat_messages_async
+from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.utils.async_utils import make_async
 
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import worker_pb2
-from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineFault, InvalidRequest
+from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, EngineFault, InvalidRequest
 from vllama_server.vllm_adapter.chat import RenderRequest, render_request, shorter_versions
 from vllama_server.vllm_adapter.model_description import fill_in_the_middle
+from vllama_server.vllm_adapter.render_watch import RenderWatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -31,6 +37,10 @@ if TYPE_CHECKING:
 
     from vllama_server.vllm_adapter.detokenizer import Vocabulary
     from vllama_server.vllm_adapter.model_description import Traits
+    from vllama_server.vllm_adapter.template_renderer import TemplateRenderer
+
+RENDER_SECONDS: float = envs.VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT
+"""vLLM gives a render up after this time; its thread goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,11 @@ class Rendered:
 
 
 class PromptRenderer:
-    """Renders and tokenizes, in vLLM's own thread, never on the event loop."""
+    """Renders and tokenizes, in vLLM's own thread, never on the event loop.
+
+    That thread serves every request, so a template that came with one is rendered elsewhere: by `client_templates`, or
+    by `stored_templates` for those that /api/create stored.
+    """
 
     def __init__(
         self,
@@ -61,13 +75,25 @@ class PromptRenderer:
         vocabulary: Vocabulary,
         traits: Traits,
         capabilities: Collection[worker_pb2.Capability],
+        client_templates: TemplateRenderer,
+        stored_templates: TemplateRenderer,
     ) -> None:
+        self._renders = RenderWatch()
+        if isinstance(renderer, HfRenderer):
+            timed = self._renders.timed(safe_apply_chat_template)
+            renderer._apply_chat_template_async = make_async(timed, executor=renderer._executor)
         self._online = online
         self._renderer = renderer
         self._model_config = model_config
         self._vocabulary = vocabulary
         self._traits = traits
         self._capabilities = frozenset(capabilities)
+        self._client_templates = client_templates
+        self._stored_templates = stored_templates
+
+    def stuck_seconds(self) -> float:
+        """Returns how long a render of the model's own template has gone on after its request was refused for that."""
+        return max(self._renders.longest_seconds() - RENDER_SECONDS, 0.0)
 
     async def render(self, request: pb.GenerateRequest, *, longest: int, structured_outputs: Any = None) -> Rendered:
         """Renders a prompt of at most `longest` tokens.
@@ -98,8 +124,8 @@ class PromptRenderer:
             (rendered,) = await self._renderer.render_cmpl_async(
                 [parse_model_prompt(self._model_config, text)], parameters
             )
-        except (VLLMClientError, ValueError, TypeError) as error:
-            raise InvalidRequest(f"prompt: {error}", "prompt") from error
+        except (VLLMClientError, ValueError, TypeError, MemoryError) as error:
+            raise InvalidRequest(f"prompt: {error or 'it needs too much memory'}", "prompt") from error
         return list(rendered["prompt_token_ids"])
 
     def _completion_text(self, request: pb.GenerateRequest) -> str:
@@ -140,14 +166,11 @@ class PromptRenderer:
         has_parser = bool(self._traits.tool_parser)
         request = render_request(chat, messages, has_tool_parser=has_parser, structured_outputs=structured_outputs)
         try:
-            rendered = await self._online.render_chat(request)
+            engine_input = await (self._by_given_template(chat, request) if chat.template else self._by_model(request))
         except TemplateError as error:
             raise InvalidRequest(f"chat: the model's template refuses these messages: {error}.", "chat") from error
-        except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
-            raise InvalidRequest(f"chat: {error}", "chat") from error
-        if isinstance(rendered, ErrorResponse):
-            raise InvalidRequest(f"chat: {rendered.error.message}", "chat")
-        engine_input = rendered[1][0]
+        except (VLLMClientError, ValueError, TypeError, NotImplementedError, MemoryError) as error:
+            raise InvalidRequest(f"chat: {error or 'it needs too much memory'}", "chat") from error
         token_ids = [*context, *engine_input["prompt_token_ids"]]
         return Rendered(
             token_ids=token_ids,
@@ -156,6 +179,59 @@ class PromptRenderer:
             template_switches=self._online.effective_chat_template_kwargs(request),
             dropped_messages=len(chat.messages) - len(messages),
         )
+
+    async def _by_model(self, request: RenderRequest) -> Any:
+        began_at = time.monotonic()
+        try:
+            rendered = await self._online.render_chat(request)
+        except TimeoutError as error:
+            if self._renders.longest_seconds() > time.monotonic() - began_at:
+                raise EngineBusy("Another chat blocks the rendering of prompts; use another worker.") from error
+            message = f"chat: the model's template takes more than {RENDER_SECONDS:g} s for these messages."
+            raise InvalidRequest(message, "chat") from error
+        if isinstance(rendered, ErrorResponse):
+            raise InvalidRequest(f"chat: {rendered.error.message}", "chat")
+        return rendered[1][0]
+
+    async def _by_given_template(self, chat: pb.Chat, request: RenderRequest) -> Any:
+        """Does what vLLM's `render_chat` does, with the template in a process of its own; vLLM never sees it."""
+        if not isinstance(self._renderer, HfRenderer) or self._online.use_harmony:
+            message = "chat.template: this model's prompts are not made by a template; leave it out."
+            raise InvalidRequest(message, "chat.template")
+        tokenizer, has_images = self._renderer.get_tokenizer(), any(message.images for message in chat.messages)
+        messages, images, image_ids = await parse_chat_messages_async(request.messages, self._model_config, "string")
+        parts = (await parse_chat_messages_async(request.messages, self._model_config, "openai"))[0]
+        switches = self._online.effective_chat_template_kwargs(request)
+        tools = [tool.model_dump() for tool in request.tools] if request.tools else None
+        templates = self._stored_templates if chat.template_is_stored else self._client_templates
+        text = await templates.render(
+            {
+                "template": chat.template,
+                "messages": messages,
+                "parts": parts if has_images else None,
+                "variables": {**tokenizer.special_tokens_map, **switches, "tools": tools},
+                "continue_last": chat.continue_last,
+            }
+        )
+        prompt: dict[str, Any] = {"prompt": text}
+        if images is not None:
+            prompt |= {"multi_modal_data": images, "multi_modal_uuids": image_ids}
+        (engine_input,) = await self._renderer.render_cmpl_async([prompt], request.build_tok_params(self._model_config))
+        self._adjust_to_parser(request, switches)
+        return engine_input
+
+    def _adjust_to_parser(self, request: RenderRequest, switches: dict[str, Any]) -> None:
+        """Lets the model's parser add what it needs of the output, as vLLM does after it has rendered a chat."""
+        parser = self._online.parser
+        if parser is None:
+            return
+        if parser.always_adjust_request or parser.reasoning_parser_cls is not None or request.tool_choice != "none":
+            parser(
+                self._renderer.get_tokenizer(),
+                request.tools,
+                model_config=self._model_config,
+                chat_template_kwargs=switches,
+            ).adjust_request(request=request)
 
     def _check_capabilities(self, chat: pb.Chat) -> None:
         if not chat.messages:

@@ -51,6 +51,16 @@ def check_tokenize_request(request: pb.TokenizeRequest) -> None:
             raise InvalidRequest("input is missing: set prompt or chat.", "input")
 
 
+def check_template(chat: pb.Chat, *, is_trusted: bool) -> None:
+    """Raises InvalidRequest for a template of a client's, unless the operator trusts those."""
+    if chat.template and not (is_trusted or chat.template_is_stored):
+        raise InvalidRequest(
+            "chat.template: templates of requests are not rendered here; leave it out, store it with /api/create, "
+            "or start the server with --trust-client-templates.",
+            "chat.template",
+        )
+
+
 def check_request_id(request_id: str) -> None:
     """Raises InvalidRequest for an id that would not fit a log line."""
     if len(request_id) > REQUEST_ID_CHARACTERS:

@@ -39,7 +39,8 @@ def test_every_flag_has_an_environment_twin(field: str) -> None:
     setting = SETTINGS[field]
     value = {
         "host": "::1", "port": "1", "grpc-port": "2", "worker": "h:1,h:2", "engine": "fake", "device": "cpu",
-        "policy": "random", "gpu-memory-utilization": "0.5", "deterministic": "1", "engine-arg": "a=1,0.b=2",
+        "policy": "random", "gpu-memory-utilization": "0.5", "deterministic": "1",
+        "trust-client-templates": "1", "engine-arg": "a=1,0.b=2",
         "models": "/m", "log-format": "json", "log-level": "debug", "origin": "http://a,http://b",
         "trusted-proxy": "10.0.0.0/8",
         "api-key-file": "/k", "tls-cert": "/c", "tls-key": "/t", "fleet": "ray",

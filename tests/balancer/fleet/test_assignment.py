@@ -80,14 +80,19 @@ def test_simulated_workers_need_no_device() -> None:
 def test_flags_reach_the_worker() -> None:
     """Options of workers are passed on; unset ones are left to the worker."""
     config = BalancerConfig(
-        engine="fake", max_streams=8, deterministic=True, engine_args=(("speed", "2"),), drain_timeout_seconds=5
+        engine="fake",
+        max_streams=8,
+        deterministic=True,
+        trust_client_templates=True,
+        engine_args=(("speed", "2"),),
+        drain_timeout_seconds=5,
     )
     (slot,) = slots(config, NONE)
     spec = worker_spec(config, slot, HostedModel("m", ("m:latest",)))
     assert spec.name == "worker-0" and spec.device == "auto"
     assert spec.flags == (
-        "--max-streams", "8", "--deterministic", "--drain-timeout", "5", "--log-format", "text",
-        "--engine-arg", "speed=2",
+        "--max-streams", "8", "--deterministic", "--trust-client-templates", "--drain-timeout", "5",
+        "--log-format", "text", "--engine-arg", "speed=2",
     )  # fmt: skip
 
 

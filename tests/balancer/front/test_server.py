@@ -436,3 +436,19 @@ async def test_workers_that_were_not_started_here_are_not_restarted(open_door):
     with pytest.raises(grpc.aio.AioRpcError, match="not started by this balancer") as caught:
         await events_of(door.fleet_service.RestartWorkers(fleet_pb2.RestartWorkersRequest()))
     assert caught.value.code() is Code.FAILED_PRECONDITION
+
+
+async def test_a_client_cannot_call_its_template_the_models_own(open_door):
+    """Workers render templates of the store without asking; a prompt is not touched."""
+    door = await open_door(1)
+    chat = generation_pb2.Chat(template="{{ messages }}", template_is_stored=True)
+    chat.messages.add(role="user", content="hi")
+    await events_of(door.generation.Generate(generation_pb2.GenerateRequest(model="m", chat=chat)))
+    await door.generation.Tokenize(generation_pb2.TokenizeRequest(model="m", chat=chat))
+    await door.generation.Tokenize(generation_pb2.TokenizeRequest(model="m", prompt="hi"))
+    (worker,) = door.fleet.workers
+    generated, tokenized, plain = (worker.requests[-1], *worker.tokenized)
+    for received in (generated, tokenized):
+        assert received.chat.template == "{{ messages }}"
+        assert not received.chat.template_is_stored
+    assert plain.prompt == "hi"

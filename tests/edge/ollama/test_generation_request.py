@@ -261,8 +261,12 @@ def test_an_unfinished_answer_is_continued(last: dict[str, Any], continues: bool
 def test_a_template_of_the_request_or_of_the_alias() -> None:
     """The request's is used before the alias's, and a raw prompt has none."""
     alias = requested(presets=presets(template="{{ messages }}"))
-    assert generate(alias, prompt="hi").chat.template == "{{ messages }}"
-    assert generate(alias, prompt="hi", template="{{ bos_token }}").chat.template == "{{ bos_token }}"
-    assert chat(alias, messages=[{"role": "user", "content": "hi"}]).chat.template == "{{ messages }}"
+    stored = generate(alias, prompt="hi").chat
+    assert (stored.template, stored.template_is_stored) == ("{{ messages }}", True)
+    given = generate(alias, prompt="hi", template="{{ bos_token }}").chat
+    assert (given.template, given.template_is_stored) == ("{{ bos_token }}", False)
+    stored = chat(alias, messages=[{"role": "user", "content": "hi"}]).chat
+    assert (stored.template, stored.template_is_stored) == ("{{ messages }}", True)
+    assert not generate(requested(), prompt="hi").chat.template_is_stored
     with pytest.raises(InvalidRequest, match="raw mode does not support template"):
         generate(alias, prompt="hi", raw=True, template="{{ bos_token }}")

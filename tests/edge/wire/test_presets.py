@@ -62,6 +62,7 @@ def test_turns_and_template_of_an_alias_reach_every_dialect() -> None:
     apply_presets(presets("Arr", messages=[preset], template="{{ messages }}"), generation)
     assert [turn.content for turn in generation.chat.messages] == ["Arr", "Ahoy", "hi"]
     assert generation.chat.template == "{{ messages }}"
+    assert generation.chat.template_is_stored
 
 
 def test_a_conversation_keeps_its_own_system_text() -> None:

@@ -179,10 +179,9 @@ def test_an_answer_at_the_end_is_left_open_when_asked() -> None:
     assert (opened.add_generation_prompt, opened.continue_final_message) == (False, True)  # type: ignore[attr-defined]
 
 
-def test_a_template_of_the_request_replaces_the_models() -> None:
-    """None leaves the model's own."""
-    assert rendered(chat_of(HELLO)).chat_template is None  # type: ignore[attr-defined]
-    assert rendered(chat_of(HELLO, template="{{ messages }}")).chat_template == "{{ messages }}"  # type: ignore[attr-defined]
+def test_vllm_never_sees_a_template_of_the_request() -> None:
+    """It would render it in the thread that serves every request."""
+    assert rendered(chat_of(HELLO, template="{{ messages }}")).chat_template is None  # type: ignore[attr-defined]
 
 
 def test_whole_numbers_of_a_switch_are_whole() -> None:

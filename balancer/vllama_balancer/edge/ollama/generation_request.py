@@ -62,7 +62,7 @@ def _fill_chat(chat: generation_pb2.Chat, body: ChatBody, model: RequestedModel)
         chat.messages.add(role="system", content=presets.system)
     chat.messages.extend(presets.messages)
     chat.messages.extend(turns)
-    chat.template = presets.template
+    chat.template, chat.template_is_stored = presets.template, bool(presets.template)
     continue_unfinished(chat)
     chat.tools.extend(_tool(tool, f"tools[{index}].function") for index, tool in enumerate(body.tools or ()))
 
@@ -151,6 +151,7 @@ def _fill_prompt_chat(
     presets = model.entry.presets
     chat.think = think
     chat.template = check_template(body.template) if body.template else presets.template
+    chat.template_is_stored = bool(presets.template) and not body.template
     system = presets.system if body.system is None else body.system
     if system:
         chat.messages.add(role="system", content=system)

@@ -45,7 +45,7 @@ def apply_presets(presets: presets_pb2.ModelPresets, generation: generation_pb2.
 
 def _apply_to_chat(presets: presets_pb2.ModelPresets, chat: generation_pb2.Chat) -> None:
     """Puts system text and turns before a conversation, unless that begins with a system text of its own."""
-    chat.template = presets.template
+    chat.template, chat.template_is_stored = presets.template, bool(presets.template)
     opening = list(presets.messages)
     if presets.system and chat.messages[0].role != "system":
         opening.insert(0, generation_pb2.Message(role="system", content=presets.system))
