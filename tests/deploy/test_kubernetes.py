@@ -130,6 +130,40 @@ def test_selectors_find_their_pods() -> None:
     assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == labels["serve"]
 
 
+def test_the_network_allows_what_the_pods_do_and_no_more() -> None:
+    """Everything is denied first; then balancers reach workers, and the hub is open to workers only."""
+    everything = RESOURCES["NetworkPolicy/vllama-default"]["spec"]
+    assert (everything["podSelector"], set(everything["policyTypes"])) == ({}, {"Ingress", "Egress"})
+    assert "ingress" not in everything and "egress" not in everything
+    names, workers = RESOURCES["NetworkPolicy/vllama-balancer"]["spec"]["egress"]
+    assert {port["port"] for port in names["ports"]} == {53}
+    grpc = next(port["port"] for port in RESOURCES["Service/vllama-worker"]["spec"]["ports"] if port["name"] == "grpc")
+    assert workers["ports"] == [{"port": grpc}]
+    selected = workers["to"][0]["podSelector"]["matchLabels"]
+    assert selected == PODS["worker"]["spec"]["template"]["metadata"]["labels"]
+    opened = [
+        port["port"] for rule in RESOURCES["NetworkPolicy/vllama-worker"]["spec"]["egress"] for port in rule["ports"]
+    ]
+    assert opened == [53, 53, 443]
+
+
+def test_the_doors_ask_for_a_key() -> None:
+    """The key file is that of a secret which must exist; it is not optional."""
+    (path,) = [word.partition("=")[2] for word in container("serve")["args"] if word.startswith("--api-key-file=")]
+    mount = next(one for one in container("serve")["volumeMounts"] if one["name"] == "keys")
+    assert path == f"{mount['mountPath']}/keys" and mount["readOnly"]
+    volumes = {one["name"]: one for one in PODS["serve"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["keys"]["secret"]["secretName"] == "vllama-keys"
+    assert "optional" not in volumes["keys"]["secret"]
+
+
+@pytest.mark.parametrize("command", PODS)
+def test_pods_write_to_volumes_only(command: str) -> None:
+    """The root is read-only; what a process writes to is mounted."""
+    assert container(command)["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {"/tmp", "/models"} <= {one["mountPath"] for one in container(command)["volumeMounts"]}
+
+
 def test_the_balancer_looks_for_the_workers_service() -> None:
     """The name and port in --worker are the headless service's."""
     service = RESOURCES["Service/vllama-worker"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -53,3 +54,19 @@ def test_systemd_agrees(unit: str, tmp_path: Path) -> None:
     )
     complaints = [line for line in done.stderr.splitlines() if unit in line]
     assert complaints == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_are_sandboxed(unit: str) -> None:
+    """Systemd's own score, of 10 for no sandbox at all, is 3.0 or better; memory is bounded."""
+    done = subprocess.run(
+        ["systemd-analyze", "--offline=true", "--no-pager", "security", FOLDER / unit],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    score = re.search(r"Overall exposure level for .*: ([\d.]+) ", done.stdout)
+    assert score and float(score[1]) <= 3.0
+    assert "\nMemoryMax=" in (FOLDER / unit).read_text(encoding="utf-8")
