@@ -5,6 +5,8 @@ BalancerError
 |-- ModelNotFound         no such model
 |-- CapabilityMissing     the model cannot do what is asked
 |-- QueueFull             too many requests wait; carries the time of a retry
+|-- TooManyStreams        this client has too many requests running
+|-- BytesExhausted        the requests of all clients, or of this one, have too many bytes
 |-- NoWorker              no worker can take the request now
 |-- DeadlineExceeded      the caller's deadline passed
 |-- WorkerLost            the worker ended in the middle and nothing could take over
@@ -21,6 +23,9 @@ import grpc
 from vllama_protos.errors import reason_text
 from vllama_protos.v1.errors_pb2 import ErrorReason
 
+LONGEST_MESSAGE = 1_000
+"""Characters of an error's message: parts of it may be a client's own text."""
+
 
 class BalancerError(Exception):
     """Root of the balancer's own exceptions; `str()` is a sentence for people."""
@@ -33,7 +38,7 @@ class BalancerError(Exception):
     def __init__(
         self, message: str, *, reason: str = "", field: str = "", retry_after_seconds: float | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(_cut(message))
         self.reason = reason or self.reason
         self.field = field
         """The wrong field or the missing capability; empty when there is none."""
@@ -64,6 +69,20 @@ class CapabilityMissing(BalancerError):
 
 class QueueFull(BalancerError):
     """Too many requests wait already."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = reason_text(ErrorReason.ERROR_REASON_QUEUE_FULL)
+
+
+class TooManyStreams(BalancerError):
+    """This client has too many requests running."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = reason_text(ErrorReason.ERROR_REASON_QUEUE_FULL)
+
+
+class BytesExhausted(BalancerError):
+    """The requests of all clients, or of this one, have too many bytes."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = reason_text(ErrorReason.ERROR_REASON_QUEUE_FULL)
@@ -115,3 +134,11 @@ class ConfigError(BalancerError):
     """Flags or environment are wrong; the process does not start."""
 
     reason = reason_text(ErrorReason.ERROR_REASON_CONFIG)
+
+
+def _cut(message: str) -> str:
+    """Returns a message with at most LONGEST_MESSAGE characters, its beginning and its end."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    half = LONGEST_MESSAGE // 2
+    return f"{message[: half - 2]} … {message[-half + 1 :]}"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_balancer.edge.body import compact_json, decode_json, encode_line, encode_sse
+from vllama_balancer.edge.body import check_structure, compact_json, decode_json, encode_line, encode_sse
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.fake_gateway import FakeGateway
@@ -134,3 +134,44 @@ def test_every_text_comes_through(text: str) -> None:
     for ensure_ascii in (True, False):
         body = json.dumps({"name": text}, ensure_ascii=ensure_ascii).encode()
         assert decode_json(body, Body).name == text
+
+
+def nested_in(count: int, item: str) -> bytes:
+    """Returns a body of many values in a field that has no meaning."""
+    return f'{{"name":"n","options":[{",".join([item] * count)}]}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("count", "item"), [(60_000, "[]"), (60_000, "{}"), (300_000, "1"), (300_000, '""'), (10_000, "[[],[],[],[]]")]
+)
+def test_bodies_of_too_many_parts_are_refused(count: int, item: str) -> None:
+    """Before they are decoded: each part would cost the event loop time, and memory that its bytes do not show."""
+    with pytest.raises(InvalidRequest, match="arrays and objects"):
+        check_structure(nested_in(count, item))
+
+
+def test_what_only_looks_like_parts_passes() -> None:
+    """Brackets, commas, quotes and backslashes within texts are no parts."""
+    for text in ("[{,}]" * 100_000, '\\"[,' * 100_000, "\\" * 100_000 + "[" * 100_000):
+        check_structure(json.dumps({"name": text}).encode())
+    check_structure(nested_in(30_000, "[1,2,3]"))
+
+
+async def test_a_body_of_too_many_parts_is_400(http: aiohttp.ClientSession) -> None:
+    """On every route, compressed or not."""
+    data = gzip.compress(b'{"model":"smollm2:135m","prompt":"hi","options":{"a":[' + b"[]," * 5_000_000 + b"1]}}")
+    async with http.post("/api/generate", data=data, headers={"Content-Encoding": "gzip"}) as reply:
+        assert reply.status == 400
+        assert "arrays and objects" in (await reply.json())["error"]
+
+
+def test_too_many_halves_of_characters_are_refused() -> None:
+    """A repair of millions of them would block the event loop; some thousands are replaced."""
+    assert decode_json(b'{"name":"' + rb"\ud800" * 50_000 + b'"}', Body).name == "\ufffd" * 50_000
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        decode_json(b'{"name":"' + rb"\ud800" * 1_000_000 + b'"}', Body)
+
+
+def test_raw_json_has_whole_characters_too() -> None:
+    """What passes through as it is must not carry a half that no tokenizer takes."""
+    assert compact_json(rb'{"a": "\ud800"}') == '{"a":"\\ufffd"}'

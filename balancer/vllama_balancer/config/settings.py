@@ -144,6 +144,24 @@ class BalancerConfig:
         "max-queue", values.natural, "requests that may wait (default {default})", "N",
         default="512", everyday=True, ollama="OLLAMA_MAX_QUEUE",
     )  # fmt: skip
+    max_streams_per_client: int | None = _flag(
+        "max-streams-per-client", values.positive,
+        "streams of one client at once (default what the workers serve, or 512)", "N",
+    )  # fmt: skip
+    """None: as many as all workers serve together, 512 at least."""
+    max_request_bytes: int = _flag(
+        "max-request-bytes", values.message_size, "longest request, decompressed (default {default})", "BYTES",
+        default="32MiB",
+    )  # fmt: skip
+    max_request_text_bytes: int = _flag(
+        "max-request-text-bytes", values.message_size, "its longest text, without pictures (default {default})",
+        "BYTES", default="8MiB",
+    )  # fmt: skip
+    max_inflight_bytes: int = _flag(
+        "max-inflight-bytes", values.byte_size, "bytes of all requests at once (default {default})", "BYTES",
+        default="96MiB",
+    )  # fmt: skip
+    """One client may have half of them; the first 64 KiB of each request do not count."""
     max_streams: int | None = _flag(
         "max-streams", values.positive, "streams of one worker at once", "N",
         everyday=True, ollama="OLLAMA_NUM_PARALLEL", parse_ollama=values.zero_as_none,

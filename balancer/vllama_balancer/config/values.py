@@ -41,6 +41,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def byte_size(text: str) -> int:
+    """Reads a number of bytes such as 33554432 or 32MiB, 1 or more."""
+    match = re.fullmatch(r"([0-9]{1,12}) ?([a-z]*)", text.lower(), re.ASCII)
+    if match is None or match[2] not in _UNITS or int(match[1]) == 0:
+        raise ValueError("a number of bytes such as 33554432 or 32MiB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def message_size(text: str) -> int:
+    """Reads a number of bytes that fit into one message to a worker."""
+    size = byte_size(text)
+    if size > 60 << 20:
+        raise ValueError("60MiB at most")
+    return size
+
+
 def zero_as_none(text: str) -> int | None:
     """Reads a whole number of which 0 means unset."""
     return natural(text) or None

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from vllama_balancer.client_limits import ClientLimits
 from vllama_balancer.edge.access_log import AccessLog
 from vllama_balancer.edge.anthropic import DIALECT as ANTHROPIC
+from vllama_balancer.edge.body import BodyBudget
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.context import HandlerContext, system_now
 from vllama_balancer.edge.dialect import add_normalized_routes
@@ -48,6 +50,7 @@ def build_app(
     residency: Residency | None = None,
     management: Management | None = None,
     keys: ApiKeys | None = None,
+    limits: ClientLimits | None = None,
     host_names: HostNames | None = None,
     now: Callable[[], datetime] = system_now,
     dialects: Sequence[Dialect] = DIALECTS,
@@ -56,10 +59,13 @@ def build_app(
 
     `fleet` feeds the dashboard and /health. `registry` holds the metrics of /metrics; the edge adds its own.
     `residency` applies keep_alive; without it models are pinned. `management` installs and removes models; without it
-    they are fixed. With `keys`, every request needs one. `host_names` are those of this machine, read from the
-    operating system when None. `now` is the clock of timestamps in replies.
+    they are fixed. With `keys`, every request needs one. `limits` are shared with the other front door. `host_names`
+    are those of this machine, read from the operating system when None. `now` is the clock of timestamps in replies.
     """
-    context = HandlerContext(gateway, config or EdgeConfig(), residency=residency, management=management, now=now)
+    limits = limits or ClientLimits()
+    context = HandlerContext(
+        gateway, config or EdgeConfig(), limits=limits, residency=residency, management=management, now=now
+    )
     metrics = EdgeMetrics(registry or CollectorRegistry())
     guard = Guard(
         AllowedOrigins(context.config.origins),
@@ -73,6 +79,7 @@ def build_app(
             ErrorMiddleware(dialects).middleware,
             guard.middleware,
             Authentication(keys).middleware,
+            BodyBudget(limits.bytes).middleware,
         ],
         client_max_size=context.config.max_body_bytes,
     )

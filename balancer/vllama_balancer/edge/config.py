@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from vllama_protos.budgets import DEFAULT_LIMITS, RequestLimits
+
 if TYPE_CHECKING:
     from vllama_balancer.edge.client_address import Network
 
@@ -24,14 +26,14 @@ class EdgeConfig:
     """Origins allowed beside the built-in ones; "*" in one matches anything."""
     trusted_proxies: tuple[Network, ...] = ()
     """Proxies whose X-Forwarded-For counts; without any, the client is the connection's peer."""
-    max_body_bytes: int = 64 * 1024 * 1024
-    """Longest request body."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    """Longest request body, decompressed."""
+    request_limits: RequestLimits = DEFAULT_LIMITS
+    """The most of each thing that one request may have."""
     max_line_bytes: int = 16 * 1024
     """Longest request line, and so the longest URL."""
     max_header_bytes: int = 16 * 1024
     """Longest single header."""
-    max_streams_per_client: int = 512
-    """Most concurrent generations of one client; more are refused with 429."""
     head_timeout_seconds: float = 30.0
     """Longest time from the first byte of a request's head to its last."""
     body_timeout_seconds: float = 60.0

@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections import Counter
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from vllama_balancer.client_limits import ClientLimits, refuses_over_budget
 from vllama_balancer.edge import streaming
-from vllama_balancer.edge.body import read_json
+from vllama_balancer.edge.body import HELD_BYTES, read_json
 from vllama_balancer.edge.fixed_models import FixedModels, Pinned
 from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.model_lookup import RequestedModel, find_model
 from vllama_balancer.edge.request_stats import STATS, RequestStats
 from vllama_balancer.edge.wire.accumulator import event_of
+from vllama_balancer.edge.wire.choices import nth_choice
+from vllama_balancer.edge.wire.merge import merge
 from vllama_balancer.errors import CapabilityMissing, InvalidRequest
 from vllama_balancer.gateway import Call
+from vllama_protos.budgets import check_embedding, check_generation, check_tokenization
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ class HandlerContext:
         gateway: Gateway,
         config: EdgeConfig,
         *,
+        limits: ClientLimits | None = None,
         residency: Residency | None = None,
         management: Management | None = None,
         now: Callable[[], datetime] = system_now,
@@ -67,7 +71,7 @@ class HandlerContext:
         """The system's clock, for timestamps in replies."""
         self.draining = False
         """Whether the process is shutting down: /health reports it, and new generations are refused."""
-        self._limit = StreamLimit(config.max_streams_per_client)
+        self._limits = limits or ClientLimits()
 
     async def read(self, request: web.Request, kind: type[T]) -> T:
         """Reads and decodes the body. Raises InvalidRequest with the parser's message."""
@@ -98,22 +102,77 @@ class HandlerContext:
         """Runs one generation of an HTTP request; model and request id are filled in here.
 
         Closing the generator ends the generation. Raises as Gateway.generate does, with capability errors worded for
-        clients, and HttpError 429 or 503 for the stream limit and for shutdown.
+        clients; InvalidRequest for a request over its budget, TooManyStreams, and HttpError 503 while draining.
         """
+        with self._holding(request), refuses_over_budget():
+            check_generation(generation, self.config.request_limits)
+            async with aclosing(self._events(request, model, generation, verb)) as events:
+                async for event in events:
+                    yield event
+
+    async def generate_choices(
+        self,
+        request: web.Request,
+        model: RequestedModel,
+        generation: generation_pb2.GenerateRequest,
+        count: int,
+        *,
+        verb: str = "chat",
+    ) -> AsyncGenerator[tuple[int, Event], None]:
+        """Runs `count` generations that differ in their seed; yields the events of all with the number of each.
+
+        A given seed is incremented for each, so that the choices differ and the whole is reproducible. All choices
+        count before the first begins, and the others begin when a worker has accepted that one. Raises as `generate`.
+        """
+        with self._holding(request, count), refuses_over_budget():
+            check_generation(generation, self.config.request_limits, choices=count)
+            if count == 1:
+                streams = [self._events(request, model, generation, verb)]
+            else:
+                request[HELD_BYTES].add(count * generation.ByteSize())
+                streams = [self._choice(request, model, generation, index, verb) for index in range(count)]
+            async with aclosing(merge(streams)) as events:
+                async for event in events:
+                    yield event
+
+    async def _choice(
+        self,
+        request: web.Request,
+        model: RequestedModel,
+        generation: generation_pb2.GenerateRequest,
+        index: int,
+        verb: str,
+    ) -> AsyncGenerator[Event, None]:
+        # The copy is made when the choice begins.
+        async with aclosing(self._events(request, model, nth_choice(generation, index), verb)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(
+        self, request: web.Request, model: RequestedModel, generation: generation_pb2.GenerateRequest, verb: str
+    ) -> AsyncGenerator[Event, None]:
         stats = request[STATS]
         call = self.call(request, model)
         generation.model = model.entry.name
         generation.request_id = stats.next_generation_id()
-        with self._limit.hold(stats.client, draining=self.draining):
-            try:
-                async with aclosing(self.gateway.generate(generation, call)) as responses:
-                    async for response in responses:
-                        event = event_of(response)
-                        if event is not None:
-                            _record(stats, event, call)
-                            yield event
-            except CapabilityMissing as error:
-                raise model.missing(error.field, verb) from error
+        try:
+            async with aclosing(self.gateway.generate(generation, call)) as responses:
+                async for response in responses:
+                    event = event_of(response)
+                    if event is not None:
+                        _record(stats, event, call)
+                        yield event
+        except CapabilityMissing as error:
+            raise model.missing(error.field, verb) from error
+
+    async def tokenize(
+        self, request: web.Request, model: RequestedModel, tokenization: generation_pb2.TokenizeRequest
+    ) -> generation_pb2.TokenizeResponse:
+        """Tokenizes for an HTTP request. Raises as `generate` does."""
+        tokenization.model = model.entry.name
+        with self._holding(request), refuses_over_budget():
+            check_tokenization(tokenization, self.config.request_limits)
+            return await self.gateway.tokenize(tokenization, self.call(request, model))
 
     async def embed(
         self, request: web.Request, model: RequestedModel, embedding: embedding_pb2.EmbedRequest
@@ -122,13 +181,22 @@ class HandlerContext:
         stats = request[STATS]
         embedding.model = model.entry.name
         embedding.request_id = stats.next_generation_id()
-        with self._limit.hold(stats.client, draining=self.draining):
+        with self._holding(request), refuses_over_budget():
+            check_embedding(embedding, self.config.request_limits)
             try:
                 reply = await self.gateway.embed(embedding, self.call(request, model))
             except CapabilityMissing as error:
                 raise model.missing(error.field or "embedding") from error
         stats.prompt_tokens += sum(vector.prompt_tokens for vector in reply.vectors)
         return reply
+
+    @contextmanager
+    def _holding(self, request: web.Request, streams: int = 1) -> Iterator[None]:
+        """Counts the client's streams while the block runs."""
+        if self.draining:
+            raise HttpError(503, "the server is shutting down", retry_after_seconds=1)
+        with self._limits.streams.hold(request[STATS].client, streams):
+            yield
 
     async def stream(
         self,
@@ -186,37 +254,3 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise InvalidRequest("the header Prefer: wait must be a number of seconds above 0: wait=30", field="Prefer")
     return seconds
-
-
-class StreamLimit:
-    """Bounds the concurrent generations of each client.
-
-    The balancer's queue is fair between clients, but its bound is shared: one client could fill it for all others.
-    """
-
-    def __init__(self, most_per_client: int) -> None:
-        self._most_per_client = most_per_client
-        self._running: Counter[str] = Counter()
-
-    @contextmanager
-    def hold(self, client: str, *, draining: bool = False) -> Iterator[None]:
-        """Counts one generation while the block runs.
-
-        Raises HttpError 429 when the client has too many, 503 when the process is shutting down.
-        """
-        if draining:
-            raise HttpError(503, "the server is shutting down", retry_after_seconds=1)
-        if self._running[client] >= self._most_per_client:
-            message = f"too many requests at once: {self._most_per_client} of this client are running"
-            raise HttpError(429, message, retry_after_seconds=1)
-        self._running[client] += 1
-        try:
-            yield
-        finally:
-            self._running[client] -= 1
-            if not self._running[client]:
-                del self._running[client]
-
-    def running(self, client: str) -> int:
-        """Returns the number of a client's running generations."""
-        return self._running.get(client, 0)

@@ -9,6 +9,7 @@ import math
 
 from vllama_balancer.errors import (
     BalancerError,
+    BytesExhausted,
     CapabilityMissing,
     DeadlineExceeded,
     EngineFault,
@@ -17,6 +18,7 @@ from vllama_balancer.errors import (
     NoWorker,
     Quarantined,
     QueueFull,
+    TooManyStreams,
     Unauthenticated,
     WorkerLost,
 )
@@ -35,7 +37,9 @@ STATUS: dict[type[BalancerError], int] = {
     CapabilityMissing: 400,
     Unauthenticated: 401,
     ModelNotFound: 404,
+    TooManyStreams: 429,
     QueueFull: 503,
+    BytesExhausted: 503,
     NoWorker: 503,
     WorkerLost: 503,
     DeadlineExceeded: 504,

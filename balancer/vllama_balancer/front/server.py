@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from vllama_balancer.client_limits import ClientLimits, refuses_over_budget
 from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest
 from vllama_balancer.front.fleet_service import FleetService
 from vllama_balancer.front.health_service import HealthService
@@ -23,6 +24,14 @@ from vllama_balancer.front.membership_service import MembershipService
 from vllama_balancer.front.rpc_errors import KeyInterceptor, rich_status
 from vllama_balancer.gateway import Call
 from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES, REQUEST_ID_HEADER
+from vllama_protos.budgets import (
+    DEFAULT_LIMITS,
+    RequestLimits,
+    check_detokenization,
+    check_embedding,
+    check_generation,
+    check_tokenization,
+)
 from vllama_protos.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,
@@ -35,7 +44,9 @@ from vllama_protos.v1 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
+
+    from google.protobuf.message import Message
 
     from vllama_balancer.fleet.membership import JoinedFleet
     from vllama_balancer.gateway import FleetView, Gateway
@@ -54,7 +65,9 @@ LONGEST_REQUEST_ID = 128
 
 SERVER_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # More streams of one connection wait on the client's side.
+    ("grpc.max_concurrent_streams", 4_096),
+    ("grpc.max_connection_idle_ms", 300_000),
     # A port that is in use must be an error, not a second listener that takes half of the calls.
     ("grpc.so_reuseport", 0),
     # Clients may ping every few seconds to notice a dead connection.
@@ -82,8 +95,10 @@ SERVICES = tuple(
 class GenerationService(generation_pb2_grpc.GenerationServicer):
     """The Generation service on a gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, limits: ClientLimits, request_limits: RequestLimits) -> None:
         self._gateway = gateway
+        self._limits = limits
+        self._request_limits = request_limits
 
     # The generated base class declares handlers that return or yield, not coroutines that write.
     async def Generate(  # type: ignore[override]  # noqa: N802
@@ -94,13 +109,12 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
     async def Tokenize(  # noqa: N802
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
-        _disown_template(request)
-        return await _answer(context, self._gateway.tokenize(request, _call_of(context)))
+        return await _answer(context, self._tokenize(request, context))
 
     async def Detokenize(  # noqa: N802
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
-        return await _answer(context, self._gateway.detokenize(request, _call_of(context)))
+        return await _answer(context, self._detokenize(request, context))
 
     async def _relay(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
         self._gateway.raise_if_full(request.model)
@@ -108,18 +122,39 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         _check_generation(request)
         _disown_template(request)
         call = _call_of(context)
-        async with contextlib.aclosing(self._gateway.generate(request, call)) as events:
-            async for event in events:
-                if event.HasField("started"):
-                    await context.send_initial_metadata(_placement_metadata(call, request.request_id))
-                await context.write(event)
+        with _holding(self._limits, call, request):
+            check_generation(request, self._request_limits)
+            async with contextlib.aclosing(self._gateway.generate(request, call)) as events:
+                async for event in events:
+                    if event.HasField("started"):
+                        await context.send_initial_metadata(_placement_metadata(call, request.request_id))
+                    await context.write(event)
+
+    async def _tokenize(
+        self, request: generation_pb2.TokenizeRequest, context: Context
+    ) -> generation_pb2.TokenizeResponse:
+        _disown_template(request)
+        call = _call_of(context)
+        with _holding(self._limits, call, request):
+            check_tokenization(request, self._request_limits)
+            return await self._gateway.tokenize(request, call)
+
+    async def _detokenize(
+        self, request: generation_pb2.DetokenizeRequest, context: Context
+    ) -> generation_pb2.DetokenizeResponse:
+        call = _call_of(context)
+        with _holding(self._limits, call, request):
+            check_detokenization(request, self._request_limits)
+            return await self._gateway.detokenize(request, call)
 
 
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
     """The Embedding service on a gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, limits: ClientLimits, request_limits: RequestLimits) -> None:
         self._gateway = gateway
+        self._limits = limits
+        self._request_limits = request_limits
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:  # noqa: N802
         return await _answer(context, self._embed(request, context))
@@ -127,11 +162,16 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
     async def _embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         self._gateway.raise_if_full(request.model)
         request.request_id = _request_id(request.request_id, context)
-        return await self._gateway.embed(request, _call_of(context))
+        call = _call_of(context)
+        with _holding(self._limits, call, request):
+            check_embedding(request, self._request_limits)
+            return await self._gateway.embed(request, call)
 
 
 class GrpcServer:
     """The gRPC server with all its services. With `keys`, every call must carry one of them.
+
+    `limits` are shared with the other front door.
 
     Start it before the workers, so that a port in use is found at once.
     """
@@ -144,13 +184,21 @@ class GrpcServer:
         fleet: FleetView,
         keys: ApiKeys | None = None,
         joined: JoinedFleet | None = None,
+        limits: ClientLimits | None = None,
+        request_limits: RequestLimits = DEFAULT_LIMITS,
     ) -> None:
+        limits = limits or ClientLimits()
+        longest = ("grpc.max_receive_message_length", request_limits.choices_bytes)
         # Even an interceptor that passes everything costs every call some time.
         interceptors = [KeyInterceptor(keys)] if keys is not None else []
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
+        self._server = grpc.aio.server(options=(*SERVER_OPTIONS, longest), interceptors=interceptors)
         self._health = HealthService(pool, fleet, SERVICES)
-        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(gateway), self._server)
-        embedding_pb2_grpc.add_EmbeddingServicer_to_server(EmbeddingService(gateway), self._server)
+        generation_pb2_grpc.add_GenerationServicer_to_server(
+            GenerationService(gateway, limits, request_limits), self._server
+        )
+        embedding_pb2_grpc.add_EmbeddingServicer_to_server(
+            EmbeddingService(gateway, limits, request_limits), self._server
+        )
         fleet_pb2_grpc.add_FleetServicer_to_server(
             FleetService(pool, rolling, fleet, is_guarded=keys is not None), self._server
         )
@@ -191,6 +239,14 @@ async def _answer(context: Context, work: Coroutine[Any, Any, T]) -> T:
         logger.exception("unhandled exception in a gRPC call")
         status = rich_status(BalancerError("the balancer failed on this request; its log says why"))
     return await context.abort_with_status(status)
+
+
+@contextlib.contextmanager
+def _holding(limits: ClientLimits, call: Call, request: Message) -> Iterator[None]:
+    """Counts a call and its bytes while the block runs. Raises the errors of the limits, InvalidRequest over budget."""
+    with limits.streams.hold(call.client), limits.bytes.request(call.client) as held, refuses_over_budget():
+        held.add(request.ByteSize())
+        yield
 
 
 def _check_generation(request: generation_pb2.GenerateRequest) -> None:

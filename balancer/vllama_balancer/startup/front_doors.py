@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from vllama_balancer.client_limits import LEAST_STREAMS, ClientLimits
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.server import EdgeServer
@@ -22,6 +23,7 @@ from vllama_balancer.keys import ApiKeys
 from vllama_balancer.startup.fleet_view import PoolView
 from vllama_balancer.startup.tls import tls_files
 from vllama_balancer.workers.rolling_restart import RollingRestart
+from vllama_protos.budgets import RequestLimits
 
 if TYPE_CHECKING:
     import grpc
@@ -69,8 +71,16 @@ class FrontDoors:
         view = PoolView(pool, lambda: dispatcher.waiting, local.scheduler if local is not None else None)
         keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
         self._listener: socket.socket | None = None
+        limits = ClientLimits(
+            lambda: config.max_streams_per_client or max(LEAST_STREAMS, capacity(pool)), config.max_inflight_bytes
+        )
+        request_limits = RequestLimits(text_bytes=config.max_request_text_bytes, choices_bytes=config.max_request_bytes)
         edge_config = EdgeConfig(
-            loopback_only=is_loopback(config.host), origins=config.origins, trusted_proxies=config.trusted_proxies
+            loopback_only=is_loopback(config.host),
+            origins=config.origins,
+            trusted_proxies=config.trusted_proxies,
+            max_body_bytes=config.max_request_bytes,
+            request_limits=request_limits,
         )
         app = build_app(
             gateway,
@@ -80,10 +90,11 @@ class FrontDoors:
             residency=local.gateway if local is not None else None,
             management=local.management if local is not None else None,
             keys=keys,
+            limits=limits,
         )
         self._edge = EdgeServer(app)
         rolling = RollingRestart(pool, local.control if local is not None else None)
-        self._front = GrpcServer(gateway, pool, rolling, view, keys, joined)
+        self._front = GrpcServer(gateway, pool, rolling, view, keys, joined, limits, request_limits)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """HTTP port, once it is bound."""
@@ -142,6 +153,11 @@ class FrontDoors:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(files.certificate, files.key)
         return files.server_credentials(), context
+
+
+def capacity(pool: Pool) -> int:
+    """Returns how many streams the workers serve at once, as far as they have said."""
+    return sum(worker.description.max_streams for worker in pool.workers() if worker.description is not None)
 
 
 def is_loopback(host: str) -> bool:

@@ -15,10 +15,11 @@ from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.body import decode_json, encode_json
 from vllama_balancer.edge.openai import chat_request, completions, responses_request
 from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_request
-from vllama_balancer.edge.openai.handlers import to_choices
+from vllama_balancer.edge.openai.handlers import choices_of
 from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
 from vllama_balancer.edge.server import EdgeServer
+from vllama_balancer.edge.wire.choices import nth_choice
 from vllama_balancer.errors import InvalidRequest
 from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, model
 from vllama_protos.v1 import generation_pb2, worker_pb2
@@ -75,14 +76,18 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def _choices(generation: generation_pb2.GenerateRequest, n: int | None) -> list[generation_pb2.GenerateRequest]:
+    return [nth_choice(generation, index) for index in range(choices_of(n))]
+
+
 def _chat(body: bytes) -> list[Any]:
     request = decode_json(body, chat_request.ChatRequest)
-    return to_choices(chat_request.to_generation(request), request.n)
+    return _choices(chat_request.to_generation(request), request.n)
 
 
 def _completion(body: bytes) -> list[Any]:
     request = decode_json(body, completions.CompletionRequest)
-    return to_choices(completions.to_generation(request), request.n)
+    return _choices(completions.to_generation(request), request.n)
 
 
 def _response(body: bytes) -> list[Any]:

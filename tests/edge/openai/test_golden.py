@@ -16,10 +16,11 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from vllama_balancer.edge.body import decode_json, encode_json
 from vllama_balancer.edge.openai import chat_reply, chat_request, completions, embeddings, responses_request
-from vllama_balancer.edge.openai.handlers import to_choices
+from vllama_balancer.edge.openai.handlers import choices_of
 from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream
 from vllama_balancer.edge.wire.accumulator import Accumulator, event_of
+from vllama_balancer.edge.wire.choices import nth_choice
 from vllama_protos.v1 import embedding_pb2, generation_pb2
 
 if TYPE_CHECKING:
@@ -37,9 +38,13 @@ CASES = sorted(GOLDEN.glob("*.json"))
 Run = dict[str, Any]
 
 
+def _choices(generation: generation_pb2.GenerateRequest, n: int | None) -> list[generation_pb2.GenerateRequest]:
+    return [nth_choice(generation, index) for index in range(choices_of(n))]
+
+
 def _chat(body: bytes, events: Events) -> Run:
     request = decode_json(body, chat_request.ChatRequest)
-    choices = to_choices(chat_request.to_generation(request), request.n)
+    choices = _choices(chat_request.to_generation(request), request.n)
     identity = ReplyIdentity("chatcmpl-", "0123", 1700000000, request.model or "")
     logprobs = request.logprobs is True
     stream = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=request.include_usage)
@@ -50,7 +55,7 @@ def _chat(body: bytes, events: Events) -> Run:
 
 def _completion(body: bytes, events: Events) -> Run:
     request = decode_json(body, completions.CompletionRequest)
-    choices = to_choices(completions.to_generation(request), request.n)
+    choices = _choices(completions.to_generation(request), request.n)
     identity = ReplyIdentity("cmpl-", "0123", 1700000000, request.model or "")
     echo = completions.prompt_of(request) if request.echo else ""
     logprobs = request.logprobs is not None

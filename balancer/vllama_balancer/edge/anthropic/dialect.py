@@ -88,8 +88,8 @@ class Handlers:
         generation = generation_pb2.GenerateRequest(chat=to_chat(body))
         model = await self._context.find(request, body.model)
         _fit(model, generation)
-        tokenization = generation_pb2.TokenizeRequest(model=model.entry.name, chat=generation.chat)
-        tokenized = await self._context.gateway.tokenize(tokenization, self._context.call(request, model))
+        tokenization = generation_pb2.TokenizeRequest(chat=generation.chat)
+        tokenized = await self._context.tokenize(request, model, tokenization)
         return json_response({"input_tokens": len(tokenized.token_ids)})
 
 

@@ -121,20 +121,20 @@ class GenerationHandlers:
         """Puts the tokens of an earlier reply before a plain prompt; a chat carries them in its own field."""
         if not generation.context_token_ids or generation.WhichOneof("input") != "prompt" or generation.suffix:
             return generation
-        question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name, prompt=generation.prompt)
-        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request, exchange.model))
+        question = generation_pb2.TokenizeRequest(prompt=generation.prompt)
+        answer = await self._context.tokenize(exchange.request, exchange.model, question)
         generation.token_ids.ids.extend([*generation.context_token_ids, *answer.token_ids])
         del generation.context_token_ids[:]
         return generation
 
     async def _rendered(self, exchange: _Exchange, generation: generation_pb2.GenerateRequest) -> DebugReply:
         """Renders the prompt without generating."""
-        question = generation_pb2.TokenizeRequest(model=exchange.model.entry.name)
+        question = generation_pb2.TokenizeRequest()
         if generation.HasField("chat"):
             question.chat.CopyFrom(generation.chat)
         else:
             question.prompt = generation.prompt
-        answer = await self._context.gateway.tokenize(question, self._context.call(exchange.request, exchange.model))
+        answer = await self._context.tokenize(exchange.request, exchange.model, question)
         images = sum(len(turn.images) for turn in generation.chat.messages)
         return DebugReply(exchange.model.requested, self._context.now(), DebugInfo(answer.text, images))
 

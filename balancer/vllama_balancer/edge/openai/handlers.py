@@ -19,16 +19,13 @@ from vllama_balancer.edge.openai.responses_reply import ResponseStream, encode_e
 from vllama_balancer.edge.openai.responses_request import ResponsesRequest
 from vllama_balancer.edge.streaming import SSE
 from vllama_balancer.edge.wire.accumulator import Accumulator
-from vllama_balancer.edge.wire.bounds import INT64_MAX
 from vllama_balancer.edge.wire.capabilities import check_capabilities
-from vllama_balancer.edge.wire.merge import merge
 from vllama_balancer.edge.wire.presets import apply_presets
 from vllama_balancer.errors import EngineFault, InvalidRequest, ModelNotFound
 from vllama_balancer.names import parse_name
-from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable
 
     from aiohttp import web
 
@@ -36,8 +33,10 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.model_lookup import RequestedModel
     from vllama_balancer.edge.wire.accumulator import Event
     from vllama_balancer.gateway import ModelEntry
+    from vllama_protos.v1 import generation_pb2
 
     Events = AsyncGenerator[Event, None]
+    ChoiceEvents = AsyncGenerator[tuple[int, Event], None]
     Chunks = chat_reply.ChunkStream | completions.CompletionStream
 
 _DONE = b"data: [DONE]\n\n"
@@ -57,38 +56,39 @@ class Handlers:
         body = await self._context.read(request, ChatRequest)
         self._context.raise_if_full(body.model)
         generation = chat_request.to_generation(body)
-        choices = to_choices(generation, body.n)
+        choices = choices_of(body.n)
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         model = await self._context.find(request, body.model)
-        streams = self._generate(request, model, choices, "chat")
+        events = self._generate_choices(request, model, generation, choices, "chat")
         identity = self._identity("chatcmpl-", model)
         logprobs = body.logprobs is True
         if body.stream:
-            chunks = chat_reply.ChunkStream(identity, len(choices), logprobs=logprobs, include_usage=body.include_usage)
-            return await self._stream(request, streams, chunks)
-        return json_response(chat_reply.to_completion(identity, await _collect(streams), logprobs=logprobs))
+            chunks = chat_reply.ChunkStream(identity, choices, logprobs=logprobs, include_usage=body.include_usage)
+            return await self._stream(request, events, chunks)
+        done = await _collect(events, choices)
+        return json_response(chat_reply.to_completion(identity, done, logprobs=logprobs))
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         body = await self._context.read(request, CompletionRequest)
         self._context.raise_if_full(body.model)
         generation = completions.to_generation(body)
-        choices = to_choices(generation, body.n)
+        choices = choices_of(body.n)
         if not body.model:
             raise ModelNotFound("model '' not found", field="model")
         model = await self._context.find(request, body.model)
-        streams = self._generate(request, model, choices, "generate")
+        events = self._generate_choices(request, model, generation, choices, "generate")
         identity = self._identity("cmpl-", model)
         echo = completions.prompt_of(body) if body.echo else ""
         logprobs = body.logprobs is not None
         if body.stream:
             chunks = completions.CompletionStream(
-                identity, len(choices), echo=echo, logprobs=logprobs, include_usage=body.include_usage
+                identity, choices, echo=echo, logprobs=logprobs, include_usage=body.include_usage
             )
-            return await self._stream(request, streams, chunks)
-        choices_done = await _collect(streams)
-        return json_response(completions.to_completion(identity, choices_done, echo=echo, logprobs=logprobs))
+            return await self._stream(request, events, chunks)
+        done = await _collect(events, choices)
+        return json_response(completions.to_completion(identity, done, echo=echo, logprobs=logprobs))
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/responses."""
@@ -98,7 +98,8 @@ class Handlers:
         if not body.model:
             raise InvalidRequest("model is required", field="model")
         model = await self._context.find(request, body.model)
-        [stream] = self._generate(request, model, [generation], "chat")
+        _fit(model, generation, "chat")
+        stream = self._context.generate(request, model, generation)
         identity = self._identity("resp_", model)
         response = ResponseStream(identity, body, now=self._now)
         if body.stream:
@@ -128,17 +129,16 @@ class Handlers:
         found = await self._context.find(request, request.match_info["model"])
         return json_response(to_model(found.entry, found.requested))
 
-    def _generate(
+    def _generate_choices(
         self,
         request: web.Request,
         model: RequestedModel,
-        choices: Sequence[generation_pb2.GenerateRequest],
+        generation: generation_pb2.GenerateRequest,
+        choices: int,
         verb: str,
-    ) -> list[Events]:
-        for choice in choices:
-            check_capabilities(model, choice, verb=verb)
-            apply_presets(model.entry.presets, choice)
-        return [self._context.generate(request, model, choice, verb=verb) for choice in choices]
+    ) -> ChoiceEvents:
+        _fit(model, generation, verb)
+        return self._context.generate_choices(request, model, generation, choices, verb=verb)
 
     def _identity(self, prefix: str, model: RequestedModel) -> ReplyIdentity:
         return ReplyIdentity(prefix, secrets.token_hex(12), self._now(), model.requested)
@@ -146,21 +146,28 @@ class Handlers:
     def _now(self) -> int:
         return int(self._context.now().timestamp())
 
-    async def _stream(self, request: web.Request, streams: Sequence[Events], chunks: Chunks) -> web.StreamResponse:
-        return await self._context.stream(request, _encode(streams, chunks), content_type=SSE, render_error=error_event)
+    async def _stream(self, request: web.Request, events: ChoiceEvents, chunks: Chunks) -> web.StreamResponse:
+        return await self._context.stream(request, _encode(events, chunks), content_type=SSE, render_error=error_event)
 
 
-async def _collect(streams: Sequence[Events]) -> list[Accumulator]:
-    accumulators = [Accumulator() for _ in streams]
-    async for choice, event in merge(streams):
-        accumulators[choice].add(event)
+def _fit(model: RequestedModel, generation: generation_pb2.GenerateRequest, verb: str) -> None:
+    check_capabilities(model, generation, verb=verb)
+    apply_presets(model.entry.presets, generation)
+
+
+async def _collect(events: ChoiceEvents, choices: int) -> list[Accumulator]:
+    accumulators = [Accumulator() for _ in range(choices)]
+    async with aclosing(events):
+        async for choice, event in events:
+            accumulators[choice].add(event)
     return accumulators
 
 
-async def _encode(streams: Sequence[Events], chunks: Chunks) -> AsyncGenerator[bytes, None]:
-    async for choice, event in merge(streams):
-        for chunk in chunks.chunks(choice, event):
-            yield encode_sse(chunk)
+async def _encode(events: ChoiceEvents, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for choice, event in events:
+            for chunk in chunks.chunks(choice, event):
+                yield encode_sse(chunk)
     for chunk in chunks.closing():
         yield encode_sse(chunk)
     yield _DONE
@@ -182,22 +189,12 @@ async def _complete_response(events: Events, response: ResponseStream) -> dict[s
     return response.completed
 
 
-def to_choices(generation: generation_pb2.GenerateRequest, n: int | None) -> list[generation_pb2.GenerateRequest]:
-    """Returns `n` generations that differ in their seed only; None means one. Raises InvalidRequest outside 1 to 128.
-
-    A given seed is incremented for each, so that the choices differ and the whole is reproducible.
-    """
+def choices_of(n: int | None) -> int:
+    """Returns the number of choices; None means one. Raises InvalidRequest outside 1 to 128."""
     count = 1 if n is None else n
     if not 1 <= count <= MOST_CHOICES:
         raise InvalidRequest(f"n must be between 1 and {MOST_CHOICES}", field="n")
-    choices = [generation]
-    for index in range(1, count):
-        copy = generation_pb2.GenerateRequest()
-        copy.CopyFrom(generation)
-        if copy.sampling.HasField("seed") and copy.sampling.seed >= 0:
-            copy.sampling.seed = (copy.sampling.seed + index) & INT64_MAX
-        choices.append(copy)
-    return choices
+    return count
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

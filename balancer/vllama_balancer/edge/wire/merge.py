@@ -1,5 +1,8 @@
 """Merges several generations into one stream of events, each with the index of its generation.
 
+The first generation goes ahead: the others begin with its first event, when a worker has accepted the request and has
+its prompt in the cache. What is refused is refused once.
+
 Each generation has a reader task that waits until its event has been consumed: a slow consumer slows all of them
 instead of filling a queue. The first error ends the merged stream; closing it ends every generation.
 """
@@ -29,15 +32,18 @@ async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tu
                 yield 0, item
         return
     arrivals: asyncio.Queue[_Item[T]] = asyncio.Queue(maxsize=1)
-    readers = [asyncio.create_task(_read(index, stream, arrivals)) for index, stream in enumerate(streams)]
+    readers = [asyncio.create_task(_read(0, streams[0], arrivals))]
     try:
-        running = len(readers)
+        running = len(streams)
         while running:
             arrival = await arrivals.get()
+            if isinstance(arrival, BaseException):
+                raise arrival
+            if len(readers) < len(streams):
+                following = enumerate(streams[1:], start=1)
+                readers += [asyncio.create_task(_read(index, stream, arrivals)) for index, stream in following]
             if arrival is None:
                 running -= 1
-            elif isinstance(arrival, BaseException):
-                raise arrival
             else:
                 yield arrival
     finally:
