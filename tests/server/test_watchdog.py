@@ -9,11 +9,14 @@ from vllama_server.watchdog import Watchdog
 
 
 class Script:
-    """A script of loads: one for each measurement, a second apart."""
+    """A script of loads: one for each measurement, a second apart from the first second on."""
 
-    def __init__(self, *loads):
+    def __init__(self, *loads, late=None):
         self.loads = list(loads)
+        self.late = late or {}
+        """Seconds that the sleep before a measurement, by its number from 1, takes too long."""
         self.now = 0.0
+        self.sleeps = 0
 
     def measure(self):
         """Returns the next load; raises after the last one."""
@@ -27,7 +30,8 @@ class Script:
 
     async def sleep(self, seconds):
         """Lets time pass."""
-        self.now += seconds
+        self.sleeps += 1
+        self.now += seconds + self.late.get(self.sleeps, 0.0)
 
 
 class StopLooking(Exception):
@@ -48,12 +52,12 @@ IDLE = EngineLoad(last_step_age_seconds=1000.0)
 
 
 async def test_work_without_a_step_is_a_stall():
-    """The error says for how long, and which flag sets the limit."""
-    hours = Script(*(busy(float(age)) for age in range(10)))
+    """The error says for how long, and which flag sets the limit; the second look beyond the limit decides."""
+    hours = Script(*(busy(float(age)) for age in range(1, 10)))
     error = await watchdog(hours).stalled()
-    assert "4.0 s" in str(error)
+    assert "5.0 s" in str(error)
     assert "--stall-seconds" in str(error)
-    assert hours.now == 4.0
+    assert hours.now == 5.0
 
 
 async def test_an_idle_engine_does_not_stall():
@@ -67,6 +71,28 @@ async def test_the_first_request_after_a_pause_is_no_stall():
     hours = Script(IDLE, busy(1000.0), busy(1001.0), busy(0.1), busy(0.2), IDLE)
     with pytest.raises(StopLooking):
         await watchdog(hours).stalled()
+
+
+async def test_a_frozen_worker_does_not_stall():
+    """The time in which the watchdog itself was frozen was not watched: an engine that goes on afterwards is healthy."""
+    hours = Script(busy(0.1), busy(0.1), busy(100.1), busy(0.1), busy(0.2), IDLE, late={3: 99.0})
+    with pytest.raises(StopLooking):
+        await watchdog(hours).stalled()
+
+
+async def test_a_long_step_survives_a_freeze():
+    """After a freeze that comes late in a long step, the engine gets one more look to make its step."""
+    ages = (busy(0.0), busy(1.0), busy(2.0), busy(3.0), busy(103.0), busy(0.5), IDLE)
+    hours = Script(*ages, late={5: 99.0})
+    with pytest.raises(StopLooking):
+        await watchdog(hours).stalled()
+
+
+async def test_an_engine_that_hangs_across_a_freeze_stalls():
+    """A freeze delays the verdict and does not change it; the message gives the watched time only."""
+    hours = Script(*[busy(float(age)) for age in (1, 102, 103, 104, 105, 106)], late={2: 100.0})
+    error = await watchdog(hours).stalled()
+    assert "5.0 s" in str(error)
 
 
 async def test_waiting_requests_are_work():

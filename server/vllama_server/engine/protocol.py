@@ -29,7 +29,7 @@ class EngineLoad:
     """Moving average of the time of a step that decodes."""
     prefix_hit_rate: float = 0.0
     last_step_age_seconds: float | None = None
-    """None before the first step."""
+    """Time without a step while there was work; idle time does not count. None before the first step."""
 
 
 class Engine(Protocol):

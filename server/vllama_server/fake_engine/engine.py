@@ -117,6 +117,7 @@ class FakeEngine:
 
     def load(self) -> EngineLoad:
         now, model, rates = self._clock.time(), self._model, self._rates
+        age = rates.last_step_age_seconds(now)
         return EngineLoad(
             running=model.running,
             waiting=model.waiting,
@@ -126,7 +127,7 @@ class FakeEngine:
             decode_tokens_per_second=rates.decode_tokens_per_second(now),
             step_seconds=rates.step_seconds,
             prefix_hit_rate=model.hit_tokens / model.queried_tokens if model.queried_tokens else 0.0,
-            last_step_age_seconds=None if rates.last_step_at is None else now - rates.last_step_at,
+            last_step_age_seconds=age if age is None or self._has_work else 0.0,
         )
 
     async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
@@ -186,6 +187,10 @@ class FakeEngine:
             await asyncio.wait({task})
         self._fail_all()
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._model.running or self._model.waiting)
+
     def _prepare(self, request: pb.GenerateRequest) -> tuple[Generation, int]:
         """Renders a request and determines its output; also returns the number of dropped turns."""
         if request.HasField("output_format"):
@@ -210,6 +215,8 @@ class FakeEngine:
         if self._loop_task is None or self._failed.is_set():
             raise EngineDead("the simulated engine does not run.")
         generation.submitted_at = self._clock.time()
+        if not self._has_work:
+            self._rates.work_begins(generation.submitted_at)
         self._live.add(generation)
         self._model.submit(generation)
         self._work.set()

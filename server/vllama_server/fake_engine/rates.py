@@ -22,11 +22,20 @@ class Rates:
         """Time of a step that only decodes; 0 until there was one."""
         self.last_step_at: float | None = None
         """When the last step ended, by the engine's clock; None before the first."""
+        self._work_since = 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:
         """Speed of prefill without the fixed time of a step; 0 until measured."""
         return self._prefill_tokens / self._prefill_seconds if self._prefill_seconds else 0.0
+
+    def work_begins(self, now: float) -> None:
+        """Records that an idle engine has got work."""
+        self._work_since = now
+
+    def last_step_age_seconds(self, now: float) -> float | None:
+        """Time without a step while there was work, as long as there is work; None before the first step."""
+        return None if self.last_step_at is None else now - max(self.last_step_at, self._work_since)
 
     def record(self, now: float, seconds: float, decode_tokens: int, prefill_tokens: int) -> None:
         """Records a step that ended now."""

@@ -59,6 +59,7 @@ class LoadMeter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last_step: float | None = None
+        self._idle_at = clock()
         self._running = 0
         self._kv_use = 0.0
         self._step_seconds = 0.0
@@ -83,10 +84,13 @@ class LoadMeter:
         """Returns the load now.
 
         The last step's counts are corrected: requests that came since are waiting, and requests that ended since are
-        not running, even if the engine makes no step.
+        not running, even if the engine makes no step. The age of the last step leaves out idle time that was seen: the
+        reporter and the watchdog look at least once a second.
         """
         running = min(self._running, unfinished_requests)
-        age = None if self._last_step is None else self._clock() - self._last_step
+        if not unfinished_requests:
+            self._idle_at = self._clock()
+        age = None if self._last_step is None else self._clock() - max(self._last_step, self._idle_at)
         return EngineLoad(
             running=running,
             waiting=unfinished_requests - running,

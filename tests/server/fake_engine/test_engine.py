@@ -256,6 +256,34 @@ async def test_the_decode_speed_decays_while_idle(engine, clock):
     assert engine.load().decode_tokens_per_second < 0.01
 
 
+async def test_idle_time_is_no_time_without_a_step(engine, clock):
+    """The first step after a pause is as old as its request, and an idle engine has no old step."""
+    await events_of(engine, request(max_tokens=5))
+    clock.now += 60
+    assert engine.load().last_step_age_seconds == 0.0
+    stream = engine.generate(request("a" * 4000, max_tokens=5))
+    await anext(stream)
+    load = engine.load()
+    assert (load.running, load.last_step_age_seconds) == (1, pytest.approx(0.0, abs=1.0))
+    await stream.aclose()
+
+
+async def test_a_hung_engine_has_an_old_step(clock):
+    """Its age grows from the last step while there is work, and from the first request after idle time."""
+    engine = FakeEngine(faults=Faults(hang_after_tokens=5), clock=clock)
+    await engine.start(lambda *_: None)
+    await events_of(engine, request(max_tokens=5))
+    clock.now += 60
+    stream = asyncio.create_task(events_of(engine, request(max_tokens=5)))
+    while not engine.load().waiting:
+        await asyncio.sleep(0)
+    clock.now += 30
+    assert engine.load().last_step_age_seconds == pytest.approx(30.0)
+    stream.cancel()
+    await asyncio.wait({stream})
+    await engine.stop()
+
+
 async def test_a_prompt_beyond_the_context_is_refused_with_both_lengths(engine):
     """The message says how long the prompt is and how long it may be."""
     with pytest.raises(ContextTooLong, match=r"5000 tokens and the context 4096"):

@@ -94,6 +94,25 @@ def test_decode_speed_halves_with_idle_time(clock: Clock) -> None:
     assert meter.load(1, 0).last_step_age_seconds == pytest.approx(HALF_LIFE_SECONDS)
 
 
+def test_idle_time_is_no_time_without_a_step(clock: Clock) -> None:
+    """An idle engine has no old step, and the age of the first step counts from the last look at the idle engine."""
+    meter = LoadMeter(clock)
+    meter.record(scheduler(), None)
+    clock.now += 60.0
+    assert meter.load(0, 0).last_step_age_seconds == 0
+    clock.now += 2.0
+    assert meter.load(1, 500).last_step_age_seconds == pytest.approx(2.0)
+
+
+def test_work_without_a_step_makes_the_last_one_old(clock: Clock) -> None:
+    """An engine that hangs with work shows its age."""
+    meter = LoadMeter(clock)
+    meter.load(0, 0)
+    meter.record(scheduler(), None)
+    clock.now += 30.0
+    assert meter.load(1, 0).last_step_age_seconds == pytest.approx(30.0)
+
+
 def test_prefill_from_idle_takes_its_time_from_the_first_token(clock: Clock) -> None:
     """The pause before a first step is not the step's: 500 tokens in 250 ms, whatever went before."""
     meter = LoadMeter(clock)
