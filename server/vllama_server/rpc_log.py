@@ -33,6 +33,9 @@ REQUEST_ID_KEY = "x-request-id"
 QUIET_METHODS = frozenset({"Describe", "Watch"})
 """Methods that supervisors call all the time: logged at level DEBUG."""
 
+DEADLINE_TOLERANCE_SECONDS = 0.1
+"""A caller's clock for the deadline starts earlier than the worker's, by the time that the request was under way."""
+
 
 class RpcLog:
     """Counts, times and logs calls."""
@@ -42,9 +45,13 @@ class RpcLog:
         self._clock = clock
 
     @contextmanager
-    def call(self, method: str, given_id: str) -> Iterator[str]:
+    def call(
+        self, method: str, given_id: str, seconds_left: Callable[[], float | None] = lambda: None
+    ) -> Iterator[str]:
         """Surrounds one call and yields its id: the given one, or a new one.
 
+        `seconds_left` returns the time until the call's deadline, None without one: a call that is cancelled at its
+        deadline counts as DEADLINE_EXCEEDED.
         Raises only WorkerError, besides a cancellation: InvalidRequest for a wrong id, and EngineFault in place of any
         other exception, which is logged and not shown to the caller.
         """
@@ -57,7 +64,9 @@ class RpcLog:
                 request_id = given_id
             yield request_id
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            left = seconds_left()
+            is_late = left is not None and left < DEADLINE_TOLERANCE_SECONDS
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
             raise
         except WorkerError as error:
             code = status_of(error)
@@ -109,7 +118,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _logged(self, method: str, method_handler: Any) -> Handler:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                with self._log.call(method, _given_id(request, context)) as request_id:
+                with self._log.call(method, _given_id(request, context), context.time_remaining) as request_id:
                     if "request_id" in request.DESCRIPTOR.fields_by_name:
                         request.request_id = request_id
                     return await method_handler(request, context)

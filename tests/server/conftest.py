@@ -78,6 +78,14 @@ class RunningWorker:
         """Calls vllama.v1.Worker."""
         return WorkerStub(self.channel)
 
+    async def generations_ended(self, code: str) -> float:
+        """Waits until a generation has ended with a status code and returns how many have."""
+        labels = {"method": "Generate", "code": code}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (count := self.registry.get_sample_value("vllama_worker_requests_total", labels)):
+                await asyncio.sleep(0.005)
+        return count
+
     async def exit_status(self) -> ExitStatus:
         """Waits for the worker to end."""
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -180,6 +180,17 @@ async def test_a_deadline_ends_the_generation_in_the_engine(start_worker):
             await asyncio.sleep(0.01)
 
 
+async def test_a_deadline_is_counted_as_one(start_worker):
+    """The metric tells calls that ran out of time from those that their caller gave up."""
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.01)))
+    await error_of(all_of(worker.generation.Generate(request(max_tokens=4000), timeout=0.2)))
+    given_up = worker.generation.Generate(request(max_tokens=4000), timeout=60)
+    await given_up.read()
+    given_up.cancel()
+    assert await worker.generations_ended("DEADLINE_EXCEEDED") == 1
+    assert await worker.generations_ended("CANCELLED") == 1
+
+
 async def test_requests_beyond_the_queue_are_refused(start_worker):
     """One stream runs, one waits, the third is refused."""
     worker = await start_worker(FakeEngine(SimulationProfile(max_streams=1)), max_queue=1)

@@ -74,7 +74,7 @@ async def test_the_first_request_after_a_pause_is_no_stall():
 
 
 async def test_a_frozen_worker_does_not_stall():
-    """The time in which the watchdog itself was frozen was not watched: an engine that goes on afterwards is healthy."""
+    """Time in which the watchdog was frozen was not watched: an engine that goes on afterwards is healthy."""
     hours = Script(busy(0.1), busy(0.1), busy(100.1), busy(0.1), busy(0.2), IDLE, late={3: 99.0})
     with pytest.raises(StopLooking):
         await watchdog(hours).stalled()

@@ -100,8 +100,8 @@ class RelayedCall:
                 self._buffer.put(stream, event)
 
         try:
-            async with asyncio.timeout(seconds):
-                with self._log.call(METHOD, request.request_id) as request_id:
+            async with asyncio.timeout(seconds) as limit:
+                with self._log.call(METHOD, request.request_id, lambda: _seconds_left(limit)) as request_id:
                     request.request_id = request_id
                     await self._runner.run(request, send)
         except WorkerError as error:
@@ -111,6 +111,11 @@ class RelayedCall:
         except asyncio.CancelledError:
             self._buffer.discard(stream)
             raise
+
+
+def _seconds_left(limit: asyncio.Timeout) -> float | None:
+    ends_at = limit.when()
+    return None if ends_at is None else ends_at - asyncio.get_running_loop().time()
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

@@ -10,11 +10,12 @@ import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from tests.server.conftest import PATIENCE_SECONDS
+from tests.server.conftest import FLAT_OUT, PATIENCE_SECONDS
 from tests.server.engines import accepted, completed, started
 from vllama_protos.v1 import generation_pb2, worker_pb2
 from vllama_server.engine.events import delta
 from vllama_server.errors import CapabilityMissing
+from vllama_server.fake_engine.engine import FakeEngine
 from vllama_server.relay.flow_control import UNANSWERED_BYTES
 from vllama_server.relay.relayed_call import MESSAGES_UNDER_WAY
 from vllama_server.serving import ExitStatus
@@ -29,6 +30,8 @@ class Caller:
         self.call = call
         self.asks = True
         """True if it asks for more after every message."""
+        self.unanswered = 0
+        """Messages that wait for its answer."""
         self.events = defaultdict(list)
         """The events so far, by generation."""
 
@@ -50,6 +53,7 @@ class Caller:
             while not condition():
                 message = await self.call.read()
                 assert message is not grpc.aio.EOF
+                self.unanswered += not message.needs_no_ready
                 if self.asks:
                     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call may just have ended
                         await self.call.write(READY)
@@ -197,6 +201,8 @@ async def test_a_deadline_ends_its_generation(start_worker):
         await caller.until(lambda: caller.has_ended(1))
     assert caller.error(1)[0].code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert engine.closed.is_set()
+    ended = {"method": "Generate", "code": "DEADLINE_EXCEEDED"}
+    assert worker.registry.get_sample_value("vllama_worker_requests_total", ended) == 1
 
 
 async def test_a_number_in_use_ends_the_call(start_worker):
@@ -223,6 +229,39 @@ async def test_running_generations_finish_after_the_last_request(start_worker):
         await caller.until(lambda: caller.has_ended(1))
         assert await caller.call.read() is grpc.aio.EOF
     assert caller.text(1) == expected("hello", 50)
+
+
+async def test_a_long_generation_finishes_after_the_last_request(start_worker):
+    """A caller that can ask for nothing more gets all, beyond the messages that it had granted."""
+    worker = await start_worker(FakeEngine(FLAT_OUT, context_tokens=8192))
+    async with relay(worker) as caller:
+        await caller.start(1, max_tokens=5000)
+        await caller.call.done_writing()
+        caller.asks = False
+        await caller.until(lambda: caller.has_ended(1))
+        assert await caller.call.read() is grpc.aio.EOF
+    assert caller.text(1) == expected("hello", 5000)
+
+
+async def test_the_pending_text_of_a_cancelled_generation_is_not_sent(start_worker):
+    """What lay in the send buffer when the caller cancelled is dropped, and its number is free again."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        caller.asks = False
+        await caller.start(1, max_tokens=2000)
+        await caller.until(lambda: caller.unanswered == MESSAGES_UNDER_WAY)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while worker.engine.load().running:
+                await asyncio.sleep(0)
+        sent = caller.text(1)
+        await caller.cancel(1)
+        await worker.generations_ended("CANCELLED")
+        caller.asks = True
+        await caller.call.write(READY)
+        await caller.start(1, "again")
+        await caller.until(lambda: caller.has_ended(1))
+    assert expected("hello", 2000).startswith(sent)
+    assert caller.text(1).removeprefix(sent) == expected("again", 5)
 
 
 async def test_a_caller_that_does_not_ask_gets_little_and_then_all_in_one(start_worker):
