@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
 from hashlib import sha256
 
 from vllama_protos.v1 import embedding_pb2 as pb
-from vllama_server.errors import ContextTooLong
+from vllama_server.errors import ContextTooLong, InvalidRequest
 from vllama_server.fake_engine import tokens
 
 VECTOR_LENGTH = 384
+REPLY_BYTES = 64 * 1024 * 1024
+"""The largest message that a worker sends; one reply carries all vectors of a call."""
+VECTOR_OVERHEAD_BYTES = 16
+"""At most, besides the numbers of a vector: lengths, tags and its count of tokens."""
+VECTORS_PER_TURN = 16
+"""Vectors between two turns of the event loop: about a millisecond."""
+
+
+async def embed_all(request: pb.EmbedRequest, context_tokens: int) -> pb.EmbedResponse:
+    """Embeds every text, in order, and lets other calls run in between.
+
+    Raises InvalidRequest for more numbers than a vector has or more vectors than a reply carries, and ContextTooLong.
+    """
+    length = request.dimensions or VECTOR_LENGTH
+    if length > VECTOR_LENGTH:
+        raise InvalidRequest(f"dimensions is {length} and may be {VECTOR_LENGTH} at most.", "dimensions")
+    most = REPLY_BYTES // (4 * length + VECTOR_OVERHEAD_BYTES)
+    if len(request.inputs) > most:
+        raise InvalidRequest(f"inputs has {len(request.inputs)} texts and may have {most}; send more calls.", "inputs")
+    normalize = request.normalize if request.HasField("normalize") else True
+    response = pb.EmbedResponse()
+    for index, text in enumerate(request.inputs):
+        if index % VECTORS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        response.vectors.append(embed(text, context_tokens, length, truncate=request.truncate, normalize=normalize))
+    return response
 
 
 def embed(text: str, context_tokens: int, dimensions: int, *, truncate: bool, normalize: bool) -> pb.Vector:

@@ -132,6 +132,10 @@ class FakeEngine:
 
     async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
         generation, dropped = self._prepare(request)
+        if generation.has_ended_before:
+            yield generation.started(dropped)
+            yield generation.completed()
+            return
         self._submit(generation)
         try:
             while not generation.admitted:
@@ -158,15 +162,7 @@ class FakeEngine:
             raise InvalidRequest(f"token_ids: {error}", "token_ids") from None
 
     async def embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:
-        length = request.dimensions or embedding.VECTOR_LENGTH
-        if length > embedding.VECTOR_LENGTH:
-            raise InvalidRequest(f"dimensions is {length} and may be {embedding.VECTOR_LENGTH} at most.", "dimensions")
-        normalize = request.normalize if request.HasField("normalize") else True
-        vectors = (
-            embedding.embed(text, self._context_tokens, length, truncate=request.truncate, normalize=normalize)
-            for text in request.inputs
-        )
-        return embedding_pb2.EmbedResponse(vectors=vectors)
+        return await embedding.embed_all(request, self._context_tokens)
 
     async def sleep(self) -> None:
         if not self._profile.can_sleep:

@@ -44,6 +44,11 @@ class Generation(Stream):
         self._waiter: asyncio.Future[None] | None = None
 
     @property
+    def has_ended_before(self) -> bool:
+        """True if the tokens that it resumes from are all that it may have."""
+        return 0 < self._resumed >= self.output.limit
+
+    @property
     def lead(self) -> int:
         """Tokens that the reader has not taken yet."""
         return self.produced_tokens - self._taken

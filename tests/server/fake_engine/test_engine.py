@@ -135,6 +135,16 @@ async def test_resuming_at_the_end_completes_at_once(engine):
     assert last.finished.usage.completion_tokens == 4
 
 
+async def test_resuming_beyond_the_end_completes_at_once(engine, clock):
+    """Far more tokens than the request allows cost no step: there is nothing left to say."""
+    ids = [7] * 100_000
+    began = clock.now
+    first, last = await events_of(engine, request(fields={"resume_token_ids": ids}, max_tokens=5))
+    assert first.HasField("started")
+    assert (last.finished.reason, last.finished.usage.completion_tokens) == (pb.FINISH_REASON_LENGTH, 100_000)
+    assert clock.now == began
+
+
 async def test_a_stop_text_ends_the_generation(engine):
     """The text before it is given, the text itself is named."""
     events = await events_of(engine, request("hello", stop=(".3",)))
@@ -386,6 +396,24 @@ async def test_a_long_text_is_embedded_only_when_it_may_be_cut(engine):
         await engine.embed(embedding("abcd" * 5000))
     (cut,) = (await engine.embed(embedding("abcd" * 5000, truncate=True))).vectors
     assert cut.prompt_tokens == 4096
+
+
+async def test_many_embeddings_leave_the_loop_to_others(engine):
+    """A call with many texts yields between them, and stops when it is cancelled."""
+    call = asyncio.create_task(engine.embed(embedding(*["a"] * 20_000)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not call.done()
+    call.cancel()
+    await asyncio.wait({call})
+    assert call.cancelled()
+
+
+async def test_embeddings_beyond_one_message_are_refused_before_any_is_made(engine):
+    """A reply that no message can carry costs nothing; the error gives the number that fits."""
+    with pytest.raises(InvalidRequest, match="inputs") as error:
+        await engine.embed(embedding(*["a"] * 1_000_000))
+    assert "43240" in str(error.value)
 
 
 async def test_a_slow_start_reports_progress(clock):
