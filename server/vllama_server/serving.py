@@ -100,7 +100,9 @@ class WorkerServer:
         self._sleep = SleepSwitch(engine, self._limiter, self._lifecycle)
         rpc_log = RpcLog(metrics)
         self._server = grpc.aio.server(interceptors=(RpcInterceptor(rpc_log),), options=OPTIONS)
-        metrics.requests_in_flight.set_function(lambda: self._limiter.in_flight)
+        # The registry lives as long as the process: it must not keep the server beyond the interpreter's own end.
+        limiter = self._limiter
+        metrics.requests_in_flight.set_function(lambda: limiter.in_flight)
         runner = GenerationRunner(
             engine, self._limiter, identity, metrics, trust_client_templates=config.trust_client_templates
         )

@@ -128,7 +128,27 @@ async def test_two_workers_cannot_share_an_address(spawn, tmp_path):
     second = await spawn(listen=f"unix:{tmp_path}/0.sock", ready=False)
     assert await second.status() == 1
     assert "in use" in second.log()
+    assert_no_traceback(second)
     await first.begin(1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{taken}", "203.0.113.7:50061", "unix:/missing/folder/w.sock"])
+async def test_an_address_that_cannot_be_had_is_one_line(spawn, address):
+    """A port in use, an address of another machine, a folder that is missing: a sentence and no traceback."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        worker = await spawn(listen=address.format(taken=holder.getsockname()[1]), ready=False)
+        assert await worker.status() in (1, 2)
+    assert "--listen" in worker.log()
+    assert_no_traceback(worker)
+
+
+def assert_no_traceback(worker):
+    """The log has the sentence and nothing of the interpreter's own."""
+    assert "Traceback" not in worker.log()
+    assert "Error in sys.excepthook" not in worker.log()
+    assert "Exception ignored" not in worker.log()
 
 
 async def test_a_worker_starts_again_on_the_socket_of_a_killed_one(spawn, tmp_path):
