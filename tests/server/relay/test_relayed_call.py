@@ -16,6 +16,7 @@ from vllama_protos.v1 import generation_pb2, worker_pb2
 from vllama_server.engine.events import delta
 from vllama_server.errors import CapabilityMissing
 from vllama_server.fake_engine.engine import FakeEngine
+from vllama_server.fake_engine.simulation_profile import SimulationProfile
 from vllama_server.relay.flow_control import UNANSWERED_BYTES
 from vllama_server.relay.relayed_call import MESSAGES_UNDER_WAY
 from vllama_server.serving import ExitStatus
@@ -266,14 +267,14 @@ async def test_the_pending_text_of_a_cancelled_generation_is_not_sent(start_work
 
 async def test_a_caller_that_does_not_ask_gets_little_and_then_all_in_one(start_worker):
     """Pending output merges, beyond a few kilobytes of small messages, whatever the connection could hold."""
-    worker = await start_worker()
+    worker = await start_worker(FakeEngine(SimulationProfile(step_seconds=0.0001)))
     async with relay(worker) as caller:
         caller.asks = False
         await caller.start(1, max_tokens=2000)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while worker.engine.load().running or not caller.events[1]:
                 await caller.until(lambda: caller.events[1])
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.005)
         caller.asks = True
         await caller.call.write(READY)
         await caller.until(lambda: caller.has_ended(1))
