@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
+
+
+LONGEST_SECONDS = 10 * 365 * 86_400.0
+"""Ten years. A longer time is forever: dates, durations of the wire and timers have limits of their own."""
 
 
 @dataclass(slots=True)
@@ -42,8 +47,8 @@ class Call:
     """The request's model if the caller has looked it up; None: the gateway looks it up by name."""
 
     def remaining_seconds(self, now: float) -> float | None:
-        """Returns the time until the deadline, at least a millisecond; None without a deadline."""
-        return None if self.deadline is None else max(self.deadline - now, 0.001)
+        """Returns the time until the deadline, from a millisecond to ten years; None without a deadline."""
+        return None if self.deadline is None else max(0.001, min(self.deadline - now, LONGEST_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,11 @@ class Gateway(Protocol):
         workers have announced their models, QueueFull when too many wait already.
         """
         ...
+
+
+def keep_alive(seconds: float) -> float:
+    """Returns how long a model stays: infinity for times that are negative, beyond ten years, or no numbers."""
+    return seconds if 0 <= seconds <= LONGEST_SECONDS else math.inf
 
 
 class Residency(Protocol):

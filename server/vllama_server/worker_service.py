@@ -11,6 +11,7 @@ from contextlib import aclosing
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from vllama_protos.durations import seconds_of
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
 from vllama_server.errors import InvalidRequest, status_of
@@ -104,7 +105,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
 def _deadline_seconds(request: pb.DrainRequest) -> float | None:
     if not request.HasField("deadline"):
         return None
-    seconds: float = request.deadline.ToTimedelta().total_seconds()
+    seconds = seconds_of(request.deadline)
     if seconds < 0:
         raise InvalidRequest("deadline is negative; give 0 or more, or leave it unset.", "deadline")
     return seconds

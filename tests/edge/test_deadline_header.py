@@ -45,7 +45,15 @@ async def test_without_one_there_is_no_deadline(
     assert gateway.calls[0].deadline is None
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "0", "inf", ""])
+@pytest.mark.parametrize("wait", ["315360001", "1e18", "1e300"])
+async def test_a_wait_of_ages_is_no_deadline(http: aiohttp.ClientSession, gateway: FakeGateway, wait: str) -> None:
+    """No message could carry it, and no reply takes ten years."""
+    async with http.post("/api/generate", json=BODY, headers={"Prefer": f"wait={wait}"}) as reply:
+        assert reply.status == 200
+    assert gateway.calls[0].deadline is None
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf", "-inf", "9" * 400, ""])
 async def test_a_wait_that_is_no_number_is_refused_by_name(http: aiohttp.ClientSession, value: str) -> None:
     """It is not ignored."""
     async with http.post("/api/generate", json=BODY, headers={"Prefer": f"wait={value}"}) as reply:

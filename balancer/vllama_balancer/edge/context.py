@@ -24,7 +24,7 @@ from vllama_balancer.edge.wire.accumulator import event_of
 from vllama_balancer.edge.wire.choices import nth_choice
 from vllama_balancer.edge.wire.merge import merge
 from vllama_balancer.errors import CapabilityMissing, InvalidRequest
-from vllama_balancer.gateway import Call
+from vllama_balancer.gateway import LONGEST_SECONDS, Call
 from vllama_protos.budgets import check_embedding, check_generation, check_tokenization
 from vllama_protos.v1 import generation_pb2
 
@@ -238,11 +238,14 @@ def _record(stats: RequestStats, event: Event, call: Call) -> None:
 def wait_seconds(headers: CIMultiDictProxy[str]) -> float | None:
     """Returns the deadline in the header `Prefer: wait=SECONDS` (RFC 7240), for the whole reply; None without one.
 
+    More than ten years are no deadline.
+
     Raises InvalidRequest for anything but a positive number.
     """
     for preferences in headers.getall("Prefer", ()):
         if (found := _WAIT.search(preferences)) is not None:
-            return _seconds(found[1].strip())
+            seconds = _seconds(found[1].strip())
+            return seconds if seconds <= LONGEST_SECONDS else None
     return None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from vllama_protos.durations import seconds_of
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         await self._check_caller(context)
         if self._pool.find(request.worker) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {request.worker!r}")
-        deadline = request.deadline.ToTimedelta().total_seconds() if request.HasField("deadline") else None
+        deadline = seconds_of(request.deadline) if request.HasField("deadline") else None
         remaining = await self._rolling.drain(request.worker, deadline)
         return fleet_pb2.DrainWorkerResponse(remaining_streams=remaining)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.fleet.assignment import HostedModel
-from vllama_balancer.gateway import ModelEntry
+from vllama_balancer.gateway import LONGEST_SECONDS, ModelEntry
 from vllama_balancer.names import model_key
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Catalog:
         return HostedModel(str(host.weights), (host.name,), host.size_bytes)
 
     def expires(self, key: str, in_seconds: float | None) -> None:
-        """Sets when a model will be unloaded if it stays idle; None: never."""
-        if in_seconds is None:
+        """Sets when a model will be unloaded if it stays idle; never if that is None or more than ten years."""
+        if in_seconds is None or not abs(in_seconds) <= LONGEST_SECONDS:
             self._expiry.pop(key, None)
         else:
             self._expiry[key] = self._now() + timedelta(seconds=in_seconds)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import DeadlineExceeded, QueueFull
 from vllama_balancer.fleet.events import ProcessState
+from vllama_balancer.gateway import keep_alive
 from vllama_balancer.scheduler.autoscale import Autoscaler
 from vllama_balancer.scheduler.loader import Loader
 from vllama_balancer.scheduler.model import LoadedModel
@@ -103,11 +103,11 @@ class ModelScheduler:
                 await self._is_open.wait()
                 model = await self._opened_model(key, hosted)
         model.requests += 1
-        if model.awaits_first_use:
-            model.awaits_first_use = False
-            model.keep_alive_seconds = _forever_if_negative(self._settings.keep_alive_seconds)
-        self._unloader.stop_expiry(model)
         try:
+            if model.awaits_first_use:
+                model.awaits_first_use = False
+                model.keep_alive_seconds = keep_alive(self._settings.keep_alive_seconds)
+            self._unloader.stop_expiry(model)
             self._autoscaler.drop_retired(model)
             if model.is_loaded and not model.replicas:
                 self._begin(model, self._loader.load)
@@ -120,8 +120,8 @@ class ModelScheduler:
         finally:
             model.requests -= 1
             model.last_used = self._machine.clock()
-            self._unloader.start_expiry(model)
             self._machine.changes.increment()
+            self._unloader.start_expiry(model)
 
     def keep(self, key: str, seconds: float) -> None:
         """Replaces how long a model stays after its last request."""
@@ -130,7 +130,7 @@ class ModelScheduler:
             self._next_keep_alive[key] = seconds
         elif not model.pinned:
             model.awaits_first_use = False
-            model.keep_alive_seconds = _forever_if_negative(seconds)
+            model.keep_alive_seconds = keep_alive(seconds)
             self._unloader.start_expiry(model)
 
     async def unload(self, key: str) -> None:
@@ -187,7 +187,7 @@ class ModelScheduler:
         model = LoadedModel(
             key,
             hosted,
-            keep_alive_seconds=_forever_if_negative(keep_alive_seconds),
+            keep_alive_seconds=keep_alive(keep_alive_seconds),
             was_just_evicted=self._machine.eviction_history.was_just_evicted(key, self._machine.clock()),
         )
         self._models[key] = model
@@ -218,7 +218,3 @@ class ModelScheduler:
             return False
         workers = [self._machine.pool.find(name) for name in model.workers]
         return all(worker is not None and worker.process.state is ProcessState.FAILED for worker in workers)
-
-
-def _forever_if_negative(seconds: float) -> float:
-    return math.inf if seconds < 0 else seconds

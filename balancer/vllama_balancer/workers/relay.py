@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
+from vllama_protos.durations import set_seconds
 from vllama_protos.errors import DETAILS_TRAILER
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
@@ -70,7 +71,7 @@ class RelayConnection:
         message = worker_pb2.RelayRequest(stream=number)
         message.start.request.CopyFrom(request)
         if timeout_seconds is not None:
-            message.start.timeout.FromNanoseconds(int(timeout_seconds * 1e9))
+            set_seconds(message.start.timeout, timeout_seconds)
         generation = RelayedGeneration(lambda: self._cancel(number), timeout_seconds)
         self._generations[number] = generation
         self._send(message)

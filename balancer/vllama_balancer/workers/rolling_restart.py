@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from vllama_protos.durations import set_seconds
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class RollingRestart:
         worker.hold("it is drained")
         request = worker_pb2.DrainRequest()
         if deadline_seconds is not None:
-            request.deadline.FromNanoseconds(int(deadline_seconds * 1e9))
+            set_seconds(request.deadline, deadline_seconds)
         timeout = None if deadline_seconds is None else deadline_seconds + DRAIN_ANSWER_SECONDS
         try:
             response = await worker.channel.worker.Drain(request, timeout=timeout)

@@ -12,6 +12,7 @@ from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.tls import authority, own_certificate
 from vllama_clients.connection import Connection, Tls
 from vllama_clients.errors import Unavailable, error_of_call
+from vllama_protos.durations import set_seconds
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FleetClient:
         """Takes a worker out when its streams have ended; returns how many had not when the time was over."""
         request = fleet_pb2.DrainWorkerRequest(worker=worker)
         if timeout_seconds is not None:
-            request.deadline.FromNanoseconds(int(timeout_seconds * 1e9))
+            set_seconds(request.deadline, timeout_seconds)
         with self._translated():
             return self._stub.DrainWorker(request, metadata=self._metadata).remaining_streams
 

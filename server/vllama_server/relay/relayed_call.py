@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
+from vllama_protos.durations import seconds_of
 from vllama_server.errors import InvalidRequest, WorkerError, encoded_status
 from vllama_server.relay.flow_control import FlowControl
 from vllama_server.relay.send_buffer import SendBuffer
@@ -91,7 +92,7 @@ class RelayedCall:
     async def _generate(self, stream: int, start: pb.RelayStart) -> None:
         """Runs one generation; raises only when it is cancelled."""
         request = start.request
-        seconds = start.timeout.ToTimedelta().total_seconds() if start.HasField("timeout") else None
+        seconds = seconds_of(start.timeout) if start.HasField("timeout") else None
 
         async def send(event: generation_pb2.GenerateResponse, is_delta: bool) -> None:
             if is_delta:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from vllama_balancer.fake_gateway import presets
 from vllama_balancer.models.catalog import Catalog
@@ -116,6 +119,16 @@ def test_an_alias_is_as_loaded_as_its_parent() -> None:
     alias = known.find("mine")
     assert (alias.replicas, alias.target, alias.presets.system) == (1, "base:a", "Be brief.")
     assert alias.expires_at == NOW + timedelta(seconds=60) and alias.description is not None
+
+
+@pytest.mark.parametrize("seconds", [None, 315_360_001.0, 1e300, math.inf, -math.inf, math.nan])
+def test_no_date_is_computed_from_ages(seconds: float | None) -> None:
+    """A model that stays for more than ten years does not expire."""
+    known = catalog(Host("base:a"))
+    known.expires(model_key("base:a"), 60)
+    known.expires(model_key("base:a"), seconds)
+    entry = known.find("base:a")
+    assert entry is not None and entry.expires_at is None
 
 
 def test_a_removed_model_is_unknown() -> None:

@@ -140,13 +140,25 @@ class FakeFleet:
         self.changes.increment()
 
 
+class Expiries(dict[str, float | None]):
+    """The expiry of each model as the catalog was last given it."""
+
+    fails = False
+    """Whether it is refused."""
+
+    def set(self, model: str, seconds: float | None) -> None:
+        if self.fails:
+            raise OverflowError("date value out of range")
+        self[model] = seconds
+
+
 @dataclass
 class Harness:
     """The scheduler under test, and its fleet."""
 
     fleet: FakeFleet
     scheduler: ModelScheduler
-    expiries: dict[str, float | None]
+    expiries: Expiries
 
     def use(self, model: str, deadline: float | None = None):
         """Uses a model as a request does."""
@@ -178,7 +190,7 @@ async def harness_of() -> AsyncIterator[Callable[..., Harness]]:
         slot_count: int = 1, gpus: tuple[Gpu, ...] = (), *, awaits_preload: bool = False, **settings: float
     ) -> Harness:
         fleet = FakeFleet(gpu_list=gpus)
-        expiries: dict[str, float | None] = {}
+        expiries = Expiries()
         slots = [
             Slot(index, "cuda", {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)].selector})
             if gpus
@@ -187,7 +199,7 @@ async def harness_of() -> AsyncIterator[Callable[..., Harness]]:
         ]
         replicas = Replicas(fleet, slots, lambda slot, model: WorkerSpec(slot.index, model))
         machine = Machine(replicas, fleet, fleet, SchedulerSettings(**settings), lambda: fleet.host_memory_bytes)
-        scheduler = ModelScheduler(machine, GpuMemory(fleet, None), expiries.__setitem__, awaits_preload=awaits_preload)
+        scheduler = ModelScheduler(machine, GpuMemory(fleet, None), expiries.set, awaits_preload=awaits_preload)
         made.append(scheduler)
         return Harness(fleet, scheduler, expiries)
 

@@ -88,6 +88,31 @@ async def test_forever_means_no_expiry(harness_of, seconds: float) -> None:
     assert harness.expiries == {"a": None}
 
 
+@pytest.mark.parametrize("seconds", [315_360_001.0, 1e15, 2.0**63, 1e300, math.inf, math.nan, -1e300])
+async def test_a_keep_alive_beyond_ten_years_is_forever(harness_of, seconds: float) -> None:
+    """No date is computed from it, and the model can still be unloaded, so that others are loaded."""
+    harness = harness_of()
+    await harness.touch("a")
+    harness.scheduler.keep("a", seconds)
+    await harness.touch("a")
+    assert harness.expiries == {"a": None}
+    await harness.touch("b")
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
+
+
+async def test_a_request_that_fails_before_it_is_served_is_not_counted(harness_of) -> None:
+    """Whatever fails after a model has been found: the model can be unloaded."""
+    harness = harness_of()
+    await harness.touch("a")
+    harness.expiries.fails = True
+    with pytest.raises(OverflowError):
+        await harness.touch("a")
+    harness.expiries.fails = False
+    assert [status.requests for status in harness.scheduler.statuses()] == [0]
+    await harness.scheduler.unload("a")
+    assert harness.fleet.log == ["+a@0", "-a@0"]
+
+
 async def test_keep_replaces_the_expiry_before_and_after_loading(harness_of) -> None:
     """For a model that is not loaded it counts for the next load only."""
     harness = harness_of(keep_alive_seconds=500)

@@ -143,15 +143,28 @@ def test_any_value_is_served_or_refused_by_name(options: dict[str, Any]) -> None
         ("1us", 1e-6),
         ("1µs", 1e-6),
         ("10ns", 1e-8),
-        (10**400, 2**63),
+        (10**400, math.inf),
+        (-(10**400), math.inf),
+        (9223372036854775807, math.inf),
+        (1e15, math.inf),
+        (1e300, math.inf),
+        (math.inf, math.inf),
+        (-math.inf, math.inf),
+        ("9223372036854775807", math.inf),
+        ("100000000h", math.inf),
+        ("9" * 400 + "h", math.inf),
+        ("87600h", 315_360_000),
+        ("87601h", math.inf),
     ],
 )
 def test_reads_seconds(value: object, seconds: float | None) -> None:
-    """Negative is forever."""
+    """Negative is forever, and so is anything beyond ten years."""
     assert parse_keep_alive(value) == (pytest.approx(seconds) if seconds is not None else None)
 
 
-@pytest.mark.parametrize("value", ["", "abc", "1d", "5 m", "m", "1h-30m", "1.2.3s", True, False, [], {}, "0x1", "١"])
+@pytest.mark.parametrize(
+    "value", ["", "abc", "1d", "5 m", "m", "1h-30m", "1.2.3s", True, False, [], {}, "0x1", "١", math.nan]
+)
 def test_refuses_the_rest(value: object) -> None:
     """The field is named."""
     with pytest.raises(InvalidRequest, match="invalid keep_alive") as caught:

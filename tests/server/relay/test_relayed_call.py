@@ -128,6 +128,32 @@ async def test_an_error_ends_only_its_generation(start_worker):
 
 
 @pytest.mark.parametrize(
+    "limit",
+    [
+        duration_pb2.Duration(seconds=10**18),
+        duration_pb2.Duration(seconds=2**63 - 1, nanos=2**31 - 1),
+        duration_pb2.Duration(seconds=1000, nanos=-1),
+    ],
+)
+async def test_any_timeout_in_the_future_is_time_enough(start_worker, limit):
+    """A timeout that no date can hold ends nothing: the generation gets its events."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        await caller.start(1, timeout=limit)
+        await caller.until(lambda: caller.has_ended(1))
+    assert caller.text(1) == expected("hello", 5)
+
+
+async def test_a_timeout_in_the_past_is_over_at_once(start_worker):
+    """Also one that no date can hold: its status comes."""
+    worker = await start_worker()
+    async with relay(worker) as caller:
+        await caller.start(1, timeout=duration_pb2.Duration(seconds=-(2**63)))
+        await caller.until(lambda: caller.has_ended(1))
+    assert caller.error(1)[0].code == 4
+
+
+@pytest.mark.parametrize(
     ("error", "code", "reason"),
     [
         (CapabilityMissing("blind", worker_pb2.CAPABILITY_VISION), 9, "CAPABILITY_MISSING"),

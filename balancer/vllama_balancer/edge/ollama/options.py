@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.edge.wire.bounds import INT32_MAX, INT64_MAX
 from vllama_balancer.errors import InvalidRequest
+from vllama_balancer.gateway import keep_alive
 from vllama_balancer.preset_options import option_values
 from vllama_protos.v1 import generation_pb2
 
@@ -26,7 +27,6 @@ _log = logging.getLogger(__name__)
 
 _MIN_CONTEXT_TOKENS = 4
 
-FOREVER = math.inf
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
@@ -190,14 +190,16 @@ def _wrong(name: str, kind: str) -> InvalidRequest:
 def parse_keep_alive(value: object) -> float | None:
     """Returns the seconds of a number, or of a Go duration such as "1h30m"; None: not given.
 
-    A negative value is forever. A string with a bare integer is seconds. Raises InvalidRequest for anything else.
+    A negative value is forever, and so is one beyond ten years.
+    A string with a bare integer is seconds. Raises InvalidRequest for anything else.
     """
     if value is None:
         return None
     if isinstance(value, str):
-        return _forever_if_negative(_parse_text(value))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _forever_if_negative(float(min(value, 2**63)))
+        return keep_alive(_parse_text(value))
+    is_number = isinstance(value, int) or (isinstance(value, float) and not math.isnan(value))
+    if is_number and not isinstance(value, bool):
+        return keep_alive(value)
     raise _invalid(value)
 
 
@@ -209,10 +211,6 @@ def _parse_text(text: str) -> float:
         raise _invalid(text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(match[2]))
     return -seconds if match[1] == "-" else seconds
-
-
-def _forever_if_negative(seconds: float) -> float:
-    return FOREVER if seconds < 0 else seconds
 
 
 def _invalid(value: object) -> InvalidRequest:
