@@ -217,6 +217,14 @@ class Management(Protocol):
         ...
 
 
+class ModelUnloader(Protocol):
+    """Unloads models at an operator's order."""
+
+    async def unload_model(self, name: str) -> fleet_pb2.UnloadModelResponse:
+        """Unloads a model, a pinned one too; its next request loads it again. Raises ModelNotFound."""
+        ...
+
+
 class FleetView(Protocol):
     """The present state of the fleet, for the dashboard, /health and the Fleet service."""
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """A state that moves forward: starting, ready (at times sleeping), draining; failed from anywhere, for good."""
+    """The worker's state: starting, ready (at times sleeping or draining), in the end draining; failed for good."""
 
     def __init__(self) -> None:
         self.state = pb.WORKER_STATE_STARTING
@@ -33,6 +33,8 @@ class Lifecycle:
         """Once failed: the root cause and what to do about it."""
         self.closing = False
         """True once the process is about to end; watchers then stop."""
+        self._before_drain = self.state
+        self._drains_for_good = False
         self._next_change = asyncio.Event()
 
     def set_progress(self, phase: pb.StartPhase, progress: float) -> None:
@@ -45,9 +47,11 @@ class Lifecycle:
         self._announce()
 
     def mark_ready(self) -> None:
-        """Without effect unless the worker was starting."""
+        """Without effect unless the worker was starting; one that drains is ready once the drain is taken back."""
         if self.state == pb.WORKER_STATE_STARTING:
             self._move(pb.WORKER_STATE_READY)
+        elif self.state == pb.WORKER_STATE_DRAINING and self._before_drain == pb.WORKER_STATE_STARTING:
+            self._before_drain = pb.WORKER_STATE_READY
 
     def mark_asleep(self) -> None:
         """Without effect unless the worker was ready. The engine may still be on its way."""
@@ -59,10 +63,20 @@ class Lifecycle:
         if self.state == pb.WORKER_STATE_SLEEPING:
             self._move(pb.WORKER_STATE_READY)
 
-    def mark_draining(self) -> None:
-        """Without effect on a failed worker."""
-        if self.state != pb.WORKER_STATE_FAILED:
+    def mark_draining(self, *, for_good: bool = False) -> None:
+        """Without effect on a failed worker. With `for_good` it cannot be taken back: the process is about to end."""
+        self._drains_for_good |= for_good
+        if self.state not in (pb.WORKER_STATE_FAILED, pb.WORKER_STATE_DRAINING):
+            self._before_drain = self.state
             self._move(pb.WORKER_STATE_DRAINING)
+
+    def mark_undrained(self) -> bool:
+        """Takes a drain back, and returns whether that is possible; without effect on a worker that does not drain."""
+        if self._drains_for_good or self.state == pb.WORKER_STATE_FAILED:
+            return False
+        if self.state == pb.WORKER_STATE_DRAINING:
+            self._move(self._before_drain)
+        return True
 
     def mark_failed(self, cause: str) -> None:
         """Keeps the first cause."""

@@ -194,7 +194,7 @@ class WorkerServer:
 
     async def _drain(self, failing: asyncio.Task[BaseException]) -> None:
         """Waits for the running streams; ends those that are left at the time limit or at a second stop signal."""
-        self._lifecycle.mark_draining()
+        self._lifecycle.mark_draining(for_good=True)
         logger.info("draining %d calls for up to %g s", self._limiter.in_flight, self._config.drain_timeout_seconds)
         await _first(
             failing,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vllama_protos.durations import seconds_of
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
-from vllama_server.errors import InvalidRequest, status_of
+from vllama_server.errors import Draining, InvalidRequest, status_of
 from vllama_server.wire.responses import description
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
                 await context.write(report)
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
-        """Refuses new requests for good and waits for the running ones; ends none of them."""
+        """Refuses new requests until Undrain and waits for the running ones; ends none of them."""
         seconds = _deadline_seconds(request)
         self._lifecycle.mark_draining()
         try:
@@ -83,6 +83,12 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         except TimeoutError:
             pass
         return pb.DrainResponse(remaining_streams=self._limiter.in_flight)
+
+    async def Undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainResponse:  # noqa: N802
+        """Takes requests again."""
+        if not self._lifecycle.mark_undrained():
+            raise Draining("the worker is about to end, and does not take its drain back.")
+        return pb.UndrainResponse()
 
     async def Relay(self, request_iterator: AsyncIterable[pb.RelayRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Carries generations until the requests, the worker or the caller end."""

@@ -17,6 +17,7 @@ from google.protobuf import duration_pb2
 
 from vllama_balancer.errors import BalancerError, DeadlineExceeded, EngineFault, NoWorker, QueueFull
 from vllama_balancer.front.rpc_errors import rich_status
+from vllama_protos.durations import seconds_of
 from vllama_protos.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,
@@ -187,9 +188,16 @@ class ScriptedWorker(
     async def Drain(self, request: Any, context: Any) -> worker_pb2.DrainResponse:
         """Says that it drains; its streams go on."""
         self.become(worker_pb2.WORKER_STATE_DRAINING)
-        while self.running:
-            await asyncio.sleep(0.005)
-        return worker_pb2.DrainResponse(remaining_streams=0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds_of(request.deadline) if request.HasField("deadline") else None):
+                while self.running:
+                    await asyncio.sleep(0.005)
+        return worker_pb2.DrainResponse(remaining_streams=self.running)
+
+    async def Undrain(self, request: Any, context: Any) -> worker_pb2.UndrainResponse:
+        """Is ready again."""
+        self.become(worker_pb2.WORKER_STATE_READY)
+        return worker_pb2.UndrainResponse()
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
         """Makes a vector of each text's length."""

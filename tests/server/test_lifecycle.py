@@ -50,11 +50,63 @@ def test_the_first_failure_stays():
 
 
 def test_a_draining_worker_does_not_become_ready():
-    """A drain during the start is final."""
+    """A drain during the start lasts until it is taken back."""
     life = Lifecycle()
     life.mark_draining()
     life.mark_ready()
     assert life.state == worker_pb2.WORKER_STATE_DRAINING
+    assert life.mark_undrained()
+    assert life.state == worker_pb2.WORKER_STATE_READY
+
+
+def started():
+    """A worker that still starts."""
+    return Lifecycle()
+
+
+def ready():
+    """A worker that serves."""
+    life = Lifecycle()
+    life.mark_ready()
+    return life
+
+
+def asleep():
+    """A worker that sleeps."""
+    life = ready()
+    life.mark_asleep()
+    return life
+
+
+@pytest.mark.parametrize("make", [started, ready, asleep])
+def test_a_drain_that_is_taken_back_leaves_the_worker_as_it_was(make):
+    """Also a second drain, and one that was taken back before."""
+    life = make()
+    before = life.state
+    for _ in range(2):
+        life.mark_draining()
+        life.mark_draining()
+        assert life.mark_undrained()
+        assert life.mark_undrained()
+        assert life.state == before
+
+
+def test_the_drain_of_a_process_that_ends_is_not_taken_back():
+    """The stop signal may have come after a drain by a call."""
+    life = ready()
+    life.mark_draining()
+    life.mark_draining(for_good=True)
+    assert not life.mark_undrained()
+    assert life.state == worker_pb2.WORKER_STATE_DRAINING
+
+
+def test_a_failed_worker_takes_no_drain_back():
+    """It stays failed."""
+    life = ready()
+    life.mark_draining()
+    life.mark_failed("cause")
+    assert not life.mark_undrained()
+    assert life.state == worker_pb2.WORKER_STATE_FAILED
 
 
 @pytest.mark.parametrize(

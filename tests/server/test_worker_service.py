@@ -125,6 +125,34 @@ async def test_a_drain_answers_at_its_deadline(start_worker):
     assert (await running)[-1].WhichOneof("event") == "finished"
 
 
+async def test_a_drain_is_taken_back(start_worker):
+    """The worker serves again, also when it did not drain."""
+    worker = await start_worker()
+    for _ in range(2):
+        await worker.worker.Undrain(worker_pb2.UndrainRequest())
+        assert await all_of(worker.generation.Generate(request()))
+        await _drain(worker)
+        assert (await error_of(all_of(worker.generation.Generate(request())))).code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_drain_of_a_worker_that_ends_is_not_taken_back(start_worker):
+    """After the stop signal, while streams finish."""
+    engine = started()
+    engine.may_end.clear()
+    worker = await start_worker(engine)
+    running = asyncio.create_task(all_of(worker.generation.Generate(request())))
+    async with asyncio.timeout(5):
+        while not engine.requests:
+            await asyncio.sleep(0.005)
+    watch = worker.worker.Watch(worker_pb2.WatchRequest())
+    worker.stops.drain.set()
+    await report_of(watch, lambda report: report.state == worker_pb2.WORKER_STATE_DRAINING)
+    error = await error_of(worker.worker.Undrain(worker_pb2.UndrainRequest()))
+    assert details_of(error)[0].reason == "WORKER_DRAINING"
+    engine.may_end.set()
+    await running
+
+
 async def test_a_negative_deadline_is_refused(start_worker):
     """The field is named, and the worker goes on serving."""
     worker = await start_worker()

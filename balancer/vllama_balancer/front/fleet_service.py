@@ -1,21 +1,28 @@
-"""The gRPC service vllama.v1.Fleet: lists and watches the workers, drains and restarts them."""
+"""The gRPC service vllama.v1.Fleet: lists and watches the workers, and carries out an operator's orders."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from vllama_balancer.errors import BalancerError
+from vllama_balancer.front.rpc_errors import rich_status
+from vllama_balancer.workers.rolling_restart import OrderFailed
 from vllama_protos.durations import seconds_of
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
 
 if TYPE_CHECKING:
-    from vllama_balancer.gateway import FleetView
+    from collections.abc import Coroutine
+
+    from vllama_balancer.gateway import FleetView, ModelUnloader
     from vllama_balancer.workers.pool import Pool
     from vllama_balancer.workers.rolling_restart import RollingRestart
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+T = TypeVar("T")
 
 PUSH_SECONDS = 1.0
 """The list is pushed at least this often, as loads move without a change of state."""
@@ -28,11 +35,21 @@ SHORTEST_PUSH_SECONDS = 0.1
 class FleetService(fleet_pb2_grpc.FleetServicer):
     """The Fleet service. Unless callers need an API key (`is_guarded`), orders are accepted from this machine only."""
 
-    def __init__(self, pool: Pool, rolling: RollingRestart, view: FleetView, *, is_guarded: bool) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        rolling: RollingRestart,
+        view: FleetView,
+        unloader: ModelUnloader | None = None,
+        *,
+        is_guarded: bool,
+    ) -> None:
+        """Without an unloader, models cannot be unloaded."""
         self._is_guarded = is_guarded
         self._pool = pool
         self._rolling = rolling
         self._view = view
+        self._unloader = unloader
 
     async def ListWorkers(  # noqa: N802
         self, request: fleet_pb2.ListWorkersRequest, context: Context
@@ -52,25 +69,51 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.DrainWorkerResponse:
         """Takes one worker out after its streams have ended, or at the deadline."""
         await self._check_caller(context)
-        if self._pool.find(request.worker) is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {request.worker!r}")
+        await self._check_worker(request.worker, context)
         deadline = seconds_of(request.deadline) if request.HasField("deadline") else None
-        remaining = await self._rolling.drain(request.worker, deadline)
+        remaining = await _carried_out(self._rolling.drain(request.worker, deadline), context)
         return fleet_pb2.DrainWorkerResponse(remaining_streams=remaining)
 
+    async def UndrainWorker(  # noqa: N802
+        self, request: fleet_pb2.UndrainWorkerRequest, context: Context
+    ) -> fleet_pb2.UndrainWorkerResponse:
+        """Takes a drain back."""
+        await self._check_caller(context)
+        await self._check_worker(request.worker, context)
+        await _carried_out(self._rolling.undrain(request.worker), context)
+        return fleet_pb2.UndrainWorkerResponse()
+
+    async def UnloadModel(  # noqa: N802
+        self, request: fleet_pb2.UnloadModelRequest, context: Context
+    ) -> fleet_pb2.UnloadModelResponse:
+        """Unloads a model once it is idle."""
+        await self._check_caller(context)
+        if self._unloader is None:
+            message = "this balancer does not load models itself: stop their workers where they run"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        return await _carried_out(self._unloader.unload_model(request.model), context)
+
     async def RestartWorkers(self, request: fleet_pb2.RestartWorkersRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
-        """Restarts workers one after the other, each drained first; streams the list after each."""
+        """Restarts workers one after the other, each drained first; streams the list after each.
+
+        Ends with an error at the first one that does not come back.
+        """
         await self._check_caller(context)
         names = list(request.workers) or [worker.name for worker in self._pool.workers()]
         for name in names:
-            if self._pool.find(name) is None:
-                await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {name!r}")
+            await self._check_worker(name, context)
             if not self._rolling.can_restart(name):
                 message = f"worker {name!r} was not started by this balancer: restart it where it runs"
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
-        for name in names:
-            await self._rolling.restart(name)
+        for position, name in enumerate(names):
+            rest = names[position + 1 :]
+            note = f"; not restarted: {', '.join(rest)}" if rest else ""
+            await _carried_out(self._rolling.restart(name), context, note)
             await context.write(self._view.fleet())
+
+    async def _check_worker(self, name: str, context: Context) -> None:
+        if self._pool.find(name) is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {name!r}")
 
     async def _check_caller(self, context: Context) -> None:
         if not self._is_guarded and not context.peer().startswith(LOCAL_PEERS):
@@ -83,3 +126,14 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                 return await self._pool.changes.after(version)
         except TimeoutError:
             return version
+
+
+async def _carried_out(order: Coroutine[Any, Any, T], context: Context, note: str = "") -> T:
+    """Awaits an order and turns its error into a status, with a note at the end of the message."""
+    try:
+        return await order
+    except BalancerError as error:
+        failed = error
+    if note:
+        failed = OrderFailed(f"{failed}{note}")
+    return await context.abort_with_status(rich_status(failed))

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from vllama_balancer.fleet.membership import JoinedFleet
-    from vllama_balancer.gateway import FleetView, Gateway
+    from vllama_balancer.gateway import FleetView, Gateway, ModelUnloader
     from vllama_balancer.keys import ApiKeys
     from vllama_balancer.workers.pool import Pool
     from vllama_balancer.workers.rolling_restart import RollingRestart
@@ -186,6 +186,7 @@ class GrpcServer:
         joined: JoinedFleet | None = None,
         limits: ClientLimits | None = None,
         request_limits: RequestLimits = DEFAULT_LIMITS,
+        unloader: ModelUnloader | None = None,
     ) -> None:
         limits = limits or ClientLimits()
         longest = ("grpc.max_receive_message_length", request_limits.choices_bytes)
@@ -200,7 +201,7 @@ class GrpcServer:
             EmbeddingService(gateway, limits, request_limits), self._server
         )
         fleet_pb2_grpc.add_FleetServicer_to_server(
-            FleetService(pool, rolling, fleet, is_guarded=keys is not None), self._server
+            FleetService(pool, rolling, fleet, unloader, is_guarded=keys is not None), self._server
         )
         membership_pb2_grpc.add_MembershipServicer_to_server(MembershipService(joined), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -93,8 +93,10 @@ class FrontDoors:
             limits=limits,
         )
         self._edge = EdgeServer(app)
-        rolling = RollingRestart(pool, local.control if local is not None else None)
-        self._front = GrpcServer(gateway, pool, rolling, view, keys, joined, limits, request_limits)
+        control = local.control if local is not None else None
+        self._rolling = RollingRestart(pool, control, config.drain_timeout_seconds)
+        unloader = local.gateway if local is not None else None
+        self._front = GrpcServer(gateway, pool, self._rolling, view, keys, joined, limits, request_limits, unloader)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """HTTP port, once it is bound."""
@@ -137,6 +139,7 @@ class FrontDoors:
         """Ends what still runs and closes both servers."""
         await self._edge.stop()
         await self._front.stop(0)
+        await self._rolling.close()
         if self._leaving is not None:
             await self._leaving
 

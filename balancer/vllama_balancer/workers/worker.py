@@ -243,6 +243,8 @@ class Worker:
             return
         if self.incarnation.boot_id:
             self._end_incarnation("was restarted")
+            # The drain that it was held for is over with the process that was drained.
+            self.held = ""
         self.incarnation = Incarnation(boot_id)
         self.breaker.close()
 

@@ -19,12 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
+CONNECT_SECONDS = 2.0
+"""Longest wait for a balancer where a command also works without one."""
+_NO_ORDER = frozenset(
+    {
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+"""Statuses of a server that takes no order to unload a model from this caller."""
+
+
 class FleetClient:
     """Calls the Fleet service of one balancer. CommandFailed for whatever goes wrong."""
 
     def __init__(self, connection: Connection, channel: grpc.Channel) -> None:
         self._target = connection.target
         self._metadata = connection.metadata()
+        self._channel = channel
         self._stub = fleet_pb2_grpc.FleetStub(channel)
 
     def list(self) -> fleet_pb2.ListWorkersResponse:
@@ -44,6 +58,24 @@ class FleetClient:
             set_seconds(request.deadline, timeout_seconds)
         with self._translated():
             return self._stub.DrainWorker(request, metadata=self._metadata).remaining_streams
+
+    def undrain(self, worker: str) -> None:
+        """Takes a drain back."""
+        with self._translated():
+            self._stub.UndrainWorker(fleet_pb2.UndrainWorkerRequest(worker=worker), metadata=self._metadata)
+
+    def unload(self, model: str) -> fleet_pb2.UnloadModelResponse | None:
+        """Unloads a model once it is idle; None when that cannot be ordered here: no balancer, or an older one."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=CONNECT_SECONDS)
+            return self._stub.UnloadModel(fleet_pb2.UnloadModelRequest(model=model), metadata=self._metadata)
+        except grpc.FutureTimeoutError:
+            return None
+        except grpc.RpcError as raised:
+            error = error_of_call(raised)
+            if error.code in _NO_ORDER:
+                return None
+            raise CommandFailed(str(error)) from error
 
     def restart(self, workers: Sequence[str]) -> Iterator[fleet_pb2.ListWorkersResponse]:
         """Restarts workers one after the other and yields the list meanwhile; no names mean all of them."""

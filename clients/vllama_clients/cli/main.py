@@ -34,6 +34,7 @@ COMMANDS = {
     "stop": "Unloads models.",
     "top": "Shows the fleet live: state, load and speed of every worker.",
     "drain": "Takes a worker out of service when its streams have ended.",
+    "undrain": "Puts a worker back into service that is being drained.",
     "restart": "Restarts workers one after the other, so that no request fails.",
     "bench": "Measures servers in turn: TTFT, time per token, throughput.",
     "doctor": "Checks Python, packages, GPU, memory, disk, ports and hub.",

@@ -26,15 +26,17 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from vllama_protos.v1 import worker_pb2 as vllama__protos_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvllama_protos/v1/fleet.proto\x12\tvllama.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dvllama_protos/v1/worker.proto\"\x14\n\x12ListWorkersRequest\"\x99\x01\n\x13ListWorkersResponse\x12(\n\x07workers\x18\x01 \x03(\x0b\x32\x17.vllama.v1.WorkerStatus\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\r\x12&\n\x06models\x18\x03 \x03(\x0b\x32\x16.vllama.v1.ModelStatus\x12\x17\n\x0floads_on_demand\x18\x04 \x01(\x08\"u\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.vllama.v1.ModelState\x12\x0f\n\x07workers\x18\x03 \x03(\t\x12\x10\n\x08requests\x18\x04 \x01(\r\x12\x0e\n\x06pinned\x18\x05 \x01(\x08\"\xa3\x03\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x30\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\x1b.vllama.v1.DescribeResponse\x12\'\n\x06report\x18\x04 \x01(\x0b\x32\x17.vllama.v1.WorkerReport\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06leases\x18\x07 \x01(\r\x12\x10\n\x08restarts\x18\x08 \x01(\r\x12\x0b\n\x03pid\x18\t \x01(\r\x12+\n\x08retry_in\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17time_to_first_token_p50\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17time_to_first_token_p99\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65\x61ths\x18\r \x01(\r\x12\x12\n\nlast_death\x18\x0e \x01(\t\"\x13\n\x11WatchFleetRequest\"Q\n\x12\x44rainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"0\n\x13\x44rainWorkerResponse\x12\x19\n\x11remaining_streams\x18\x01 \x01(\r\"(\n\x15RestartWorkersRequest\x12\x0f\n\x07workers\x18\x01 \x03(\t*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_WAITING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x16\n\x12MODEL_STATE_LOADED\x10\x03\x12\x17\n\x13MODEL_STATE_LEAVING\x10\x04\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x05\x32\xc7\x02\n\x05\x46leet\x12L\n\x0bListWorkers\x12\x1d.vllama.v1.ListWorkersRequest\x1a\x1e.vllama.v1.ListWorkersResponse\x12L\n\nWatchFleet\x12\x1c.vllama.v1.WatchFleetRequest\x1a\x1e.vllama.v1.ListWorkersResponse0\x01\x12L\n\x0b\x44rainWorker\x12\x1d.vllama.v1.DrainWorkerRequest\x1a\x1e.vllama.v1.DrainWorkerResponse\x12T\n\x0eRestartWorkers\x12 .vllama.v1.RestartWorkersRequest\x1a\x1e.vllama.v1.ListWorkersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvllama_protos/v1/fleet.proto\x12\tvllama.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dvllama_protos/v1/worker.proto\"\x14\n\x12ListWorkersRequest\"\x99\x01\n\x13ListWorkersResponse\x12(\n\x07workers\x18\x01 \x03(\x0b\x32\x17.vllama.v1.WorkerStatus\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\r\x12&\n\x06models\x18\x03 \x03(\x0b\x32\x16.vllama.v1.ModelStatus\x12\x17\n\x0floads_on_demand\x18\x04 \x01(\x08\"u\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.vllama.v1.ModelState\x12\x0f\n\x07workers\x18\x03 \x03(\t\x12\x10\n\x08requests\x18\x04 \x01(\r\x12\x0e\n\x06pinned\x18\x05 \x01(\x08\"\xa3\x03\n\x0cWorkerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x30\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\x1b.vllama.v1.DescribeResponse\x12\'\n\x06report\x18\x04 \x01(\x0b\x32\x17.vllama.v1.WorkerReport\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06leases\x18\x07 \x01(\r\x12\x10\n\x08restarts\x18\x08 \x01(\r\x12\x0b\n\x03pid\x18\t \x01(\r\x12+\n\x08retry_in\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17time_to_first_token_p50\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17time_to_first_token_p99\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65\x61ths\x18\r \x01(\r\x12\x12\n\nlast_death\x18\x0e \x01(\t\"\x13\n\x11WatchFleetRequest\"Q\n\x12\x44rainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"0\n\x13\x44rainWorkerResponse\x12\x19\n\x11remaining_streams\x18\x01 \x01(\r\"&\n\x14UndrainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\"\x17\n\x15UndrainWorkerResponse\"(\n\x15RestartWorkersRequest\x12\x0f\n\x07workers\x18\x01 \x03(\t\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"O\n\x13UnloadModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x07outcome\x18\x02 \x01(\x0e\x32\x18.vllama.v1.UnloadOutcome*\x89\x01\n\rUnloadOutcome\x12\x1e\n\x1aUNLOAD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNLOAD_OUTCOME_NOT_LOADED\x10\x01\x12\x1b\n\x17UNLOAD_OUTCOME_UNLOADED\x10\x02\x12\x1c\n\x18UNLOAD_OUTCOME_WHEN_IDLE\x10\x03*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_WAITING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x16\n\x12MODEL_STATE_LOADED\x10\x03\x12\x17\n\x13MODEL_STATE_LEAVING\x10\x04\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x05\x32\xe9\x03\n\x05\x46leet\x12L\n\x0bListWorkers\x12\x1d.vllama.v1.ListWorkersRequest\x1a\x1e.vllama.v1.ListWorkersResponse\x12L\n\nWatchFleet\x12\x1c.vllama.v1.WatchFleetRequest\x1a\x1e.vllama.v1.ListWorkersResponse0\x01\x12L\n\x0b\x44rainWorker\x12\x1d.vllama.v1.DrainWorkerRequest\x1a\x1e.vllama.v1.DrainWorkerResponse\x12R\n\rUndrainWorker\x12\x1f.vllama.v1.UndrainWorkerRequest\x1a .vllama.v1.UndrainWorkerResponse\x12T\n\x0eRestartWorkers\x12 .vllama.v1.RestartWorkersRequest\x1a\x1e.vllama.v1.ListWorkersResponse0\x01\x12L\n\x0bUnloadModel\x12\x1d.vllama.v1.UnloadModelRequest\x1a\x1e.vllama.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vllama_protos.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1022
-  _globals['_MODELSTATE']._serialized_end=1188
+  _globals['_UNLOADOUTCOME']._serialized_start=1205
+  _globals['_UNLOADOUTCOME']._serialized_end=1342
+  _globals['_MODELSTATE']._serialized_start=1345
+  _globals['_MODELSTATE']._serialized_end=1511
   _globals['_LISTWORKERSREQUEST']._serialized_start=106
   _globals['_LISTWORKERSREQUEST']._serialized_end=126
   _globals['_LISTWORKERSRESPONSE']._serialized_start=129
@@ -49,8 +51,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAINWORKERREQUEST']._serialized_end=927
   _globals['_DRAINWORKERRESPONSE']._serialized_start=929
   _globals['_DRAINWORKERRESPONSE']._serialized_end=977
-  _globals['_RESTARTWORKERSREQUEST']._serialized_start=979
-  _globals['_RESTARTWORKERSREQUEST']._serialized_end=1019
-  _globals['_FLEET']._serialized_start=1191
-  _globals['_FLEET']._serialized_end=1518
+  _globals['_UNDRAINWORKERREQUEST']._serialized_start=979
+  _globals['_UNDRAINWORKERREQUEST']._serialized_end=1017
+  _globals['_UNDRAINWORKERRESPONSE']._serialized_start=1019
+  _globals['_UNDRAINWORKERRESPONSE']._serialized_end=1042
+  _globals['_RESTARTWORKERSREQUEST']._serialized_start=1044
+  _globals['_RESTARTWORKERSREQUEST']._serialized_end=1084
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1086
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1121
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1123
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1202
+  _globals['_FLEET']._serialized_start=1514
+  _globals['_FLEET']._serialized_end=2003
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class UnloadOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UNLOAD_OUTCOME_UNSPECIFIED: _ClassVar[UnloadOutcome]
+    UNLOAD_OUTCOME_NOT_LOADED: _ClassVar[UnloadOutcome]
+    UNLOAD_OUTCOME_UNLOADED: _ClassVar[UnloadOutcome]
+    UNLOAD_OUTCOME_WHEN_IDLE: _ClassVar[UnloadOutcome]
+
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
@@ -19,6 +26,10 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_LOADED: _ClassVar[ModelState]
     MODEL_STATE_LEAVING: _ClassVar[ModelState]
     MODEL_STATE_SLEEPING: _ClassVar[ModelState]
+UNLOAD_OUTCOME_UNSPECIFIED: UnloadOutcome
+UNLOAD_OUTCOME_NOT_LOADED: UnloadOutcome
+UNLOAD_OUTCOME_UNLOADED: UnloadOutcome
+UNLOAD_OUTCOME_WHEN_IDLE: UnloadOutcome
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_WAITING: ModelState
 MODEL_STATE_LOADING: ModelState
@@ -106,8 +117,32 @@ class DrainWorkerResponse(_message.Message):
     remaining_streams: int
     def __init__(self, remaining_streams: _Optional[int] = ...) -> None: ...
 
+class UndrainWorkerRequest(_message.Message):
+    __slots__ = ("worker",)
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    def __init__(self, worker: _Optional[str] = ...) -> None: ...
+
+class UndrainWorkerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RestartWorkersRequest(_message.Message):
     __slots__ = ("workers",)
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, workers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class UnloadModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class UnloadModelResponse(_message.Message):
+    __slots__ = ("model", "outcome")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    outcome: UnloadOutcome
+    def __init__(self, model: _Optional[str] = ..., outcome: _Optional[_Union[UnloadOutcome, str]] = ...) -> None: ...

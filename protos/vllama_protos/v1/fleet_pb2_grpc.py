@@ -50,10 +50,20 @@ class FleetStub:
                 request_serializer=vllama__protos_dot_v1_dot_fleet__pb2.DrainWorkerRequest.SerializeToString,
                 response_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.DrainWorkerResponse.FromString,
                 _registered_method=True)
+        self.UndrainWorker = channel.unary_unary(
+                '/vllama.v1.Fleet/UndrainWorker',
+                request_serializer=vllama__protos_dot_v1_dot_fleet__pb2.UndrainWorkerRequest.SerializeToString,
+                response_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.UndrainWorkerResponse.FromString,
+                _registered_method=True)
         self.RestartWorkers = channel.unary_stream(
                 '/vllama.v1.Fleet/RestartWorkers',
                 request_serializer=vllama__protos_dot_v1_dot_fleet__pb2.RestartWorkersRequest.SerializeToString,
                 response_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/vllama.v1.Fleet/UnloadModel',
+                request_serializer=vllama__protos_dot_v1_dot_fleet__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
 
 
@@ -76,7 +86,16 @@ class FleetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Drains one worker and removes it. NOT_FOUND for an unknown name.
+        """Drains one worker and removes it. NOT_FOUND for an unknown name; FAILED_PRECONDITION when it is drained or
+        restarted already, and when the drain is taken back. A caller that leaves leaves the worker in service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainWorker(self, request, context):
+        """Takes a drain back: one that still runs, or one of a worker that the balancer did not start. NOT_FOUND for an
+        unknown name; FAILED_PRECONDITION when the worker is not drained, or is being ended already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,7 +103,17 @@ class FleetServicer:
 
     def RestartWorkers(self, request, context):
         """Restarts workers one after the other, each drained first, so that no request fails.
-        FAILED_PRECONDITION for workers that the balancer did not start.
+        FAILED_PRECONDITION for workers that the balancer did not start, and when one does not come back: the restart
+        stops there, and the message says why. A caller that leaves leaves every worker in service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Unloads a model, one that the command line names too: at once when it is idle, else as soon as it is. It is
+        loaded again by its next request. NOT_FOUND for an unknown model; FAILED_PRECONDITION where the balancer does not
+        load models itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,10 +137,20 @@ def add_FleetServicer_to_server(servicer, server):
                     request_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.DrainWorkerRequest.FromString,
                     response_serializer=vllama__protos_dot_v1_dot_fleet__pb2.DrainWorkerResponse.SerializeToString,
             ),
+            'UndrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainWorker,
+                    request_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.UndrainWorkerRequest.FromString,
+                    response_serializer=vllama__protos_dot_v1_dot_fleet__pb2.UndrainWorkerResponse.SerializeToString,
+            ),
             'RestartWorkers': grpc.unary_stream_rpc_method_handler(
                     servicer.RestartWorkers,
                     request_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.RestartWorkersRequest.FromString,
                     response_serializer=vllama__protos_dot_v1_dot_fleet__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=vllama__protos_dot_v1_dot_fleet__pb2.UnloadModelRequest.FromString,
+                    response_serializer=vllama__protos_dot_v1_dot_fleet__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -207,6 +246,33 @@ class Fleet:
             _registered_method=True)
 
     @staticmethod
+    def UndrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vllama.v1.Fleet/UndrainWorker',
+            vllama__protos_dot_v1_dot_fleet__pb2.UndrainWorkerRequest.SerializeToString,
+            vllama__protos_dot_v1_dot_fleet__pb2.UndrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RestartWorkers(request,
             target,
             options=(),
@@ -223,6 +289,33 @@ class Fleet:
             '/vllama.v1.Fleet/RestartWorkers',
             vllama__protos_dot_v1_dot_fleet__pb2.RestartWorkersRequest.SerializeToString,
             vllama__protos_dot_v1_dot_fleet__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vllama.v1.Fleet/UnloadModel',
+            vllama__protos_dot_v1_dot_fleet__pb2.UnloadModelRequest.SerializeToString,
+            vllama__protos_dot_v1_dot_fleet__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,22 @@ _FleetDrainWorkerType = typing_extensions.TypeVar(
     ],
 )
 
+_FleetUndrainWorkerType = typing_extensions.TypeVar(
+    '_FleetUndrainWorkerType',
+    grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+        vllama_protos.v1.fleet_pb2.UndrainWorkerResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+        vllama_protos.v1.fleet_pb2.UndrainWorkerResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+        vllama_protos.v1.fleet_pb2.UndrainWorkerResponse,
+    ],
+)
+
 _FleetRestartWorkersType = typing_extensions.TypeVar(
     '_FleetRestartWorkersType',
     grpc.UnaryStreamMultiCallable[
@@ -89,7 +105,23 @@ _FleetRestartWorkersType = typing_extensions.TypeVar(
     ],
 )
 
-class FleetStub(typing.Generic[_FleetListWorkersType, _FleetWatchFleetType, _FleetDrainWorkerType, _FleetRestartWorkersType]):
+_FleetUnloadModelType = typing_extensions.TypeVar(
+    '_FleetUnloadModelType',
+    grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+        vllama_protos.v1.fleet_pb2.UnloadModelResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+        vllama_protos.v1.fleet_pb2.UnloadModelResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+        vllama_protos.v1.fleet_pb2.UnloadModelResponse,
+    ],
+)
+
+class FleetStub(typing.Generic[_FleetListWorkersType, _FleetWatchFleetType, _FleetDrainWorkerType, _FleetUndrainWorkerType, _FleetRestartWorkersType, _FleetUnloadModelType]):
     """Served by the balancer, on loopback or to authenticated callers."""
 
     @typing.overload
@@ -106,9 +138,17 @@ class FleetStub(typing.Generic[_FleetListWorkersType, _FleetWatchFleetType, _Fle
             vllama_protos.v1.fleet_pb2.DrainWorkerRequest,
             vllama_protos.v1.fleet_pb2.DrainWorkerResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+            vllama_protos.v1.fleet_pb2.UndrainWorkerResponse,
+        ],
         grpc.UnaryStreamMultiCallable[
             vllama_protos.v1.fleet_pb2.RestartWorkersRequest,
             vllama_protos.v1.fleet_pb2.ListWorkersResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+            vllama_protos.v1.fleet_pb2.UnloadModelResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -126,9 +166,17 @@ class FleetStub(typing.Generic[_FleetListWorkersType, _FleetWatchFleetType, _Fle
             vllama_protos.v1.fleet_pb2.DrainWorkerRequest,
             vllama_protos.v1.fleet_pb2.DrainWorkerResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+            vllama_protos.v1.fleet_pb2.UndrainWorkerResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             vllama_protos.v1.fleet_pb2.RestartWorkersRequest,
             vllama_protos.v1.fleet_pb2.ListWorkersResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+            vllama_protos.v1.fleet_pb2.UnloadModelResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -139,11 +187,25 @@ class FleetStub(typing.Generic[_FleetListWorkersType, _FleetWatchFleetType, _Fle
     """Streams the list: at once, and then at least every second."""
 
     DrainWorker: _FleetDrainWorkerType
-    """Drains one worker and removes it. NOT_FOUND for an unknown name."""
+    """Drains one worker and removes it. NOT_FOUND for an unknown name; FAILED_PRECONDITION when it is drained or
+    restarted already, and when the drain is taken back. A caller that leaves leaves the worker in service.
+    """
+
+    UndrainWorker: _FleetUndrainWorkerType
+    """Takes a drain back: one that still runs, or one of a worker that the balancer did not start. NOT_FOUND for an
+    unknown name; FAILED_PRECONDITION when the worker is not drained, or is being ended already.
+    """
 
     RestartWorkers: _FleetRestartWorkersType
     """Restarts workers one after the other, each drained first, so that no request fails.
-    FAILED_PRECONDITION for workers that the balancer did not start.
+    FAILED_PRECONDITION for workers that the balancer did not start, and when one does not come back: the restart
+    stops there, and the message says why. A caller that leaves leaves every worker in service.
+    """
+
+    UnloadModel: _FleetUnloadModelType
+    """Unloads a model, one that the command line names too: at once when it is idle, else as soon as it is. It is
+    loaded again by its next request. NOT_FOUND for an unknown model; FAILED_PRECONDITION where the balancer does not
+    load models itself.
     """
 
 FleetAsyncStub: typing_extensions.TypeAlias = FleetStub[
@@ -159,9 +221,17 @@ FleetAsyncStub: typing_extensions.TypeAlias = FleetStub[
         vllama_protos.v1.fleet_pb2.DrainWorkerRequest,
         vllama_protos.v1.fleet_pb2.DrainWorkerResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+        vllama_protos.v1.fleet_pb2.UndrainWorkerResponse,
+    ],
     grpc.aio.UnaryStreamMultiCallable[
         vllama_protos.v1.fleet_pb2.RestartWorkersRequest,
         vllama_protos.v1.fleet_pb2.ListWorkersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+        vllama_protos.v1.fleet_pb2.UnloadModelResponse,
     ],
 ]
 
@@ -190,7 +260,19 @@ class FleetServicer(metaclass=abc.ABCMeta):
         request: vllama_protos.v1.fleet_pb2.DrainWorkerRequest,
         context: _ServicerContext,
     ) -> typing.Union[vllama_protos.v1.fleet_pb2.DrainWorkerResponse, collections.abc.Awaitable[vllama_protos.v1.fleet_pb2.DrainWorkerResponse]]:
-        """Drains one worker and removes it. NOT_FOUND for an unknown name."""
+        """Drains one worker and removes it. NOT_FOUND for an unknown name; FAILED_PRECONDITION when it is drained or
+        restarted already, and when the drain is taken back. A caller that leaves leaves the worker in service.
+        """
+
+    @abc.abstractmethod
+    def UndrainWorker(
+        self,
+        request: vllama_protos.v1.fleet_pb2.UndrainWorkerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vllama_protos.v1.fleet_pb2.UndrainWorkerResponse, collections.abc.Awaitable[vllama_protos.v1.fleet_pb2.UndrainWorkerResponse]]:
+        """Takes a drain back: one that still runs, or one of a worker that the balancer did not start. NOT_FOUND for an
+        unknown name; FAILED_PRECONDITION when the worker is not drained, or is being ended already.
+        """
 
     @abc.abstractmethod
     def RestartWorkers(
@@ -199,7 +281,19 @@ class FleetServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[vllama_protos.v1.fleet_pb2.ListWorkersResponse], collections.abc.AsyncIterator[vllama_protos.v1.fleet_pb2.ListWorkersResponse]]:
         """Restarts workers one after the other, each drained first, so that no request fails.
-        FAILED_PRECONDITION for workers that the balancer did not start.
+        FAILED_PRECONDITION for workers that the balancer did not start, and when one does not come back: the restart
+        stops there, and the message says why. A caller that leaves leaves every worker in service.
+        """
+
+    @abc.abstractmethod
+    def UnloadModel(
+        self,
+        request: vllama_protos.v1.fleet_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vllama_protos.v1.fleet_pb2.UnloadModelResponse, collections.abc.Awaitable[vllama_protos.v1.fleet_pb2.UnloadModelResponse]]:
+        """Unloads a model, one that the command line names too: at once when it is idle, else as soon as it is. It is
+        loaded again by its next request. NOT_FOUND for an unknown model; FAILED_PRECONDITION where the balancer does not
+        load models itself.
         """
 
 def add_FleetServicer_to_server(servicer: FleetServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

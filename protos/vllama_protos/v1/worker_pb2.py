@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from vllama_protos.v1 import generation_pb2 as vllama__protos_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvllama_protos/v1/worker.proto\x12\tvllama.v1\x1a\x1egoogle/protobuf/duration.proto\x1a!vllama_protos/v1/generation.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xc0\x03\n\x10\x44\x65scribeResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12+\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x15.vllama.v1.Capability\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x13\n\x0bmax_streams\x18\x06 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x07 \x01(\x04\x12\x14\n\x0c\x62lock_tokens\x18\x08 \x01(\r\x12!\n\x06\x64\x65vice\x18\t \x01(\x0b\x32\x11.vllama.v1.Device\x12;\n\x08versions\x18\n \x03(\x0b\x32).vllama.v1.DescribeResponse.VersionsEntry\x12\x11\n\tsimulated\x18\x0b \x01(\x08\x12(\n\nmodel_info\x18\x0c \x01(\x0b\x32\x14.vllama.v1.ModelInfo\x12\x11\n\tcan_sleep\x18\r \x01(\x08\x12\x11\n\tcan_relay\x18\x0e \x01(\x08\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x06\x44\x65vice\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\"\xec\x02\n\tModelInfo\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x17\n\x0fparameter_count\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x18\n\x10\x65mbedding_length\x18\x04 \x01(\r\x12\x13\n\x0b\x62lock_count\x18\x05 \x01(\r\x12\x12\n\nhead_count\x18\x06 \x01(\r\x12\x15\n\rhead_count_kv\x18\x07 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x08 \x01(\r\x12\x1e\n\x16trained_context_length\x18\t \x01(\r\x12\x14\n\x0cquantization\x18\n \x01(\t\x12\x15\n\rchat_template\x18\x0b \x01(\t\x12-\n\x10\x64\x65\x66\x61ult_sampling\x18\x0c \x01(\x0b\x32\x13.vllama.v1.Sampling\x12\x13\n\x0btool_parser\x18\r \x01(\t\x12\x18\n\x10reasoning_parser\x18\x0e \x01(\t\"\x0e\n\x0cWatchRequest\"\xd9\x03\n\x0cWorkerReport\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.vllama.v1.WorkerState\x12$\n\x05phase\x18\x04 \x01(\x0e\x32\x15.vllama.v1.StartPhase\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x0f\n\x07running\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\x12\x14\n\x0ckv_cache_use\x18\t \x01(\x01\x12\x1c\n\x14queued_prompt_tokens\x18\n \x01(\x04\x12!\n\x19prefill_tokens_per_second\x18\x0b \x01(\x01\x12 \n\x18\x64\x65\x63ode_tokens_per_second\x18\x0c \x01(\x01\x12\'\n\x04step\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fprefix_hit_rate\x18\x0e \x01(\x01\x12\x30\n\rlast_step_age\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06uptime\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x0c\x44rainRequest\x12+\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"*\n\rDrainResponse\x12\x19\n\x11remaining_streams\x18\x01 \x01(\r\"\x0e\n\x0cSleepRequest\"\x0f\n\rSleepResponse\"\r\n\x0bWakeRequest\"\x0e\n\x0cWakeResponse\"\xa1\x01\n\x0cRelayRequest\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12&\n\x05start\x18\x02 \x01(\x0b\x32\x15.vllama.v1.RelayStartH\x00\x12(\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x16.vllama.v1.RelayCancelH\x00\x12&\n\x05ready\x18\x04 \x01(\x0b\x32\x15.vllama.v1.RelayReadyH\x00\x42\x07\n\x05order\"e\n\nRelayStart\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.vllama.v1.GenerateRequest\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\r\n\x0bRelayCancel\"\x0c\n\nRelayReady\"N\n\rRelayResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.vllama.v1.RelayEvent\x12\x16\n\x0eneeds_no_ready\x18\x02 \x01(\x08\"h\n\nRelayEvent\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.vllama.v1.GenerateResponseH\x00\x12\x10\n\x06status\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05\x65vent*\xcf\x01\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41PABILITY_COMPLETION\x10\x01\x12\x13\n\x0f\x43\x41PABILITY_CHAT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x03\x12\x17\n\x13\x43\x41PABILITY_THINKING\x10\x04\x12\x15\n\x11\x43\x41PABILITY_VISION\x10\x05\x12\x15\n\x11\x43\x41PABILITY_INSERT\x10\x06\x12\x18\n\x14\x43\x41PABILITY_EMBEDDING\x10\x07*\xad\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x17\n\x13WORKER_STATE_FAILED\x10\x04\x12\x19\n\x15WORKER_STATE_SLEEPING\x10\x05*\xa4\x01\n\nStartPhase\x12\x1b\n\x17START_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13START_PHASE_RESOLVE\x10\x01\x12\x18\n\x14START_PHASE_DOWNLOAD\x10\x02\x12\x14\n\x10START_PHASE_LOAD\x10\x03\x12\x17\n\x13START_PHASE_COMPILE\x10\x04\x12\x17\n\x13START_PHASE_WARM_UP\x10\x05\x32\xfb\x02\n\x06Worker\x12\x43\n\x08\x44\x65scribe\x12\x1a.vllama.v1.DescribeRequest\x1a\x1b.vllama.v1.DescribeResponse\x12;\n\x05Watch\x12\x17.vllama.v1.WatchRequest\x1a\x17.vllama.v1.WorkerReport0\x01\x12:\n\x05\x44rain\x12\x17.vllama.v1.DrainRequest\x1a\x18.vllama.v1.DrainResponse\x12:\n\x05Sleep\x12\x17.vllama.v1.SleepRequest\x1a\x18.vllama.v1.SleepResponse\x12\x37\n\x04Wake\x12\x16.vllama.v1.WakeRequest\x1a\x17.vllama.v1.WakeResponse\x12>\n\x05Relay\x12\x17.vllama.v1.RelayRequest\x1a\x18.vllama.v1.RelayResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvllama_protos/v1/worker.proto\x12\tvllama.v1\x1a\x1egoogle/protobuf/duration.proto\x1a!vllama_protos/v1/generation.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xc0\x03\n\x10\x44\x65scribeResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12+\n\x0c\x63\x61pabilities\x18\x04 \x03(\x0e\x32\x15.vllama.v1.Capability\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x13\n\x0bmax_streams\x18\x06 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x07 \x01(\x04\x12\x14\n\x0c\x62lock_tokens\x18\x08 \x01(\r\x12!\n\x06\x64\x65vice\x18\t \x01(\x0b\x32\x11.vllama.v1.Device\x12;\n\x08versions\x18\n \x03(\x0b\x32).vllama.v1.DescribeResponse.VersionsEntry\x12\x11\n\tsimulated\x18\x0b \x01(\x08\x12(\n\nmodel_info\x18\x0c \x01(\x0b\x32\x14.vllama.v1.ModelInfo\x12\x11\n\tcan_sleep\x18\r \x01(\x08\x12\x11\n\tcan_relay\x18\x0e \x01(\x08\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x06\x44\x65vice\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\"\xec\x02\n\tModelInfo\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x17\n\x0fparameter_count\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x18\n\x10\x65mbedding_length\x18\x04 \x01(\r\x12\x13\n\x0b\x62lock_count\x18\x05 \x01(\r\x12\x12\n\nhead_count\x18\x06 \x01(\r\x12\x15\n\rhead_count_kv\x18\x07 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x08 \x01(\r\x12\x1e\n\x16trained_context_length\x18\t \x01(\r\x12\x14\n\x0cquantization\x18\n \x01(\t\x12\x15\n\rchat_template\x18\x0b \x01(\t\x12-\n\x10\x64\x65\x66\x61ult_sampling\x18\x0c \x01(\x0b\x32\x13.vllama.v1.Sampling\x12\x13\n\x0btool_parser\x18\r \x01(\t\x12\x18\n\x10reasoning_parser\x18\x0e \x01(\t\"\x0e\n\x0cWatchRequest\"\xd9\x03\n\x0cWorkerReport\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.vllama.v1.WorkerState\x12$\n\x05phase\x18\x04 \x01(\x0e\x32\x15.vllama.v1.StartPhase\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x0f\n\x07running\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\x12\x14\n\x0ckv_cache_use\x18\t \x01(\x01\x12\x1c\n\x14queued_prompt_tokens\x18\n \x01(\x04\x12!\n\x19prefill_tokens_per_second\x18\x0b \x01(\x01\x12 \n\x18\x64\x65\x63ode_tokens_per_second\x18\x0c \x01(\x01\x12\'\n\x04step\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fprefix_hit_rate\x18\x0e \x01(\x01\x12\x30\n\rlast_step_age\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06uptime\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x0c\x44rainRequest\x12+\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"*\n\rDrainResponse\x12\x19\n\x11remaining_streams\x18\x01 \x01(\r\"\x10\n\x0eUndrainRequest\"\x11\n\x0fUndrainResponse\"\x0e\n\x0cSleepRequest\"\x0f\n\rSleepResponse\"\r\n\x0bWakeRequest\"\x0e\n\x0cWakeResponse\"\xa1\x01\n\x0cRelayRequest\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12&\n\x05start\x18\x02 \x01(\x0b\x32\x15.vllama.v1.RelayStartH\x00\x12(\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x16.vllama.v1.RelayCancelH\x00\x12&\n\x05ready\x18\x04 \x01(\x0b\x32\x15.vllama.v1.RelayReadyH\x00\x42\x07\n\x05order\"e\n\nRelayStart\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.vllama.v1.GenerateRequest\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\r\n\x0bRelayCancel\"\x0c\n\nRelayReady\"N\n\rRelayResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.vllama.v1.RelayEvent\x12\x16\n\x0eneeds_no_ready\x18\x02 \x01(\x08\"h\n\nRelayEvent\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.vllama.v1.GenerateResponseH\x00\x12\x10\n\x06status\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05\x65vent*\xcf\x01\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41PABILITY_COMPLETION\x10\x01\x12\x13\n\x0f\x43\x41PABILITY_CHAT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x03\x12\x17\n\x13\x43\x41PABILITY_THINKING\x10\x04\x12\x15\n\x11\x43\x41PABILITY_VISION\x10\x05\x12\x15\n\x11\x43\x41PABILITY_INSERT\x10\x06\x12\x18\n\x14\x43\x41PABILITY_EMBEDDING\x10\x07*\xad\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x17\n\x13WORKER_STATE_FAILED\x10\x04\x12\x19\n\x15WORKER_STATE_SLEEPING\x10\x05*\xa4\x01\n\nStartPhase\x12\x1b\n\x17START_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13START_PHASE_RESOLVE\x10\x01\x12\x18\n\x14START_PHASE_DOWNLOAD\x10\x02\x12\x14\n\x10START_PHASE_LOAD\x10\x03\x12\x17\n\x13START_PHASE_COMPILE\x10\x04\x12\x17\n\x13START_PHASE_WARM_UP\x10\x05\x32\xbd\x03\n\x06Worker\x12\x43\n\x08\x44\x65scribe\x12\x1a.vllama.v1.DescribeRequest\x1a\x1b.vllama.v1.DescribeResponse\x12;\n\x05Watch\x12\x17.vllama.v1.WatchRequest\x1a\x17.vllama.v1.WorkerReport0\x01\x12:\n\x05\x44rain\x12\x17.vllama.v1.DrainRequest\x1a\x18.vllama.v1.DrainResponse\x12@\n\x07Undrain\x12\x19.vllama.v1.UndrainRequest\x1a\x1a.vllama.v1.UndrainResponse\x12:\n\x05Sleep\x12\x17.vllama.v1.SleepRequest\x1a\x18.vllama.v1.SleepResponse\x12\x37\n\x04Wake\x12\x16.vllama.v1.WakeRequest\x1a\x17.vllama.v1.WakeResponse\x12>\n\x05Relay\x12\x17.vllama.v1.RelayRequest\x1a\x18.vllama.v1.RelayResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._loaded_options = None
   _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_CAPABILITY']._serialized_start=2152
-  _globals['_CAPABILITY']._serialized_end=2359
-  _globals['_WORKERSTATE']._serialized_start=2362
-  _globals['_WORKERSTATE']._serialized_end=2535
-  _globals['_STARTPHASE']._serialized_start=2538
-  _globals['_STARTPHASE']._serialized_end=2702
+  _globals['_CAPABILITY']._serialized_start=2189
+  _globals['_CAPABILITY']._serialized_end=2396
+  _globals['_WORKERSTATE']._serialized_start=2399
+  _globals['_WORKERSTATE']._serialized_end=2572
+  _globals['_STARTPHASE']._serialized_start=2575
+  _globals['_STARTPHASE']._serialized_end=2739
   _globals['_DESCRIBEREQUEST']._serialized_start=111
   _globals['_DESCRIBEREQUEST']._serialized_end=128
   _globals['_DESCRIBERESPONSE']._serialized_start=131
@@ -59,26 +59,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAINREQUEST']._serialized_end=1559
   _globals['_DRAINRESPONSE']._serialized_start=1561
   _globals['_DRAINRESPONSE']._serialized_end=1603
-  _globals['_SLEEPREQUEST']._serialized_start=1605
-  _globals['_SLEEPREQUEST']._serialized_end=1619
-  _globals['_SLEEPRESPONSE']._serialized_start=1621
-  _globals['_SLEEPRESPONSE']._serialized_end=1636
-  _globals['_WAKEREQUEST']._serialized_start=1638
-  _globals['_WAKEREQUEST']._serialized_end=1651
-  _globals['_WAKERESPONSE']._serialized_start=1653
-  _globals['_WAKERESPONSE']._serialized_end=1667
-  _globals['_RELAYREQUEST']._serialized_start=1670
-  _globals['_RELAYREQUEST']._serialized_end=1831
-  _globals['_RELAYSTART']._serialized_start=1833
-  _globals['_RELAYSTART']._serialized_end=1934
-  _globals['_RELAYCANCEL']._serialized_start=1936
-  _globals['_RELAYCANCEL']._serialized_end=1949
-  _globals['_RELAYREADY']._serialized_start=1951
-  _globals['_RELAYREADY']._serialized_end=1963
-  _globals['_RELAYRESPONSE']._serialized_start=1965
-  _globals['_RELAYRESPONSE']._serialized_end=2043
-  _globals['_RELAYEVENT']._serialized_start=2045
-  _globals['_RELAYEVENT']._serialized_end=2149
-  _globals['_WORKER']._serialized_start=2705
-  _globals['_WORKER']._serialized_end=3084
+  _globals['_UNDRAINREQUEST']._serialized_start=1605
+  _globals['_UNDRAINREQUEST']._serialized_end=1621
+  _globals['_UNDRAINRESPONSE']._serialized_start=1623
+  _globals['_UNDRAINRESPONSE']._serialized_end=1640
+  _globals['_SLEEPREQUEST']._serialized_start=1642
+  _globals['_SLEEPREQUEST']._serialized_end=1656
+  _globals['_SLEEPRESPONSE']._serialized_start=1658
+  _globals['_SLEEPRESPONSE']._serialized_end=1673
+  _globals['_WAKEREQUEST']._serialized_start=1675
+  _globals['_WAKEREQUEST']._serialized_end=1688
+  _globals['_WAKERESPONSE']._serialized_start=1690
+  _globals['_WAKERESPONSE']._serialized_end=1704
+  _globals['_RELAYREQUEST']._serialized_start=1707
+  _globals['_RELAYREQUEST']._serialized_end=1868
+  _globals['_RELAYSTART']._serialized_start=1870
+  _globals['_RELAYSTART']._serialized_end=1971
+  _globals['_RELAYCANCEL']._serialized_start=1973
+  _globals['_RELAYCANCEL']._serialized_end=1986
+  _globals['_RELAYREADY']._serialized_start=1988
+  _globals['_RELAYREADY']._serialized_end=2000
+  _globals['_RELAYRESPONSE']._serialized_start=2002
+  _globals['_RELAYRESPONSE']._serialized_end=2080
+  _globals['_RELAYEVENT']._serialized_start=2082
+  _globals['_RELAYEVENT']._serialized_end=2186
+  _globals['_WORKER']._serialized_start=2742
+  _globals['_WORKER']._serialized_end=3187
 # @@protoc_insertion_point(module_scope)

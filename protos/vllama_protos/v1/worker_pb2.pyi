@@ -197,6 +197,14 @@ class DrainResponse(_message.Message):
     remaining_streams: int
     def __init__(self, remaining_streams: _Optional[int] = ...) -> None: ...
 
+class UndrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class SleepRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

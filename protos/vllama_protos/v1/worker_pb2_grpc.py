@@ -50,6 +50,11 @@ class WorkerStub:
                 request_serializer=vllama__protos_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/vllama.v1.Worker/Undrain',
+                request_serializer=vllama__protos_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=vllama__protos_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
+                _registered_method=True)
         self.Sleep = channel.unary_unary(
                 '/vllama.v1.Worker/Sleep',
                 request_serializer=vllama__protos_dot_v1_dot_worker__pb2.SleepRequest.SerializeToString,
@@ -89,6 +94,14 @@ class WorkerServicer:
     def Drain(self, request, context):
         """Refuses new requests from now on, and answers when the running ones have ended or the
         deadline has passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """Takes a drain back: the worker is again what it was before, and takes requests. Answers at once when
+        it does not drain. UNAVAILABLE when its process is about to end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +151,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=vllama__protos_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=vllama__protos_dot_v1_dot_worker__pb2.UndrainRequest.FromString,
+                    response_serializer=vllama__protos_dot_v1_dot_worker__pb2.UndrainResponse.SerializeToString,
             ),
             'Sleep': grpc.unary_unary_rpc_method_handler(
                     servicer.Sleep,
@@ -237,6 +255,33 @@ class Worker:
             '/vllama.v1.Worker/Drain',
             vllama__protos_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             vllama__protos_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vllama.v1.Worker/Undrain',
+            vllama__protos_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
+            vllama__protos_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,22 @@ _WorkerDrainType = typing_extensions.TypeVar(
     ],
 )
 
+_WorkerUndrainType = typing_extensions.TypeVar(
+    '_WorkerUndrainType',
+    grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.UndrainRequest,
+        vllama_protos.v1.worker_pb2.UndrainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.UndrainRequest,
+        vllama_protos.v1.worker_pb2.UndrainResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.UndrainRequest,
+        vllama_protos.v1.worker_pb2.UndrainResponse,
+    ],
+)
+
 _WorkerSleepType = typing_extensions.TypeVar(
     '_WorkerSleepType',
     grpc.UnaryUnaryMultiCallable[
@@ -121,7 +137,7 @@ _WorkerRelayType = typing_extensions.TypeVar(
     ],
 )
 
-class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDrainType, _WorkerSleepType, _WorkerWakeType, _WorkerRelayType]):
+class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDrainType, _WorkerUndrainType, _WorkerSleepType, _WorkerWakeType, _WorkerRelayType]):
     """Served by workers only. Health is the standard grpc.health.v1."""
 
     @typing.overload
@@ -137,6 +153,10 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
         grpc.UnaryUnaryMultiCallable[
             vllama_protos.v1.worker_pb2.DrainRequest,
             vllama_protos.v1.worker_pb2.DrainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            vllama_protos.v1.worker_pb2.UndrainRequest,
+            vllama_protos.v1.worker_pb2.UndrainResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             vllama_protos.v1.worker_pb2.SleepRequest,
@@ -167,6 +187,10 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
             vllama_protos.v1.worker_pb2.DrainResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            vllama_protos.v1.worker_pb2.UndrainRequest,
+            vllama_protos.v1.worker_pb2.UndrainResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             vllama_protos.v1.worker_pb2.SleepRequest,
             vllama_protos.v1.worker_pb2.SleepResponse,
         ],
@@ -191,6 +215,11 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerWatchType, _WorkerDr
     Drain: _WorkerDrainType
     """Refuses new requests from now on, and answers when the running ones have ended or the
     deadline has passed.
+    """
+
+    Undrain: _WorkerUndrainType
+    """Takes a drain back: the worker is again what it was before, and takes requests. Answers at once when
+    it does not drain. UNAVAILABLE when its process is about to end.
     """
 
     Sleep: _WorkerSleepType
@@ -222,6 +251,10 @@ WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
         vllama_protos.v1.worker_pb2.DrainRequest,
         vllama_protos.v1.worker_pb2.DrainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        vllama_protos.v1.worker_pb2.UndrainRequest,
+        vllama_protos.v1.worker_pb2.UndrainResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         vllama_protos.v1.worker_pb2.SleepRequest,
@@ -266,6 +299,16 @@ class WorkerServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[vllama_protos.v1.worker_pb2.DrainResponse, collections.abc.Awaitable[vllama_protos.v1.worker_pb2.DrainResponse]]:
         """Refuses new requests from now on, and answers when the running ones have ended or the
         deadline has passed.
+        """
+
+    @abc.abstractmethod
+    def Undrain(
+        self,
+        request: vllama_protos.v1.worker_pb2.UndrainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[vllama_protos.v1.worker_pb2.UndrainResponse, collections.abc.Awaitable[vllama_protos.v1.worker_pb2.UndrainResponse]]:
+        """Takes a drain back: the worker is again what it was before, and takes requests. Answers at once when
+        it does not drain. UNAVAILABLE when its process is about to end.
         """
 
     @abc.abstractmethod

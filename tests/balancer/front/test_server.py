@@ -12,7 +12,8 @@ from grpc_status import rpc_status
 
 from tests.balancer.scripted_worker import Script, eventually, fault, text_of
 from vllama_balancer.client_limits import ClientLimits
-from vllama_balancer.errors import ConfigError, InvalidRequest
+from vllama_balancer.errors import ConfigError, InvalidRequest, ModelNotFound
+from vllama_balancer.fleet.events import Changed, ProcessState
 from vllama_balancer.front.server import GrpcServer
 from vllama_balancer.keys import ApiKeys
 from vllama_balancer.startup.fleet_view import PoolView
@@ -75,14 +76,14 @@ async def open_door(make_fleet):
     """Starts servers and stops them at the end."""
     doors = []
 
-    async def make(count=2, keys=None, owned=True, models=None, **options):
+    async def make(count=2, keys=None, owned=True, models=None, unloader=None, **options):
         fleet = await make_fleet(count, **options)
         rolling = RollingRestart(fleet.pool, Control(fleet, owned))
         view = PoolView(fleet.pool, lambda: fleet.dispatcher.waiting, models)
-        front = GrpcServer(fleet.dispatcher, fleet.pool, rolling, view, keys)
+        front = GrpcServer(fleet.dispatcher, fleet.pool, rolling, view, keys, unloader=unloader)
         port = await front.start("127.0.0.1:0")
         door = Served(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
-        door.control = rolling._control
+        door.control, door.rolling = rolling._control, rolling
         doors.append(door)
         return door
 
@@ -90,6 +91,7 @@ async def open_door(make_fleet):
     for door in doors:
         await door.channel.close()
         await door.front.stop(0)
+        await door.rolling.close()
 
 
 def request(**fields):
@@ -430,6 +432,101 @@ async def test_a_rolling_restart_fails_no_request(open_door):
     assert results
     assert all("".join(event.delta.text for event in events) == text_of(8) for events in results)
     assert all(worker.boot_id != before[worker.name] for worker in door.fleet.workers)
+
+
+async def test_a_rolling_restart_stops_at_the_first_worker_that_does_not_come_back(open_door):
+    """The error says which, why, and what was not touched; the others serve."""
+    door = await open_door(3)
+
+    async def fail(name):
+        await next(worker for worker in door.fleet.workers if worker.name == name).die()
+        door.fleet.pool.apply(Changed(name, ProcessState.FAILED, "failed to start 3 times: no such release"))
+
+    door.control.restart = fail
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.fleet_service.RestartWorkers(fleet_pb2.RestartWorkersRequest()))
+    assert caught.value.code() is Code.FAILED_PRECONDITION
+    assert caught.value.details() == (
+        "worker w0 did not come back: it failed to start 3 times: no such release; not restarted: w1, w2"
+    )
+    assert [worker.name for worker in door.fleet.pool.workers() if not worker.unavailable] == ["w1", "w2"]
+
+
+async def test_a_cancelled_drain_leaves_the_worker_in_service(open_door):
+    """Ctrl-C of the command: the call ends, and the worker takes requests again."""
+    door = await open_door(1)
+    worker = door.fleet.workers[0]
+    worker.script = Script(pause_after_tokens=2)
+    reading = asyncio.create_task(events_of(door.generation.Generate(request())))
+    await eventually(lambda: worker.running == 1)
+    draining = door.fleet_service.DrainWorker(fleet_pb2.DrainWorkerRequest(worker="w0"))
+    await eventually(lambda: "held" in door.fleet.pool.find("w0").unavailable)
+    draining.cancel()
+    await eventually(lambda: not door.fleet.pool.find("w0").unavailable)
+    worker.go_on.set()
+    assert is_whole(await reading)
+
+
+async def test_a_drain_is_taken_back(open_door):
+    """By a call; its own caller is told."""
+    door = await open_door(1)
+    worker = door.fleet.workers[0]
+    worker.script = Script(pause_after_tokens=2)
+    reading = asyncio.create_task(events_of(door.generation.Generate(request())))
+    await eventually(lambda: worker.running == 1)
+    draining = asyncio.ensure_future(door.fleet_service.DrainWorker(fleet_pb2.DrainWorkerRequest(worker="w0")))
+    await eventually(lambda: "held" in door.fleet.pool.find("w0").unavailable)
+    await door.fleet_service.UndrainWorker(fleet_pb2.UndrainWorkerRequest(worker="w0"))
+    with pytest.raises(grpc.aio.AioRpcError, match="was taken back") as caught:
+        await draining
+    assert caught.value.code() is Code.FAILED_PRECONDITION
+    assert not door.fleet.pool.find("w0").unavailable
+    worker.go_on.set()
+    assert is_whole(await reading)
+
+
+@pytest.mark.parametrize(
+    ("worker", "code", "message"),
+    [
+        ("ghost", Code.NOT_FOUND, "there is no worker 'ghost'"),
+        ("w0", Code.FAILED_PRECONDITION, "worker w0 is not drained by this balancer"),
+    ],
+)
+async def test_nothing_to_take_back_is_an_error(open_door, worker, code, message):
+    """With the worker's name."""
+    door = await open_door(1)
+    with pytest.raises(grpc.aio.AioRpcError, match=message) as caught:
+        await door.fleet_service.UndrainWorker(fleet_pb2.UndrainWorkerRequest(worker=worker))
+    assert caught.value.code() is code
+
+
+class Unloader:
+    """Unloads the model m."""
+
+    async def unload_model(self, name):
+        """Refuses every other one."""
+        if name != "m":
+            raise ModelNotFound(f"model '{name}' not found", field="model")
+        return fleet_pb2.UnloadModelResponse(model="m:latest", outcome=fleet_pb2.UNLOAD_OUTCOME_UNLOADED)
+
+
+async def test_a_model_is_unloaded(open_door):
+    """By its name; an unknown one is not found."""
+    door = await open_door(1, unloader=Unloader())
+    reply = await door.fleet_service.UnloadModel(fleet_pb2.UnloadModelRequest(model="m"))
+    assert (reply.model, reply.outcome) == ("m:latest", fleet_pb2.UNLOAD_OUTCOME_UNLOADED)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.fleet_service.UnloadModel(fleet_pb2.UnloadModelRequest(model="x"))
+    assert caught.value.code() is Code.NOT_FOUND
+    assert details_of(caught.value)[0].metadata["field"] == "model"
+
+
+async def test_models_of_workers_elsewhere_are_not_unloaded(open_door):
+    """FAILED_PRECONDITION, with the place where to do it."""
+    door = await open_door(1)
+    with pytest.raises(grpc.aio.AioRpcError, match="stop their workers where they run") as caught:
+        await door.fleet_service.UnloadModel(fleet_pb2.UnloadModelRequest(model="m"))
+    assert caught.value.code() is Code.FAILED_PRECONDITION
 
 
 async def test_workers_that_were_not_started_here_are_not_restarted(open_door):
