@@ -111,6 +111,14 @@ class Script(
         """Answers with the reply."""
         return await self._answer(request, context)
 
+    async def UndrainWorker(self, request: object, context: grpc.aio.ServicerContext) -> object:
+        """Answers with the reply."""
+        return await self._answer(request, context)
+
+    async def UnloadModel(self, request: object, context: grpc.aio.ServicerContext) -> object:
+        """Answers with the reply."""
+        return await self._answer(request, context)
+
     async def WatchFleet(self, request: object, context: grpc.aio.ServicerContext) -> AsyncIterator[object]:
         """Streams the fleets."""
         self._record(request, context)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.names import model_key
+from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -117,6 +118,13 @@ class OnDemand:
     async def unload(self, name: str) -> None:
         """Unloads the model once it is idle; never loads it."""
         await self._scheduler.unload(self._key(name))
+
+    async def unload_model(self, name: str) -> fleet_pb2.UnloadModelResponse:
+        """Unloads a model, a pinned one too, once it is idle; its next request loads it again. Raises ModelNotFound."""
+        if (hosted := self._catalog.hosted(name)) is None:
+            raise ModelNotFound(f"model '{name}' not found", field="model")
+        outcome = await self._scheduler.unload(_key(hosted), even_pinned=True)
+        return fleet_pb2.UnloadModelResponse(model=hosted.names[0], outcome=outcome)
 
     def keep(self, name: str, keep_alive_seconds: float) -> None:
         """Replaces how long the model stays after its last request."""

@@ -17,6 +17,7 @@ from vllama_balancer.scheduler.autoscale import Autoscaler
 from vllama_balancer.scheduler.loader import Loader
 from vllama_balancer.scheduler.model import LoadedModel
 from vllama_balancer.scheduler.unloader import Unloader
+from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.scheduler.machine import Machine
     from vllama_balancer.scheduler.memory import GpuMemory
-    from vllama_protos.v1 import fleet_pb2
 
 
 class ModelScheduler:
@@ -51,6 +51,8 @@ class ModelScheduler:
         self._loader = Loader(machine, self._autoscaler, self._unloader, gpus)
         self._loads: dict[LoadedModel, asyncio.Task[None]] = {}
         self._next_keep_alive: dict[str, float] = {}
+        self._pinned: dict[str, int] = {}
+        """Models that are never unloaded but by an operator's order, and their numbers of replicas."""
         self._waiting = 0
         self._has_served = False
         self._is_open = asyncio.Event()
@@ -59,8 +61,7 @@ class ModelScheduler:
         machine.task(self._autoscaler.run())
 
     def is_pinned(self, key: str) -> bool:
-        model = self._models.get(key)
-        return model is not None and model.pinned
+        return key in self._pinned
 
     def is_loaded(self, key: str) -> bool:
         """Returns whether requests for a model go straight to its workers."""
@@ -70,7 +71,7 @@ class ModelScheduler:
     @property
     def loads_on_demand(self) -> bool:
         """True if a request for a model that is not loaded waits for its load; False until a model has served."""
-        return self._has_served and not any(model.pinned for model in self._models.values())
+        return self._has_served and not self._pinned
 
     def statuses(self) -> list[fleet_pb2.ModelStatus]:
         """Lists the models that are loaded, being loaded, or asleep."""
@@ -86,6 +87,8 @@ class ModelScheduler:
             model = order[position % len(order)]
             model.share += 1
             self._machine.occupy(model, self._machine.replicas.free[0])
+        if pinned:
+            self._pinned = {model.key: model.share for model in order}
         for model in order:
             self._begin(model, self._loader.until_ready)
         self._is_open.set()
@@ -133,18 +136,23 @@ class ModelScheduler:
             model.keep_alive_seconds = keep_alive(seconds)
             self._unloader.start_expiry(model)
 
-    async def unload(self, key: str) -> None:
-        """Unloads a model: now when it is idle or asleep, else as soon as it is idle."""
+    async def unload(self, key: str, *, even_pinned: bool = False) -> fleet_pb2.UnloadOutcome:
+        """Unloads a model: now when it is idle or asleep, else as soon as it is idle; its next request loads it again.
+
+        A pinned one stays unless `even_pinned`.
+        """
         await self._is_open.wait()
         while (model := self._models.get(key)) is not None and model.is_leaving:
             await self._machine.unloaded(model)
-        await self._machine.sleeping.end(key)
+        was_asleep = await self._machine.sleeping.end(key)
         model = self._models.get(key)
-        if model is None or model.pinned:
-            return
+        if model is None or (model.pinned and not even_pinned):
+            return fleet_pb2.UNLOAD_OUTCOME_UNLOADED if was_asleep else fleet_pb2.UNLOAD_OUTCOME_NOT_LOADED
         model.unload_requested = True
-        if model.is_idle:
-            await self._unloader.unload(model)
+        if not model.is_idle:
+            return fleet_pb2.UNLOAD_OUTCOME_WHEN_IDLE
+        await self._unloader.unload(model)
+        return fleet_pb2.UNLOAD_OUTCOME_UNLOADED
 
     async def close(self) -> None:
         """Ends all loading and unloading; the fleet ends the workers."""
@@ -187,6 +195,8 @@ class ModelScheduler:
         model = LoadedModel(
             key,
             hosted,
+            pinned=key in self._pinned,
+            share=self._pinned.get(key, 1),
             keep_alive_seconds=keep_alive(keep_alive_seconds),
             was_just_evicted=self._machine.eviction_history.was_just_evicted(key, self._machine.clock()),
         )

@@ -119,10 +119,12 @@ class SleepingModels:
             return None
         return asleep.replica
 
-    async def end(self, key: str) -> None:
-        """Ends a sleeping model; one that does not sleep is no error."""
-        if (asleep := self._taken(key)) is not None:
-            await self._end(asleep)
+    async def end(self, key: str) -> bool:
+        """Ends a sleeping model, and returns whether it slept."""
+        if (asleep := self._taken(key)) is None:
+            return False
+        await self._end(asleep)
+        return True
 
     async def close(self) -> None:
         """Ends the watches; the fleet ends the workers."""

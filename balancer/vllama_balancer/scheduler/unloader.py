@@ -90,8 +90,8 @@ class Unloader:
 
 def _lifetime_seconds(model: LoadedModel) -> float | None:
     """Returns how long a model stays when it is idle; None: forever."""
-    if model.pinned:
-        return None
     if model.unload_requested:
         return 0.0
+    if model.pinned:
+        return None
     return None if math.isinf(model.keep_alive_seconds) else model.keep_alive_seconds

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from vllama_balancer.errors import DeadlineExceeded, QueueFull
+from vllama_balancer.errors import DeadlineExceeded, ModelNotFound, QueueFull
 from vllama_balancer.fake_gateway import FakeGateway, finished, model, started
 from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.gateway import Call
 from vllama_balancer.names import model_key
 from vllama_balancer.scheduler.on_demand import OnDemand
-from vllama_protos.v1 import generation_pb2
+from vllama_protos.v1 import fleet_pb2, generation_pb2
 
 
 class OneModel:
@@ -95,6 +95,18 @@ async def test_room_is_expected_of_models_that_are_loaded_only(harness_of) -> No
     async with harness.scheduler.in_use(model_key("a"), HostedModel("a", ("a:latest",))):
         with pytest.raises(QueueFull):
             gateway.raise_if_full("a")
+
+
+async def test_a_model_is_unloaded_by_the_name_of_an_alias(harness_of) -> None:
+    """The reply names the model; an unknown name is an error."""
+    harness = harness_of()
+    gateway = OnDemand(FakeGateway(model("a:latest")), OneModel(), harness.scheduler)
+    await gateway.load("a", None)
+    done = await gateway.unload_model("alias")
+    assert (done.model, done.outcome) == ("a:latest", fleet_pb2.UNLOAD_OUTCOME_UNLOADED)
+    assert harness.fleet.log == ["+a@0", "-a@0"]
+    with pytest.raises(ModelNotFound):
+        await gateway.unload_model("unknown")
 
 
 async def test_an_alias_is_served_by_the_workers_of_its_model(harness_of) -> None:

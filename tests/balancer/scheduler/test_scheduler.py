@@ -242,6 +242,34 @@ async def test_pinned_models_share_all_slots_and_are_never_unloaded(harness_of) 
     assert harness.expiries["a"] is None and harness.scheduler.is_pinned("a")
 
 
+async def test_a_pinned_model_is_unloaded_by_an_operators_order(harness_of) -> None:
+    """With all its replicas; its next request loads it, as pinned as before, and the others are restored."""
+    harness = harness_of(slot_count=2, poll_seconds=0.005)
+    harness.preload("a")
+    await harness.touch("a")
+    unload = harness.scheduler.unload
+    assert await unload("a", even_pinned=True) == fleet_pb2.UNLOAD_OUTCOME_UNLOADED
+    assert sorted(harness.fleet.log) == ["+a@0", "+a@1", "-a@0", "-a@1"]
+    assert await unload("a", even_pinned=True) == fleet_pb2.UNLOAD_OUTCOME_NOT_LOADED
+    assert harness.scheduler.is_pinned("a") and not harness.scheduler.loads_on_demand
+    await harness.touch("a")
+    assert await unload("a") == fleet_pb2.UNLOAD_OUTCOME_NOT_LOADED
+    assert harness.scheduler.is_loaded("a") and harness.expiries["a"] is None
+    async with asyncio.timeout(10):
+        while harness.fleet.log.count("+a@0") + harness.fleet.log.count("+a@1") < 4:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_busy_pinned_model_is_unloaded_when_it_is_idle(harness_of) -> None:
+    """The order is answered at once, and no request is cut."""
+    harness = harness_of()
+    harness.preload("a")
+    async with harness.use("a"):
+        assert await harness.scheduler.unload("a", even_pinned=True) == fleet_pb2.UNLOAD_OUTCOME_WHEN_IDLE
+        assert harness.fleet.log == ["+a@0"]
+    await harness.logged("-a@0")
+
+
 async def test_a_model_with_a_spare_replica_gives_it_up_and_gets_it_back(harness_of) -> None:
     """A pinned model keeps one slot; the other is restored when the guest is unloaded."""
     harness = harness_of(slot_count=2)

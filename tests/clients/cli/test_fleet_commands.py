@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from tests.clients.cli.ollama_server import Answer, OllamaServer
 from tests.clients.scripted_server import Refusal, Script, start_server
 from vllama_clients.cli.fleet_table import fleet_text, state, summary, why
 from vllama_protos.v1 import fleet_pb2, worker_pb2
@@ -209,6 +210,71 @@ async def test_drain_of_an_unknown_worker(server: Server, top: Callable) -> None
     server.script.reply = Refusal(grpc.StatusCode.NOT_FOUND, "no worker is called 'x'")
     done = await top("drain", "x")
     assert (done.err, done.status) == ("Error: no worker is called 'x'\n", 1)
+
+
+async def test_undrain(server: Server, top: Callable) -> None:
+    """The name reaches the balancer."""
+    server.script.reply = fleet_pb2.UndrainWorkerResponse()
+    done = await top("undrain", "worker-0")
+    assert (done.out, done.status) == ("worker-0 is back in service\n", 0)
+    assert server.script.requests == [fleet_pb2.UndrainWorkerRequest(worker="worker-0")]
+
+
+async def test_undrain_of_a_worker_that_serves(server: Server, top: Callable) -> None:
+    """The balancer's own sentence is printed."""
+    server.script.reply = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "worker w is not drained by this balancer")
+    done = await top("undrain", "w")
+    assert (done.err, done.status) == ("Error: worker w is not drained by this balancer\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (fleet_pb2.UNLOAD_OUTCOME_NOT_LOADED, "is not loaded"),
+        (fleet_pb2.UNLOAD_OUTCOME_UNLOADED, "is unloaded; its next request loads it again"),
+        (fleet_pb2.UNLOAD_OUTCOME_WHEN_IDLE, "is in use, and is unloaded when its requests have ended"),
+    ],
+)
+async def test_stop_says_what_it_did(server: Server, ollama: OllamaServer, top: Callable, outcome, words) -> None:
+    """The balancer unloads each model, pinned ones too, and the HTTP server is not asked."""
+    server.script.reply = fleet_pb2.UnloadModelResponse(model="m:latest", outcome=outcome)
+    done = await top("stop", "m", "n")
+    assert (done.out, done.status) == (f"m:latest {words}\n" * 2, 0)
+    assert [request.model for request in server.script.requests] == ["m", "n"]
+    assert ollama.requests == []
+
+
+async def test_stop_of_an_unknown_model(server: Server, top: Callable) -> None:
+    """Is an error."""
+    server.script.reply = Refusal(grpc.StatusCode.NOT_FOUND, "model 'x' not found")
+    done = await top("stop", "x")
+    assert (done.err, done.status) == ("Error: model 'x' not found\n", 1)
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION]
+)
+async def test_stop_where_no_order_is_taken_is_ollamas(
+    server: Server, ollama: OllamaServer, top: Callable, code: grpc.StatusCode
+) -> None:
+    """An older balancer, one that takes no orders from here, one that loads no models: keep_alive 0 by HTTP."""
+    server.script.reply = Refusal(code)
+    ollama.answers["POST /api/generate"] = Answer([{"done": True, "done_reason": "unload"}])
+    done = await top("stop", "m")
+    assert (done.status, "unless the server was started with it" in done.out) == (0, True)
+    assert ollama.requests == [("POST /api/generate", {"model": "m", "keep_alive": 0, "stream": False})]
+
+
+async def test_restart_that_stops_half_way(server: Server, top: Callable) -> None:
+    """What was done is printed, then the balancer's reason; status 1."""
+    server.script.reply = one_worker(READY, 10)
+    server.script.fleets = [
+        one_worker(READY, 11),
+        Refusal(grpc.StatusCode.FAILED_PRECONDITION, "worker worker-1 did not come back: it failed"),
+    ]
+    done = await top("restart")
+    assert (done.out, done.status) == ("worker-0: ready, process 11\n", 1)
+    assert done.err == "Error: worker worker-1 did not come back: it failed\n"
 
 
 def one_worker(worker: fleet_pb2.WorkerStatus, pid: int) -> fleet_pb2.ListWorkersResponse:

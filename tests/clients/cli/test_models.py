@@ -105,8 +105,9 @@ async def test_cp_copies(ollama: OllamaServer, vllama: Callable) -> None:
 
 
 async def test_stop_unloads(ollama: OllamaServer, vllama: Callable) -> None:
-    """Unloading is a generate with keep_alive 0, as in Ollama."""
+    """Where no balancer takes orders, unloading is a generate with keep_alive 0, as in Ollama."""
     ollama.answers["POST /api/generate"] = Answer([{"done": True, "done_reason": "unload"}])
-    done = await vllama("stop", "m")
+    done = await vllama("stop", "m", VLLAMA_GRPC="127.0.0.1:1")
     assert ollama.requests == [("POST /api/generate", {"model": "m", "keep_alive": 0, "stream": False})]
+    assert done.out == "m is unloaded as soon as it is idle, unless the server was started with it\n"
     assert done.status == 0
