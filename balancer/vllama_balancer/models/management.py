@@ -33,7 +33,7 @@ class LoadedModels(Protocol):
         """Returns True for a model that is never unloaded."""
         ...
 
-    async def unload(self, key: str) -> None:
+    async def unload(self, key: str) -> object:
         """Unloads a model once it is idle."""
         ...
 

@@ -23,16 +23,13 @@ class Autoscaler:
         self._machine = machine
 
     async def run(self) -> None:
-        """Looks at all models at regular intervals until cancelled."""
-        machine = self._machine
+        """Looks at all models at regular intervals until cancelled. An error is logged, and the next look comes."""
         while True:
-            await asyncio.sleep(machine.settings.poll_seconds)
-            for model in machine.models.values():
-                self.drop_retired(model)
-                machine.note_ready(model)
-                note_saturation(model, machine.pool, machine.clock())
-            if not machine.slot_search.locked():
-                self._scale_up()
+            await asyncio.sleep(self._machine.settings.poll_seconds)
+            try:
+                self._look()
+            except Exception:
+                logger.exception("unhandled exception in the autoscaler")
 
     def restore_replicas(self) -> None:
         """Gives free slots to models that were started with more replicas."""
@@ -62,6 +59,15 @@ class Autoscaler:
             machine.note_ready(model)
             machine.changes.increment()
 
+    def _look(self) -> None:
+        machine = self._machine
+        for model in machine.models.values():
+            self.drop_retired(model)
+            machine.note_ready(model)
+            note_saturation(model, machine.pool, machine.clock())
+        if not machine.slot_search.locked():
+            self._scale_up()
+
     def _scale_up(self) -> None:
         if decision := scale_up(self._machine.snapshot(), self._machine.settings):
             logger.info("model %s saturated: one more worker", self._machine.models[decision.key].name)
@@ -70,9 +76,9 @@ class Autoscaler:
 
     def _add_replica(self, key: str, slot: int) -> None:
         model = self._machine.models[key]
+        self._machine.occupy(model, slot)
         model.saturated_since = None
         model.scaled_up_at = self._machine.clock()
-        self._machine.occupy(model, slot)
 
 
 def note_saturation(model: LoadedModel, pool: WatchedPool, now: float) -> None:
@@ -84,6 +90,11 @@ def note_saturation(model: LoadedModel, pool: WatchedPool, now: float) -> None:
 
 
 def _is_saturated(model: LoadedModel, pool: WatchedPool) -> bool:
-    """Returns whether all its workers serve and none has a free stream; one that starts is room to come."""
+    """Returns whether all its workers serve and none has a free stream; one that starts is room to come.
+
+    Without workers, its next request loads it.
+    """
     workers = [pool.find(name) for name in model.workers]
-    return all(worker is not None and not worker.unavailable and worker.candidate() is None for worker in workers)
+    return bool(workers) and all(
+        worker is not None and not worker.unavailable and worker.candidate() is None for worker in workers
+    )

@@ -22,7 +22,7 @@ from vllama_balancer.scheduler.decisions import (
     next_step,
     reclaim_gpu,
 )
-from vllama_balancer.scheduler.memory import TooLarge
+from vllama_balancer.scheduler.memory import TooLarge, selector_of
 from vllama_protos.errors import reason_text
 from vllama_protos.v1.errors_pb2 import ErrorReason
 
@@ -41,6 +41,10 @@ PROGRESS_POLL_SECONDS = 1.0
 """Progress within a phase does not count as a change of the pool, so it is polled."""
 
 
+class Abandoned(NoWorker):
+    """A load that no request waits for any more; nothing has been taken for it."""
+
+
 class Loader:
     """Loads models, one after the other as far as they compete for slots."""
 
@@ -56,10 +60,25 @@ class Loader:
             async with self._machine.slot_search:
                 await self._find_slot(model)
             await self.until_ready(model)
-        except NoWorker as error:
-            logger.warning("model %s not loaded: %s", model.name, error)
+        except Abandoned as error:
+            logger.info("model %s not loaded: %s", model.name, error)
             await self._unloader.unload(model)
             raise
+        except NoWorker as error:
+            await self._failed(model, error)
+            raise
+        except Exception as error:
+            logger.exception("unhandled exception in the load of model %s", model.name)
+            failure = NoWorker(f"the model could not be loaded: {error}")
+            await self._failed(model, failure)
+            raise failure from error
+
+    async def _failed(self, model: LoadedModel, error: NoWorker) -> None:
+        """Unloads a model that could not be loaded, and records the error if a new try would cost anything."""
+        logger.warning("model %s not loaded: %s", model.name, error)
+        if model.replicas or error.reason == DOES_NOT_FIT:
+            self._machine.load_failures.record(model, self._machine.clock(), error)
+        await self._unloader.unload(model)
 
     async def until_ready(self, model: LoadedModel) -> None:
         """Returns when a model that has its slot serves. Raises NoWorker with the cause."""
@@ -67,15 +86,28 @@ class Loader:
 
     async def _find_slot(self, model: LoadedModel) -> None:
         """Takes steps until the model has a slot. Raises NoWorker when there will never be one."""
-        while not model.replicas:
-            await self._take_step(model)
-        # Models paused for this load resume.
-        for other in self._machine.models.values():
-            other.paused = False
-        self._machine.changes.increment()
+        try:
+            await self._check_size(model)
+            while not model.replicas:
+                await self._take_step(model)
+        finally:
+            # Models paused for this load resume.
+            for other in self._machine.models.values():
+                other.paused = False
+            self._machine.changes.increment()
+
+    async def _check_size(self, model: LoadedModel) -> None:
+        """Raises NoWorker for a model that fits nowhere, before another one makes way for it in vain."""
+        slots = self._machine.replicas.slots()
+        if not any(map(selector_of, slots)):
+            return  # no GPU
+        if (too_large := await asyncio.to_thread(self._gpus.too_large, model.hosted, slots)) is not None:
+            raise NoWorker(too_large.reason, reason=DOES_NOT_FIT)
 
     async def _take_step(self, model: LoadedModel) -> None:
+        """Takes the next step. Raises Abandoned when no request waits for the model any more."""
         machine = self._machine
+        _check_awaited(model)
         version = machine.changes.version
         match next_step(machine.snapshot(), model.key, machine.settings):
             case Start(slot):
@@ -116,6 +148,7 @@ class Loader:
         wait_until = machine.clock() + machine.settings.gpu_release_seconds
         look = functools.partial(self._gpus.shortage, model.hosted, machine.replicas.slot(slot), is_asleep=is_asleep)
         while (shortage := await asyncio.to_thread(look)) is not None:
+            _check_awaited(model)
             step = None if isinstance(shortage, TooLarge) else reclaim_gpu(machine.snapshot(), model.key, slots)
             if isinstance(step, EndSleeping):
                 await machine.sleeping.end(step.key)
@@ -128,6 +161,12 @@ class Loader:
             else:
                 # The driver takes a moment to release the memory of a process that has just ended.
                 await asyncio.sleep(machine.settings.gpu_release_seconds / 10)
+
+
+def _check_awaited(model: LoadedModel) -> None:
+    """Raises Abandoned when no request waits for a model any more."""
+    if not model.requests:
+        raise Abandoned("no request waits for it any more")
 
 
 async def until_ready(pool: WatchedPool, model: LoadedModel, stall_seconds: float) -> None:

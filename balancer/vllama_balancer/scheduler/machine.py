@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllama_balancer.change_counter import ChangeCounter
 from vllama_balancer.errors import NoWorker
 from vllama_balancer.scheduler.decisions import MachineState
-from vllama_balancer.scheduler.model import EvictionHistory
+from vllama_balancer.scheduler.model import EvictionHistory, LoadFailures
 from vllama_balancer.scheduler.sleeping import SleepingModels
 from vllama_balancer.scheduler.state import SlotState
 
@@ -55,6 +55,8 @@ class Machine:
         """Models that are asleep."""
         self.eviction_history = EvictionHistory()
         """Models that were evicted for others."""
+        self.load_failures = LoadFailures(settings.failure_memory_seconds)
+        """Models whose load has just failed."""
         self.slot_search = asyncio.Lock()
         """Held by the one model that is looking for its first slot."""
         self._host_memory_bytes = host_memory_bytes
@@ -69,7 +71,7 @@ class Machine:
             free=self.replicas.free,
             models=tuple(self.models.values()),
             sleeping=self.sleeping.models(),
-            host_memory_bytes=self._host_memory_bytes(),
+            host_memory_bytes=self._spare_host_memory(),
         )
 
     def occupy(self, model: LoadedModel, slot: int, *, fail_fast: bool = False) -> None:
@@ -117,6 +119,14 @@ class Machine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sleeping.close()
+
+    def _spare_host_memory(self) -> int:
+        """Returns what sleeping models may take now; nothing while that cannot be read."""
+        try:
+            return self._host_memory_bytes()
+        except OSError as error:
+            logger.warning("memory of the host not read, so no model falls asleep: %s", error)
+            return 0
 
     def _describe(self, model: LoadedModel) -> None:
         """Copies from a model's first worker what decisions need."""

@@ -14,6 +14,8 @@ import psutil
 from vllama_balancer.fleet.assignment import DEFAULT_GPU_SHARE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vllama_balancer.fleet.assignment import HostedModel, Slot
     from vllama_balancer.fleet.devices import DeviceProbe, Gpu
 
@@ -48,6 +50,17 @@ class GpuMemory:
         """Takes the share of a GPU that its workers take together, where the operator has set one."""
         self._probe = probe
         self._share = utilization or DEFAULT_GPU_SHARE
+
+    def too_large(self, hosted: HostedModel, slots: Sequence[Slot]) -> TooLarge | None:
+        """Returns why a model fits at none of the slots, whatever leaves the GPUs; None if it may fit at one.
+
+        Asks the driver: call it in a thread.
+        """
+        if not hosted.size_bytes or not all(map(selector_of, slots)):
+            return None
+        shortages = [self.shortage(hosted, slot) for slot in slots]
+        too_large = [shortage for shortage in shortages if isinstance(shortage, TooLarge)]
+        return too_large[0] if too_large and len(too_large) == len(shortages) else None
 
     def shortage(self, hosted: HostedModel, slot: Slot, *, is_asleep: bool = False) -> Shortage | None:
         """Returns what keeps a worker from starting or waking there; None off GPUs, too.

@@ -1,4 +1,4 @@
-"""What the scheduler records of one model, awake or asleep, and of models that it has evicted.
+"""What the scheduler records of one model, awake or asleep, and of models that were evicted or could not be loaded.
 
 A model's state is derived, from its slots and from the load that waits for one. The other fields are facts beside it,
 which decisions.py reads: times are on the clock of the machine.
@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vllama_balancer.errors import NoWorker
 from vllama_balancer.scheduler.state import SlotState
 from vllama_protos.v1 import fleet_pb2
 
@@ -181,3 +182,27 @@ class EvictionHistory:
         """Returns whether a model was evicted less than a load time ago; each eviction counts once."""
         early_until = self._early_until.pop(key, None)
         return early_until is not None and now <= early_until
+
+
+class LoadFailures:
+    """Errors of failed loads, for as long as requests for the model get them.
+
+    A client that retries at once would load the model, and evict others, again and again.
+    """
+
+    def __init__(self, memory_seconds: float) -> None:
+        self._memory_seconds = memory_seconds
+        self._failures: dict[str, tuple[HostedModel, float, NoWorker]] = {}
+
+    def record(self, model: LoadedModel, now: float, error: NoWorker) -> None:
+        self._failures = {key: each for key, each in self._failures.items() if each[1] > now}
+        self._failures[model.key] = (model.hosted, now + self._memory_seconds, error)
+
+    def forget(self, key: str) -> None:
+        self._failures.pop(key, None)
+
+    def raise_if_remembered(self, key: str, hosted: HostedModel, now: float) -> None:
+        """Raises the error of a recent load of the same files."""
+        failed, until, error = self._failures.get(key, (hosted, now, None))
+        if error is not None and failed == hosted and now < until:
+            raise NoWorker(str(error), reason=error.reason, retry_after_seconds=error.retry_after_seconds)

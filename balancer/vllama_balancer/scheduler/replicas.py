@@ -44,6 +44,9 @@ class Replicas:
     def slot(self, index: int) -> Slot:
         return self._slots[index]
 
+    def slots(self) -> Sequence[Slot]:
+        return tuple(self._slots.values())
+
     def same_gpu(self, index: int) -> list[int]:
         """Lists the slots on the same GPU, itself included; none off GPUs."""
         gpu = selector_of(self._slots[index])
@@ -54,10 +57,10 @@ class Replicas:
         spec = self._make_spec(self._slots[slot], hosted)
         suffixes = ("", *string.ascii_lowercase[1:])
         spec = replace(spec, suffix=next(suffix for suffix in suffixes if f"{spec.name}{suffix}" not in self._names))
+        self._launcher.add(spec, fail_fast=fail_fast)
         replica = Replica(slot, spec.name)
         self._enter(replica, SlotState.LOADING)
         self._names.add(spec.name)
-        self._launcher.add(spec, fail_fast=fail_fast)
         return replica
 
     def ready(self, replica: Replica) -> None:

@@ -113,6 +113,7 @@ class ModelScheduler:
             self._unloader.stop_expiry(model)
             self._autoscaler.drop_retired(model)
             if model.is_loaded and not model.replicas:
+                self._raise_if_just_failed(key, hosted)
                 self._begin(model, self._loader.load)
             if not model.is_loaded:
                 with model.awaited(deadline):
@@ -142,6 +143,7 @@ class ModelScheduler:
         A pinned one stays unless `even_pinned`.
         """
         await self._is_open.wait()
+        self._machine.load_failures.forget(key)
         while (model := self._models.get(key)) is not None and model.is_leaving:
             await self._machine.unloaded(model)
         was_asleep = await self._machine.sleeping.end(key)
@@ -191,6 +193,7 @@ class ModelScheduler:
                 await changes.after(changes.version)
             else:
                 return model
+        self._raise_if_just_failed(key, hosted)
         keep_alive_seconds = self._next_keep_alive.pop(key, self._settings.keep_alive_seconds)
         model = LoadedModel(
             key,
@@ -203,6 +206,9 @@ class ModelScheduler:
         self._models[key] = model
         self._begin(model, self._loader.load)
         return model
+
+    def _raise_if_just_failed(self, key: str, hosted: HostedModel) -> None:
+        self._machine.load_failures.raise_if_remembered(key, hosted, self._machine.clock())
 
     def _begin(self, model: LoadedModel, load: Callable[[LoadedModel], Awaitable[None]]) -> None:
         model.load_pending = True

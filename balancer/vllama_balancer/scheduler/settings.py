@@ -36,6 +36,8 @@ class SchedulerSettings:
     """How long to wait for GPU memory that other programs hold."""
     sleep_seconds: float = 1800.0
     """How long an idle model sleeps in the host's memory where its engine can; 0: it ends at once."""
+    failure_memory_seconds: float = 5.0
+    """How long requests get the error of a failed load, before the next one loads the model again."""
     poll_seconds: float = 1.0
     """Time between two looks at how saturated the models are."""
 

@@ -65,6 +65,10 @@ class FakeFleet:
     """Models that fail to wake."""
     host_memory_bytes: int = 1000
     """What sleeping models may take in all."""
+    cannot_add: Exception | None = None
+    """What starting a worker raises."""
+    memory_error: OSError | None = None
+    """What reading the host's memory raises."""
     gpu_list: tuple[Gpu, ...] = ()
     """GPUs as they are without our workers."""
     freed_by: dict[str, int] = field(default_factory=dict)
@@ -76,6 +80,8 @@ class FakeFleet:
         return self.workers.get(name)
 
     def add(self, spec: WorkerSpec, *, fail_fast: bool = False) -> None:
+        if self.cannot_add is not None:
+            raise self.cannot_add
         model = spec.model.argument
         self.log.append(f"+{model}@{spec.name.removeprefix('worker-')}")
         state = ProcessState.FAILED if model in self.failures else ProcessState.RUNNING
@@ -102,6 +108,12 @@ class FakeFleet:
         """Lists the GPUs: each sleeping worker keeps its residue."""
         asleep = sum(worker.unavailable == "is asleep" for worker in self.workers.values())
         return [replace(gpu, free_bytes=gpu.free_bytes - asleep * self.residue_bytes) for gpu in self.gpu_list]
+
+    def host_memory(self) -> int:
+        """Returns what sleeping models may take."""
+        if self.memory_error is not None:
+            raise self.memory_error
+        return self.host_memory_bytes
 
     def cores(self) -> list[int]:
         return [0]
@@ -198,7 +210,7 @@ async def harness_of() -> AsyncIterator[Callable[..., Harness]]:
             for index in range(slot_count)
         ]
         replicas = Replicas(fleet, slots, lambda slot, model: WorkerSpec(slot.index, model))
-        machine = Machine(replicas, fleet, fleet, SchedulerSettings(**settings), lambda: fleet.host_memory_bytes)
+        machine = Machine(replicas, fleet, fleet, SchedulerSettings(**settings), fleet.host_memory)
         scheduler = ModelScheduler(machine, GpuMemory(fleet, None), expiries.set, awaits_preload=awaits_preload)
         made.append(scheduler)
         return Harness(fleet, scheduler, expiries)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from vllama_balancer.errors import NoWorker
@@ -74,6 +77,41 @@ async def test_a_load_that_cannot_fit_is_refused_before_a_worker_starts(harness_
     assert harness.fleet.log == []
 
 
+async def test_a_model_that_can_never_fit_evicts_none(harness_of) -> None:
+    """However often it is asked for, and whatever else is idle."""
+    harness = harness_of(gpus=(gpu(),), failure_memory_seconds=0)
+    harness.fleet.weights["large"] = 30 * GIB
+    for _ in range(3):
+        await harness.touch("a")
+        with pytest.raises(NoWorker, match=r"large needs 30.0 GiB"):
+            await harness.touch("large")
+    assert harness.fleet.log == ["+a@0"]
+
+
+async def test_a_model_that_fits_on_one_gpu_of_several_is_loaded_there(harness_of) -> None:
+    """The size of the smallest does not decide."""
+    small, large = replace(gpu(), selector="0"), replace(gpu(total_gib=80), selector="1")
+    harness = harness_of(slot_count=2, gpus=(large, small))
+    harness.fleet.weights["large"] = 30 * GIB
+    await harness.touch("large")
+    assert harness.fleet.log == ["+large@0"]
+
+
+async def test_models_resume_when_the_waiting_one_turns_out_not_to_fit(harness_of) -> None:
+    """The GPU is taken by another program: the load fails, and the busy model takes requests again."""
+    harness = harness_of(slot_count=2, gpus=(gpu(),), min_tenure_seconds=0, gpu_release_seconds=0.01)
+    async with harness.use("a"):
+        async with harness.use("c"):
+            other = asyncio.create_task(harness.touch("b"))
+            async with asyncio.timeout(10):
+                while not harness.scheduler._models["a"].paused:
+                    await asyncio.sleep(0.001)
+            harness.fleet.gpu_list = (gpu(free_gib=1),)
+        with pytest.raises(NoWorker, match="GiB of it are free"):
+            await other
+        await harness.touch("a")
+
+
 async def test_sleeping_models_make_room_on_the_gpu(harness_of) -> None:
     """What they keep of the GPU is taken back when it is needed, from the longest sleeping one first."""
     harness = harness_of(gpus=(gpu(),))
@@ -108,7 +146,7 @@ async def test_an_idle_neighbour_on_the_same_gpu_makes_room(harness_of) -> None:
 
 async def test_a_load_waits_for_memory_of_other_programs_and_then_fails(harness_of) -> None:
     """The message says how much is free."""
-    harness = harness_of(gpus=(gpu(free_gib=4),), gpu_release_seconds=0.05)
+    harness = harness_of(gpus=(gpu(free_gib=4),), gpu_release_seconds=0.05, failure_memory_seconds=0)
     with pytest.raises(NoWorker, match=r"4\.0 GiB of it are free"):
         await harness.touch("a")
     harness.fleet.gpu_list = (gpu(),)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from dataclasses import replace
 
 import pytest
 
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
+from vllama_balancer.fleet.assignment import HostedModel
 from vllama_balancer.fleet.events import ProcessState
+from vllama_balancer.scheduler.autoscale import note_saturation
+from vllama_balancer.scheduler.model import LoadedModel
 from vllama_protos.v1 import fleet_pb2
 
 
@@ -166,7 +170,7 @@ async def test_a_request_during_unloading_loads_again(harness_of) -> None:
 
 async def test_a_failed_load_answers_every_waiter_with_the_cause(harness_of) -> None:
     """All waiting requests fail with it, the slot is free again, and the next request loads anew."""
-    harness = harness_of()
+    harness = harness_of(failure_memory_seconds=0)
     harness.fleet.failures["a"] = "failed to start: no memory"
     results = await asyncio.gather(*(harness.touch("a") for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [NoWorker] * 3
@@ -175,6 +179,141 @@ async def test_a_failed_load_answers_every_waiter_with_the_cause(harness_of) -> 
     harness.fleet.failures.clear()
     await harness.touch("a")
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+
+
+async def test_a_failed_load_is_remembered(harness_of) -> None:
+    """Retries get its error and evict nothing; after some time the model is loaded anew."""
+    harness = harness_of(failure_memory_seconds=0.2)
+    harness.fleet.failures["b"] = "failed to start 1 times: no memory"
+    await harness.touch("a")
+    errors = []
+    for _ in range(5):
+        with pytest.raises(NoWorker) as caught:
+            await harness.touch("b")
+        errors.append(str(caught.value))
+        await harness.touch("a")
+    assert set(errors) == {"the model could not be loaded: its worker failed to start 1 times: no memory"}
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
+    harness.fleet.failures.clear()
+    await loaded_in_the_end(harness, "b")
+
+
+async def loaded_in_the_end(harness, model: str) -> None:
+    """Asks for a model until it has been loaded."""
+    async with asyncio.timeout(10):
+        while f"+{model}@0" not in harness.fleet.log[-1:]:
+            with contextlib.suppress(NoWorker):
+                await harness.touch(model)
+            await asyncio.sleep(0.005)
+
+
+async def test_a_failed_load_of_other_files_is_not_remembered(harness_of) -> None:
+    """The model was pulled again: what is loaded differs."""
+    harness = harness_of(failure_memory_seconds=1000)
+    harness.fleet.failures["a"] = "failed to start 1 times: damaged"
+    with pytest.raises(NoWorker):
+        await harness.touch("a")
+    harness.fleet.failures.clear()
+    harness.fleet.weights["a"] = 7
+    await harness.touch("a")
+
+
+async def test_an_operators_order_forgets_a_failed_load(harness_of) -> None:
+    """After `stop` a model is loaded by its next request."""
+    harness = harness_of(failure_memory_seconds=1000)
+    harness.fleet.failures["a"] = "failed to start 1 times: damaged"
+    with pytest.raises(NoWorker):
+        await harness.touch("a")
+    harness.fleet.failures.clear()
+    await harness.scheduler.unload("a")
+    await harness.touch("a")
+
+
+async def test_a_load_that_fails_unforeseen_leaves_nothing_behind(harness_of) -> None:
+    """The request gets a sentence, the slot is free, and the model can be loaded later."""
+    harness = harness_of(failure_memory_seconds=0)
+    harness.fleet.cannot_add = OSError(24, "Too many open files")
+    with pytest.raises(NoWorker, match="Too many open files"):
+        await harness.touch("a")
+    assert harness.scheduler.statuses() == []
+    harness.fleet.cannot_add = None
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0"]
+
+
+async def test_models_resume_when_the_load_that_they_were_paused_for_fails(harness_of) -> None:
+    """A busy model takes new requests again."""
+    harness = harness_of(min_tenure_seconds=0)
+    harness.fleet.failures["b"] = "failed to start 1 times: damaged"
+    async with harness.use("a"):
+        other = asyncio.create_task(harness.touch("b"))
+        await paused(harness, "a")
+        other.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await other
+        await harness.touch("a")
+    assert harness.fleet.log == ["+a@0"]
+
+
+async def paused(harness, model: str) -> None:
+    """Waits until a model takes no new requests."""
+    async with asyncio.timeout(10):
+        while not harness.scheduler._models[model].paused:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_load_that_no_request_waits_for_takes_nothing(harness_of) -> None:
+    """The client has left before there was a slot: no model is paused, evicted or loaded for it."""
+    harness = harness_of()
+    async with harness.use("a"):
+        left = asyncio.create_task(harness.touch("b"))
+        await asyncio.sleep(0)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+    async with asyncio.timeout(10):
+        while [status.model for status in harness.scheduler.statuses()] != ["a"]:
+            await asyncio.sleep(0.001)
+    await harness.touch("a")
+    assert harness.fleet.log == ["+a@0"]
+
+
+async def test_a_request_for_a_load_that_is_given_up_starts_it_anew(harness_of) -> None:
+    """It comes in the moment after the last one that waited has left."""
+    harness = harness_of()
+    async with harness.use("a"):
+        left = asyncio.create_task(harness.touch("b"))
+        await asyncio.sleep(0)
+        left.cancel()
+        waiting = [asyncio.create_task(harness.touch("b")) for _ in range(3)]
+        with pytest.raises(asyncio.CancelledError):
+            await left
+    await asyncio.gather(*waiting)
+    assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
+
+
+async def test_the_scheduler_survives_a_moment_without_file_descriptors(harness_of) -> None:
+    """Neither scaling nor loading ends for good while the machine's memory cannot be read."""
+    harness = harness_of(slot_count=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
+    await harness.touch("a")
+    harness.fleet.memory_error = OSError(24, "Too many open files")
+    await harness.touch("b")
+    await harness.scheduler.unload("b")
+    harness.fleet.workers["worker-0"].has_room = False
+    await harness.logged("+a@1")
+
+
+async def test_the_autoscaler_survives_an_error(harness_of, caplog) -> None:
+    """It is logged, and the next look scales up."""
+    harness = harness_of(slot_count=2, scale_up_after_seconds=0.01, poll_seconds=0.005)
+    await harness.touch("a")
+    harness.fleet.workers["worker-0"].has_room = False
+    harness.fleet.cannot_add = RuntimeError("out of luck")
+    async with asyncio.timeout(10):
+        while "out of luck" not in caplog.text:
+            await asyncio.sleep(0.001)
+    harness.fleet.cannot_add = None
+    await harness.logged("+a@1")
 
 
 async def test_a_model_whose_workers_were_given_up_is_loaded_anew(harness_of) -> None:
@@ -365,6 +504,14 @@ async def test_a_saturated_model_is_scaled_up_to_a_free_slot(harness_of) -> None
         await harness.logged("+a@1")
         await asyncio.sleep(0.05)
     assert harness.fleet.log == ["+a@0", "+a@1"]
+
+
+async def test_a_model_without_workers_is_not_saturated(harness_of) -> None:
+    """All were retired by hand: only a request loads it again."""
+    model = LoadedModel("a", HostedModel("a", ("a",)), load_pending=False)
+    assert model.is_loaded
+    note_saturation(model, harness_of().fleet, 5.0)
+    assert model.saturated_since is None
 
 
 async def test_a_model_with_free_streams_is_not_scaled_up(harness_of) -> None:

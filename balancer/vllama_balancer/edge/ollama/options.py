@@ -197,10 +197,11 @@ def parse_keep_alive(value: object) -> float | None:
         return None
     if isinstance(value, str):
         return keep_alive(_parse_text(value))
-    is_number = isinstance(value, int) or (isinstance(value, float) and not math.isnan(value))
-    if is_number and not isinstance(value, bool):
-        return keep_alive(value)
-    raise _invalid(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(value)
+    if isinstance(value, float) and math.isnan(value):
+        raise _invalid(value)
+    return keep_alive(value)
 
 
 def _parse_text(text: str) -> float:
