@@ -115,8 +115,8 @@ LAYERS = (
     {"models"},
     {"fleet"},
     {"routing"},
-    {"certificates", "change_counter", "client_limits", "config", "errors", "fake_gateway", "gateway", "keys", "logs",
-     "metrics", "names", "preset_options", "signals"},
+    {"callers", "certificates", "change_counter", "client_limits", "config", "errors", "fake_gateway", "gateway",
+     "keys", "logs", "metrics", "names", "preset_options", "signals"},
 )  # fmt: skip
 """The balancer's packages and modules from the top to the leaves: imports go down or stay."""
 SIDE_BY_SIDE = {"dispatch", "scheduler"}

@@ -12,6 +12,7 @@ BalancerError
 |-- WorkerLost            the worker ended in the middle and nothing could take over
 |-- Quarantined           the request has killed workers and is not tried again
 |-- Unauthenticated       no key, or a wrong one
+|-- PermissionDenied      the caller lacks the scope named in `field`
 |-- EngineFault           the engine failed on this request
 `-- ConfigError           flags or environment are wrong; refused at start
 """
@@ -121,6 +122,13 @@ class Unauthenticated(BalancerError):
 
     status = grpc.StatusCode.UNAUTHENTICATED
     reason = reason_text(ErrorReason.ERROR_REASON_UNAUTHENTICATED)
+
+
+class PermissionDenied(BalancerError):
+    """The caller lacks a right; the message has the way to get it."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+    reason = reason_text(ErrorReason.ERROR_REASON_PERMISSION_DENIED)
 
 
 class EngineFault(BalancerError):

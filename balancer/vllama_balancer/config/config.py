@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vllama_balancer.callers import ANONYMOUS_SCOPES
 from vllama_balancer.config import values
 from vllama_balancer.config.settings import (
     EMBEDDED_MODEL,
@@ -175,6 +176,8 @@ def _refuse_contradictions(config: BalancerConfig) -> None:
     _refuse_contradictions_of_fleets(config)
     if config.workers is not None and config.workers < len(config.models):
         raise ConfigError(f"--workers must be at least {len(config.models)}, one for each model, not {config.workers}")
+    if config.api_keys is not None and config.anonymous_scopes != ANONYMOUS_SCOPES:
+        raise ConfigError("--anonymous-scopes is for a server without keys; leave it or --api-key-file out")
     if config.port == config.grpc_port != 0:
         raise ConfigError(f"--port and --grpc-port must differ, and both are {config.port}")
     if (config.tls_certificate is None) != (config.tls_key is None):

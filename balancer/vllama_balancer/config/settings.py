@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
 
+    from vllama_balancer.keys import Scope
+
 POLICIES = ("expected-completion", "least-load", "round-robin", "random")
 EMBEDDED_MODEL = "smollm2:135m"
 """Served when no model is named: its weights ship with the installation."""
@@ -218,6 +220,12 @@ class BalancerConfig:
         "proxy whose X-Forwarded-For tells the client, an address or a network; repeatable", "ADDRESS",
         repeatable=True,
     )  # fmt: skip
+    anonymous_scopes: frozenset[Scope] = _flag(
+        "anonymous-scopes", values.scopes,
+        "without keys, what callers from other machines may do: a list of infer, models, fleet, metrics, or none "
+        "(default {default})", "SCOPES", default="infer,metrics",
+    )  # fmt: skip
+    """Callers on this machine may do everything where no keys are set."""
     api_keys: Path | None = _flag(
         "api-key-file", values.path, "file with the hashes of accepted API keys", "FILE", everyday=True
     )

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllama_balancer.keys import parse_scopes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vllama_balancer.keys import Scope
 
 DEFAULT_PORT = 11434
 _SCHEME_PORTS = {"http": 80, "https": 443}
@@ -152,6 +156,14 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ValueError("an address or a network such as 10.0.0.0/8") from None
+
+
+def scopes(text: str) -> frozenset[Scope]:
+    """Reads a comma list of scopes, or none."""
+    try:
+        return frozenset() if text == "none" else parse_scopes(text)
+    except ValueError as error:
+        raise ValueError(f"none, or {error}") from None
 
 
 def duration(text: str) -> float:

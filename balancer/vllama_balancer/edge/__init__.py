@@ -3,8 +3,8 @@
 In comes HTTP; out go Gateway calls in the messages of the protos. A request passes:
 
 - server.py: the listening socket and one client's connection; config.py holds the settings;
-- app.py, which puts the middlewares together, from the outside in: access_log.py (with request_stats.py and
-  client_address.py), error_middleware.py (with http_errors.py), security.py; dialect.py routes untidy paths;
+- app.py, which puts the middlewares together, from the outside in: access_log.py (with request_stats.py),
+  error_middleware.py (with http_errors.py), security.py; dialect.py routes untidy paths;
 - a dialect: ollama/, openai/ or anthropic/. Each decodes, translates, dispatches and encodes, and imports no other;
   wire/ holds what their translations share: protos, and no dialect's JSON;
 - context.py, the base of every handler: body.py decodes and encodes JSON, model_lookup.py finds the model,

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from vllama_balancer.edge.client_address import client_address
+from vllama_balancer.callers import Caller
 from vllama_balancer.edge.request_stats import STATS, RequestStats, request_id_of
+from vllama_balancer.edge.security import headers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from vllama_balancer.edge.client_address import Network
+    from vllama_balancer.callers import Access
     from vllama_balancer.edge.metrics import EdgeMetrics
 
 _log = logging.getLogger(__name__)
@@ -41,10 +42,9 @@ _SHOWN_OF_ID = 8
 class AccessLog:
     """The outermost middleware: collects the stats of a request, then logs and counts them."""
 
-    def __init__(self, metrics: EdgeMetrics, proxies: Sequence[Network] = ()) -> None:
-        """`proxies` are the trusted ones: their X-Forwarded-For counts."""
+    def __init__(self, metrics: EdgeMetrics, access: Access) -> None:
         self._metrics = metrics
-        self._proxies = proxies
+        self._access = access
         self._refusals = RefusalLog(_log)
 
     async def close(self, _: web.Application) -> None:
@@ -55,8 +55,8 @@ class AccessLog:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        client = client_address(request.remote, request.headers, self._proxies)
-        stats = RequestStats(request_id_of(request.headers.get("X-Request-Id")), client=client)
+        address = self._access.address(request.remote, headers_of(request))
+        stats = RequestStats(request_id_of(request.headers.get("X-Request-Id")), Caller(address, frozenset()))
         request[STATS] = stats
         status = 500
         self._metrics.in_flight.inc()

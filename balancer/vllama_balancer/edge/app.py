@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from vllama_balancer.callers import Access
 from vllama_balancer.client_limits import ClientLimits
 from vllama_balancer.edge.access_log import AccessLog
 from vllama_balancer.edge.anthropic import DIALECT as ANTHROPIC
@@ -23,7 +24,7 @@ from vllama_balancer.edge.ollama import DIALECT as OLLAMA
 from vllama_balancer.edge.openai import DIALECT as OPENAI
 from vllama_balancer.edge.operations import Operations
 from vllama_balancer.edge.request_stats import STATS
-from vllama_balancer.edge.security import AllowedHosts, AllowedOrigins, Authentication, Guard, cors_headers, this_host
+from vllama_balancer.edge.security import AllowedHosts, AllowedOrigins, Authorization, Guard, cors_headers, this_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from vllama_balancer.edge.dialect import Dialect
     from vllama_balancer.edge.security import HostNames
     from vllama_balancer.gateway import FleetView, Gateway, Management, Residency
-    from vllama_balancer.keys import ApiKeys
 
 DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI, ANTHROPIC)
 """Every API that is served."""
@@ -49,7 +49,7 @@ def build_app(
     registry: CollectorRegistry | None = None,
     residency: Residency | None = None,
     management: Management | None = None,
-    keys: ApiKeys | None = None,
+    access: Access | None = None,
     limits: ClientLimits | None = None,
     host_names: HostNames | None = None,
     now: Callable[[], datetime] = system_now,
@@ -59,8 +59,9 @@ def build_app(
 
     `fleet` feeds the dashboard and /health. `registry` holds the metrics of /metrics; the edge adds its own.
     `residency` applies keep_alive; without it models are pinned. `management` installs and removes models; without it
-    they are fixed. With `keys`, every request needs one. `limits` are shared with the other front door. `host_names`
-    are those of this machine, read from the operating system when None. `now` is the clock of timestamps in replies.
+    they are fixed. `access` says what callers may do; without it no key is required. `limits` are shared with the
+    other front door. `host_names` are those of this machine, read from the operating system when None. `now` is the
+    clock of timestamps in replies.
     """
     limits = limits or ClientLimits()
     context = HandlerContext(
@@ -71,14 +72,15 @@ def build_app(
         AllowedOrigins(context.config.origins),
         AllowedHosts(host_names or this_host()) if context.config.loopback_only else None,
     )
-    access_log = AccessLog(metrics, context.config.trusted_proxies)
+    access = access or Access()
+    access_log = AccessLog(metrics, access)
     app = web.Application(
         # From the outside in: a refused request is logged, and every refusal has its dialect's shape.
         middlewares=[
             access_log.middleware,
             ErrorMiddleware(dialects).middleware,
             guard.middleware,
-            Authentication(keys).middleware,
+            Authorization(access).middleware,
             BodyBudget(limits.bytes).middleware,
         ],
         client_max_size=context.config.max_body_bytes,

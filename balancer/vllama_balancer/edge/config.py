@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from vllama_protos.budgets import DEFAULT_LIMITS, RequestLimits
-
-if TYPE_CHECKING:
-    from vllama_balancer.edge.client_address import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +20,6 @@ class EdgeConfig:
     """Whether the edge is bound to loopback; then the Host header is checked as well."""
     origins: tuple[str, ...] = ()
     """Origins allowed beside the built-in ones; "*" in one matches anything."""
-    trusted_proxies: tuple[Network, ...] = ()
-    """Proxies whose X-Forwarded-For counts; without any, the client is the connection's peer."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Longest request body, decompressed."""
     request_limits: RequestLimits = DEFAULT_LIMITS

@@ -12,6 +12,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
 from vllama_balancer.edge.body import json_response
+from vllama_balancer.edge.request_stats import STATS
+from vllama_balancer.keys import Scope
 from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -93,9 +95,15 @@ class Operations:
         return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
 
     async def health(self, request: web.Request) -> web.Response:
-        """GET /health: 200 while a model can answer or would be loaded; else, and while draining, 503."""
-        health = self._health()
-        return json_response(health, 200 if health.can_serve else 503)
+        """GET /health: 200 while a model can answer or would be loaded; else, and while draining, 503.
+
+        Models and failures are for callers with a key, and for those who may list the fleet.
+        """
+        health, caller = self._health(), request[STATS].caller
+        status = 200 if health.can_serve else 503
+        if caller.owner or caller.may(Scope.FLEET):
+            return json_response(health, status)
+        return json_response({"status": "ok" if health.can_serve else "unavailable"}, status)
 
     async def live(self, request: web.Request) -> web.Response:
         """GET /health/live: 200 as long as the process replies at all."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from vllama_balancer.callers import Caller
     from vllama_protos.v1 import generation_pb2
 
 _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -22,8 +23,8 @@ class RequestStats:
 
     request_id: str
     """The client's X-Request-Id, or one made here."""
-    client: str
-    """Key of fair queueing and of limits: the API key's owner or the client's address."""
+    caller: Caller
+    """The sender; one without rights until they are known."""
     arrived_ns: int = field(default_factory=time.monotonic_ns)
     """Arrival on the monotonic clock."""
     model: str = ""
@@ -39,6 +40,11 @@ class RequestStats:
     """Whether a full queue refused it."""
     first_output_ns: int = 0
     """Time of the first output; 0 before it."""
+
+    @property
+    def client(self) -> str:
+        """Key of fair queueing and of limits: the API key's owner or the client's address."""
+        return self.caller.identity
 
     def next_generation_id(self) -> str:
         """Returns the id of the request's next generation: the first has the request's own."""

@@ -1,4 +1,4 @@
-"""Access control: CORS rules for origins, a Host check against DNS rebinding, and API keys.
+"""Access control: CORS rules for origins, a Host check against DNS rebinding, and the rights of callers.
 
 A web page in a browser on this machine can reach loopback. The Origin header names the page's origin. A page whose own
 name resolves to loopback appears as the same origin; the Host header exposes it. Both checks follow Ollama's rules.
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import psutil
 from aiohttp import web
 
+from vllama_balancer.callers import http_rights
+from vllama_balancer.edge.dialect import normalize_path
 from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.request_stats import STATS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from vllama_balancer.keys import ApiKeys
+    from vllama_balancer.callers import Access, Headers
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
@@ -44,9 +46,6 @@ _PREFLIGHT_HEADERS = {
 
 ALLOW_ORIGIN: web.RequestKey[str] = web.RequestKey("allow_origin", str)
 """Key of the Access-Control-Allow-Origin of a request's reply."""
-
-OPEN_PATHS = frozenset({"/", "/health", "/health/live"})
-"""Paths that load balancers probe: they show nothing of models or requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +166,22 @@ def _host_only(header: str) -> str:
     return header.rpartition(":")[0] if header.count(":") == 1 else header
 
 
-class Authentication:
-    """The middleware that checks API keys; without configured keys it lets every request pass."""
+def headers_of(request: web.Request) -> Headers:
+    """Returns a reader of a request's headers, for `callers`."""
+    return lambda name: request.headers.getall(name, ())
 
-    def __init__(self, keys: ApiKeys | None) -> None:
-        self._keys = keys
+
+class Authorization:
+    """The middleware that finds out the caller, and whether it may do what it asks."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
     @web.middleware
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Raises Unauthenticated for a missing or wrong key; else the client of the request is the key's owner."""
-        if self._keys is not None and request.path not in OPEN_PATHS:
-            request[STATS].client = f"key:{self._keys.owner_of(request.headers)}"
+        """Raises Unauthenticated or PermissionDenied."""
+        rights = http_rights(normalize_path(request.path))
+        request[STATS].caller = self._access.admitted(rights, request.remote, headers_of(request))
         return await handler(request)

@@ -26,26 +26,17 @@ T = TypeVar("T")
 
 PUSH_SECONDS = 1.0
 """The list is pushed at least this often, as loads move without a change of state."""
-LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
-"""How gRPC names peers on this machine."""
 SHORTEST_PUSH_SECONDS = 0.1
 """Changes that come closer together are pushed as one."""
 
 
 class FleetService(fleet_pb2_grpc.FleetServicer):
-    """The Fleet service. Unless callers need an API key (`is_guarded`), orders are accepted from this machine only."""
+    """The Fleet service. Its callers have the scope `fleet`: `authorization` sees to it."""
 
     def __init__(
-        self,
-        pool: Pool,
-        rolling: RollingRestart,
-        view: FleetView,
-        unloader: ModelUnloader | None = None,
-        *,
-        is_guarded: bool,
+        self, pool: Pool, rolling: RollingRestart, view: FleetView, unloader: ModelUnloader | None = None
     ) -> None:
         """Without an unloader, models cannot be unloaded."""
-        self._is_guarded = is_guarded
         self._pool = pool
         self._rolling = rolling
         self._view = view
@@ -68,7 +59,6 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self, request: fleet_pb2.DrainWorkerRequest, context: Context
     ) -> fleet_pb2.DrainWorkerResponse:
         """Takes one worker out after its streams have ended, or at the deadline."""
-        await self._check_caller(context)
         await self._check_worker(request.worker, context)
         deadline = seconds_of(request.deadline) if request.HasField("deadline") else None
         remaining = await _carried_out(self._rolling.drain(request.worker, deadline), context)
@@ -78,7 +68,6 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self, request: fleet_pb2.UndrainWorkerRequest, context: Context
     ) -> fleet_pb2.UndrainWorkerResponse:
         """Takes a drain back."""
-        await self._check_caller(context)
         await self._check_worker(request.worker, context)
         await _carried_out(self._rolling.undrain(request.worker), context)
         return fleet_pb2.UndrainWorkerResponse()
@@ -87,7 +76,6 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self, request: fleet_pb2.UnloadModelRequest, context: Context
     ) -> fleet_pb2.UnloadModelResponse:
         """Unloads a model once it is idle."""
-        await self._check_caller(context)
         if self._unloader is None:
             message = "this balancer does not load models itself: stop their workers where they run"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
@@ -98,7 +86,6 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
         Ends with an error at the first one that does not come back.
         """
-        await self._check_caller(context)
         names = list(request.workers) or [worker.name for worker in self._pool.workers()]
         for name in names:
             await self._check_worker(name, context)
@@ -114,11 +101,6 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     async def _check_worker(self, name: str, context: Context) -> None:
         if self._pool.find(name) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no worker {name!r}")
-
-    async def _check_caller(self, context: Context) -> None:
-        if not self._is_guarded and not context.peer().startswith(LOCAL_PEERS):
-            message = "orders to the fleet are taken from this machine only, or with an API key"
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)
 
     async def _changed_or_due(self, version: int) -> int:
         try:

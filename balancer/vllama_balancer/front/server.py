@@ -16,13 +16,16 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from vllama_balancer.callers import Access
 from vllama_balancer.client_limits import ClientLimits, refuses_over_budget
 from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest
+from vllama_balancer.front.authorization import AuthorizationInterceptor, caller_of
 from vllama_balancer.front.fleet_service import FleetService
 from vllama_balancer.front.health_service import HealthService
 from vllama_balancer.front.membership_service import MembershipService
-from vllama_balancer.front.rpc_errors import KeyInterceptor, rich_status
+from vllama_balancer.front.rpc_errors import rich_status
 from vllama_balancer.gateway import Call
+from vllama_balancer.keys import Scope
 from vllama_balancer.workers.channel import MAX_MESSAGE_BYTES, REQUEST_ID_HEADER
 from vllama_protos.budgets import (
     DEFAULT_LIMITS,
@@ -50,7 +53,6 @@ if TYPE_CHECKING:
 
     from vllama_balancer.fleet.membership import JoinedFleet
     from vllama_balancer.gateway import FleetView, Gateway, ModelUnloader
-    from vllama_balancer.keys import ApiKeys
     from vllama_balancer.workers.pool import Pool
     from vllama_balancer.workers.rolling_restart import RollingRestart
 
@@ -95,8 +97,9 @@ SERVICES = tuple(
 class GenerationService(generation_pb2_grpc.GenerationServicer):
     """The Generation service on a gateway."""
 
-    def __init__(self, gateway: Gateway, limits: ClientLimits, request_limits: RequestLimits) -> None:
+    def __init__(self, gateway: Gateway, access: Access, limits: ClientLimits, request_limits: RequestLimits) -> None:
         self._gateway = gateway
+        self._access = access
         self._limits = limits
         self._request_limits = request_limits
 
@@ -121,7 +124,10 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         request.request_id = _request_id(request.request_id, context)
         _check_generation(request)
         _disown_template(request)
-        call = _call_of(context)
+        # Lower values run first, ahead of other callers' streams.
+        if request.priority < 0 and not caller_of(self._access, context).may(Scope.FLEET):
+            request.priority = 0
+        call = _call_of(context, self._access)
         with _holding(self._limits, call, request):
             check_generation(request, self._request_limits)
             async with contextlib.aclosing(self._gateway.generate(request, call)) as events:
@@ -134,7 +140,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
         _disown_template(request)
-        call = _call_of(context)
+        call = _call_of(context, self._access)
         with _holding(self._limits, call, request):
             check_tokenization(request, self._request_limits)
             return await self._gateway.tokenize(request, call)
@@ -142,7 +148,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
     async def _detokenize(
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
-        call = _call_of(context)
+        call = _call_of(context, self._access)
         with _holding(self._limits, call, request):
             check_detokenization(request, self._request_limits)
             return await self._gateway.detokenize(request, call)
@@ -151,8 +157,9 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
     """The Embedding service on a gateway."""
 
-    def __init__(self, gateway: Gateway, limits: ClientLimits, request_limits: RequestLimits) -> None:
+    def __init__(self, gateway: Gateway, access: Access, limits: ClientLimits, request_limits: RequestLimits) -> None:
         self._gateway = gateway
+        self._access = access
         self._limits = limits
         self._request_limits = request_limits
 
@@ -162,14 +169,14 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServicer):
     async def _embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         self._gateway.raise_if_full(request.model)
         request.request_id = _request_id(request.request_id, context)
-        call = _call_of(context)
+        call = _call_of(context, self._access)
         with _holding(self._limits, call, request):
             check_embedding(request, self._request_limits)
             return await self._gateway.embed(request, call)
 
 
 class GrpcServer:
-    """The gRPC server with all its services. With `keys`, every call must carry one of them.
+    """The gRPC server with all its services. `access` says what callers may do; without it no key is required.
 
     `limits` are shared with the other front door.
 
@@ -182,7 +189,7 @@ class GrpcServer:
         pool: Pool,
         rolling: RollingRestart,
         fleet: FleetView,
-        keys: ApiKeys | None = None,
+        access: Access | None = None,
         joined: JoinedFleet | None = None,
         limits: ClientLimits | None = None,
         request_limits: RequestLimits = DEFAULT_LIMITS,
@@ -190,19 +197,17 @@ class GrpcServer:
     ) -> None:
         limits = limits or ClientLimits()
         longest = ("grpc.max_receive_message_length", request_limits.choices_bytes)
-        # Even an interceptor that passes everything costs every call some time.
-        interceptors = [KeyInterceptor(keys)] if keys is not None else []
+        access = access or Access()
+        interceptors = [AuthorizationInterceptor(access)]
         self._server = grpc.aio.server(options=(*SERVER_OPTIONS, longest), interceptors=interceptors)
         self._health = HealthService(pool, fleet, SERVICES)
         generation_pb2_grpc.add_GenerationServicer_to_server(
-            GenerationService(gateway, limits, request_limits), self._server
+            GenerationService(gateway, access, limits, request_limits), self._server
         )
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(
-            EmbeddingService(gateway, limits, request_limits), self._server
+            EmbeddingService(gateway, access, limits, request_limits), self._server
         )
-        fleet_pb2_grpc.add_FleetServicer_to_server(
-            FleetService(pool, rolling, fleet, unloader, is_guarded=keys is not None), self._server
-        )
+        fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(pool, rolling, fleet, unloader), self._server)
         membership_pb2_grpc.add_MembershipServicer_to_server(MembershipService(joined), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server)
@@ -273,18 +278,10 @@ def _request_id(given: str, context: Context) -> str:
     return request_id
 
 
-def _call_of(context: Context) -> Call:
+def _call_of(context: Context, access: Access) -> Call:
     remaining = context.time_remaining()
     deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-    return Call(_client_of(context), deadline)
-
-
-def _client_of(context: Context) -> str:
-    """Returns the caller's key for fair queueing: API key, else host; empty for a local socket (then its session)."""
-    if authorization := _metadata(context).get("authorization", ""):
-        return authorization
-    kind, _, rest = context.peer().partition(":")
-    return "" if kind == "unix" else rest.rpartition(":")[0]
+    return Call(caller_of(access, context).identity, deadline)
 
 
 def _placement_metadata(call: Call, request_id: str) -> tuple[tuple[str, str], ...]:

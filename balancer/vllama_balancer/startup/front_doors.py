@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from vllama_balancer.callers import Access
 from vllama_balancer.client_limits import LEAST_STREAMS, ClientLimits
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
+from vllama_balancer.edge.security import AllowedHosts, this_host
 from vllama_balancer.edge.server import EdgeServer
 from vllama_balancer.errors import ConfigError
 from vllama_balancer.front.server import GrpcServer
-from vllama_balancer.keys import ApiKeys
+from vllama_balancer.keys import ApiKeys, Scope
 from vllama_balancer.startup.fleet_view import PoolView
 from vllama_balancer.startup.tls import tls_files
 from vllama_balancer.workers.rolling_restart import RollingRestart
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from vllama_balancer.scheduler.on_demand import OnDemand
     from vllama_balancer.scheduler.scheduler import ModelScheduler
     from vllama_balancer.workers.pool import Pool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class FrontDoors:
         self._config = config
         gateway = local.gateway if local is not None else dispatcher
         view = PoolView(pool, lambda: dispatcher.waiting, local.scheduler if local is not None else None)
-        keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
+        access = make_access(config)
         self._listener: socket.socket | None = None
         limits = ClientLimits(
             lambda: config.max_streams_per_client or max(LEAST_STREAMS, capacity(pool)), config.max_inflight_bytes
@@ -78,7 +83,6 @@ class FrontDoors:
         edge_config = EdgeConfig(
             loopback_only=is_loopback(config.host),
             origins=config.origins,
-            trusted_proxies=config.trusted_proxies,
             max_body_bytes=config.max_request_bytes,
             request_limits=request_limits,
         )
@@ -89,14 +93,14 @@ class FrontDoors:
             fleet=view,
             residency=local.gateway if local is not None else None,
             management=local.management if local is not None else None,
-            keys=keys,
+            access=access,
             limits=limits,
         )
         self._edge = EdgeServer(app)
         control = local.control if local is not None else None
         self._rolling = RollingRestart(pool, control, config.drain_timeout_seconds)
         unloader = local.gateway if local is not None else None
-        self._front = GrpcServer(gateway, pool, self._rolling, view, keys, joined, limits, request_limits, unloader)
+        self._front = GrpcServer(gateway, pool, self._rolling, view, access, joined, limits, request_limits, unloader)
         self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """HTTP port, once it is bound."""
@@ -161,6 +165,23 @@ class FrontDoors:
 def capacity(pool: Pool) -> int:
     """Returns how many streams the workers serve at once, as far as they have said."""
     return sum(worker.description.max_streams for worker in pool.workers() if worker.description is not None)
+
+
+def make_access(config: BalancerConfig) -> Access:
+    """Returns the rule of who may do what. Raises ConfigError for a wrong key file.
+
+    Warns of a server that others reach without a key.
+    """
+    keys = ApiKeys.load(config.api_keys) if config.api_keys is not None else None
+    if keys is None and config.anonymous_scopes and not is_loopback(config.host):
+        logger.warning(
+            "anyone who reaches %s may %s without a key: set --api-key-file (vllama key NAME makes a key), or listen "
+            "on 127.0.0.1",
+            config.host,
+            ", ".join(scope for scope in Scope if scope in config.anonymous_scopes),
+        )
+    hosts = AllowedHosts(this_host())
+    return Access(keys, anonymous=config.anonymous_scopes, proxies=config.trusted_proxies, is_own_host=hosts.allows)
 
 
 def is_loopback(host: str) -> bool:

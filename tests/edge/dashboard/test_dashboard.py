@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.callers import Access
 from vllama_balancer.errors import WorkerLost
 from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
-from vllama_balancer.keys import ApiKeys
+from vllama_balancer.keys import ApiKey, ApiKeys
 from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ async def test_errors_are_shown(tab: Tab, http: aiohttp.ClientSession, gateway: 
 
 async def test_a_key_is_asked_for(tab: Tab, gateway: FakeGateway, serve: Serve) -> None:
     """The page needs no key; its data does."""
-    keys = ApiKeys({"alice": hashlib.sha256(b"secret").digest()})
-    async with serve(gateway, keys=keys) as http:
+    keys = ApiKeys([ApiKey("alice", hashlib.sha256(b"secret").digest())])
+    async with serve(gateway, access=Access(keys)) as http:
         await open_page(tab, http)
         await tab.until("!by('keyform').hidden")
         key = json.dumps("secret")
@@ -151,3 +152,4 @@ async def test_a_key_is_asked_for(tab: Tab, gateway: FakeGateway, serve: Serve) 
         await tab.until("by('model').value === 'smollm2:135m' && by('keyform').hidden")
         await say(tab, "Hi")
         await tab.until("by('log').innerText.includes('Hello world')")
+        await tab.until("by('summary').innerText.includes('needs the scope fleet')")
