@@ -1,13 +1,8 @@
-"""A bounded load of gRPC clients against the simulated engine, every token of it checked.
-
-The simulated engine's token i is the text " {h}.{i}", h being the first four hex digits of the
-SHA-256 of the rendered prompt, so a lost, repeated or foreign token shows in the text alone.
-"""
+"""A bounded load of gRPC clients against the simulated engine, every event and token of it checked."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from tests.faults.stream_check import StreamCheck, expected_ids, expected_text
 from vllama_protos.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -33,12 +29,6 @@ def prompt_of(number: int, tokens: int = 32) -> str:
     return (head + "lorem ipsum dolor " * tokens)[: max(len(head), 4 * tokens)]
 
 
-def expected_text(prompt: str, tokens: int) -> str:
-    """What the simulated engine answers."""
-    mark = hashlib.sha256(prompt.encode()).hexdigest()[:4]
-    return "".join(f" {mark}.{index}" for index in range(tokens))
-
-
 def request_of(prompt: str, tokens: int, **fields: object) -> generation_pb2.GenerateRequest:
     """A completion of exactly `tokens` tokens."""
     return generation_pb2.GenerateRequest(
@@ -55,6 +45,8 @@ class Outcome:
     wrong: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     """Errors by status name."""
+    differences: list[str] = field(default_factory=list)
+    """What was wrong with the truncated and wrong ones."""
     migrated: int = 0
     workers: Counter[str] = field(default_factory=Counter)
     """Complete requests by the worker that started them."""
@@ -68,6 +60,20 @@ class Outcome:
     def clean(self) -> bool:
         """Whether every request was answered whole and right."""
         return not (self.truncated or self.wrong or self.failed)
+
+    def judge(self, check: StreamCheck, prompt: str, tokens: int) -> None:
+        """Counts a stream that ended without an error."""
+        expected = expected_text(prompt, tokens)
+        differences = check.differences(expected, expected_ids(prompt, tokens))
+        self.differences += differences
+        if check.finished is None or (check.text != expected and expected.startswith(check.text)):
+            self.truncated += 1
+        elif differences or check.started is None:
+            self.wrong += 1
+        else:
+            self.complete += 1
+            self.workers[check.started.worker] += 1
+        self.migrated += bool(check.finished and check.finished.migrations)
 
 
 @dataclass
@@ -110,27 +116,14 @@ class Load:
 
     async def _one(self, stub: generation_pb2_grpc.GenerationStub, number: int) -> None:
         prompt = prompt_of(number, self.prompt_tokens)
-        text, worker, finished, last = "", "", None, time.monotonic()
+        check, last = StreamCheck(), time.monotonic()
         try:
             async for event in stub.Generate(request_of(prompt, self.tokens), timeout=self.timeout_seconds):
                 now = time.monotonic()
                 self.outcome.slowest_gap_seconds = max(self.outcome.slowest_gap_seconds, now - last)
                 last = now
-                text += event.delta.text
-                worker = worker or event.started.worker
-                if event.HasField("finished"):
-                    finished = event.finished
+                check.add(event)
         except grpc.aio.AioRpcError as error:
             self.outcome.failed[error.code().name] += 1
             return
-        self._judge(text, expected_text(prompt, self.tokens), worker, finished)
-
-    def _judge(self, text: str, expected: str, worker: str, finished: generation_pb2.Finished | None) -> None:
-        if finished is None or (text != expected and expected.startswith(text)):
-            self.outcome.truncated += 1
-        elif text != expected or finished.usage.completion_tokens != self.tokens:
-            self.outcome.wrong += 1
-        else:
-            self.outcome.complete += 1
-            self.outcome.workers[worker] += 1
-        self.outcome.migrated += bool(finished and finished.migrations)
+        self.outcome.judge(check, prompt, self.tokens)

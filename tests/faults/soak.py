@@ -25,7 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.fleet_process import FleetProcess
 from tests.faults.line_plot import Line, line_plot
-from tests.faults.load import MODEL, Outcome, expected_text, prompt_of, request_of
+from tests.faults.load import MODEL, Outcome, prompt_of, request_of
+from tests.faults.stream_check import StreamCheck
 from vllama_protos.v1 import generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -78,27 +79,21 @@ class Soak:
         prompt = prompt_of(number, rng.choice((8, 64, 1500)))
         leave_after = rng.randrange(tokens + 1) if rng.random() < 0.3 else None
         call = self.stub.Generate(request_of(prompt, tokens), timeout=60)
-        text, ids, finished = "", 0, None
+        check = StreamCheck()
         try:
             async for event in call:
-                text += event.delta.text
-                ids += len(event.delta.token_ids)
-                if leave_after is not None and ids >= leave_after:
+                check.add(event)
+                if leave_after is not None and len(check.token_ids) >= leave_after:
                     call.cancel()
                     self.cancelled += 1
                     return
-                if event.HasField("finished"):
-                    finished = event.finished
         except grpc.aio.AioRpcError as error:
             self.outcome.failed[error.code().name] += 1
             return
-        if finished is None or text != expected_text(prompt, tokens):
-            self.outcome.wrong += 1
-            return
-        self.outcome.complete += 1
-        self.outcome.migrated += bool(finished.migrations)
-        self.delivered += ids
-        self.counted += finished.usage.completion_tokens
+        self.outcome.judge(check, prompt, tokens)
+        if check.finished is not None:
+            self.delivered += len(check.token_ids)
+            self.counted += check.finished.usage.completion_tokens
 
 
 async def kill_at(fleet: FleetProcess, soak: Soak, counts: Sequence[int]) -> None:

@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 from tests.end_to_end.fleet_process import FleetProcess, free_port
-from tests.faults.load import MODEL, expected_text, prompt_of, request_of
+from tests.faults.load import MODEL, prompt_of, request_of
+from tests.faults.stream_check import expected_text
 from vllama_balancer.certificates.folder import CertificateFolder
 from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc, generation_pb2_grpc
 
