@@ -1,4 +1,4 @@
-"""A client that disconnects frees its place within a second, whatever the state of its request."""
+"""A client that disconnects frees its place at once, whatever the state of its request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 MODEL = "demo:1b"
 LONG = "word " * 2500
 """Ten seconds of prefill at the speed of this worker, which takes four bytes for a token."""
-TRIES = 4
-"""A busy machine may be late once: one try within the second shows that nothing waits for a time-out."""
+CLIENTS = 3
+"""They leave one after the other: there is one place, so one that is not given back stops the next client."""
+PROMPT_SECONDS, LATE_SECONDS = 1.0, 5.0
+"""The best one has its place freed within the first, so nothing waits for a time-out; each one within the second."""
 PATHS = ["/api/chat", "/v1/chat/completions", "/v1/messages"]
 
 
@@ -72,10 +74,23 @@ async def seconds_until(fleet: FleetProcess, holds: Callable[[fleet_pb2.ListWork
     return time.monotonic() - begun
 
 
+def assert_prompt(took: list[float]) -> None:
+    """Every one of them was in time, and the best one at once."""
+    assert min(took) < PROMPT_SECONDS, took
+    assert max(took) < LATE_SECONDS, took
+
+
+async def first_event(reader: asyncio.StreamReader) -> None:
+    """Reads to the end of a JSON object."""
+    async with asyncio.timeout(30):
+        await reader.readuntil(b"}")
+
+
 def idle(listed: fleet_pb2.ListWorkersResponse) -> bool:
     """Nothing runs or waits, as far as balancer and worker know."""
     [worker] = listed.workers
-    return not (listed.queued_requests or worker.leases or worker.report.running or worker.report.waiting)
+    report = worker.report
+    return not (listed.queued_requests or worker.leases or report.running or report.waiting or report.kv_cache_use)
 
 
 def waiting(listed: fleet_pb2.ListWorkersResponse) -> int:
@@ -88,15 +103,13 @@ def waiting(listed: fleet_pb2.ListWorkersResponse) -> int:
 async def test_on_the_worker(slow: FleetProcess, phase: str, path: str) -> None:
     """The worker stops computing."""
     took = []
-    for _ in range(TRIES):
+    for _ in range(CLIENTS):
         async with asking(slow, path, LONG if phase == "prefill" else "hi") as (reader, _):
             if phase == "decode":
-                await asyncio.wait_for(reader.readuntil(b"}"), 30)
+                await first_event(reader)
             await seconds_until(slow, lambda listed: listed.workers[0].report.running == 1)
         took.append(await seconds_until(slow, idle))
-        if took[-1] < 1.0:
-            return
-    raise AssertionError(f"freed only after {took} s")
+    assert_prompt(took)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -104,15 +117,13 @@ async def test_in_the_queue(slow: FleetProcess, stream: bool) -> None:
     """A place in the queue is given up, and the running stream is not disturbed."""
     took = []
     async with asking(slow, "/api/chat", "hi") as (running, _):
-        await asyncio.wait_for(running.readuntil(b"}"), 30)
-        for _ in range(TRIES):
+        await first_event(running)
+        for _ in range(CLIENTS):
             async with asking(slow, "/api/chat", "hi again", stream=stream):
                 await seconds_until(slow, lambda listed: listed.queued_requests == 1)
             took.append(await seconds_until(slow, lambda listed: listed.queued_requests == 0))
-            if took[-1] < 1.0:
-                break
-        await asyncio.wait_for(running.readuntil(b"}"), 30)
-    assert took[-1] < 1.0, took
+        await first_event(running)
+    assert_prompt(took)
     await seconds_until(slow, idle)
 
 
@@ -124,12 +135,10 @@ async def test_while_the_model_starts(tmp_path: Path) -> None:
     try:
         await seconds_until(fleet, lambda listed: len(listed.workers) == 1)
         took = []
-        for _ in range(TRIES):
+        for _ in range(CLIENTS):
             async with asking(fleet, "/api/chat", "hi"):
                 await seconds_until(fleet, lambda listed: waiting(listed) == 1)
             took.append(await seconds_until(fleet, lambda listed: waiting(listed) == 0))
-            if took[-1] < 1.0:
-                break
-        assert took[-1] < 1.0, took
+        assert_prompt(took)
     finally:
         fleet.stop()
