@@ -54,6 +54,23 @@ async def test_the_requested_name_is_echoed(http: aiohttp.ClientSession, gateway
     assert gateway.requests[0].model == "smollm2:135m"
 
 
+ZEROS = {"seed": 0, "num_predict": 0, "temperature": 0, "top_k": 0, "min_p": 0, "presence_penalty": 0}
+"""Options that mean something at zero, and fields that read as zero when they are not set."""
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])
+async def test_zeros_reach_the_worker_as_zeros(http: aiohttp.ClientSession, gateway: FakeGateway, path: str) -> None:
+    """A seed of 0 is a seed, no tokens are none, and a temperature of 0 is greedy."""
+    prompt = {"prompt": "hi"} if path == "/api/generate" else {"messages": [TURN]}
+    await post(http, path, model="smollm2:135m", stream=False, options=ZEROS, **prompt)
+    [request] = gateway.requests
+    names = {"num_predict": "max_tokens"}
+    for option in ZEROS:
+        field = names.get(option, option)
+        assert request.sampling.HasField(field), field  # type: ignore[arg-type]
+        assert getattr(request.sampling, field) == 0
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("body", [{}, {"prompt": ""}, {"prompt": None, "keep_alive": "10m"}])
 async def test_an_empty_prompt_loads(http: aiohttp.ClientSession, body: dict[str, Any], stream: bool) -> None:

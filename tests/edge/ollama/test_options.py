@@ -82,8 +82,13 @@ def test_defaults_yield_to_generation_config_to_presets_to_the_request() -> None
 )
 def test_values_are_served_as_the_nearest_possible(options: dict[str, Any], field: str, expected: object) -> None:
     """Nothing that Ollama takes is refused."""
-    value = getattr(sampling(**options), field)
-    assert (list(value) if field == "stop" else value) == expected
+    result = sampling(**options)
+    if field == "stop":
+        assert list(result.stop) == expected
+        return
+    # A field that is not set reads as 0 too.
+    assert result.HasField(field)  # type: ignore[arg-type]
+    assert getattr(result, field) == expected
 
 
 @pytest.mark.parametrize(("option", "field"), [("seed", "seed"), ("num_predict", "max_tokens")])
