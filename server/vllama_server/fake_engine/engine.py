@@ -189,7 +189,7 @@ class FakeEngine:
 
     def _prepare(self, request: pb.GenerateRequest) -> tuple[Generation, int]:
         """Renders a request and determines its output; also returns the number of dropped turns."""
-        if request.HasField("output_format"):
+        if request.HasField("output_format") and not self._profile.accepts_formats:
             raise InvalidRequest("output_format: the simulated engine cannot constrain its output.", "output_format")
         context = min(request.max_context_tokens or self._context_tokens, self._context_tokens)
         data, dropped = render_within(request, context)

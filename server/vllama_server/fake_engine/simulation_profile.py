@@ -40,6 +40,8 @@ class SimulationProfile:
     """True if sleep and wake work, as on a GPU."""
     wake_seconds: float = 0.0
     """How long waking takes."""
+    accepts_formats: bool = False
+    """True if requests for constrained output are served, without the constraint."""
 
     @property
     def cache_blocks(self) -> int:
@@ -142,6 +144,7 @@ _PROFILE_READERS: dict[str, Reader] = {
     "block_tokens": _count,
     "can_sleep": _switch,
     "wake_seconds": _number,
+    "accepts_formats": _switch,
 }
 _FAULT_READERS: dict[str, Reader] = {
     "start_seconds": _number,

@@ -339,6 +339,15 @@ async def test_an_output_format_is_refused(engine):
         await events_of(engine, one)
 
 
+async def test_an_output_format_is_served_unconstrained_if_the_profile_asks(clock):
+    """For tests of what happens on the way to an engine that can."""
+    engine = FakeEngine(SimulationProfile(accepts_formats=True), clock=clock)
+    await engine.start(lambda *_: None)
+    one = request("x", max_tokens=3, fields={"output_format": pb.OutputFormat(json_object=True)})
+    assert text_of(await events_of(engine, one)) == expected("x", 0, 3)
+    await engine.stop()
+
+
 async def test_an_empty_prompt_is_refused(engine):
     """There is nothing to continue."""
     with pytest.raises(InvalidRequest, match="empty"):
