@@ -1,11 +1,17 @@
-"""What holds for every test: nothing that a run starts outlives it."""
+"""What holds for every test: nothing that a run starts outlives it, and in CI no skip goes unseen."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from tests.guardian import Guardian
 
+# How long an example takes depends on what else the machine does.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+pytest_plugins = ["tests.skips", "pytester"]
 GUARDIAN = pytest.StashKey[Guardian]()
 
 
