@@ -1,4 +1,4 @@
-"""The table finds each family's parsers, and what it names exists in vLLM.
+"""The table finds each family's parsers (test_families.py: from published templates), and vLLM has what it names.
 
 The chat template is found where the model has it, and given to vLLM where it need not look for another.
 """
@@ -12,7 +12,7 @@ import pytest
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
-from vllama_balancer.models.table import KnownModel, ModelTable
+from vllama_balancer.models.table import ModelTable
 from vllama_server.vllm_adapter.engine_config import EngineConfig
 from vllama_server.vllm_adapter.model_description import (
     Traits,
@@ -78,19 +78,6 @@ def test_the_table_of_known_models_names_parsers_that_exist() -> None:
     models = list(ModelTable.load())
     assert {model.parser for model in models} - {""} <= set(ToolParserManager.list_registered())
     assert {model.reasoning for model in models} - {""} <= set(ReasoningParserManager.list_registered())
-
-
-TEMPLATES = {"hermes": QWEN_TEMPLATE, "llama3_json": LLAMA_TEMPLATE, "mistral": "[TOOL_CALLS]"}
-"""What a template says that teaches the calls which a parser reads."""
-GENERATING = [model for model in ModelTable.load() if "completion" in model.capabilities]
-
-
-@pytest.mark.parametrize("model", GENERATING, ids=lambda model: model.name)
-def test_known_models_get_the_parsers_that_the_table_names(model: KnownModel) -> None:
-    """The worker chooses by itself, from the model's type, name and template; both must mean the same."""
-    template = TEMPLATES.get(model.parser, "")
-    traits = traits_of(load_families(), model.family, [model.repository, model.name], template, {})
-    assert (traits.tool_parser, traits.reasoning_parser) == (model.parser, model.reasoning)
 
 
 @pytest.mark.parametrize(
