@@ -1,5 +1,5 @@
 # Everything a fresh clone needs. `make run` serves the embedded model, `make test` runs the suite.
-.PHONY: setup setup-dev run test demo faults lint protos lock bench clean
+.PHONY: setup setup-dev run test check demo faults lint protos lock bench clean
 SHELL := /bin/bash
 BIN := .venv/bin
 # Without a GPU two workers share the processor; with GPUs it is one worker for each.
@@ -17,11 +17,15 @@ run: setup        ## serve the embedded model on 127.0.0.1:11434 until Ctrl-C
 demo: setup       ## start the fleet, stream 20 chats at once, show who served them, stop
 	@$(BIN)/python -m vllama_benchmarks.demo --streams 20
 
+check: setup-dev  ## in minutes: lint, and the tests that start no real engine, cluster, browser or fault and are quick
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -q -m "not (real or ray or browser or faults or slow)"
+
 test: setup-dev   ## the whole suite, of the faults only the quick ones
 	@$(BIN)/python -m pytest -m "not faults or quick"
 
-faults: setup-dev ## the whole fault matrix, as a table, and the lost nodes of a Ray cluster
-	@$(BIN)/python -m pytest -m faults
+faults: setup-dev ## the whole fault matrix, as a table, the lost nodes of a Ray cluster, three minutes of chaos
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-180} $(BIN)/python -m pytest -m faults
 
 bench: setup       ## each door beside the bare engine and vLLM's own server, in turn; BENCH="--each 3" for more
 	@$(BIN)/vllama bench compare --no-samples --concurrency 1,10,50 --each 1 --repeats 2 \

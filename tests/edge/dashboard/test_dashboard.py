@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.edge.conftest import Serve
     from tests.edge.dashboard.conftest import Tab
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 
 
 class Fleet:
