@@ -49,6 +49,8 @@ class HealthSettings:
     """Shortest time without an engine step, while streams run, that can mean a hung engine."""
     unmeasured_engine_stall_seconds: float = 60.0
     """The same while the worker has not measured how long its steps and prefills take."""
+    report_gap_seconds: float = 2.0
+    """A worker from which nothing came for as long was frozen or cut off, and could not be seen to make a step."""
     check_interval_seconds: float = 0.1
     """How often each worker is checked."""
 
@@ -150,10 +152,3 @@ def engine_stall_limit_seconds(report: worker_pb2.WorkerReport, settings: Health
         return settings.unmeasured_engine_stall_seconds
     prefill = 3.0 * report.queued_prompt_tokens / rate if rate > 0 else 0.0
     return max(settings.engine_stall_seconds, 20.0 * step) + prefill
-
-
-def engine_is_stalled(report: worker_pb2.WorkerReport, settings: HealthSettings) -> bool:
-    """Returns whether the engine hangs according to the report: streams run, and it makes no step."""
-    if not report.running or not report.HasField("last_step_age"):
-        return False
-    return report.last_step_age.ToTimedelta().total_seconds() > engine_stall_limit_seconds(report, settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from vllama_balancer.workers.breaker import AnswerTimeout, engine_is_stalled
+from vllama_balancer.workers.breaker import AnswerTimeout, engine_stall_limit_seconds
 from vllama_balancer.workers.channel import is_local
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 
@@ -55,8 +55,14 @@ class HealthChecker:
 
     async def run(self) -> None:
         """Checks until cancelled."""
+        interval = self._settings.check_interval_seconds
         while True:
-            await asyncio.sleep(self._settings.check_interval_seconds)
+            began_at = self._clock()
+            await asyncio.sleep(interval)
+            late_seconds = self._clock() - began_at - interval
+            if late_seconds > interval:
+                # This process was frozen or busy: it could not listen either.
+                self._worker.forgive_silence(late_seconds)
             await self.check()
 
     async def check(self) -> None:
@@ -68,9 +74,10 @@ class HealthChecker:
             await self._probe_if_due()
         elif await self._is_hung():
             silence = self._clock() - worker.last_seen_at
-            worker.mark_hung(f"hangs: nothing has come from it for {silence:.1f} s")
-        elif engine_is_stalled(worker.report, self._settings):
-            age = worker.report.last_step_age.ToTimedelta().total_seconds()
+            reason = f"hangs: nothing has come from it for {silence:.1f} s"
+            # A signal has stopped a stopped process, not one of its requests.
+            worker.mark_hung(reason, blames=not self._is_process_stopped)
+        elif (age := worker.step_age_seconds) > engine_stall_limit_seconds(worker.report, self._settings):
             worker.mark_hung(f"hangs: streams run, and its engine has made no step for {age:.1f} s")
 
     async def _is_hung(self) -> bool:

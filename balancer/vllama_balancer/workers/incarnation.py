@@ -5,6 +5,7 @@ The counts, the prefix index and the leases of an earlier incarnation cannot dis
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,10 @@ class ActiveLease(Suspect, Protocol):
     """Whether its request is held responsible for the crash of this incarnation."""
     needs_liveness_check: bool
     """Whether its request has not been sent yet: the worker has to prove that it lives first."""
+    is_unmetered: bool
+    """Whether its call computes nothing on the engine."""
+    taken_at: float
+    """On the worker's clock."""
 
     @property
     def is_suspect(self) -> bool:
@@ -49,6 +54,14 @@ class Incarnation:
     def has_suspect(self) -> bool:
         """Whether it runs a request that may have crashed another worker."""
         return any(lease.is_suspect for lease in self.leases)
+
+    @property
+    def busy_since(self) -> float:
+        """When the oldest of its requests for the engine began, on the worker's clock; infinite without one."""
+        for lease in self.leases:
+            if not (lease.is_unmetered or lease.needs_liveness_check):
+                return lease.taken_at
+        return math.inf
 
     def assign_blame(self) -> None:
         """Marks the leases that may have crashed the worker. Only the first call of a crash has an effect."""

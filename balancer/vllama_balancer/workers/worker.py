@@ -70,6 +70,7 @@ class Worker:
         self.ttft_window = TtftWindow()
         self.last_seen_at = -math.inf
         """When its latest report or stream event came."""
+        self._seen_since = -math.inf
         self.breaker = Breaker(health, clock)
         self.held = ""
         """Why it was taken out on purpose; empty while it is not."""
@@ -144,6 +145,15 @@ class Worker:
         """Streams that this balancer has on it."""
         return len(self.incarnation.leases)
 
+    @property
+    def step_age_seconds(self) -> float:
+        """How long its engine has made no step although it could: it had work, and the worker was not frozen."""
+        report = self.report
+        if report is None or not report.running or not report.HasField("last_step_age"):
+            return 0.0
+        since = max(self.incarnation.busy_since, self._seen_since)
+        return max(min(report.last_step_age.ToTimedelta().total_seconds(), self._clock() - since), 0.0)
+
     def candidate(self) -> Candidate | None:
         """Returns its load for a policy; None when it has no stream to spare."""
         return self.incarnation.load.candidate(self.name)
@@ -152,7 +162,14 @@ class Worker:
 
     def touch(self) -> None:
         """Records a sign of life."""
-        self.last_seen_at = self._clock()
+        now = self._clock()
+        if now - self.last_seen_at > self._health.report_gap_seconds:
+            self._seen_since = now
+        self.last_seen_at = now
+
+    def forgive_silence(self, seconds: float) -> None:
+        """Takes off its silence the time for which this process itself could not listen."""
+        self.last_seen_at = min(self.last_seen_at + seconds, self._clock())
 
     def record_first_token(self, taken_at: float) -> None:
         """Records the time to first token of a request that was placed here at `taken_at`."""
@@ -219,10 +236,15 @@ class Worker:
             self.report.state = worker_pb2.WORKER_STATE_DRAINING
         self.update()
 
-    def mark_hung(self, reason: str) -> None:
-        """Ejects it because it does not answer; its streams are given up, so that they are retried elsewhere."""
+    def mark_hung(self, reason: str, *, blames: bool = True) -> None:
+        """Ejects it because it does not answer; its streams are given up, so that they are retried elsewhere.
+
+        Its requests may be the cause, unless `blames` is False.
+        """
         self.breaker.eject(reason)
-        self._end_incarnation(reason)
+        if blames:
+            self.incarnation.assign_blame()
+        self.incarnation.abandon_leases(f"worker {self.name} {reason}")
         self.update()
 
     def mark_lost(self, reason: str) -> None:
@@ -242,15 +264,12 @@ class Worker:
         if boot_id == self.incarnation.boot_id:
             return
         if self.incarnation.boot_id:
-            self._end_incarnation("was restarted")
+            self.incarnation.assign_blame()
+            self.incarnation.abandon_leases(f"worker {self.name} was restarted")
             # The drain that it was held for is over with the process that was drained.
             self.held = ""
         self.incarnation = Incarnation(boot_id)
         self.breaker.close()
-
-    def _end_incarnation(self, reason: str) -> None:
-        self.incarnation.assign_blame()
-        self.incarnation.abandon_leases(f"worker {self.name} {reason}")
 
     # -- availability ----------------------------------------------------------------------
 

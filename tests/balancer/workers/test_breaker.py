@@ -6,7 +6,6 @@ from vllama_balancer.workers.breaker import (
     AnswerTimeout,
     Breaker,
     HealthSettings,
-    engine_is_stalled,
     engine_stall_limit_seconds,
 )
 from vllama_protos.v1 import worker_pb2
@@ -92,36 +91,18 @@ def test_enough_successes_make_the_next_ejection_a_first_one(breaker):
 
 def report(**fields):
     """A report of a worker with running streams."""
-    age = fields.pop("age", None)
-    made = worker_pb2.WorkerReport(running=2, **fields)
-    if age is not None:
-        made.last_step_age.FromNanoseconds(int(age * 1e9))
-    return made
+    return worker_pb2.WorkerReport(running=2, **fields)
 
 
-def test_an_engine_without_steps_while_streams_run_is_stalled():
-    """After ten seconds."""
-    assert engine_is_stalled(report(age=11), HealthSettings())
-    assert not engine_is_stalled(report(age=9), HealthSettings())
-
-
-def test_an_idle_engine_is_not_stalled():
-    """However long ago its last step was."""
-    idle = report(age=1000)
-    idle.running = 0
-    assert not engine_is_stalled(idle, HealthSettings())
-
-
-def test_an_engine_before_its_first_step_is_not_stalled():
-    """The field is unset until then."""
-    assert not engine_is_stalled(report(), HealthSettings())
+def test_an_engine_is_given_ten_seconds_for_a_step():
+    """While nothing is known of it that takes longer."""
+    assert engine_stall_limit_seconds(report(), HealthSettings()) == 10
 
 
 def test_a_long_prefill_is_given_its_time():
     """30,000 tokens at 500 a second take a minute."""
-    slow = report(age=100, queued_prompt_tokens=30_000, prefill_tokens_per_second=500.0)
+    slow = report(queued_prompt_tokens=30_000, prefill_tokens_per_second=500.0)
     assert engine_stall_limit_seconds(slow, HealthSettings()) == pytest.approx(10 + 180)
-    assert not engine_is_stalled(slow, HealthSettings())
 
 
 def test_an_unmeasured_prefill_is_given_more():
@@ -131,7 +112,7 @@ def test_an_unmeasured_prefill_is_given_more():
 
 def test_slow_steps_stretch_the_limit():
     """Twenty of its own steps."""
-    slow = report(age=15)
+    slow = report()
     slow.step.FromNanoseconds(int(1e9))
     assert engine_stall_limit_seconds(slow, HealthSettings()) == 20
 
