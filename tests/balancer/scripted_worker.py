@@ -134,8 +134,12 @@ class ScriptedWorker(
         generation_pb2_grpc.add_GenerationServicer_to_server(self, self._server)
         embedding_pb2_grpc.add_EmbeddingServicer_to_server(self, self._server)
         worker_pb2_grpc.add_WorkerServicer_to_server(self, self._server)
-        self._server.add_insecure_port(self.address)
+        self.bind(self._server)
         await self._server.start()
+
+    def bind(self, server: grpc.aio.Server) -> None:
+        """Listens on its address."""
+        server.add_insecure_port(self.address)
 
     async def die(self) -> None:
         """Cuts every call and the connection."""

@@ -8,7 +8,6 @@ import errno
 import ipaddress
 import logging
 import socket
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,8 @@ from vllama_balancer.workers.rolling_restart import RollingRestart
 from vllama_protos.budgets import RequestLimits
 
 if TYPE_CHECKING:
+    import ssl
+
     import grpc
     from prometheus_client import CollectorRegistry
 
@@ -156,10 +157,7 @@ class FrontDoors:
         files = tls_files(self._config)
         if files is None:
             return None, None
-        files.check()
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(files.certificate, files.key)
-        return files.server_credentials(), context
+        return files.server_credentials(), files.server_context()
 
 
 def capacity(pool: Pool) -> int:

@@ -1,4 +1,4 @@
-"""TLS of the gRPC connections, from files that may be renewed while the process runs."""
+"""TLS of both servers and of the channels to workers, from files that may be renewed while the process runs."""
 
 from __future__ import annotations
 
@@ -56,6 +56,21 @@ class TlsFiles:
             require_client_authentication=self.authority is not None,
         )
 
+    def server_context(self) -> ssl.SSLContext:
+        """Returns the context of an HTTPS server, which takes renewed files for the next connection.
+
+        Raises ConfigError when the files cannot be used.
+        """
+        self.check()
+        renewal = _ContextRenewal(self)
+        context = renewal.load()
+        context.sni_callback = renewal.choose
+        return context
+
+    def stamp(self) -> tuple[object, ...]:
+        """Returns a value that differs once a file was replaced, written, or removed."""
+        return tuple(_stamp(path) for path in (self.certificate, self.key, self.authority) if path is not None)
+
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Returns credentials that trust the authority and show the certificate, as the files are now."""
         roots = self.authority.read_bytes() if self.authority is not None else None
@@ -78,6 +93,42 @@ class TlsFiles:
             return None
 
 
+class _ContextRenewal:
+    """The certificate of the next HTTPS connection: TLS asks for it after the client's first message."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._stamp = files.stamp()
+        self._current: ssl.SSLContext | None = None
+
+    def load(self) -> ssl.SSLContext:
+        """Reads the files. Raises OSError, ValueError."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._files.certificate, self._files.key)
+        return context
+
+    def choose(self, connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
+        """Reads renewed files, and sets the connection's certificate."""
+        stamp = self._files.stamp()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._current = self.load()
+            except (OSError, ValueError) as error:
+                # Half of a renewal, or a mistake: the old certificate serves on.
+                logger.warning("renewed certificate not used: %s", error)
+        if self._current is not None:
+            connection.context = self._current
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def tls_files(config: BalancerConfig) -> TlsFiles | None:
     """Returns the files of the configuration; None for plain text."""
     if config.tls_certificate is None or config.tls_key is None:
@@ -94,4 +145,4 @@ def channel_opener(config: BalancerConfig) -> Callable[[str], Channel]:
     if files is None or files.authority is None:
         return open_channel
     files.check()
-    return secure_channel_opener(files.channel_credentials)
+    return secure_channel_opener(files.channel_credentials, files.stamp)

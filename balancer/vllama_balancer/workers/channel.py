@@ -48,11 +48,17 @@ REMOTE_OPTIONS = (*CHANNEL_OPTIONS, (MAX_RECONNECT_BACKOFF, 1_000))
 LOCAL_OPTIONS = (*CHANNEL_OPTIONS, (MAX_RECONNECT_BACKOFF, 200))
 
 
+NOWHERE = "unix:nowhere"
+"""Target of a channel to no worker."""
+
+
 class Channel:
     """One connection to one worker."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, is_outdated: Callable[[], bool] = lambda: False) -> None:
         self._channel = channel
+        self.is_outdated = is_outdated
+        """Whether a channel that is opened now would use other credentials."""
         self.generation = generation_pb2_grpc.GenerationStub(channel)
         self.embedding = embedding_pb2_grpc.EmbeddingStub(channel)
         self.worker = worker_pb2_grpc.WorkerStub(channel)
@@ -138,12 +144,24 @@ def open_channel(address: str) -> Channel:
     return Channel(grpc.aio.insecure_channel(address, options=options))
 
 
-def secure_channel_opener(read_credentials: Callable[[], grpc.ChannelCredentials]) -> Callable[[str], Channel]:
-    """Returns an opener of TLS channels that reads the credentials for each; unix sockets stay unencrypted."""
+def missing_channel() -> Channel:
+    """Returns the place of a channel that could not be opened yet, or of a worker that runs nowhere yet."""
+    return Channel(grpc.aio.insecure_channel(NOWHERE, options=LOCAL_OPTIONS), lambda: True)
+
+
+def secure_channel_opener(
+    read_credentials: Callable[[], grpc.ChannelCredentials], stamp: Callable[[], object]
+) -> Callable[[str], Channel]:
+    """Returns an opener of TLS channels that reads the credentials for each; unix sockets stay unencrypted.
+
+    `stamp` returns another value once the credentials would be others.
+    """
 
     def open_secure(address: str) -> Channel:
         if is_local(address):
             return open_channel(address)
-        return Channel(grpc.aio.secure_channel(address, read_credentials(), options=REMOTE_OPTIONS))
+        before = stamp()
+        channel = grpc.aio.secure_channel(address, read_credentials(), options=REMOTE_OPTIONS)
+        return Channel(channel, lambda: stamp() != before)
 
     return open_secure

@@ -12,7 +12,7 @@ from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.routing.snapshot import Snapshot
 from vllama_balancer.workers.attempt_errors import FailureKind
 from vllama_balancer.workers.breaker import HealthSettings
-from vllama_balancer.workers.channel import open_channel
+from vllama_balancer.workers.channel import missing_channel, open_channel
 from vllama_balancer.workers.health_checker import HealthChecker
 from vllama_balancer.workers.watch import Watcher
 from vllama_balancer.workers.worker import Worker
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOWHERE = "unix:nowhere"
-"""Target of the channel of a worker that runs nowhere yet; it is never called."""
 RECOVERY_SECONDS = 1.0
-"""Pause after an unexpected error in a worker's task."""
+"""Pause after an unexpected error in a worker's task, or in an event of a fleet source."""
+TRIES_OF_AN_EVENT = 5
+CLOSE_SECONDS = 5.0
+"""How long the tasks and the connection of a worker may take to end."""
 
 
 class Pool:
@@ -39,11 +40,13 @@ class Pool:
         health: HealthSettings | None = None,
         open_channel: Callable[[str], Channel] = open_channel,
         clock: Callable[[], float] = time.monotonic,
+        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
-        """`open_channel` opens the connection to an address."""
+        """`open_channel` opens the connection to an address; it may raise OSError or ValueError."""
         self._health = health or HealthSettings()
         self._open_channel = open_channel
         self._clock = clock
+        self._close_seconds = close_seconds
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -110,10 +113,19 @@ class Pool:
 
     # -- fleet events ----------------------------------------------------------------------
 
-    async def follow(self, events: AsyncIterator[FleetEvent]) -> None:
-        """Applies the events of a fleet source until it ends. Several sources may be followed at once."""
+    async def follow(self, events: AsyncIterator[FleetEvent], pause_seconds: float = RECOVERY_SECONDS) -> None:
+        """Applies the events of a fleet source until it ends. Several sources may be followed at once.
+
+        An event that cannot be applied is tried again a few times and then left out.
+        """
         async for event in events:
-            self.apply(event)
+            for _ in range(TRIES_OF_AN_EVENT):
+                try:
+                    self.apply(event)
+                    break
+                except Exception:
+                    logger.exception("unhandled exception in an event of the fleet: %r", event)
+                    await asyncio.sleep(pause_seconds)
 
     def apply(self, event: FleetEvent) -> None:
         """Applies one event."""
@@ -130,17 +142,20 @@ class Pool:
         """Ends every task and connection; calls that still run are cut."""
         for name in tuple(self._workers):
             self._remove(name, "the balancer ends")
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _add(self, event: Added) -> None:
-        worker = Worker(event, self._open_channel(event.address or NOWHERE), self._health, self.changes, self._clock)
+        channel, fault = self._open(event.address)
+        if fault:
+            logger.warning("worker %s: %s; it is tried again", event.name, fault)
+        worker = Worker(event, channel or missing_channel(), self._health, self.changes, self._clock)
         self._workers[event.name] = worker
         self._tasks[event.name] = []
         if not event.address:  # it runs nowhere yet
             return
         checker = HealthChecker(worker, self._health, self._clock, self.is_last)
         self._tasks[event.name] = [
-            asyncio.create_task(_keep_running(Watcher(worker).run), name=f"watch {event.name}"),
+            asyncio.create_task(_keep_running(Watcher(worker, self._reopen).run), name=f"watch {event.name}"),
             asyncio.create_task(_keep_running(checker.run), name=f"check {event.name}"),
         ]
 
@@ -151,9 +166,46 @@ class Pool:
         worker.process_changed(Changed(name, ProcessState.STOPPED, reason))
         worker.incarnation.abandon_leases(f"worker {name} {reason}", FailureKind.REFUSED)
         # The connection closes in a task of its own: the readers of abandoned calls find it still open.
-        task = asyncio.create_task(_close(worker, self._tasks.pop(name)), name=f"close {name}")
+        self._close_later(worker.name, worker.channel, self._tasks.pop(name, []))
+
+    def _reopen(self, worker: Worker) -> str:
+        """Replaces an outdated channel once nothing runs on it; returns why that cannot be done, or nothing."""
+        if not worker.channel.is_outdated() or worker.incarnation.leases:
+            return ""
+        channel, fault = self._open(worker.address)
+        if channel is None:
+            if fault not in worker.unavailable:
+                logger.warning("worker %s: %s; it is tried again", worker.name, fault)
+            return fault
+        before, worker.channel = worker.channel, channel
+        self._close_later(worker.name, before, [])
+        return ""
+
+    def _open(self, address: str) -> tuple[Channel | None, str]:
+        """Returns a channel, or None and why there is none; a worker without an address runs nowhere yet."""
+        if not address:
+            return None, ""
+        try:
+            return self._open_channel(address), ""
+        except (OSError, ValueError) as error:
+            return None, f"its channel cannot be opened: {error}"
+
+    def _close_later(self, name: str, channel: Channel, tasks: list[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(self._close(channel, tasks), name=f"close {name}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close(self, channel: Channel, tasks: list[asyncio.Task[None]]) -> None:
+        """Ends a worker's tasks and closes its connection, in a bounded time."""
+        for task in tasks:
+            task.cancel()
+        try:
+            async with asyncio.timeout(self._close_seconds):
+                if tasks:
+                    await asyncio.wait(tasks)
+                await channel.close()
+        except TimeoutError:
+            logger.warning("a worker's connection did not close within %g s", self._close_seconds)
 
 
 async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
@@ -164,10 +216,3 @@ async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             logger.exception("unhandled exception in a worker's task; restarting the task")
             await asyncio.sleep(RECOVERY_SECONDS)
-
-
-async def _close(worker: Worker, tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await worker.channel.close()

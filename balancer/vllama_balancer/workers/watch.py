@@ -12,6 +12,8 @@ from vllama_balancer.workers.channel import is_local
 from vllama_protos.v1 import worker_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllama_balancer.workers.worker import Worker
 
 DESCRIBE_TIMEOUT_SECONDS = 5.0
@@ -27,8 +29,10 @@ MAX_LOCAL_RETRY_SECONDS = 0.2
 class Watcher:
     """Reads one worker's reports and updates the worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, reopen: Callable[[Worker], str] = lambda _: "") -> None:
+        """Calls `reopen` when the connection is lost; it returns why the worker's channel cannot be opened anew."""
         self._worker = worker
+        self._reopen = reopen
         self._described = ("", worker_pb2.WORKER_STATE_UNSPECIFIED)
         self._max_retry = MAX_LOCAL_RETRY_SECONDS if is_local(worker.address) else MAX_RETRY_SECONDS
 
@@ -42,7 +46,7 @@ class Watcher:
             except grpc.aio.AioRpcError as error:
                 # A worker that has reported since is retried soon, one that stays away less often.
                 wait = FIRST_RETRY_SECONDS if self._worker.is_connected else min(wait * 2, self._max_retry)
-                self._worker.disconnected(self._describe_error(error))
+                self._worker.disconnected(self._reopen(self._worker) or self._describe_error(error))
             await asyncio.sleep(wait)
 
     def _describe_error(self, error: grpc.aio.AioRpcError) -> str:

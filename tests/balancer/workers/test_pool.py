@@ -1,11 +1,16 @@
 """The set of workers: how they join, change and leave."""
 
 import asyncio
+import errno
+
+import grpc
 
 from tests.balancer.conftest import DRAINING, READY, STARTING
 from tests.balancer.scripted_worker import ScriptedWorker, eventually, text_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.names import model_key
+from vllama_balancer.workers.channel import Channel
+from vllama_balancer.workers.pool import Pool
 from vllama_protos.v1 import worker_pb2
 
 KEY = model_key("m")
@@ -165,3 +170,55 @@ async def test_a_workers_task_is_restarted_after_an_unexpected_error(make_fleet,
     seen = worker.last_seen_at
     await eventually(lambda: worker.last_seen_at > seen)
     assert (await fleet.generate()).text == text_of(8)
+
+
+class BrokenEvent:
+    """An event whose name cannot be read, for so many times."""
+
+    def __init__(self, times):
+        self.times = times
+
+    @property
+    def name(self):
+        self.times -= 1
+        if self.times >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return "nobody"
+
+
+async def test_an_exception_in_one_event_does_not_end_the_following(make_fleet, tmp_path, caplog):
+    """It is logged, tried again, and left out in the end; the next event is applied."""
+    fleet = await make_fleet(1)
+    passing, lasting = BrokenEvent(2), BrokenEvent(99)
+
+    async def events():
+        yield passing
+        yield lasting
+        yield Added("late", f"unix:{tmp_path}/late")
+
+    await fleet.pool.follow(events(), pause_seconds=0.001)
+    assert fleet.pool.find("late") is not None
+    assert passing.times < 0 < lasting.times
+    assert "Too many open files" in caplog.text
+    fleet.pool.apply(Removed("late"))
+
+
+class StuckChannel(Channel):
+    """A channel that closes only when it is let go."""
+
+    go_on = asyncio.Event()
+
+    async def close(self):
+        await self.go_on.wait()
+        await super().close()
+
+
+async def test_a_channel_that_does_not_close_does_not_hold_up_the_end(tmp_path):
+    """The pool waits for it for a moment only."""
+    channel = StuckChannel(grpc.aio.insecure_channel(f"unix:{tmp_path}/w"))
+    pool = Pool(open_channel=lambda _: channel, close_seconds=0.01)
+    pool.apply(Added("w", f"unix:{tmp_path}/w"))
+    async with asyncio.timeout(5):
+        await pool.close()
+    channel.go_on.set()
+    await channel.close()
