@@ -1,7 +1,9 @@
 """Workers that are started elsewhere: at given addresses, or behind a DNS name.
 
 A DNS name is resolved again every few seconds: each address is one worker. A failed lookup changes nothing, so that
-an outage of the name server does not empty the fleet.
+an outage of the name server does not empty the fleet. Some resolvers answer with a part of the records only, another
+one each time: an address has to be missing from many answers in a row before its worker is removed. A worker that has
+ended meanwhile gets no requests, because nothing answers there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 DNS_SCHEME = "dns:///"
 RESOLVE_INTERVAL_SECONDS = 5.0
+LOOKUPS_TO_LEAVE = 12
+"""Answers in a row without an address after which its worker is removed: a minute."""
 
 
 class StaticFleet:
@@ -61,16 +65,19 @@ class DnsFleet:
 
     async def events(self) -> AsyncIterator[FleetEvent]:
         """Yields Added and Removed as addresses come and go."""
-        known: set[str] = set()
+        missing: dict[str, int] = {}
         while True:
             try:
                 found = set(await self._resolve(self._host, self._port))
             except OSError as error:
                 logger.warning("%s cannot be resolved, its workers stay: %s", self._host, error)
-                found = known
-            for address in sorted(found - known):
-                yield Added(name=address, address=address)
-            for address in sorted(known - found):
-                yield Removed(name=address, reason=f"left {self._host}")
-            known = found
+            else:
+                for address in sorted(found - missing.keys()):
+                    yield Added(name=address, address=address)
+                missing = {
+                    address: 0 if address in found else missing[address] + 1 for address in missing.keys() | found
+                }
+                for address in sorted(address for address, times in missing.items() if times >= LOOKUPS_TO_LEAVE):
+                    del missing[address]
+                    yield Removed(name=address, reason=f"left {self._host}")
             await self._pause(RESOLVE_INTERVAL_SECONDS)

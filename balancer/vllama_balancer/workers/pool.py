@@ -49,6 +49,8 @@ class Pool:
         self._close_seconds = close_seconds
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._claims: dict[tuple[object, str], str] = {}
+        """Source and name of each worker that was added, and the name under which the pool has it."""
         self._closing: set[asyncio.Task[None]] = set()
         # Cached until the next change: every request reads it.
         self._available: dict[str, list[Worker]] = {}
@@ -118,24 +120,26 @@ class Pool:
 
         An event that cannot be applied is tried again a few times and then left out.
         """
+        source = object()
         async for event in events:
             for _ in range(TRIES_OF_AN_EVENT):
                 try:
-                    self.apply(event)
+                    self.apply(event, source)
                     break
                 except Exception:
                     logger.exception("unhandled exception in an event of the fleet: %r", event)
                     await asyncio.sleep(pause_seconds)
 
-    def apply(self, event: FleetEvent) -> None:
-        """Applies one event."""
+    def apply(self, event: FleetEvent, source: object = None) -> None:
+        """Applies one event of a source. A worker at an address stays until every source of it has removed it."""
+        claim = (source, event.name)
         if isinstance(event, Added):
-            self._remove(event.name, "was replaced")
-            self._add(event)
+            self._release(claim, "was replaced")
+            self._claim(claim, event)
         elif isinstance(event, Removed):
-            self._remove(event.name, event.reason or "was removed")
-        elif event.name in self._workers:
-            self._workers[event.name].process_changed(event)
+            self._release(claim, event.reason or "was removed")
+        elif (worker := self._workers.get(self._claims.get(claim, event.name))) is not None:
+            worker.process_changed(event)
         self.changes.increment()
 
     async def close(self) -> None:
@@ -143,6 +147,20 @@ class Pool:
         for name in tuple(self._workers):
             self._remove(name, "the balancer ends")
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _claim(self, claim: tuple[object, str], event: Added) -> None:
+        shared = next((w for w in self._workers.values() if event.address and w.address == event.address), None)
+        if shared is not None:
+            logger.info("worker %s is the one that is known as %s", event.name, shared.name)
+        else:
+            self._remove(event.name, "was replaced")
+            self._add(event)
+        self._claims[claim] = shared.name if shared is not None else event.name
+
+    def _release(self, claim: tuple[object, str], reason: str) -> None:
+        name = self._claims.pop(claim, None)
+        if name is not None and name not in self._claims.values():
+            self._remove(name, reason)
 
     def _add(self, event: Added) -> None:
         channel, fault = self._open(event.address)

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 from vllama_balancer.fleet.events import Added, Removed
-from vllama_balancer.fleet.remote import DnsFleet, StaticFleet, system_resolve
+from vllama_balancer.fleet.remote import LOOKUPS_TO_LEAVE, DnsFleet, StaticFleet, system_resolve
 
 
 class Names:
@@ -45,12 +45,24 @@ async def test_given_addresses_are_announced_once() -> None:
 
 
 async def test_every_address_of_a_name_is_a_worker() -> None:
-    """New records are added, missing ones removed."""
+    """New records are added, and those that stay missing are removed."""
     fleet = DnsFleet("dns:///workers:7", Names(["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"]), pause)
     assert await taken(fleet, 4) == [
         Added("10.0.0.1:7", "10.0.0.1:7"), Added("10.0.0.2:7", "10.0.0.2:7"),
         Added("10.0.0.3:7", "10.0.0.3:7"), Removed("10.0.0.1:7", "left workers"),
     ]  # fmt: skip
+
+
+async def test_a_resolver_may_answer_with_subsets() -> None:
+    """A record that is missing now and then stays, however often; an outage is no answer without it."""
+    both, first, second = ["10.0.0.1", "10.0.0.2"], ["10.0.0.1"], ["10.0.0.2"]
+    down = [OSError("down")] * LOOKUPS_TO_LEAVE
+    answers = [*[first, second] * 50, both, *down, *[first] * LOOKUPS_TO_LEAVE]
+    fleet = DnsFleet("dns:///workers:7", Names(both, *answers[:-1], answers[-1]), pause)
+    names = fleet._resolve
+    found = await taken(fleet, 3)
+    assert found[2] == Removed("10.0.0.2:7", "left workers")
+    assert names.answers == [first], "it was removed before it had been missing for long"
 
 
 async def test_a_failed_lookup_changes_nothing() -> None:

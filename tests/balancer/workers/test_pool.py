@@ -6,7 +6,7 @@ import errno
 import grpc
 
 from tests.balancer.conftest import DRAINING, READY, STARTING
-from tests.balancer.scripted_worker import ScriptedWorker, eventually, text_of
+from tests.balancer.scripted_worker import Script, ScriptedWorker, eventually, text_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.names import model_key
 from vllama_balancer.workers.channel import Channel
@@ -118,11 +118,13 @@ async def test_a_source_is_followed_to_its_end(make_fleet):
     fleet = await make_fleet(1)
 
     async def source():
-        yield Changed("w0", ProcessState.RESTARTING, "a")
-        yield Removed("w0")
+        yield Added("w9", "unix:w9")
+        yield Changed("w9", ProcessState.RESTARTING, "a")
+        assert fleet.pool.find("w9").unavailable == "is restarting: a"
+        yield Removed("w9")
 
     await fleet.pool.follow(source())
-    assert fleet.pool.workers() == ()
+    assert [worker.name for worker in fleet.pool.workers()] == ["w0"]
 
 
 async def test_an_incarnation_is_excluded_only_while_another_is_available(make_fleet):
@@ -170,6 +172,65 @@ async def test_a_workers_task_is_restarted_after_an_unexpected_error(make_fleet,
     seen = worker.last_seen_at
     await eventually(lambda: worker.last_seen_at > seen)
     assert (await fleet.generate()).text == text_of(8)
+
+
+async def test_two_sources_of_one_address_share_a_worker(make_fleet):
+    """It stays, with its streams, until both have dropped it; it keeps the name that it had first."""
+    fleet = await make_fleet(1)
+    fleet.workers[0].script = Script(pause_after_tokens=3)
+    address, first, second = fleet.workers[0].address, object(), object()
+    fleet.pool.apply(Removed("w0"))
+    fleet.pool.apply(Added(address, address), first)
+    worker = fleet.pool.find(address)
+    await fleet.all_available()
+    running = asyncio.create_task(fleet.generate(max_tokens=6))
+    await eventually(lambda: fleet.workers[0].running == 1)
+    fleet.pool.apply(Added(address, address), second)
+    fleet.pool.apply(Added(f"gpu7@{address}", address), second)
+    fleet.pool.apply(Removed(address), first)
+    fleet.pool.apply(Removed(address), second)
+    assert fleet.pool.workers() == (worker,)
+    fleet.workers[0].go_on.set()
+    reply = await running
+    assert (reply.text, reply.finished.migrations) == (text_of(6), 0)
+    fleet.pool.apply(Removed(f"gpu7@{address}"), second)
+    assert fleet.pool.workers() == ()
+    fleet.pool.apply(Removed(f"gpu7@{address}"), second)
+
+
+async def test_each_followed_source_counts_for_itself(make_fleet):
+    """Two names whose records overlap are two sources."""
+    fleet = await make_fleet(0)
+    dropped = asyncio.Event()
+
+    async def one():
+        yield Added("a:1", "unix:a")
+        yield Removed("a:1")
+        dropped.set()
+
+    async def other():
+        yield Added("a:1", "unix:a")
+        await dropped.wait()
+
+    await asyncio.gather(fleet.pool.follow(other()), fleet.pool.follow(one()))
+    assert [worker.name for worker in fleet.pool.workers()] == ["a:1"]
+
+
+async def test_a_worker_may_come_back_as_another_model(make_fleet):
+    """Under its address: it is taken as what it is now, and no longer as what it was."""
+    fleet = await make_fleet(2, models=("m:latest", "other:latest"))
+    changed = fleet.workers[0]
+    for scripted, models in ((changed, ("other:latest",)), (fleet.workers[1], ("m:latest",))):
+        await scripted.die()
+        scripted.models = models
+        await scripted.start()
+    await eventually(lambda: [w.name for w in fleet.pool.available(model_key("other"))] == ["w0"])
+    await eventually(lambda: [w.name for w in fleet.pool.available(KEY)] == ["w1"])
+    seen = len(changed.requests)
+    for _ in range(4):
+        await fleet.generate()
+    assert len(changed.requests) == seen
+    assert (await fleet.generate(model="other")).text == text_of(8)
 
 
 class BrokenEvent:
