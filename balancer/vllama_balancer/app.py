@@ -140,7 +140,8 @@ class Balancer:
         gpus = GpuMemory(MachineProbe(self._environment), config.gpu_memory_utilization)
         machine = Machine(replicas, self._pool, GrpcSleepControl(self._pool), settings, spare_host_memory)
         self._scheduler = ModelScheduler(machine, gpus, self._catalog.expires, awaits_preload=True)
-        management = StoreManagement(self._store, self._resolver(), self._catalog, self._scheduler)
+        named = config.models if config.is_pinned else ()
+        management = StoreManagement(self._store, self._resolver(), self._catalog, self._scheduler, named)
         gateway = OnDemand(self._dispatcher, self._catalog, self._scheduler)
         return LocalParts(gateway, management, self._fleet, self._scheduler)
 

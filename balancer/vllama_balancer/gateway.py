@@ -209,11 +209,14 @@ class Management(Protocol):
         ...
 
     async def copy(self, source: str, destination: str) -> None:
-        """Gives an installed model a second name. Raises ModelNotFound."""
+        """Gives an installed model a second name. Raises ModelNotFound, and ModelInUse for a name that is pinned."""
         ...
 
     async def create(self, name: str, recipe: Recipe) -> None:
-        """Makes an alias with presets, which survives a restart. Raises ModelNotFound for an unknown base."""
+        """Makes an alias with presets, which survives a restart.
+
+        Raises ModelNotFound for an unknown base, and ModelInUse for a name that is pinned.
+        """
         ...
 
 

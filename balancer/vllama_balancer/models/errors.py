@@ -7,7 +7,7 @@ ModelError
 |-- DownloadDamaged        the download is not what the hub announced
 |-- DoesNotFit             memory or disk does not suffice; the message has the numbers
 |-- ConversionFailed       a GGUF file cannot be converted for vLLM
-`-- ModelInUse             the model is pinned by the configuration
+`-- ModelInUse             the configuration names the model: it cannot be deleted or replaced
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ConversionFailed(ModelError):
 
 
 class ModelInUse(ModelError):
-    """The configuration pins the model: it cannot be deleted while it is served."""
+    """The configuration names the model: it cannot be deleted or replaced while the server runs."""
 
     reason = reason_text(ErrorReason.ERROR_REASON_MODEL_IN_USE)
 

@@ -18,7 +18,7 @@ from vllama_balancer.names import model_key
 from vllama_protos.v1 import presets_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Collection
 
     from vllama_balancer.gateway import Recipe
     from vllama_balancer.models.catalog import Catalog
@@ -41,7 +41,16 @@ class LoadedModels(Protocol):
 class StoreManagement:
     """Implements gateway.Management on the store."""
 
-    def __init__(self, store: Store, resolver: Resolver, catalog: Catalog, loaded: LoadedModels) -> None:
+    def __init__(
+        self,
+        store: Store,
+        resolver: Resolver,
+        catalog: Catalog,
+        loaded: LoadedModels,
+        named: Collection[str] = (),
+    ) -> None:
+        """`named` are the models of the command line."""
+        self._named = frozenset(map(model_key, named))
         self._store = store
         self._resolver = resolver
         self._catalog = catalog
@@ -64,24 +73,25 @@ class StoreManagement:
     async def delete(self, name: str) -> None:
         """Removes a name, and the weights that no other name uses. Raises ModelNotFound, ModelInUse."""
         model = self._required(name)
-        key = model_key(model.name)
-        if self._loaded.is_pinned(key):
+        if self._is_named(model.name):
             raise ModelInUse(
                 f"{model.name} is served as long as the server runs; start it without that name to delete it"
             )
         self._catalog.remove(name)
-        await self._loaded.unload(key)
+        await self._loaded.unload(model_key(model.name))
         await asyncio.to_thread(self._store.remove, name)
 
     async def copy(self, source: str, destination: str) -> None:
-        """Gives an installed model a second name. Raises ModelNotFound."""
+        """Gives an installed model a second name. Raises ModelNotFound, ModelInUse."""
         model = self._required(source)
+        self._check_free(destination)
         parent = model.parent or model.name
         await self._install(await asyncio.to_thread(self._store.copy, model, destination, parent=parent))
 
     async def create(self, name: str, recipe: Recipe) -> None:
-        """Makes an alias with presets. Raises ModelNotFound for an unknown base."""
+        """Makes an alias with presets. Raises ModelNotFound for an unknown base, ModelInUse."""
         base = self._required(recipe.base)
+        self._check_free(name)
         changes: dict[str, object] = {"parent": base.parent or base.name, "presets": _with_recipe(base.presets, recipe)}
         if recipe.license is not None:
             changes["license"] = recipe.license
@@ -89,6 +99,21 @@ class StoreManagement:
 
     async def _install(self, model: StoredModel) -> None:
         self._catalog.install(model, await asyncio.to_thread(self._resolver.describe, model))
+
+    def _is_named(self, name: str) -> bool:
+        # A path on the command line gets its name when it is loaded: the scheduler has that one.
+        key = model_key(name)
+        return key in self._named or self._loaded.is_pinned(key)
+
+    def _check_free(self, name: str) -> None:
+        """Raises ModelInUse if a new model of this name would replace or hide one that the operator chose."""
+        if self._is_named(name):
+            raise ModelInUse(
+                f"{name} is named on the server's command line and stays as it is as long as the server runs; "
+                "choose another name"
+            )
+        if self._catalog.installed(name) is None and self._catalog.find(name) is not None:
+            raise ModelInUse(f"{name} is served by workers that this server did not start; choose another name")
 
     def _required(self, name: str) -> StoredModel:
         model = self._catalog.installed(name)

@@ -19,7 +19,7 @@ from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
 from vllama_balancer.names import model_key
 from vllama_balancer.preset_options import option_values
-from vllama_protos.v1 import generation_pb2
+from vllama_protos.v1 import generation_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,12 +49,12 @@ class Loaded:
 class Setup:
     """Everything that management works on."""
 
-    def __init__(self, store: Store, environment: dict[str, str]) -> None:
+    def __init__(self, store: Store, environment: dict[str, str], named: tuple[str, ...] = ()) -> None:
         self.store = store
         self.catalog = Catalog(NoWorkers())
         self.loaded = Loaded()
         resolver = Resolver(store, ModelTable.load(), environment)
-        self.management = StoreManagement(store, resolver, self.catalog, self.loaded)
+        self.management = StoreManagement(store, resolver, self.catalog, self.loaded, named)
 
     async def pulled(self, name: str) -> list[str]:
         """Pulls and returns the statuses."""
@@ -155,12 +155,67 @@ async def test_an_alias_outlives_its_base(setup: Setup) -> None:
     assert setup.store.find("mine").weights.is_dir()
 
 
-async def test_a_pinned_model_cannot_be_deleted(setup: Setup) -> None:
-    """The error has the reason; nothing is removed."""
-    setup.loaded.pinned.add(model_key("base:1b"))
+async def change(setup: Setup, call: str, name: str) -> None:
+    """Deletes a name, or gives it to another model."""
+    if call == "delete":
+        await setup.management.delete(name)
+    elif call == "copy":
+        await setup.management.copy("base:1b", name)
+    else:
+        await setup.management.create(name, Recipe("base:1b", system="INJECTED"))
+
+
+@pytest.mark.parametrize("call", ["delete", "copy", "create"])
+@pytest.mark.parametrize("spelling", ["base:1b", "BASE:1B", "library/base:1b", "registry.ollama.ai/library/Base:1b"])
+@pytest.mark.parametrize("shown_by", ["flags", "scheduler"])
+async def test_a_named_model_stays_as_it_is(store: Store, installed, call: str, spelling: str, shown_by: str) -> None:
+    """Under any spelling, also before the scheduler has it; the store and the catalog keep it."""
+    setup = Setup(store, {}, named=("base:1b",) if shown_by == "flags" else ())
+    setup.catalog.install(installed("base:1b", license="mit", presets=presets(top_k=40)))
+    if shown_by == "scheduler":
+        setup.loaded.pinned.add(model_key("base:1b"))
+    before = setup.catalog.find("base:1b")
     with pytest.raises(ModelInUse, match="as long as the server runs"):
-        await setup.management.delete("base:1b")
-    assert setup.catalog.find("base:1b") is not None
+        await change(setup, call, spelling)
+    assert setup.catalog.find("base:1b") == before
+    assert setup.store.find("base:1b").presets == before.presets
+
+
+@pytest.mark.parametrize("call", ["copy", "create"])
+async def test_a_named_model_is_not_shadowed_before_it_is_installed(store: Store, installed, call: str) -> None:
+    """The name of a model that still loads is not free."""
+    setup = Setup(store, {}, named=("qwen2.5",))
+    setup.catalog.install(installed("base:1b"))
+    with pytest.raises(ModelInUse, match="choose another name"):
+        await change(setup, call, "qwen2.5:latest")
+    assert setup.store.find("qwen2.5") is None
+
+
+class Hosting:
+    """A pool with one worker that was started elsewhere."""
+
+    keys = (model_key("theirs:1b"),)
+    description = worker_pb2.DescribeResponse(models=["theirs:1b"], capabilities=[worker_pb2.CAPABILITY_CHAT])
+    unavailable = ""
+
+    def workers(self) -> tuple[Hosting]:
+        return (self,)
+
+
+@pytest.mark.parametrize("call", ["copy", "create"])
+async def test_a_model_of_other_workers_is_not_shadowed(setup: Setup, call: str) -> None:
+    """A name in the store would hide what their operator named."""
+    setup.catalog._workers = Hosting()
+    with pytest.raises(ModelInUse, match="theirs:1b"):
+        await change(setup, call, "theirs:1b")
+
+
+@pytest.mark.parametrize("call", ["copy", "create"])
+async def test_other_names_are_overwritten(setup: Setup, call: str) -> None:
+    """As with Ollama."""
+    await change(setup, "create", "mine")
+    await change(setup, call, "mine")
+    assert setup.catalog.find("mine").target == "base:1b"
 
 
 @pytest.mark.parametrize("call", ["delete", "copy", "create"])
