@@ -187,7 +187,8 @@ class ScriptedWorker(
                 await context.write(self.report)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS)
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._changed.wait()
 
     async def Drain(self, request: Any, context: Any) -> worker_pb2.DrainResponse:
         """Says that it drains; its streams go on."""

@@ -42,9 +42,11 @@ async def test_signals_end_the_work_in_order(tmp_path: Path, runner: str, number
     program.write_text(PROGRAM.replace("{runner}", runner))
     process = await asyncio.create_subprocess_exec(sys.executable, str(program), stdout=asyncio.subprocess.PIPE)
     try:
-        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"working\n"
+        async with asyncio.timeout(60):
+            assert await process.stdout.readline() == b"working\n"
         process.send_signal(number)
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate()
         assert (out, process.returncode) == (b"tidied\n", 128 + number)
     finally:
         if process.returncode is None:

@@ -109,7 +109,8 @@ async def test_leaving_the_block_cancels_the_call(server: Server) -> None:
     async with Client(server.target) as client:
         async with client.generate(REQUEST) as generation:
             await anext(generation)
-        await asyncio.wait_for(server.script.cancelled.wait(), 5)
+        async with asyncio.timeout(5):
+            await server.script.cancelled.wait()
 
 
 async def test_cancelling_the_reader_cancels_the_call(server: Server) -> None:
@@ -129,7 +130,8 @@ async def test_cancelling_the_reader_cancels_the_call(server: Server) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(server.script.cancelled.wait(), 5)
+        async with asyncio.timeout(5):
+            await server.script.cancelled.wait()
 
 
 async def test_a_cancel_elsewhere_is_an_ordinary_error(server: Server) -> None:
@@ -148,8 +150,10 @@ async def test_cancelling_a_unary_call_reaches_the_server(server: Server) -> Non
     server.script.reply = Pause()
     async with Client(server.target) as client:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.tokenize(REQUEST), 0.2)
-        await asyncio.wait_for(server.script.cancelled.wait(), 5)
+            async with asyncio.timeout(0.2):
+                await client.tokenize(REQUEST)
+        async with asyncio.timeout(5):
+            await server.script.cancelled.wait()
 
 
 async def test_closing_the_client_cancels_its_calls(server: Server) -> None:
@@ -159,7 +163,8 @@ async def test_closing_the_client_cancels_its_calls(server: Server) -> None:
     generation = client.generate(REQUEST)
     await anext(generation)
     await client.close()
-    await asyncio.wait_for(server.script.cancelled.wait(), 5)
+    async with asyncio.timeout(5):
+        await server.script.cancelled.wait()
 
 
 async def test_a_deadline_ends_the_stream(server: Server) -> None:

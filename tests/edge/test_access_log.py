@@ -59,7 +59,8 @@ async def test_a_client_that_left_is_499(serve: Serve, caplog: pytest.LogCapture
             reply = await http.post("/api/chat", json={**BODY, "model": "smollm2:135m"})
             await reply.content.readline()
             reply.close()
-            await asyncio.wait_for(gateway.all_closed.wait(), 5)
+            async with asyncio.timeout(5):
+                await gateway.all_closed.wait()
     assert " 499 " in caplog.records[-1].getMessage()
     labels = {"path": "/api/chat", "status": "499"}
     assert registry.get_sample_value("vllama_http_requests_total", labels) == 1

@@ -120,7 +120,8 @@ async def test_an_idle_connection_is_closed(serve: Serve) -> None:
         assert http._base_url is not None
         reader, writer = await asyncio.open_connection("127.0.0.1", http._base_url.port)
         writer.write(b"GET / HT")
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
 

@@ -52,7 +52,8 @@ async def test_what_is_no_http_is_refused_in_json(sent: bytes, status: int, capl
     caplog.set_level(logging.DEBUG)
     async with connected() as (reader, writer):
         writer.write(sent)
-        raw = await asyncio.wait_for(reader.read(), 20)
+        async with asyncio.timeout(20):
+            raw = await reader.read()
     head, _, body = raw.partition(b"\r\n\r\n")
     assert head.split()[1] == str(status).encode()
     assert b"application/json" in head
@@ -78,7 +79,8 @@ async def test_an_idle_connection_outlives_the_time_for_a_head() -> None:
     async with connected(EdgeConfig(head_timeout_seconds=0.1)) as (reader, writer):
         for _ in range(2):
             writer.write(request)
-            answer = await asyncio.wait_for(reader.readuntil(b"}"), 20)
+            async with asyncio.timeout(20):
+                answer = await reader.readuntil(b"}")
             assert answer.startswith(b"HTTP/1.1 200")
             await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.3))])
 

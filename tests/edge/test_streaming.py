@@ -81,9 +81,11 @@ async def test_a_disconnect_ends_the_generation(
     port = port_of(http)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(raw_request(port, body={**BODY, "stream": stream}))
-    await asyncio.wait_for(gateway.waiting.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.waiting.wait()
     writer.transport.abort()
-    await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.all_closed.wait()
     async with http.get("/api/version") as reply:
         assert reply.status == 200
 
@@ -96,7 +98,8 @@ async def test_http_1_0_gets_a_stream_that_ends_with_the_connection(
     port = port_of(http)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(raw_request(port, "1.0", *headers))
-    raw = await asyncio.wait_for(reader.read(), 5)
+    async with asyncio.timeout(5):
+        raw = await reader.read()
     writer.close()
     await writer.wait_closed()
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -115,7 +118,8 @@ async def test_a_client_that_does_not_read_is_cut_off(serve: Serve) -> None:
         writer.write(raw_request(port))
         await reader.readexactly(1)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.wait_for(gateway.all_closed.wait(), 10)
+        async with asyncio.timeout(10):
+            await gateway.all_closed.wait()
         writer.transport.abort()
 
 
@@ -131,7 +135,8 @@ async def test_a_slow_client_slows_the_generation(gateway: FakeGateway, http: ai
         assert reply.status == 200
     assert gateway.running == 1
     writer.transport.abort()
-    await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.all_closed.wait()
 
 
 async def test_chunked_bodies_and_expect_work(http: aiohttp.ClientSession) -> None:
@@ -180,7 +185,8 @@ async def test_a_body_that_stalls_is_408(serve: Serve, gateway: FakeGateway) -> 
         port = port_of(http)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(raw_request(port)[:-5])
-        raw = await asyncio.wait_for(reader.read(), 15)
+        async with asyncio.timeout(15):
+            raw = await reader.read()
         writer.close()
         await writer.wait_closed()
     assert b" 408 " in raw.splitlines()[0]

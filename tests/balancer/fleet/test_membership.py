@@ -30,7 +30,8 @@ async def next_event(fleet: JoinedFleet) -> FleetEvent:
 async def silent(fleet: JoinedFleet) -> bool:
     """Returns True if no event is ready."""
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(anext(fleet.events()), 0.01)
+        async with asyncio.timeout(0.01):
+            await anext(fleet.events())
     return True
 
 

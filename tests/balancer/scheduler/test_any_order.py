@@ -86,7 +86,8 @@ async def test_no_slot_is_lost(harness_of, caplog, sleeps: bool, actions: list[t
     fleet.slow.clear()
     for model in "abc":
         fleet.finish(model)
-    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*tasks)
     async with asyncio.timeout(20):
         for model in "abc":
             while model in machine.models or machine.snapshot().asleep(model):

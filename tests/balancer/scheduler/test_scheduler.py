@@ -50,7 +50,8 @@ async def test_a_busy_model_is_never_unloaded(harness_of) -> None:
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(other), 0.05)
+            async with asyncio.timeout(0.05):
+                await asyncio.shield(other)
         assert harness.fleet.log == ["+a@0"]
     await other
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]

@@ -138,8 +138,10 @@ async def test_a_cancelled_request_leaves_nothing_behind(ollama: OllamaServer) -
     ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), Hang()])
     async with HttpTarget(ollama.url, OllamaDialect(), "m").session() as session:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(session.run(REQUEST), 0.3)
-        await asyncio.wait_for(ollama.left.wait(), 10)
+            async with asyncio.timeout(0.3):
+                await session.run(REQUEST)
+        async with asyncio.timeout(10):
+            await ollama.left.wait()
         ollama.answers["POST /api/chat"] = Answer([chunk("Hi"), last()])
         assert (await session.run(REQUEST)).tokens == 20
 

@@ -68,7 +68,8 @@ def vllama_process(environment: dict[str, str]) -> Callable[..., Awaitable[Done]
             env=environment | variables,
         )
         try:
-            out, err = await asyncio.wait_for(process.communicate(stdin.encode()), TIMEOUT_SECONDS)
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                out, err = await process.communicate(stdin.encode())
         finally:
             if process.returncode is None:
                 process.kill()

@@ -71,4 +71,5 @@ async def test_closing_a_stream_closes_the_connection(ollama: OllamaServer) -> N
     stream = api_of(ollama).stream("/api/chat", {})
     assert (await asyncio.to_thread(next, stream))["message"]["content"] == "Hi"
     await asyncio.to_thread(stream.close)
-    await asyncio.wait_for(ollama.left.wait(), 10)
+    async with asyncio.timeout(10):
+        await ollama.left.wait()

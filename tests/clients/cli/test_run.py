@@ -171,10 +171,13 @@ async def test_ctrl_c_ends_the_generation(ollama: OllamaServer, environment: dic
         env=environment,
     )
     try:
-        assert await asyncio.wait_for(process.stdout.readexactly(3), 60) == b"Hel"
+        async with asyncio.timeout(60):
+            assert await process.stdout.readexactly(3) == b"Hel"
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(ollama.left.wait(), 30)
-        _, err = await asyncio.wait_for(process.communicate(), 30)
+        async with asyncio.timeout(30):
+            await ollama.left.wait()
+        async with asyncio.timeout(30):
+            _, err = await process.communicate()
         assert (err, process.returncode) == (b"", 130)
     finally:
         if process.returncode is None:

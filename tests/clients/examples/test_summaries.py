@@ -66,7 +66,8 @@ async def test_as_a_program(server: Server, tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
     assert json.loads(out)["summary"] == "Hello there"
     assert b"1 of 1, 0 failed" in err
     assert process.returncode == 0

@@ -185,7 +185,8 @@ async def test_leaving_a_stream_ends_the_generation(client: anthropic.AsyncAnthr
     async for _ in stream:
         break
     await stream.close()
-    await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.all_closed.wait()
 
 
 async def test_tokens_are_counted_by_the_model(client: anthropic.AsyncAnthropic, gateway: FakeGateway) -> None:

@@ -43,7 +43,8 @@ class Tab:
         number = next(self._ids)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        answer = await asyncio.wait_for(self._answers[number], 30)
+        async with asyncio.timeout(30):
+            answer = await self._answers[number]
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
         return result

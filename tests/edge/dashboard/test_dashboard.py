@@ -127,7 +127,8 @@ async def test_stop_ends_the_generation(tab: Tab, http: aiohttp.ClientSession, g
     await say(tab, "Count")
     await tab.until("by('log').innerText.includes('One')")
     await tab.evaluate("by('stop').click()")
-    await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.all_closed.wait()
 
 
 async def test_errors_are_shown(tab: Tab, http: aiohttp.ClientSession, gateway: FakeGateway) -> None:

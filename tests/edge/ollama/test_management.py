@@ -143,7 +143,8 @@ async def test_a_client_that_leaves_ends_the_download(
     reply = await http.post("/api/pull", json={"model": "x"})
     await reply.content.readline()
     reply.close()
-    await asyncio.wait_for(management.closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await management.closed.wait()
 
 
 async def test_delete_and_copy_answer_with_nothing(http: aiohttp.ClientSession, management: ScriptedManagement) -> None:

@@ -243,7 +243,8 @@ async def test_one_failing_choice_fails_the_reply_and_frees_the_others(
     gateway.play(started(), EngineFault("no luck"))
     with pytest.raises(openai.InternalServerError, match="no luck"):
         await client.chat.completions.create(model=MODEL, messages=HI, n=2)
-    await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.all_closed.wait()
 
 
 async def test_leaving_a_stream_ends_all_its_generations(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:
@@ -254,7 +255,8 @@ async def test_leaving_a_stream_ends_all_its_generations(client: openai.AsyncOpe
     async for _ in stream:
         break
     await stream.close()
-    await asyncio.wait_for(gateway.all_closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await gateway.all_closed.wait()
 
 
 async def test_an_alias_brings_its_system_text_and_options(client: openai.AsyncOpenAI, gateway: FakeGateway) -> None:

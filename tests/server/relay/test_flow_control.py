@@ -46,6 +46,7 @@ async def test_a_waiting_sender_continues_with_the_answer():
         await asyncio.sleep(0)
         assert not waiting.done()
         release()
-        await asyncio.wait_for(waiting, 20)
+        async with asyncio.timeout(20):
+            await waiting
     flow_control.consume(1)
     assert await is_open(flow_control)

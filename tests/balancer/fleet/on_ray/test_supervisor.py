@@ -196,5 +196,6 @@ async def test_a_worker_that_still_waits_for_room_leaves_at_once(running: Runnin
     """Stopping an unplaced worker takes no time and releases its slot."""
     await running.next_event(Changed, ProcessState.PLACING)
     await running.supervisor.stop(30.0)
-    await asyncio.wait_for(running.task, 5)
+    async with asyncio.timeout(5):
+        await running.task
     assert running.slot.has_left and running.slot.stopped_after == []
