@@ -41,7 +41,7 @@ class RequestLimits:
     """Bytes of the request without its pictures."""
     choices_bytes: int = 32 * MIB
     """Bytes of the request, pictures included, times the number of its choices."""
-    turns: int = 32_768
+    turns: int = 10_000
     """Messages of a chat."""
     token_ids: int = 2_097_152
     """Token ids in one field."""
@@ -55,6 +55,8 @@ class RequestLimits:
     """Bytes of what the engine compiles: a schema, regex, grammar, choices, and tools that `tool_choice` forces."""
     compiled_values: int = 1_000
     """Values of all enums in a schema, or choices."""
+    switch_bytes: int = 128 * KIB
+    """Bytes of the extra variables for the chat template: a Struct takes microseconds for each of its values."""
     json_levels: int = 100
     """Arrays and objects within one another in a JSON text."""
     json_marks: int = 300_000
@@ -117,6 +119,7 @@ def _check_input(
         _check_bytes(size, limits.choices_bytes, field)
         most = limits.choices_bytes // size
         raise OverBudget(f"{choices} choices of a request of {size} bytes; ask for {most} at most.", "n")
+    _check_bytes(request.chat.template_switches.ByteSize(), limits.switch_bytes, "chat.template_switches")
     _check_tools(request.chat, limits)
     _check_json(_json_texts(request.chat), limits)
 

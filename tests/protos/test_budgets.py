@@ -99,7 +99,14 @@ def test_names_are_bounded() -> None:
 
 def test_turns_are_bounded() -> None:
     """Each costs the worker far more than its bytes."""
-    assert refused(chat(*[pb.Message()] * 32_769)) == "chat.messages"
+    assert refused(chat(*[pb.Message()] * 10_001)) == "chat.messages"
+
+
+def test_switches_of_the_template_are_bounded() -> None:
+    """They are variables, not text."""
+    request = chat()
+    request.chat.template_switches.update({"a": ["b" * 1_000] * 140})
+    assert refused(request) == "chat.template_switches"
 
 
 def test_tools_are_text_of_the_prompt() -> None:

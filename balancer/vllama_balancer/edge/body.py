@@ -52,9 +52,9 @@ _LINE_BREAKS = (
 
 SMALL_BODY_BYTES = 64 * 1024
 """A smaller body is decoded and translated at once, whatever is in it."""
-_MOST_CONTAINERS = 40_000
+_MOST_CONTAINERS = 30_000
 """Arrays and objects in a body: each costs up to two microseconds of the event loop until it is translated."""
-_MOST_COMMAS = 250_000
+_MOST_COMMAS = 150_000
 """Values of arrays and objects in a body, which cost a tenth of that."""
 _EXACT_BYTES = 4 * 1024 * 1024
 """Longer bodies are refused by the brackets and commas within their texts as well."""

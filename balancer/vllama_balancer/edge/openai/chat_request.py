@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from vllama_balancer.edge.body import decode_json
 from vllama_balancer.edge.openai.chat_messages import Message, to_messages
 from vllama_balancer.edge.openai.sampling import SamplingFields, think_level, to_output_format, to_sampling
 from vllama_balancer.edge.wire.chat import continue_unfinished
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOP_LOGPROBS_MAX = 20
+MOST_SWITCH_BYTES = 16 * 1024
+"""A Struct of the protos takes some 3 microseconds for each value."""
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -92,7 +95,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     n: int | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def include_usage(self) -> bool:
@@ -131,12 +134,17 @@ def _to_chat(request: ChatRequest, messages: Sequence[Message]) -> generation_pb
         think=_think_level(request),
     )
     continue_unfinished(chat)
-    if request.chat_template_kwargs:
-        _set_switches(chat, request.chat_template_kwargs)
+    _set_switches(chat, bytes(request.chat_template_kwargs))
     return chat
 
 
-def _set_switches(chat: generation_pb2.Chat, switches: dict[str, Any]) -> None:
+def _set_switches(chat: generation_pb2.Chat, raw: bytes) -> None:
+    if len(raw) > MOST_SWITCH_BYTES:
+        message = f"chat_template_kwargs has {len(raw)} bytes and may have {MOST_SWITCH_BYTES}; shorten it"
+        raise InvalidRequest(message, field="chat_template_kwargs")
+    switches = decode_json(raw, dict[str, Any] | None)
+    if not switches:
+        return
     # A protobuf Struct has three levels of messages for each level of JSON, and parsers stop at 100.
     check_levels(switches, 16, "chat_template_kwargs")
     try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from vllama_balancer.edge.body import with_whole_characters
 from vllama_balancer.edge.wire.json_text import json_text
 from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import generation_pb2
@@ -18,6 +19,9 @@ _MODES = {
     "none": generation_pb2.TOOL_CHOICE_MODE_NONE,
     "required": generation_pb2.TOOL_CHOICE_MODE_REQUIRED,
 }
+
+
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def to_tool(
@@ -63,8 +67,10 @@ def to_tool_call(call_id: str | None, name: str | None, arguments: str | None, f
         raise InvalidRequest(f"{field}.name is required", field=f"{field}.name")
     # Several clients send an empty string for a function without parameters.
     text = arguments if arguments and arguments.strip() else "{}"
+    if "\\ud" in text or "\\uD" in text:
+        text = with_whole_characters(text.encode()).decode()
     try:
-        msgspec.json.decode(text, type=dict[str, Any])
+        _OBJECT.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
         message = f"invalid tool call arguments: {field}.arguments must be a JSON object in a string"
         raise InvalidRequest(message, field=f"{field}.arguments") from error
