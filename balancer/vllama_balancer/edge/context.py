@@ -10,11 +10,12 @@ import asyncio
 import math
 import re
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from vllama_balancer.client_limits import ClientLimits, refuses_over_budget
-from vllama_balancer.edge import streaming
+from vllama_balancer.edge import embedding_reply, streaming
 from vllama_balancer.edge.body import HELD_BYTES, read_json
 from vllama_balancer.edge.fixed_models import FixedModels, Pinned
 from vllama_balancer.edge.http_errors import HttpError
@@ -22,14 +23,15 @@ from vllama_balancer.edge.model_lookup import RequestedModel, find_model
 from vllama_balancer.edge.request_stats import STATS, RequestStats
 from vllama_balancer.edge.wire.accumulator import event_of
 from vllama_balancer.edge.wire.choices import nth_choice
-from vllama_balancer.edge.wire.merge import merge
+from vllama_balancer.edge.wire.embedding_parts import embedding_parts
+from vllama_balancer.edge.wire.merge import in_order, merge
 from vllama_balancer.errors import CapabilityMissing, InvalidRequest
 from vllama_balancer.gateway import LONGEST_SECONDS, Call
 from vllama_protos.budgets import check_embedding, check_generation, check_tokenization
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from aiohttp import web
     from multidict import CIMultiDictProxy
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from vllama_protos.v1 import embedding_pb2
 
 T = TypeVar("T")
+
+MOST_EMBED_CALLS = 16
+"""Calls of one embedding request at once."""
 
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\",;]*)\"?", re.IGNORECASE)
 
@@ -176,19 +181,39 @@ class HandlerContext:
 
     async def embed(
         self, request: web.Request, model: RequestedModel, embedding: embedding_pb2.EmbedRequest
+    ) -> AsyncGenerator[Sequence[embedding_pb2.Vector], None]:
+        """Yields the vectors of an HTTP request in order, some at a time.
+
+        Many inputs become several calls, which run side by side on the workers. Closing the generator ends those that
+        run. Raises as `generate` does.
+        """
+        with self._holding(request), refuses_over_budget():
+            check_embedding(embedding, replace(self.config.request_limits, embedding_inputs=len(embedding.inputs)))
+            at_once = min(MOST_EMBED_CALLS, 2 * max(1, model.entry.replicas))
+            calls = (self._embed_part(request, model, part) for part in embedding_parts(embedding))
+            async with aclosing(in_order(calls, at_once)) as replies:
+                async for reply in replies:
+                    yield reply.vectors
+
+    async def _embed_part(
+        self, request: web.Request, model: RequestedModel, embedding: embedding_pb2.EmbedRequest
     ) -> embedding_pb2.EmbedResponse:
-        """Embeds texts for an HTTP request. Raises as `generate` does."""
         stats = request[STATS]
         embedding.model = model.entry.name
         embedding.request_id = stats.next_generation_id()
-        with self._holding(request), refuses_over_budget():
-            check_embedding(embedding, self.config.request_limits)
-            try:
-                reply = await self.gateway.embed(embedding, self.call(request, model))
-            except CapabilityMissing as error:
-                raise model.missing(error.field or "embedding") from error
+        try:
+            reply = await self.gateway.embed(embedding, self.call(request, model))
+        except CapabilityMissing as error:
+            raise model.missing(error.field or "embedding") from error
         stats.prompt_tokens += sum(vector.prompt_tokens for vector in reply.vectors)
         return reply
+
+    async def send_vectors(
+        self, request: web.Request, pieces: AsyncGenerator[bytes, None], *, charset: str | None = None
+    ) -> web.StreamResponse:
+        """Sends a reply of vectors as `embedding_reply.send_vectors` does, with the configured time-out."""
+        timeout = self.config.write_timeout_seconds
+        return await embedding_reply.send_vectors(request, pieces, charset=charset, write_timeout_seconds=timeout)
 
     @contextmanager
     def _holding(self, request: web.Request, streams: int = 1) -> Iterator[None]:

@@ -151,6 +151,17 @@ async def _post(path: str, bodies: list[Any]) -> list[tuple[int, bytes]]:
         await server.stop()
 
 
+def test_variables_of_the_template_are_few() -> None:
+    """They are an object of some kilobytes; each value costs microseconds."""
+    body = {**PLAIN, "chat_template_kwargs": {"a": [1] * 10_000}}
+    with pytest.raises(InvalidRequest, match="chat_template_kwargs has 20007 bytes"):
+        _chat(json.dumps(body, separators=(",", ":")).encode())
+    with pytest.raises(InvalidRequest, match="chat_template_kwargs: Expected `object`"):
+        _chat(json.dumps({**PLAIN, "chat_template_kwargs": [1]}).encode())
+    [none] = _chat(json.dumps({**PLAIN, "chat_template_kwargs": None}).encode())
+    assert not none.chat.HasField("template_switches")
+
+
 @pytest.mark.parametrize("field", ["tools", "response_format", "chat_template_kwargs", "messages"])
 @pytest.mark.parametrize("levels", [90, 150, 900, 980, 100_000])
 def test_deeply_nested_requests_are_refused(field: str, levels: int) -> None:

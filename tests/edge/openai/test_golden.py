@@ -84,7 +84,11 @@ def _embedding(body: bytes, events: Events) -> Run:
         embedding_pb2.Vector(values=[0.5, -1.25, len(text)], prompt_tokens=len(text.split()))
         for text in embedding.inputs
     ]
-    reply = embeddings.to_embedding_list(request.model or "", vectors, as_base64=request.as_base64)
+    items = [
+        embeddings.encode_embedding(index, vector, as_base64=request.as_base64) for index, vector in enumerate(vectors)
+    ]
+    before, after = embeddings.embedding_frame(request.model or "", sum(vector.prompt_tokens for vector in vectors))
+    reply = json.loads(before + b",".join(items) + after)
     return _run([embedding], reply, [])
 
 

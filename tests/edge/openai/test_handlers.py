@@ -342,6 +342,7 @@ async def test_embeddings_come_as_numbers_and_as_base64(client: openai.AsyncOpen
         ({"model": MODEL}, openai.BadRequestError, '"smollm2:135m" does not support embeddings'),
         ({"input": []}, openai.BadRequestError, "invalid input"),
         ({"input": [1, 2]}, openai.BadRequestError, "invalid input type"),
+        ({"input": ["a"] * 2_049}, openai.BadRequestError, "input has 2049 texts and may have 2048"),
         ({"encoding_format": "int8"}, openai.BadRequestError, "Invalid value for 'encoding_format' = int8"),
         ({"dimensions": -1}, openai.BadRequestError, "dimensions must be 1 or more"),
     ],

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
+from vllama_balancer.edge.body import encode_json
+from vllama_balancer.edge.embedding_reply import encode_vectors
 from vllama_balancer.edge.http_errors import CONTEXT_TOO_LONG, HttpError
 from vllama_balancer.edge.ollama.options import check_options, parse_keep_alive
 from vllama_balancer.edge.ollama.schema import json_reply
@@ -16,6 +20,8 @@ from vllama_balancer.errors import InvalidRequest
 from vllama_protos.v1 import embedding_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
     from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.edge.model_lookup import RequestedModel
 
@@ -78,14 +84,16 @@ def to_embed_request(body: EmbedBody, inputs: list[str]) -> embedding_pb2.EmbedR
     )
 
 
-def to_embed_reply(requested: str, reply: embedding_pb2.EmbedResponse, total_ns: int) -> EmbedReply:
-    return EmbedReply(
-        model=requested,
-        embeddings=[list(vector.values) for vector in reply.vectors],
-        total_duration=max(1, total_ns),
-        load_duration=1,
-        prompt_eval_count=max(1, sum(vector.prompt_tokens for vector in reply.vectors)),
-    )
+def encode_vector(_: int, vector: embedding_pb2.Vector) -> bytes:
+    """Returns one element of the reply's `embeddings`."""
+    return encode_json(list(vector.values))
+
+
+def embed_frame(requested: str, elapsed_ns: Callable[[], int], tokens: int) -> tuple[bytes, bytes]:
+    """Returns what is before and after the vectors of a reply."""
+    reply = EmbedReply(requested, [], max(1, elapsed_ns()), load_duration=1, prompt_eval_count=max(1, tokens))
+    before, embeddings, after = encode_json(reply).partition(b'"embeddings":[')
+    return before + embeddings, after
 
 
 class EmbeddingHandlers:
@@ -97,7 +105,7 @@ class EmbeddingHandlers:
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/api/embed", self.embed), web.post("/api/embeddings", self.embeddings)]
 
-    async def embed(self, request: web.Request) -> web.Response:
+    async def embed(self, request: web.Request) -> web.StreamResponse:
         """POST /api/embed: one vector per text."""
         body = await self._context.read(request, EmbedBody)
         self._context.raise_if_full(body.model)
@@ -108,8 +116,9 @@ class EmbeddingHandlers:
         embedding = to_embed_request(body, inputs)
         if not inputs:
             return json_reply(EmbedReply(model.requested, []))
-        vectors = await self._embed(request, model, embedding)
-        return json_reply(to_embed_reply(model.requested, vectors, request[STATS].elapsed_ns()))
+        frame = partial(embed_frame, model.requested, request[STATS].elapsed_ns)
+        pieces = encode_vectors(self._embed(request, model, embedding), encode_vector, frame)
+        return await self._context.send_vectors(request, pieces, charset="utf-8")
 
     async def embeddings(self, request: web.Request) -> web.Response:
         """POST /api/embeddings: one vector, not normalized."""
@@ -121,8 +130,8 @@ class EmbeddingHandlers:
         if not body.prompt:
             return json_reply(EmbeddingsReply([]))
         embedding = embedding_pb2.EmbedRequest(inputs=[body.prompt], truncate=True, normalize=False)
-        vectors = await self._embed(request, model, embedding)
-        return json_reply(EmbeddingsReply(list(vectors.vectors[0].values)))
+        [vector] = [each async for batch in self._embed(request, model, embedding) for each in batch]
+        return json_reply(EmbeddingsReply(list(vector.values)))
 
     async def _find_embedder(
         self, request: web.Request, requested: str, options: dict[str, Any] | None, keep_alive: object
@@ -137,9 +146,11 @@ class EmbeddingHandlers:
 
     async def _embed(
         self, request: web.Request, model: RequestedModel, embedding: embedding_pb2.EmbedRequest
-    ) -> embedding_pb2.EmbedResponse:
+    ) -> AsyncGenerator[Sequence[embedding_pb2.Vector], None]:
         try:
-            return await self._context.embed(request, model, embedding)
+            async with aclosing(self._context.embed(request, model, embedding)) as batches:
+                async for batch in batches:
+                    yield batch
         except InvalidRequest as error:
             if error.reason != CONTEXT_TOO_LONG:
                 raise

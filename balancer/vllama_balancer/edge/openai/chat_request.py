@@ -134,7 +134,9 @@ def _to_chat(request: ChatRequest, messages: Sequence[Message]) -> generation_pb
         think=_think_level(request),
     )
     continue_unfinished(chat)
-    _set_switches(chat, bytes(request.chat_template_kwargs))
+    switches = bytes(request.chat_template_kwargs)
+    if switches != b"null":
+        _set_switches(chat, switches)
     return chat
 
 
@@ -142,9 +144,10 @@ def _set_switches(chat: generation_pb2.Chat, raw: bytes) -> None:
     if len(raw) > MOST_SWITCH_BYTES:
         message = f"chat_template_kwargs has {len(raw)} bytes and may have {MOST_SWITCH_BYTES}; shorten it"
         raise InvalidRequest(message, field="chat_template_kwargs")
-    switches = decode_json(raw, dict[str, Any] | None)
-    if not switches:
-        return
+    try:
+        switches = decode_json(raw, dict[str, Any])
+    except InvalidRequest as error:
+        raise InvalidRequest(f"chat_template_kwargs: {error}", field="chat_template_kwargs") from error
     # A protobuf Struct has three levels of messages for each level of JSON, and parsers stop at 100.
     check_levels(switches, 16, "chat_template_kwargs")
     try:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from vllama_balancer.edge.body import encode_json
 from vllama_balancer.edge.wire.bounds import clamp_count
 from vllama_balancer.errors import InvalidRequest
+from vllama_protos.budgets import DEFAULT_LIMITS
 from vllama_protos.v1 import embedding_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,19 +60,25 @@ def to_embed_request(request: EmbeddingsRequest) -> embedding_pb2.EmbedRequest:
         message = f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
         raise InvalidRequest(message, field="encoding_format")
     inputs = _inputs(request.input)
+    if len(inputs) > DEFAULT_LIMITS.embedding_inputs:
+        message = f"input has {len(inputs)} texts and may have {DEFAULT_LIMITS.embedding_inputs}: use several requests"
+        raise InvalidRequest(message, field="input")
     if (request.dimensions or 0) < 0:
         raise InvalidRequest("dimensions must be 1 or more", field="dimensions")
     return embedding_pb2.EmbedRequest(inputs=inputs, truncate=True, dimensions=clamp_count(request.dimensions))
 
 
-def to_embedding_list(model: str, vectors: Sequence[embedding_pb2.Vector], *, as_base64: bool) -> EmbeddingList:
-    tokens = sum(vector.prompt_tokens for vector in vectors)
+def encode_embedding(index: int, vector: embedding_pb2.Vector, *, as_base64: bool) -> bytes:
+    """Returns one element of the reply's `data`."""
     encode = _to_base64 if as_base64 else _to_list
-    return EmbeddingList(
-        data=[Embedding(embedding=encode(vector), index=index) for index, vector in enumerate(vectors)],
-        model=model,
-        usage=EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens),
-    )
+    return encode_json(Embedding(embedding=encode(vector), index=index))
+
+
+def embedding_frame(model: str, tokens: int) -> tuple[bytes, bytes]:
+    """Returns what is before and after the elements of `data`."""
+    usage = EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens)
+    before, data, after = encode_json(EmbeddingList(data=[], model=model, usage=usage)).partition(b'"data":[')
+    return before + data, after
 
 
 def _inputs(value: object) -> list[str]:

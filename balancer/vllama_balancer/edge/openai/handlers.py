@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import secrets
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vllama_balancer.edge.body import encode_sse, json_response
+from vllama_balancer.edge.embedding_reply import encode_vectors
 from vllama_balancer.edge.openai import chat_reply, chat_request, completions, responses_request
 from vllama_balancer.edge.openai.chat_request import ChatRequest
 from vllama_balancer.edge.openai.completions import CompletionRequest
-from vllama_balancer.edge.openai.embeddings import EmbeddingsRequest, to_embed_request, to_embedding_list
+from vllama_balancer.edge.openai.embeddings import (
+    EmbeddingsRequest,
+    embedding_frame,
+    encode_embedding,
+    to_embed_request,
+)
 from vllama_balancer.edge.openai.errors import error_event
 from vllama_balancer.edge.openai.reply_fields import ReplyIdentity
 from vllama_balancer.edge.openai.responses_reply import ResponseStream, encode_event
@@ -108,7 +115,7 @@ class Handlers:
             )
         return json_response(await _complete_response(stream, response))
 
-    async def embed(self, request: web.Request) -> web.Response:
+    async def embed(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/embeddings."""
         body = await self._context.read(request, EmbeddingsRequest)
         self._context.raise_if_full(body.model)
@@ -117,8 +124,10 @@ class Handlers:
             raise ModelNotFound("model '' not found", field="model")
         model = await self._context.find(request, body.model, not_found='model "{}" not found, try pulling it first')
         model.require("embedding")
-        vectors = (await self._context.embed(request, model, embedding)).vectors
-        return json_response(to_embedding_list(model.requested, vectors, as_base64=body.as_base64))
+        batches = self._context.embed(request, model, embedding)
+        encode = partial(encode_embedding, as_base64=body.as_base64)
+        pieces = encode_vectors(batches, encode, partial(embedding_frame, model.requested))
+        return await self._context.send_vectors(request, pieces)
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""

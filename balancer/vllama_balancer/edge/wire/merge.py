@@ -1,4 +1,4 @@
-"""Merges several generations into one stream of events, each with the index of its generation.
+"""Merges several generations into one stream of events, each with the index of its generation; and runs calls in order.
 
 The first generation goes ahead: the others begin with its first event, when a worker has accepted the request and has
 its prompt in the cache. What is refused is refused once.
@@ -10,11 +10,12 @@ instead of filling a queue. The first error ends the merged stream; closing it e
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -50,6 +51,25 @@ async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tu
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def in_order(calls: Iterable[Coroutine[Any, Any, T]], at_once: int) -> AsyncGenerator[T, None]:
+    """Yields the results of calls in their order while at most `at_once` of them run or wait to be read.
+
+    Raises the first error in that order. Closing it cancels the calls that run.
+    """
+    running: deque[asyncio.Task[T]] = deque()
+    try:
+        for call in calls:
+            running.append(asyncio.create_task(call))
+            if len(running) == at_once:
+                yield await running.popleft()
+        while running:
+            yield await running.popleft()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _read(index: int, stream: AsyncGenerator[T, None], arrivals: asyncio.Queue[_Item[T]]) -> None:
