@@ -18,7 +18,7 @@ import grpc
 
 from vllama_clients import event_wire, request_wire
 from vllama_clients.connection import Connection, Tls
-from vllama_clients.errors import Unavailable, error_of_call
+from vllama_clients.errors import NotUsable, Unavailable, error_of_call
 from vllama_clients.events import Embedding, Tokens
 from vllama_clients.generation import Generation
 from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2_grpc
@@ -34,8 +34,9 @@ ReplyT = TypeVar("ReplyT")
 class Client:
     """Calls one server over one channel, which all calls share and `close` ends.
 
-    Must be made inside the event loop that uses it. Errors are those of errors.py. `timeout_seconds`
-    bounds a whole call, the stream included; DeadlineExceeded when it passes; None means no bound.
+    Must be made inside the event loop that uses it. Errors are those of errors.py: NotUsable for a closed
+    client, or one of another event loop. `timeout_seconds` bounds a whole call, the stream included;
+    DeadlineExceeded when it passes; None means no bound.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Client:
         self._connection = target if isinstance(target, Connection) else Connection(target, tls, api_key)
         self._timeout_seconds = timeout_seconds
         self._metadata = self._connection.metadata()
+        self._loop = _running_loop()
+        self._closed = False
         self._channel = self._connection.aio_channel()
         self._generation: generation_pb2_grpc.GenerationAsyncStub = generation_pb2_grpc.GenerationStub(self._channel)
         self._embedding: embedding_pb2_grpc.EmbeddingAsyncStub = embedding_pb2_grpc.EmbeddingStub(self._channel)
@@ -61,10 +64,14 @@ class Client:
 
     async def close(self) -> None:
         """Cancels the calls that still run and closes the channel. May be called more than once."""
-        await self._channel.close()
+        if not self._closed:
+            self._check()
+            self._closed = True
+            await self._channel.close()
 
     async def ready(self, *, timeout_seconds: float = 10.0) -> None:
         """Waits until the server accepts connections. Unavailable when it does not in time."""
+        self._check()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._channel.channel_ready()
@@ -84,6 +91,7 @@ class Client:
 
     async def embed(self, request: EmbedRequest, *, timeout_seconds: float | None = None) -> list[Embedding]:
         """Embeds texts: one vector for each input, in order."""
+        self._check()
         call = self._embedding.Embed(
             request_wire.embed_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
         )
@@ -91,6 +99,7 @@ class Client:
 
     async def tokenize(self, request: GenerateRequest | ChatRequest, *, timeout_seconds: float | None = None) -> Tokens:
         """Renders and tokenizes the input of a generation without generating."""
+        self._check()
         call = self._generation.Tokenize(
             request_wire.tokenize_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
         )
@@ -99,6 +108,7 @@ class Client:
 
     async def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_seconds: float | None = None) -> str:
         """Turns token ids into text, special tokens left out."""
+        self._check()
         call = self._generation.Detokenize(
             request_wire.detokenize_request(model, token_ids),
             timeout=self._timeout(timeout_seconds),
@@ -107,6 +117,7 @@ class Client:
         return (await _reply(call)).text
 
     def _generate(self, request: GenerateRequest | ChatRequest, timeout_seconds: float | None) -> Generation:
+        self._check()
         return Generation(
             self._generation.Generate(
                 request_wire.generation_request(request),
@@ -115,8 +126,22 @@ class Client:
             )
         )
 
+    def _check(self) -> None:
+        """Raises NotUsable for a closed client, or one of another event loop."""
+        if self._closed:
+            raise NotUsable("The client is closed; make a new one.")
+        if _running_loop() is not self._loop:
+            raise NotUsable("The client belongs to another event loop; make one in the loop that uses it.")
+
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise NotUsable("No event loop is running here; make and use the client inside one.") from None
 
 
 async def _reply(call: Awaitable[ReplyT]) -> ReplyT:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from vllama_clients.api_key import checked_api_key
+from vllama_clients.errors import InvalidRequest
+
 RETRIED_SERVICES = ("vllama.v1.Generation", "vllama.v1.Embedding")
 # By default gRPC ignores the weights of a new connection for 10 s; a worker's averages hold from the first stream on.
 POLICY_SETTINGS: dict[str, dict[str, object]] = {
@@ -55,6 +58,13 @@ class Connection:
     """gRPC policy over the target's addresses; "weighted_round_robin" weighs them by the load that workers report."""
     keepalive_seconds: float = 30.0
     """A connection with calls on it that is silent for so long is probed, and given up after 10 s more."""
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest for a key that no header can carry; the blanks around a key are dropped."""
+        try:
+            object.__setattr__(self, "api_key", checked_api_key(self.api_key))
+        except ValueError as error:
+            raise InvalidRequest(f"{error}.", code=grpc.StatusCode.INVALID_ARGUMENT, field="api_key") from None
 
     def channel(self) -> grpc.Channel:
         """Opens a channel for synchronous calls; the caller closes it."""

@@ -9,6 +9,7 @@ VllamaError
 |-- DeadlineExceeded     the call's time-out passed
 |-- Unauthenticated      no API key, or a wrong one
 |-- Cancelled            the call was cancelled, by this side or by the server
+|-- NotUsable            the client is closed, or belongs to another event loop
 |-- IncompleteStream     the stream ended without `Finished`
 `-- ServerFault          everything else: the engine failed, or the server is not one of ours
 
@@ -81,6 +82,10 @@ class Unauthenticated(VllamaError):
 
 class Cancelled(VllamaError):
     """The call was cancelled."""
+
+
+class NotUsable(VllamaError):
+    """The client is closed, or was not made in the event loop that uses it: a mistake of the program."""
 
 
 class IncompleteStream(VllamaError):

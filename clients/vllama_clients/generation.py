@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 
 from vllama_clients import event_wire
-from vllama_clients.errors import Cancelled, IncompleteStream, error_of_call
+from vllama_clients.errors import Cancelled, IncompleteStream, NotUsable, error_of_call
 from vllama_clients.events import Completion, Delta, Event, Finished, completion_of
 from vllama_protos.v1 import generation_pb2
 
@@ -27,6 +27,7 @@ class Generation:
         self, call: grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
     ) -> None:
         self._call = call
+        self._loop = asyncio.get_running_loop()
         self._finished = False
         self._ended = False
 
@@ -64,6 +65,8 @@ class Generation:
 
     async def _read(self) -> generation_pb2.GenerateResponse:
         """Reads one message; an empty one, which is no event, at the end."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise NotUsable("The generation belongs to another event loop; read it in the loop that began it.")
         try:
             message = await self._call.read()
         except grpc.RpcError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from google.protobuf import json_format
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vllama_clients.messages import EmbedRequest, OutputFormat
+
+ItemT = TypeVar("ItemT")
 
 TRUNCATIONS = {
     Truncation.REJECT: generation_pb2.TRUNCATION_REJECT,
@@ -81,7 +83,7 @@ def generation_request(request: GenerateRequest | ChatRequest) -> generation_pb2
         if isinstance(request.prompt, str):
             message.prompt = request.prompt
         else:
-            message.token_ids.CopyFrom(generation_pb2.TokenIds(ids=request.prompt))
+            message.token_ids.CopyFrom(generation_pb2.TokenIds(ids=_listed("prompt", request.prompt)))
         return message
 
 
@@ -100,13 +102,11 @@ def tokenize_request(request: GenerateRequest | ChatRequest) -> generation_pb2.T
 
 def embed_request(request: EmbedRequest) -> embedding_pb2.EmbedRequest:
     """Builds the request that embeds texts. InvalidRequest for values that the wire cannot carry."""
-    if isinstance(request.inputs, str):
-        raise _refusal("inputs", "is one text; put it in a list")
     with _refusing():
         return embedding_pb2.EmbedRequest(
             model=request.model,
             request_id=request.request_id,
-            inputs=request.inputs,
+            inputs=_listed("inputs", request.inputs),
             truncate=request.truncate,
             dimensions=request.dimensions,
             normalize=request.normalize,
@@ -122,8 +122,8 @@ def detokenize_request(model: str, token_ids: Sequence[int]) -> generation_pb2.D
 def chat(request: ChatRequest) -> generation_pb2.Chat:
     """Builds a conversation."""
     message = generation_pb2.Chat(
-        messages=[_turn(turn) for turn in request.messages],
-        tools=[_tool(tool) for tool in request.tools],
+        messages=[_turn(turn) for turn in _listed("messages", request.messages)],
+        tools=[_tool(tool) for tool in _listed("tools", request.tools)],
         tool_choice=_tool_choice(request.tool_choice),
         think=THINK_LEVELS[request.think],
         continue_last=request.continue_last,
@@ -148,7 +148,7 @@ def _with_options(options: Options) -> generation_pb2.GenerateRequest:
 
 
 def _sampling(sampling: Sampling) -> generation_pb2.Sampling:
-    message = generation_pb2.Sampling(stop=sampling.stop)
+    message = generation_pb2.Sampling(stop=_listed("sampling.stop", sampling.stop))
     for name in OPTIONAL_SAMPLING:
         value = getattr(sampling, name)
         if value is not None:
@@ -170,18 +170,19 @@ def _output_format(output_format: OutputFormat) -> generation_pb2.OutputFormat:
         case Grammar(ebnf):
             return generation_pb2.OutputFormat(grammar=ebnf)
         case Choice(options):
-            return generation_pb2.OutputFormat(choice=generation_pb2.Choice(options=options))
+            choice = generation_pb2.Choice(options=_listed("output_format.choice", options))
+            return generation_pb2.OutputFormat(choice=choice)
 
 
 def _turn(turn: Message) -> generation_pb2.Message:
     return generation_pb2.Message(
         role=turn.role,
         content=turn.content,
-        images=[generation_pb2.Image(data=image) for image in turn.images],
+        images=[generation_pb2.Image(data=image) for image in _listed("messages.images", turn.images)],
         thinking=turn.thinking,
         tool_calls=[
             generation_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
-            for call in turn.tool_calls
+            for call in _listed("messages.tool_calls", turn.tool_calls)
         ],
         tool_name=turn.tool_name,
         tool_call_id=turn.tool_call_id,
@@ -199,6 +200,13 @@ def _tool_choice(choice: ToolMode | str) -> generation_pb2.ToolChoice:
     return generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED, name=choice)
 
 
+def _listed(field: str, values: Sequence[ItemT]) -> Sequence[ItemT]:
+    """Returns the values; a text or bytes, which Python takes for a sequence, is refused."""
+    if isinstance(values, str | bytes):
+        raise _refusal(field, f"is one {'text' if isinstance(values, str) else 'bytes object'}; put it in a list")
+    return values
+
+
 def _refusal(field: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"{field} {why}", code=grpc.StatusCode.INVALID_ARGUMENT, reason=INVALID_REQUEST, field=field)
 
@@ -208,7 +216,7 @@ def _refusing() -> Iterator[None]:
     """Turns what protobuf and json raise for a value of a wrong type or range into a server's InvalidRequest."""
     try:
         yield
-    except (TypeError, ValueError, json_format.ParseError) as error:
+    except (AttributeError, TypeError, ValueError, json_format.ParseError) as error:
         raise InvalidRequest(
             f"the request has a value that cannot be sent: {error}",
             code=grpc.StatusCode.INVALID_ARGUMENT,

@@ -18,7 +18,7 @@ import grpc
 
 from vllama_clients import event_wire, request_wire
 from vllama_clients.connection import Connection, Tls
-from vllama_clients.errors import IncompleteStream, Unavailable, error_of_call
+from vllama_clients.errors import IncompleteStream, NotUsable, Unavailable, error_of_call
 from vllama_clients.events import Completion, Delta, Embedding, Event, Finished, Tokens, completion_of
 from vllama_protos.v1 import embedding_pb2_grpc, generation_pb2, generation_pb2_grpc
 
@@ -51,6 +51,7 @@ class SyncClient:
         self._connection = target if isinstance(target, Connection) else Connection(target, tls, api_key)
         self._timeout_seconds = timeout_seconds
         self._metadata = self._connection.metadata()
+        self._closed = False
         self._channel = channel or self._connection.channel()
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._embedding = embedding_pb2_grpc.EmbeddingStub(self._channel)
@@ -63,10 +64,12 @@ class SyncClient:
 
     def close(self) -> None:
         """Cancels the calls that still run and closes the channel. May be called more than once."""
+        self._closed = True
         self._channel.close()
 
     def ready(self, *, timeout_seconds: float = 10.0) -> None:
         """Waits until the server accepts connections. Unavailable when it does not in time."""
+        self._check()
         try:
             grpc.channel_ready_future(self._channel).result(timeout=timeout_seconds)
         except grpc.FutureTimeoutError:
@@ -99,6 +102,7 @@ class SyncClient:
         return self._call(self._generation.Detokenize, request, timeout_seconds).text
 
     def _generate(self, request: GenerateRequest | ChatRequest, timeout_seconds: float | None) -> SyncGeneration:
+        self._check()
         call = self._generation.Generate(
             request_wire.generation_request(request), timeout=self._timeout(timeout_seconds), metadata=self._metadata
         )
@@ -110,10 +114,16 @@ class SyncClient:
         request: RequestT,
         timeout_seconds: float | None,
     ) -> ReplyT:
+        self._check()
         try:
             return method(request, timeout=self._timeout(timeout_seconds), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of_call(error) from None
+
+    def _check(self) -> None:
+        """Raises NotUsable for a closed client."""
+        if self._closed:
+            raise NotUsable("The client is closed; make a new one.")
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return self._timeout_seconds if timeout_seconds is None else timeout_seconds

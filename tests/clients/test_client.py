@@ -24,6 +24,7 @@ from vllama_clients import (
     InvalidRequest,
     Message,
     NotFound,
+    NotUsable,
     Started,
     Tls,
     Unavailable,
@@ -349,3 +350,57 @@ async def test_refuses_a_certificate_of_someone_else(
             await client.generate(REQUEST, timeout_seconds=10).collect()
     assert script.requests == []
     await running.stop(None)
+
+
+def test_a_key_from_a_file_may_end_with_a_newline() -> None:
+    """Blanks around a key are no part of it."""
+    assert Connection("127.0.0.1:1", api_key=" sk-1\n").metadata() == (("authorization", "Bearer sk-1"),)
+
+
+@pytest.mark.parametrize("key", ["sk\n1", "sk-€", "sk\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(key: str) -> None:
+    """One sentence that does not show the key."""
+    with pytest.raises(InvalidRequest, match="API key") as error:
+        Connection("127.0.0.1:1", api_key=key)
+    assert error.value.field == "api_key"
+    assert key not in str(error.value)
+
+
+async def test_a_closed_client_says_so(server: Server) -> None:
+    """Every call of a closed client is an error of the clients' own, and closing again is none."""
+    client = Client(server.target)
+    await client.close()
+    await client.close()
+    with pytest.raises(NotUsable, match="closed"):
+        client.generate(REQUEST)
+    with pytest.raises(NotUsable, match="closed"):
+        await client.embed(EmbedRequest("m", ["a"]))
+    with pytest.raises(NotUsable, match="closed"):
+        await client.tokenize(REQUEST)
+    with pytest.raises(NotUsable, match="closed"):
+        await client.detokenize("m", [1])
+    with pytest.raises(NotUsable, match="closed"):
+        await client.ready()
+
+
+async def test_a_client_of_another_loop_says_so(server: Server) -> None:
+    """A client and its generations belong to the loop in which the client was made."""
+    async with Client(server.target) as client:
+        generation = client.generate(REQUEST)
+
+        async def elsewhere() -> None:
+            with pytest.raises(NotUsable, match="loop"):
+                client.generate(REQUEST)
+            with pytest.raises(NotUsable, match="loop"):
+                await client.tokenize(REQUEST)
+            with pytest.raises(NotUsable, match="loop"):
+                await generation.collect()
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        assert (await client.generate(REQUEST).collect()).text == "Hello there"
+
+
+def test_a_client_outside_of_a_loop_says_so() -> None:
+    """It must be made where it is used."""
+    with pytest.raises(NotUsable, match="loop"):
+        Client("127.0.0.1:1")

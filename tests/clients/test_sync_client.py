@@ -20,6 +20,7 @@ from vllama_clients import (
     IncompleteStream,
     Message,
     NotFound,
+    NotUsable,
     Started,
     SyncClient,
     Unavailable,
@@ -221,3 +222,16 @@ def test_ready_gives_up(tmp_path: Path) -> None:
     """Without a server `ready` raises Unavailable that names the address."""
     with SyncClient(f"unix:{tmp_path / 'nothing'}") as client, pytest.raises(Unavailable, match="nothing"):
         client.ready(timeout_seconds=0.1)
+
+
+def test_a_closed_client_says_so() -> None:
+    """Every call of a closed client is an error of the clients' own, and closing again is none."""
+    client = SyncClient("127.0.0.1:1")
+    client.close()
+    client.close()
+    with pytest.raises(NotUsable, match="closed"):
+        client.generate(REQUEST)
+    with pytest.raises(NotUsable, match="closed"):
+        client.tokenize(REQUEST)
+    with pytest.raises(NotUsable, match="closed"):
+        client.ready()

@@ -124,8 +124,8 @@ def test_an_answer_that_has_begun_and_a_template_of_the_callers() -> None:
 
 
 def test_every_field_of_a_chat_is_covered() -> None:
-    """A new field of the wire is not forgotten here."""
-    fields = {field.name for field in generation_pb2.Chat.DESCRIPTOR.fields}
+    """A new field of the wire is not forgotten here; `template_is_stored` is the balancer's to set."""
+    fields = {field.name for field in generation_pb2.Chat.DESCRIPTOR.fields} - {"template_is_stored"}
     assert fields <= {field.name for field in dataclasses.fields(ChatRequest)}
 
 
@@ -194,6 +194,33 @@ def test_one_text_is_not_a_list_of_texts() -> None:
     """A bare text as inputs would be embedded letter by letter; it is refused."""
     with pytest.raises(InvalidRequest, match="inputs"):
         request_wire.embed_request(EmbedRequest("m", "Hello"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (GenerateRequest("m", "p", Options(sampling=Sampling(stop="###"))), "sampling.stop"),
+        (GenerateRequest("m", "p", Options(output_format=Choice("yes"))), "output_format.choice"),
+        (ChatRequest("m", "hello"), "messages"),  # type: ignore[arg-type]
+        (ChatRequest("m", [Message("user", "hi")], tools="search"), "tools"),  # type: ignore[arg-type]
+        (ChatRequest("m", [Message("user", images=b"png")]), "messages.images"),  # type: ignore[arg-type]
+        (ChatRequest("m", [Message("user", tool_calls="search")]), "messages.tool_calls"),  # type: ignore[arg-type]
+        (GenerateRequest("m", b"abc"), "prompt"),
+    ],
+)
+def test_one_text_is_no_list(request_: GenerateRequest | ChatRequest, field: str) -> None:
+    """A text is a sequence of texts in Python; it is refused by one sentence that names the field and the fix."""
+    with pytest.raises(InvalidRequest) as error:
+        request_wire.generation_request(request_)
+    assert error.value.field == field
+    assert str(error.value).startswith(f"{field} ")
+    assert "list" in str(error.value)
+
+
+def test_what_is_no_message_is_refused() -> None:
+    """A dictionary in place of a Message is an InvalidRequest, too."""
+    with pytest.raises(InvalidRequest):
+        request_wire.generation_request(ChatRequest("m", [{"role": "user"}]))  # type: ignore[list-item]
 
 
 def test_reads_a_delta() -> None:

@@ -25,7 +25,7 @@ from vllama_benchmarks.bench.tables import comparison as ratio_table
 from vllama_benchmarks.bench.tables import rates, times
 from vllama_benchmarks.bench.workload import Workload, length, read_trace
 from vllama_benchmarks.stoppable import stoppable
-from vllama_clients.cli.address import http_address
+from vllama_clients.cli.address import api_key, http_address
 from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.long_help import HelpAll  # noqa: TC001 - typer reads the annotations
 from vllama_clients.cli.tls import authority
@@ -75,7 +75,7 @@ def command(
     vllama bench --target a=ollama:http://127.0.0.1:11434 --target b=grpc:127.0.0.1:50051
     """
     chosen = target or ([] if preset else [f"server=ollama:{http_address(context.obj)}"])
-    access = Access(context.obj.get("VLLAMA_API_KEY", ""), authority(context.obj))
+    access = Access(api_key(context.obj), authority(context.obj))
     comparison = None
     try:
         workload = Workload(length(prompt_tokens), length(max_tokens), read_trace(trace) if trace else ())

@@ -1,4 +1,4 @@
-"""Where the commands find the server: VLLAMA_HOST, or else OLLAMA_HOST, read as Ollama reads it.
+"""Where the commands find the server, and their key for it: VLLAMA_HOST, or else OLLAMA_HOST, read as Ollama reads it.
 
 The same variables tell the server where to listen, by the same rules, so an address that only makes
 sense for listening ("0.0.0.0") is turned into one that can be called. An address is taken with its
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from vllama_clients.api_key import checked_api_key
 from vllama_clients.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def grpc_target(environment: Mapping[str, str]) -> str:
         return target
     port = _port(environment, "VLLAMA_GRPC_PORT")
     return f"{bracketed(http_address(environment).host)}:{DEFAULT_GRPC_PORT if port is None else port}"
+
+
+def api_key(environment: Mapping[str, str]) -> str:
+    """Reads the key for the server from VLLAMA_API_KEY; CommandFailed for one that no header can carry."""
+    try:
+        return checked_api_key(environment.get("VLLAMA_API_KEY", ""))
+    except ValueError as error:
+        raise CommandFailed(f"VLLAMA_API_KEY: {error}.") from None
 
 
 def bracketed(host: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 
-from vllama_clients.cli.address import HttpAddress, http_address
+from vllama_clients.cli.address import HttpAddress, api_key, http_address
 from vllama_clients.cli.failure import CommandFailed, NotServed
 from vllama_clients.cli.tls import authority
 
@@ -102,7 +102,7 @@ class Api:
 
 def api_of(environment: Mapping[str, str]) -> Api:
     """Makes the client that an environment describes."""
-    return Api(http_address(environment), environment.get("VLLAMA_API_KEY", ""), authority(environment))
+    return Api(http_address(environment), api_key(environment), authority(environment))
 
 
 def _lines(response: HTTPResponse) -> Iterator[bytes]:

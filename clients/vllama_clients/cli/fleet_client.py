@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from vllama_clients.cli.address import grpc_target, http_address
+from vllama_clients.cli.address import api_key, grpc_target, http_address
 from vllama_clients.cli.failure import CommandFailed
 from vllama_clients.cli.tls import authority, own_certificate
 from vllama_clients.connection import Connection, Tls
@@ -110,4 +110,4 @@ def connection_of(environment: Mapping[str, str]) -> Connection:
     roots = authority(environment)
     secure = roots is not None or http_address(environment).scheme == "https"
     tls = Tls(roots.encode() if roots is not None else None, *own_certificate(environment)) if secure else None
-    return Connection(grpc_target(environment), tls, environment.get("VLLAMA_API_KEY", ""))
+    return Connection(grpc_target(environment), tls, api_key(environment))

@@ -1,6 +1,7 @@
 """The conversation of `vllama run` on a terminal: questions, and commands that begin with "/".
 
-Ctrl-C ends the running answer and keeps its text so far; at the prompt it only clears the line.
+Ctrl-C ends the running answer and keeps its text so far, or ends the running command; at the prompt it only clears
+the line.
 Ctrl-D or /bye ends the conversation.
 """
 
@@ -80,6 +81,8 @@ class Repl:
             self._say(run_command(text, self._settings, self._api))
         except CommandFailed as failure:
             self._say(f"{failure}")
+        except KeyboardInterrupt:
+            self._say("")
 
     def _answer(self, text: str) -> None:
         try:

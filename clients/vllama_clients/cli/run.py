@@ -47,7 +47,7 @@ def command(
     )
     api = api_of(context.obj)
     question = _question(prompt or [])
-    if not question and not sys.stdin.isatty():
+    if not question and not _is_interactive():
         raise typer.BadParameter("there is no prompt: give one, or pipe one in", param_hint="PROMPT")
     _ensure_installed(api, model)
     if not question:
@@ -61,8 +61,13 @@ def command(
 
 
 def _question(words: list[str]) -> str:
-    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    # Python has no stdin where it was closed (`<&-`).
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
     return "\n\n".join(part for part in (" ".join(words), piped.strip()) if part)
+
+
+def _is_interactive() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _options(assignments: list[str]) -> dict[str, Any]:

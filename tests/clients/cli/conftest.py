@@ -57,10 +57,11 @@ def vllama(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> C
 
 @pytest.fixture
 def vllama_process(environment: dict[str, str]) -> Callable[..., Awaitable[Done]]:
-    """Runs `vllama ARGUMENTS` as a process of its own, with `stdin` piped in."""
+    """Runs `vllama ARGUMENTS` as a process of its own, with `stdin` piped in; None closes its standard input."""
 
-    async def call(*arguments: str, stdin: str = "", **variables: str) -> Done:
+    async def call(*arguments: str, stdin: str | None = "", **variables: str) -> Done:
         process = await asyncio.create_subprocess_exec(
+            *(("sh", "-c", 'exec "$@" <&-', "sh") if stdin is None else ()),
             *(sys.executable, "-m", "vllama_clients.cli", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -69,7 +70,7 @@ def vllama_process(environment: dict[str, str]) -> Callable[..., Awaitable[Done]
         )
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                out, err = await process.communicate(stdin.encode())
+                out, err = await process.communicate((stdin or "").encode())
         finally:
             if process.returncode is None:
                 process.kill()

@@ -148,7 +148,7 @@ COMPLETIONS = {
         ("vllama run --sys", "--system"),
         ("vllama bench --watc", "--watch"),
         ("vllama simulate --poli", "--policies"),
-        ("vllama serve qwen2.5:7b --trus", "--trusted-proxy"),
+        ("vllama serve qwen2.5:7b --truste", "--trusted-proxy"),
         ("vllama worker --paren", "--parent-fd"),
     ],
 )

@@ -25,6 +25,8 @@ class FakeApi:
         self.posts: list[tuple[str, dict[str, Any]]] = []
         self.answer: Callable[[], Iterator[dict[str, Any]]] = lambda: iter([chunk("Hello"), last()])
         self.closed = 0
+        self.interrupted = False
+        """True if Ctrl-C is typed during a request that is no chat."""
 
     def stream(self, _: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Plays an answer."""
@@ -37,6 +39,8 @@ class FakeApi:
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Has every model but "missing"."""
         self.posts.append((path, dict(body)))
+        if self.interrupted:
+            raise KeyboardInterrupt
         if body.get("model") == "missing":
             raise CommandFailed("model 'missing' not found")
         return SHOW if path == "/api/show" else {}
@@ -125,6 +129,13 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(api: FakeApi, talk: Callabl
     talk("Hi", "Go on")
     assert api.closed == 2
     assert contents(api.chats[1]) == ["Hi", "Hel", "Go on"]
+
+
+def test_ctrl_c_stops_a_command_and_not_the_program(api: FakeApi, talk: Callable[..., str]) -> None:
+    """A /show or /load that takes long can be given up."""
+    api.interrupted = True
+    talk("/show info", "Hi")
+    assert contents(api.chats[0]) == ["Hi"]
 
 
 def test_ctrl_c_at_the_prompt_clears_the_line(api: FakeApi, talk: Callable[..., str]) -> None:

@@ -59,6 +59,31 @@ async def test_no_prompt_and_no_terminal_is_a_usage_error(ollama: OllamaServer, 
     assert ollama.requests == []
 
 
+async def test_a_closed_standard_input_is_an_empty_one(ollama: OllamaServer, vllama_process: Callable) -> None:
+    """`vllama run m hi <&-`, as cron and some supervisors start programs."""
+    assert (await vllama_process("run", "m", "hi", stdin=None)).out == "Hello ☀\n"
+    done = await vllama_process("run", "m", stdin=None)
+    assert (done.status, "there is no prompt" in done.err, "Traceback" in done.err) == (2, True, False)
+
+
+@pytest.mark.parametrize("command", [("list",), ("run", "m", "hi"), ("top",)])
+@pytest.mark.parametrize("key", ["ab\nc", "€"])
+async def test_a_key_that_cannot_be_sent_is_one_sentence(
+    ollama: OllamaServer, vllama_process: Callable, command: tuple[str, ...], key: str
+) -> None:
+    """A newline within or a foreign character: no traceback, and the variable is named."""
+    done = await vllama_process(*command, VLLAMA_API_KEY=key)
+    assert done.status == 1
+    assert done.err.startswith("Error: VLLAMA_API_KEY: ")
+    assert len(done.err.splitlines()) == 1
+
+
+async def test_a_newline_after_the_key_is_no_part_of_it(ollama: OllamaServer, vllama_process: Callable) -> None:
+    """`VLLAMA_API_KEY=$(cat key; echo)` and files of secrets end with one."""
+    done = await vllama_process("run", "m", "hi", VLLAMA_API_KEY="sk-1\n")
+    assert (done.out, done.err, done.status) == ("Hello ☀\n", "", 0)
+
+
 async def test_options_are_sent(ollama: OllamaServer, vllama_process: Callable) -> None:
     """Numbers, texts and stop lists reach the server in their own types."""
     flags = ["-o", "temperature=0", "-o", "num_predict=5", "-o", "stop=a", "-o", "stop=b", "--system", "Be brief."]
