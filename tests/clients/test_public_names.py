@@ -8,10 +8,11 @@ import pytest
 import vllama_clients
 
 
-@pytest.mark.parametrize("name", vllama_clients.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_is_there() -> None:
     """What `__all__` promises can be imported."""
-    assert getattr(vllama_clients, name) is not None
+    assert len(vllama_clients.__all__) > 10
+    for name in vllama_clients.__all__:
+        assert getattr(vllama_clients, name) is not None, name
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

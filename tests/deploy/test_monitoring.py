@@ -32,17 +32,24 @@ QUERIES = {
 AUTOSCALED = yaml.safe_load((DEPLOY / "kubernetes" / "autoscaling.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", QUERIES)
-def test_series_exist(name: str) -> None:
+def test_series_exist() -> None:
     """A query names series of ours, and all of them are exposed."""
-    assert used(QUERIES[name])
-    assert used(QUERIES[name]) - exposed() == set()
+    ours = exposed()
+    assert len(QUERIES) > 20
+    for name, query in QUERIES.items():
+        assert used(query), name
+        assert used(query) - ours == set(), name
 
 
-@pytest.mark.parametrize("name", QUERIES)
-def test_queries_parse(name: str) -> None:
+def test_queries_parse() -> None:
     """A query is PromQL once Grafana has put its own interval in."""
-    promql_parser.parse(QUERIES[name].replace("$__rate_interval", "5m"))
+    refused = {}
+    for name, query in QUERIES.items():
+        try:
+            promql_parser.parse(query.replace("$__rate_interval", "5m"))
+        except ValueError as error:
+            refused[name] = error
+    assert refused == {}
 
 
 def test_a_wrong_query_is_found() -> None:

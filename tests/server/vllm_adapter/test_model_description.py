@@ -96,11 +96,12 @@ def test_gaps_are_written_as_each_family_was_taught(name: str, model_type: str, 
     assert fill_in_the_middle(traits.fim, "def f({x}):", "return {y}") == prompt
 
 
-@pytest.mark.parametrize("family", load_families(), ids=lambda family: family.label)
-def test_every_gap_template_takes_both_sides(family: object) -> None:
+def test_every_gap_template_takes_both_sides() -> None:
     """Prefix and suffix each occur once."""
-    fim = family.traits.fim  # type: ignore[attr-defined]
-    assert not fim or (fim.count("{prefix}"), fim.count("{suffix}")) == (1, 1)
+    written = [family.traits.fim for family in load_families() if family.traits.fim]
+    assert written
+    for fim in written:
+        assert (fim.count("{prefix}"), fim.count("{suffix}")) == (1, 1), fim
 
 
 OWN = SimpleNamespace(chat_template="{{ messages }}")
