@@ -44,6 +44,7 @@ HTTP_RIGHTS = {
     "/": _OPEN,
     "/health": _OPEN,
     "/health/live": _OPEN,
+    "/health/ready": _OPEN,
     "/fleet": _FLEET,
     "/metrics": frozenset({Scope.METRICS}),
     "/api/create": _MODELS,
@@ -172,6 +173,10 @@ class Access:
         caller = self.caller(peer, headers)
         caller.require(*(scope for scope in Scope if scope in rights))
         return caller
+
+    def is_proxy(self, address: str) -> bool:
+        """Returns whether an address is a trusted proxy."""
+        return _is_within(address, self._proxies)
 
     def _origin(self, peer: str | None, headers: Headers) -> tuple[str, bool]:
         """Returns the address, and whether it is one of this machine."""

@@ -17,6 +17,7 @@ from vllama_balancer import logs
 from vllama_balancer.app import Balancer
 from vllama_balancer.errors import BalancerError, ConfigError, NoWorker
 from vllama_balancer.signals import StopRequests
+from vllama_balancer.startup.open_files import raise_open_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.set_up(config.log_format, config.log_level)
     for warning in config.warnings:
         logger.warning("%s", warning)
+    raise_open_files()
     # Imported modules live as long as the process: frozen, they lengthen no garbage collection.
     gc.collect()
     gc.freeze()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.callers import Access
 from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
 from vllama_balancer.edge.server import EdgeServer
@@ -71,6 +73,70 @@ async def test_a_head_that_trickles_in_is_cut_off() -> None:
                 writer.write(b"X-More: 1\r\n")
                 await asyncio.wait([ended], timeout=0.05)
         assert await ended == b""
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    """The timer of the first head runs from the beginning."""
+    async with connected(EdgeConfig(head_timeout_seconds=0.1)) as (reader, _), asyncio.timeout(20):
+        assert await reader.read() == b""
+
+
+@asynccontextmanager
+async def crowded(most: int, access: Access | None = None) -> AsyncIterator[tuple[int, list[asyncio.StreamWriter]]]:
+    """Serves with few connections, all that one address may have are open and silent; yields the port and them."""
+    config = EdgeConfig(max_connections=most)
+    server = EdgeServer(build_app(FakeGateway(), config=config, fleet=FakeFleet(), access=access))
+    port = await server.start("127.0.0.1", 0)
+    writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(most // 2)]
+    try:
+        async with asyncio.timeout(20):
+            while server.connections < len(writers):
+                await asyncio.sleep(0.01)
+        yield port, writers
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        await server.stop()
+
+
+async def status_from(address: str, port: int, path: str = "/health/ready") -> int:
+    """Returns the status of a reply to a client at this address."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    async with asyncio.timeout(20):
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        status = int((await reader.readline()).split()[1])
+    writer.transport.abort()
+    return status
+
+
+async def test_one_address_has_half_of_the_connections() -> None:
+    """Beyond, it gets 503; other addresses are served, and it is again when some of its connections have ended."""
+    async with crowded(8) as (port, writers):
+        assert await status_from("127.0.0.1", port, "/api/version") == 503
+        assert await status_from("127.0.0.2", port, "/api/version") == 200
+        writers[0].transport.abort()
+        async with asyncio.timeout(20):
+            while await status_from("127.0.0.1", port, "/api/version") != 200:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_trusted_proxy_may_have_all_connections() -> None:
+    """They are those of many clients."""
+    proxy = ipaddress.ip_network("127.0.0.1")
+    async with crowded(4, Access(proxies=[proxy])) as (port, _):
+        assert await status_from("127.0.0.1", port, "/api/version") == 200
+
+
+async def test_readiness_turns_before_the_connections_are_used_up() -> None:
+    """Then other processes should get the clients; this one serves on."""
+    async with crowded(20) as (port, writers):
+        for _ in range(8):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+            writers.append(writer)
+        async with asyncio.timeout(20):
+            while await status_from("127.0.0.3", port, "/health/ready") != 503:
+                await asyncio.sleep(0.01)
+        assert await status_from("127.0.0.3", port, "/api/version") == 200
 
 
 async def test_an_idle_connection_outlives_the_time_for_a_head() -> None:

@@ -64,15 +64,21 @@ def build_app(
     clock of timestamps in replies.
     """
     limits = limits or ClientLimits()
+    access = access or Access()
     context = HandlerContext(
-        gateway, config or EdgeConfig(), limits=limits, residency=residency, management=management, now=now
+        gateway,
+        config or EdgeConfig(),
+        limits=limits,
+        residency=residency,
+        management=management,
+        now=now,
+        is_proxy=access.is_proxy,
     )
     metrics = EdgeMetrics(registry or CollectorRegistry())
     guard = Guard(
         AllowedOrigins(context.config.origins),
         AllowedHosts(host_names or this_host()) if context.config.loopback_only else None,
     )
-    access = access or Access()
     access_log = AccessLog(metrics, access)
     app = web.Application(
         # From the outside in: a refused request is logged, and every refusal has its dialect's shape.

@@ -24,6 +24,8 @@ class EdgeConfig:
     """Longest request body, decompressed."""
     request_limits: RequestLimits = DEFAULT_LIMITS
     """The most of each thing that one request may have."""
+    max_connections: int = 4096
+    """Most connections at once; one address may have half of them, unless it is a trusted proxy."""
     max_line_bytes: int = 16 * 1024
     """Longest request line, and so the longest URL."""
     max_header_bytes: int = 16 * 1024

@@ -67,6 +67,7 @@ class HandlerContext:
         residency: Residency | None = None,
         management: Management | None = None,
         now: Callable[[], datetime] = system_now,
+        is_proxy: Callable[[str], bool] = lambda address: False,
     ) -> None:
         self.gateway = gateway
         self.config = config
@@ -76,7 +77,16 @@ class HandlerContext:
         """The system's clock, for timestamps in replies."""
         self.draining = False
         """Whether the process is shutting down: /health reports it, and new generations are refused."""
+        self.is_proxy = is_proxy
+        """Tells whether an address is a trusted proxy, whose connections are those of many clients."""
+        self.connections = 0
+        """Open connections, kept by the server."""
         self._limits = limits or ClientLimits()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether nearly all connections are taken: then this process should get no further clients."""
+        return self.connections >= self.config.max_connections * 0.9
 
     async def read(self, request: web.Request, kind: type[T]) -> T:
         """Reads and decodes the body. Raises InvalidRequest with the parser's message."""

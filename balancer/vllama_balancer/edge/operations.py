@@ -83,6 +83,7 @@ class Operations:
             web.get("/", self.root),
             web.get("/health", self.health),
             web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
             web.get("/metrics", self.metrics),
             web.get("/fleet", self.fleet),
         ]
@@ -108,6 +109,11 @@ class Operations:
     async def live(self, request: web.Request) -> web.Response:
         """GET /health/live: 200 as long as the process replies at all."""
         return json_response({"status": "ok"})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """GET /health/ready: 503 as /health, and while nearly all connections are taken."""
+        is_ready = self._health().can_serve and not self._context.is_crowded
+        return json_response({"status": "ok" if is_ready else "unavailable"}, 200 if is_ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics: Prometheus."""

@@ -3,6 +3,8 @@
 aiohttp is configured here: a handler is cancelled when its client disconnects; long headers, slow headers and idle
 connections end.
 
+Connections are bounded, in all and by address: beyond, a client gets 503 and is closed.
+
 A connection also replies in JSON to what never becomes a request, such as a malformed request line: aiohttp would
 reply in plain text, and log a traceback with the bytes of the client. It closes a connection whose head arrives too
 slowly, or whose whole reply is not read.
@@ -12,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
+from vllama_balancer.callers import LOCAL
 from vllama_balancer.edge.app import CONTEXT
 from vllama_balancer.edge.body import encode_json
 from vllama_balancer.edge.ollama.errors import error_body
@@ -26,10 +30,18 @@ if TYPE_CHECKING:
     import ssl
 
     from vllama_balancer.edge.config import EdgeConfig
+    from vllama_balancer.edge.context import HandlerContext
 
 _log = logging.getLogger(__name__)
 SMALL_BYTES = 16 * 1024
 """Smaller replies fit into an empty write buffer."""
+
+
+_CROWDED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: 32\r\n\r\n" + b'{"error":"too many connections"}'
+)
+"""Reply to a connection beyond the limits."""
 
 
 class EdgeServer:
@@ -40,7 +52,7 @@ class EdgeServer:
         config = app[CONTEXT].config
         self._runner = _Runner(
             app,
-            config,
+            app[CONTEXT],
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=config.idle_timeout_seconds,
@@ -84,28 +96,43 @@ class EdgeServer:
 class _Runner(web.AppRunner):
     """An AppRunner that makes `Connection`s."""
 
-    __slots__ = ("_config",)
+    __slots__ = ("_context",)
 
-    def __init__(self, app: web.Application, config: EdgeConfig, **settings: Any) -> None:
+    def __init__(self, app: web.Application, context: HandlerContext, **settings: Any) -> None:
         super().__init__(app, **settings)
-        self._config = config
+        self._context = context
 
     async def _make_server(self) -> web.Server:
-        return Connections(await super()._make_server(), self._config)
+        return Connections(await super()._make_server(), self._context)
 
 
 class Connection(web.RequestHandler):
     """The protocol of one client's connection."""
 
-    __slots__ = ("_config", "_head_timer")
+    __slots__ = ("_config", "_connections", "_head_timer", "_is_refused")
 
-    def __init__(self, manager: web.Server, config: EdgeConfig, **settings: Any) -> None:
+    def __init__(self, manager: Connections, config: EdgeConfig, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._config = config
+        self._connections = manager
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Starts the timer of the first head, or refuses the connection when there are too many."""
+        super().connection_made(transport)
+        if self._connections.admits(self):
+            self._head_timer = self._loop.call_later(self._config.head_timeout_seconds, self._give_up)
+            return
+        self._is_refused = True
+        if self.transport is not None:
+            self.transport.write(_CROWDED)
+        self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Parses bytes, and starts the timer if they end within a head."""
+        if self._is_refused:
+            return
         super().data_received(data)
         waits_for_head = self._waiter is not None and not self._waiter.done()
         if not waits_for_head:
@@ -116,6 +143,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stops the timer."""
         self._stop_timer()
+        self._connections.forget(self)
         super().connection_lost(exc)
 
     def handle_error(
@@ -180,7 +208,7 @@ class Connection(web.RequestHandler):
 class Connections(web.Server):
     """An aiohttp server that makes a `Connection` for every client."""
 
-    def __init__(self, server: web.Server, config: EdgeConfig) -> None:
+    def __init__(self, server: web.Server, context: HandlerContext) -> None:
         """Takes over the settings of `server`, which aiohttp made for the application."""
         super().__init__(
             server.request_handler,
@@ -188,11 +216,46 @@ class Connections(web.Server):
             handler_cancellation=server.handler_cancellation,
         )
         self._settings = server._kwargs
-        self._config = config
+        self._context = context
+        self._addresses: dict[Connection, str] = {}
+        self._by_address: Counter[str] = Counter()
+        self._silent_until = 0.0
 
     def __call__(self) -> Connection:
         """Returns the protocol of a new connection."""
-        return Connection(self, self._config, loop=self._loop, **self._settings)
+        return Connection(self, self._context.config, loop=self._loop, **self._settings)
+
+    def admits(self, connection: Connection) -> bool:
+        """Counts a new connection; returns False when there are too many, in all or of its address."""
+        config = self._context.config
+        transport = connection.transport
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        address = peer[0] if isinstance(peer, tuple) else LOCAL
+        most = config.max_connections
+        own = most if self._context.is_proxy(address) else most // 2
+        if len(self._addresses) >= most or self._by_address[address] >= own:
+            self._log_refusal(address)
+            return False
+        self._addresses[connection] = address
+        self._by_address[address] += 1
+        self._context.connections = len(self._addresses)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Counts a connection out."""
+        address = self._addresses.pop(connection, None)
+        if address is None:
+            return
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+        self._context.connections = len(self._addresses)
+
+    def _log_refusal(self, address: str) -> None:
+        """Logs one refusal a second at most."""
+        if self._loop.time() >= self._silent_until:
+            self._silent_until = self._loop.time() + 1.0
+            _log.warning("connection of %s refused: %d are open, too many", address, len(self._addresses))
 
 
 def _refusal(status: int, error: BaseException | None) -> tuple[int, str]:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 PUSH_SECONDS = 1.0
 """The list is pushed at least this often, as loads move without a change of state."""
+MOST_WATCHES = 64
+"""Streams of WatchFleet at once: each costs some work every second."""
 SHORTEST_PUSH_SECONDS = 0.1
 """Changes that come closer together are pushed as one."""
 
@@ -41,6 +43,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._rolling = rolling
         self._view = view
         self._unloader = unloader
+        self._watches = 0
 
     async def ListWorkers(  # noqa: N802
         self, request: fleet_pb2.ListWorkersRequest, context: Context
@@ -49,6 +52,16 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def WatchFleet(self, request: fleet_pb2.WatchFleetRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Streams the list: at once, on changes, and at least every second."""
+        if self._watches >= MOST_WATCHES:
+            message = f"{MOST_WATCHES} streams of WatchFleet are open; close some, or call ListWorkers"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        self._watches += 1
+        try:
+            await self._watch(context)
+        finally:
+            self._watches -= 1
+
+    async def _watch(self, context: Context) -> None:
         version = self._pool.changes.version
         while True:
             await context.write(self._view.fleet())

@@ -70,6 +70,8 @@ SERVER_OPTIONS = (
     # More streams of one connection wait on the client's side.
     ("grpc.max_concurrent_streams", 4_096),
     ("grpc.max_connection_idle_ms", 300_000),
+    # A connection that says nothing is no connection.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     # A port that is in use must be an error, not a second listener that takes half of the calls.
     ("grpc.so_reuseport", 0),
     # Clients may ping every few seconds to notice a dead connection.

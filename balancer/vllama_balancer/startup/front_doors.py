@@ -23,6 +23,7 @@ from vllama_balancer.errors import ConfigError
 from vllama_balancer.front.server import GrpcServer
 from vllama_balancer.keys import ApiKeys, Scope
 from vllama_balancer.startup.fleet_view import PoolView
+from vllama_balancer.startup.open_files import most_connections
 from vllama_balancer.startup.tls import tls_files
 from vllama_balancer.workers.rolling_restart import RollingRestart
 from vllama_protos.budgets import RequestLimits
@@ -84,6 +85,7 @@ class FrontDoors:
         edge_config = EdgeConfig(
             loopback_only=is_loopback(config.host),
             origins=config.origins,
+            max_connections=most_connections(),
             max_body_bytes=config.max_request_bytes,
             request_limits=request_limits,
         )

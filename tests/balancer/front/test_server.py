@@ -752,3 +752,24 @@ async def test_requests_over_their_budget_are_invalid(narrow_door):
             await call
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert details_of(caught.value)[0].metadata["field"] == field
+
+
+async def test_streams_of_the_fleet_are_bounded(open_door):
+    """One more than 64 is RESOURCE_EXHAUSTED; the end of one makes room."""
+    door = await open_door(1)
+    calls = [door.fleet_service.WatchFleet(fleet_pb2.WatchFleetRequest()) for _ in range(64)]
+    for call in calls:
+        await call.read()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.fleet_service.WatchFleet(fleet_pb2.WatchFleetRequest()).read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    calls.pop().cancel()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await door.fleet_service.WatchFleet(fleet_pb2.WatchFleetRequest()).read()
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
+    for call in calls:
+        call.cancel()
