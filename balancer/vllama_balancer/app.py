@@ -86,11 +86,12 @@ class Balancer:
         self._joined = JoinedFleet(read_token(token_file)) if token_file is not None else None
         self._has_own = config.fleet != "none" and not config.worker_addresses
         self._catalog = Catalog(self._pool)
+        self._metrics = Metrics(self._registry)
         self._dispatcher = Dispatcher(
             self._pool,
             self._catalog,
             make_policy(config.policy),
-            Metrics(self._registry),
+            self._metrics,
             AdmissionSettings(max_queue=config.max_queue),
             discovery_grace=DiscoveryGrace(
                 self._pool,
@@ -98,11 +99,12 @@ class Balancer:
                 only_remote_workers=not self._has_own,
             ),
         )
-        self._registry.register(PoolCollector(self._pool, lambda: self._dispatcher.waiting))
+        self._registry.register(PoolCollector(self._pool, self._waiting))
         register_process_metrics(self._registry)
         self._store = Store(config.models_directory)
         self._fleet: LocalFleet | RayFleet | None = None
         self._scheduler: ModelScheduler | None = None
+        self._on_demand: OnDemand | None = None
 
     async def run(self) -> None:
         """Serves until a stop request.
@@ -111,7 +113,9 @@ class Balancer:
         """
         async with AsyncExitStack() as ending:
             local = self._local_parts(ending) if self._has_own else None
-            doors = FrontDoors(self._config, self._dispatcher, self._pool, self._registry, local, self._joined)
+            doors = FrontDoors(
+                *(self._config, self._dispatcher, self._pool, self._registry, local, self._joined, self._waiting)
+            )
             ending.callback(doors.release)
             doors.bind()
             ending.push_async_callback(self._end_workers)
@@ -142,8 +146,8 @@ class Balancer:
         self._scheduler = ModelScheduler(machine, gpus, self._catalog.expires, awaits_preload=True)
         named = config.models if config.is_pinned else ()
         management = StoreManagement(self._store, self._resolver(), self._catalog, self._scheduler, named)
-        gateway = OnDemand(self._dispatcher, self._catalog, self._scheduler)
-        return LocalParts(gateway, management, self._fleet, self._scheduler)
+        self._on_demand = OnDemand(self._dispatcher, self._catalog, self._scheduler, metrics=self._metrics)
+        return LocalParts(self._on_demand, management, self._fleet, self._scheduler)
 
     def _resolver(self) -> Resolver:
         own_table = self._config.models_directory / "models.toml"
@@ -207,20 +211,34 @@ class Balancer:
     async def _drain(self, doors: FrontDoors) -> None:
         """Refuses new requests and waits for running streams: until the timeout, or until a second stop request."""
         doors.drain()
-        if not self._dispatcher.in_flight:
-            return
-        logger.info("finishing %d requests; stop again to end at once", self._dispatcher.in_flight)
+        if running := self._in_flight:
+            logger.info("finishing %d requests; stop again to end at once", running)
         second_stop = _task(self._stops.abort.wait(), "wait for a second stop")
-        idle = _task(self._idle(), "wait for the last request")
+        idle = _task(self._idle(doors), "wait for the last request")
         await asyncio.wait(
             [second_stop, idle], timeout=self._config.drain_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
         )
         await _cancelled(second_stop, idle)
 
-    async def _idle(self) -> None:
-        # The dispatcher only counts its requests; ending a little late costs nothing.
-        while self._dispatcher.in_flight:  # noqa: ASYNC110
+    @property
+    def _in_flight(self) -> int:
+        """Requests that run, or wait for a load or a worker."""
+        return self._dispatcher.in_flight + self._loading
+
+    def _waiting(self) -> int:
+        """Returns the requests that wait for a worker, or for their model."""
+        return self._dispatcher.waiting + self._loading
+
+    @property
+    def _loading(self) -> int:
+        """Requests that wait for their model to be installed or loaded."""
+        return self._on_demand.loading if self._on_demand is not None else 0
+
+    async def _idle(self, doors: FrontDoors) -> None:
+        # Requests are only counted; ending a little late costs nothing.
+        while self._in_flight:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        await doors.settle()
 
     async def _end_workers(self) -> None:
         if self._scheduler is not None:

@@ -8,6 +8,7 @@ BalancerError
 |-- TooManyStreams        this client has too many requests running
 |-- BytesExhausted        the requests of all clients, or of this one, have too many bytes
 |-- NoWorker              no worker can take the request now
+|-- ShuttingDown          the balancer ends and takes no new requests
 |-- DeadlineExceeded      the caller's deadline passed
 |-- WorkerLost            the worker ended in the middle and nothing could take over
 |-- Quarantined           the request has killed workers and is not tried again
@@ -45,6 +46,13 @@ class BalancerError(Exception):
         """The wrong field or the missing capability; empty when there is none."""
         self.retry_after_seconds = retry_after_seconds
         """When a retry makes sense; None when that is not known."""
+
+
+def outcome_of(error: BaseException) -> str:
+    """Returns how a request has ended, for the metrics: an error's reason, "internal" for a bug, or "cancelled"."""
+    if isinstance(error, BalancerError):
+        return error.reason
+    return "internal" if isinstance(error, Exception) else "cancelled"
 
 
 class InvalidRequest(BalancerError):
@@ -94,6 +102,16 @@ class NoWorker(BalancerError):
 
     status = grpc.StatusCode.UNAVAILABLE
     reason = reason_text(ErrorReason.ERROR_REASON_NO_WORKER)
+
+
+class ShuttingDown(BalancerError):
+    """The balancer ends: it finishes what runs and takes no new requests."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = reason_text(ErrorReason.ERROR_REASON_BALANCER_DRAINING)
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down", retry_after_seconds=1)
 
 
 class DeadlineExceeded(BalancerError):

@@ -32,7 +32,7 @@ class _Requests:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.ended = Counter(
             "vllama_requests",
-            "Requests that have ended, by model and outcome: ok, cancelled, or an error's reason.",
+            "Requests that have ended, by model and outcome: ok, cancelled, internal, or an error's reason.",
             ("model", "outcome"),
             registry=registry,
         )
@@ -167,9 +167,13 @@ class Metrics:
         self._requests.in_flight.inc()
 
     def ended(self, model: str, outcome: str) -> None:
-        """Counts an ended request; the outcome is "ok", "cancelled", or the reason of its error."""
+        """Counts an ended request; the outcome is "ok", or that of errors.outcome_of."""
         self._requests.in_flight.dec()
         self._requests.of(model, outcome).inc()
+
+    def loaded(self) -> None:
+        """Counts a request that waited for its model to be loaded, and goes on to the dispatcher."""
+        self._requests.in_flight.dec()
 
     def refused(self, outcome: str) -> None:
         """Counts a request that was refused before its model was looked up."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from vllama_balancer.errors import BalancerError
+from vllama_balancer.errors import BalancerError, NoWorker, QueueFull, outcome_of
 from vllama_balancer.front.membership_service import NotAccepted
 from vllama_balancer.front.rpc_errors import rich_status
 from vllama_balancer.models.errors import ModelError
@@ -32,3 +34,18 @@ def test_a_status_carries_every_reason(number: ErrorReason) -> None:
     assert status.code is BalancerError.status and status.details == "no"
     details = read_trailers(status.trailing_metadata)
     assert (details.reason, details.field, details.retry_after_seconds) == (reason_text(number), "model", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (NoWorker("no"), "NO_WORKER"),
+        (QueueFull("full", reason="ENGINE_BUSY"), "ENGINE_BUSY"),
+        (asyncio.CancelledError(), "cancelled"),
+        (GeneratorExit(), "cancelled"),
+        (ZeroDivisionError(), "internal"),
+    ],
+)
+def test_a_bug_is_not_counted_as_a_client_that_left(error: BaseException, outcome: str) -> None:
+    """The outcome of a request in the metrics."""
+    assert outcome_of(error) == outcome

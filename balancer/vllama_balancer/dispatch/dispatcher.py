@@ -19,7 +19,7 @@ from vllama_balancer.dispatch.generation_stream import GenerationStreamer
 from vllama_balancer.dispatch.placer import PlacementRequest, Placer
 from vllama_balancer.dispatch.retry import RetryPolicy
 from vllama_balancer.dispatch.retry_budget import RetryBudget
-from vllama_balancer.errors import BalancerError, DeadlineExceeded, ModelNotFound, QueueFull
+from vllama_balancer.errors import DeadlineExceeded, ModelNotFound, QueueFull, outcome_of
 from vllama_balancer.names import model_key
 from vllama_balancer.routing.request_size import EMPTY_SIZE, Estimates, measure_embedding, measure_generation
 from vllama_balancer.workers.attempt_errors import AttemptFailed
@@ -185,12 +185,11 @@ class Dispatcher:
         """Counts a request in, and out with its outcome."""
         self._in_flight += 1
         self._metrics.arrived()
-        outcome = "cancelled"
+        outcome = "ok"
         try:
             yield
-            outcome = "ok"
-        except BalancerError as error:
-            outcome = error.reason
+        except BaseException as error:
+            outcome = outcome_of(error)
             raise
         finally:
             self._in_flight -= 1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from vllama_balancer.errors import ModelNotFound
+from prometheus_client import CollectorRegistry
+
+from vllama_balancer.errors import ModelNotFound, outcome_of
+from vllama_balancer.metrics import Metrics
 from vllama_balancer.names import model_key
 from vllama_protos.v1 import fleet_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
     from vllama_balancer.fleet.assignment import HostedModel
     from vllama_balancer.gateway import Call, Gateway, ModelEntry
@@ -50,11 +53,16 @@ class OnDemand:
         catalog: HostedModels,
         scheduler: ModelScheduler,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
         self._gateway = gateway
         self._catalog = catalog
         self._scheduler = scheduler
         self._clock = clock
+        self._metrics = metrics or Metrics(CollectorRegistry())
+        self.loading = 0
+        """Requests that wait for their model to be installed or loaded."""
 
     async def generate(
         self, request: generation_pb2.GenerateRequest, call: Call
@@ -133,13 +141,34 @@ class OnDemand:
     @asynccontextmanager
     async def _loaded(self, request: ModelRequest, call: Call) -> AsyncIterator[None]:
         """Keeps the model of a request loaded, and puts the model that its workers serve in the place of an alias."""
-        hosted = await self._hosted(request.model, call.deadline)
-        if hosted is None:
-            yield  # The dispatcher refuses a model that is not installed here by name.
-            return
-        request.model = hosted.names[0]
-        async with self._scheduler.in_use(_key(hosted), hosted, call.deadline):
+        async with AsyncExitStack() as in_use:
+            with self._counted(request.model):
+                hosted = await self._hosted(request.model, call.deadline)
+                if hosted is not None:
+                    request.model = hosted.names[0]
+                    await in_use.enter_async_context(self._scheduler.in_use(_key(hosted), hosted, call.deadline))
+            # The dispatcher refuses a model that is not installed here by name.
             yield
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        """Counts a request in, and out if it fails here; the dispatcher counts it from then on."""
+        self.loading += 1
+        self._metrics.arrived()
+        try:
+            yield
+        except BaseException as error:
+            self._metrics.ended(self._display_name(name), outcome_of(error))
+            raise
+        else:
+            self._metrics.loaded()
+        finally:
+            self.loading -= 1
+
+    def _display_name(self, name: str) -> str:
+        """Returns the name of the model that serves a request; empty if it is not installed."""
+        hosted = self._catalog.hosted(name)
+        return "" if hosted is None else hosted.names[0]
 
     async def _hosted(self, name: str, deadline: float | None = None) -> HostedModel | None:
         """Returns what a worker hosts for a model, after that has been installed."""

@@ -30,6 +30,7 @@ from vllama_protos.budgets import RequestLimits
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     import grpc
     from prometheus_client import CollectorRegistry
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from vllama_balancer.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 1.0
+"""How long open HTTP connections are kept after the last request of a drain; a reply ends its connection."""
+LAST_WORDS_SECONDS = 0.5
+"""How long gRPC calls may take to end that the drain has left; those that watch never end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +78,12 @@ class FrontDoors:
         registry: CollectorRegistry,
         local: LocalParts | None,
         joined: JoinedFleet | None = None,
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
+        """Shows the number of waiting requests that `waiting` returns."""
         self._config = config
         gateway = local.gateway if local is not None else dispatcher
-        view = PoolView(pool, lambda: dispatcher.waiting, local.scheduler if local is not None else None)
+        view = PoolView(pool, waiting, local.scheduler if local is not None else None)
         access = make_access(config)
         self._listener: socket.socket | None = None
         limits = ClientLimits(
@@ -104,7 +112,6 @@ class FrontDoors:
         self._rolling = RollingRestart(pool, control, config.drain_timeout_seconds)
         unloader = local.gateway if local is not None else None
         self._front = GrpcServer(gateway, pool, self._rolling, view, access, joined, limits, request_limits, unloader)
-        self._leaving: asyncio.Task[None] | None = None
         self.http_port = config.port
         """HTTP port, once it is bound."""
         self.grpc_port = config.grpc_port
@@ -135,20 +142,22 @@ class FrontDoors:
         await self._edge.start(self._config.host, self.http_port, ssl_context=ssl_context, sock=self._listener)
 
     def drain(self) -> None:
-        """Refuses new requests; running ones go on."""
+        """Refuses new requests with a reason, at both doors; running ones go on."""
         self._edge.drain()
-        if self._leaving is None:
-            self._leaving = asyncio.create_task(
-                self._front.stop(self._config.drain_timeout_seconds), name="drain the gRPC server"
-            )
+        self._front.drain()
+
+    async def settle(self) -> None:
+        """Waits a moment for clients with open connections: a request that is on its way still gets its refusal."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while self._edge.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Ends what still runs and closes both servers."""
         await self._edge.stop()
-        await self._front.stop(0)
+        await self._front.stop(LAST_WORDS_SECONDS)
         await self._rolling.close()
-        if self._leaving is not None:
-            await self._leaving
 
     def release(self) -> None:
         """Closes the bound port if the servers never opened."""

@@ -28,7 +28,9 @@ class PoolCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         workers = self._pool.workers()
-        yield GaugeMetricFamily("vllama_queue_length", "Requests that wait for a worker now.", value=self._waiting())
+        yield GaugeMetricFamily(
+            "vllama_queue_length", "Requests that wait for a worker, or for their model, now.", value=self._waiting()
+        )
         available = GaugeMetricFamily(
             "vllama_worker_available", "Whether new requests may go to a worker: 1 or 0.", labels=["worker"]
         )

@@ -659,3 +659,13 @@ async def test_requests_are_counted_by_outcome(make_fleet):
     assert fleet.value("vllama_requests_total", model="m:latest", outcome="INVALID_REQUEST") == 1
     assert fleet.value("vllama_requests_in_flight") == 0
     assert fleet.value("vllama_generated_tokens_total", model="m:latest") == 8
+
+
+async def test_a_bug_in_the_dispatch_path_has_an_outcome_of_its_own(make_fleet):
+    """It is not counted as cancelled by the client."""
+    fleet = await make_fleet(1)
+    fleet.dispatcher._streamer.run = lambda generation: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        await fleet.generate()
+    assert fleet.value("vllama_requests_total", model="m:latest", outcome="internal") == 1
+    assert fleet.value("vllama_requests_in_flight") == 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from vllama_balancer.errors import DeadlineExceeded, ModelNotFound, QueueFull
+from vllama_balancer.errors import DeadlineExceeded, ModelNotFound, NoWorker, QueueFull
 from vllama_balancer.fake_gateway import FakeGateway, finished, model, started
 from vllama_balancer.fleet.assignment import HostedModel
+from vllama_balancer.fleet.events import ProcessState
 from vllama_balancer.gateway import Call
+from vllama_balancer.metrics import Metrics
 from vllama_balancer.names import model_key
 from vllama_balancer.scheduler.on_demand import OnDemand
 from vllama_protos.v1 import fleet_pb2, generation_pb2
@@ -95,6 +99,73 @@ async def test_room_is_expected_of_models_that_are_loaded_only(harness_of) -> No
     async with harness.scheduler.in_use(model_key("a"), HostedModel("a", ("a:latest",))):
         with pytest.raises(QueueFull):
             gateway.raise_if_full("a")
+
+
+class Counted:
+    """A gateway whose requests are counted while their models load."""
+
+    def __init__(self, harness, inner: FakeGateway | None = None) -> None:
+        self.registry = CollectorRegistry()
+        inner = inner or FakeGateway(model("a:latest"))
+        self.gateway = OnDemand(inner, OneModel(), harness.scheduler, metrics=Metrics(self.registry))
+
+    def ended(self, outcome: str, name: str = "a:latest") -> float:
+        """Returns the requests with that outcome."""
+        return self.registry.get_sample_value("vllama_requests_total", {"model": name, "outcome": outcome}) or 0.0
+
+    @property
+    def in_flight(self) -> tuple[float, int]:
+        """The requests inside, as the metrics and the drain count them."""
+        return self.registry.get_sample_value("vllama_requests_in_flight") or 0.0, self.gateway.loading
+
+    async def generate(self, call: Call | None = None, name: str = "a") -> None:
+        """Generates to the end."""
+        request = generation_pb2.GenerateRequest(model=name, prompt="hi")
+        async for _ in self.gateway.generate(request, call or Call("me")):
+            pass
+
+
+async def test_requests_that_fail_while_their_model_loads_are_counted(harness_of) -> None:
+    """With the load's reason; none of them is in flight afterwards."""
+    harness = harness_of()
+    harness.fleet.slow.add("a")
+    counted = Counted(harness)
+    waiting = [asyncio.create_task(counted.generate()) for _ in range(3)]
+    await harness.logged("+a@0")
+    assert counted.in_flight == (3, 3)
+    worker = harness.fleet.workers["worker-0"]
+    worker.process = replace(worker.process, state=ProcessState.FAILED, reason="failed to start")
+    harness.fleet.changes.increment()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [NoWorker] * 3
+    assert (counted.ended("NO_WORKER"), counted.in_flight) == (3, (0, 0))
+
+
+async def test_requests_that_leave_while_their_model_loads_are_counted(harness_of) -> None:
+    """By their deadline, and by their client."""
+    harness = harness_of()
+    harness.fleet.slow.add("a")
+    counted = Counted(harness)
+    leaving = asyncio.create_task(counted.generate())
+    await harness.logged("+a@0")
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    with pytest.raises(DeadlineExceeded):
+        await counted.generate(Call("me", asyncio.get_running_loop().time() + 0.01))
+    assert (counted.ended("cancelled"), counted.ended("DEADLINE_EXCEEDED"), counted.in_flight) == (1, 1, (0, 0))
+
+
+async def test_a_request_whose_model_is_loaded_is_counted_by_the_dispatcher(harness_of) -> None:
+    """Once; what fails there is not the load's."""
+    harness, inner = harness_of(), FakeGateway(model("a:latest"))
+    inner.play(started(), finished())
+    inner.play(NoWorker("no"))
+    counted = Counted(harness, inner)
+    await counted.generate()
+    with pytest.raises(NoWorker):
+        await counted.generate()
+    assert (counted.ended("ok"), counted.ended("NO_WORKER"), counted.in_flight) == (0, 0, (0, 0))
 
 
 async def test_a_model_is_unloaded_by_the_name_of_an_alias(harness_of) -> None:
