@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vllama_balancer.errors import BytesExhausted, InvalidRequest, TooManyStreams
+from vllama_balancer.errors import BytesExhausted, InvalidRequest, ShuttingDown, TooManyStreams
 from vllama_protos.budgets import OverBudget
 
 if TYPE_CHECKING:
@@ -32,10 +32,17 @@ class StreamLimit:
     def __init__(self, most_per_client: Callable[[], int]) -> None:
         self._most_per_client = most_per_client
         self._running: Counter[str] = Counter()
+        self.is_closed = False
+        """Whether no client may have a further one, because the process ends."""
 
     @contextmanager
     def hold(self, client: str, streams: int = 1) -> Iterator[None]:
-        """Counts streams while the block runs. Raises TooManyStreams when the client would have too many."""
+        """Counts streams while the block runs.
+
+        Raises TooManyStreams when the client would have too many, and ShuttingDown when the process ends.
+        """
+        if self.is_closed:
+            raise ShuttingDown
         most = self._most_per_client()
         running = self._running[client]
         if running + streams > most:
@@ -134,3 +141,12 @@ class ClientLimits:
     ) -> None:
         self.streams = StreamLimit(most_streams_per_client)
         self.bytes = ByteBudget(most_inflight_bytes)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process ends: /health reports it, and new requests are refused."""
+        return self.streams.is_closed
+
+    def drain(self) -> None:
+        """Refuses new requests at both front doors; what runs goes on."""
+        self.streams.is_closed = True

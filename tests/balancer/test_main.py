@@ -23,7 +23,7 @@ import pytest
 from tests.balancer.models.hub import Hub, Repo
 from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.models.store import Store
-from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc
+from vllama_protos.v1 import fleet_pb2, fleet_pb2_grpc, generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -160,6 +160,57 @@ async def test_streams_finish_after_sigterm(tmp_path: Path) -> None:
                 served.process.terminate()
                 lines = [json.loads(line) for line in [first, *[line async for line in reply.content]]]
         assert lines[-1]["done"] is True and lines[-1]["eval_count"] == 100
+        assert await served.ended() == 0
+
+
+async def test_requests_on_kept_alive_connections_are_refused_during_the_drain(tmp_path: Path) -> None:
+    """503 and UNAVAILABLE with a reason, while a stream finishes; never a cut connection."""
+    body = {"model": "demo", "prompt": "hello", "options": {"num_predict": 1000}}
+    async with serving(tmp_path, *FAKE, "--engine-arg", "step_seconds=1") as served:
+        await served.ready()
+        async with (
+            aiohttp.ClientSession(served.url, connector=aiohttp.TCPConnector(limit=1)) as kept_alive,
+            aiohttp.ClientSession(served.url, connector=aiohttp.TCPConnector(limit=1)) as streaming,
+            grpc.aio.insecure_channel(re.search(r"gRPC\s+(\S+:\d+)", served.out)[1]) as channel,
+        ):
+            generation = generation_pb2_grpc.GenerationStub(channel)
+            tokenization = generation_pb2.TokenizeRequest(model="demo", prompt="hello")
+            await generation.Tokenize(tokenization)
+            async with kept_alive.get("/api/version") as reply:
+                await reply.read()
+            async with streaming.post("/api/generate", json=body) as stream:
+                await stream.content.readline()
+                served.process.terminate()
+                async with asyncio.timeout(5):
+                    while (await _health(served.url)) != 503:
+                        await asyncio.sleep(0.02)
+                for _ in range(2):
+                    assert await _refused(kept_alive) == (503, "1")
+                with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as caught:
+                    await generation.Tokenize(tokenization)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                served.process.terminate()
+        assert await served.ended() == 0
+
+
+async def _refused(session: aiohttp.ClientSession) -> tuple[int, str]:
+    """Generates, and returns the status and the time after which to retry."""
+    async with session.post("/api/generate", json={"model": "demo", "prompt": "hello"}) as reply:
+        return reply.status, reply.headers.get("Retry-After", "")
+
+
+async def test_the_next_request_after_the_last_stream_is_refused(tmp_path: Path) -> None:
+    """The stream's end is the end of the drain, and its client asks at once again: it gets 503."""
+    async with serving(tmp_path, *FAKE, "--engine-arg", "step_seconds=0.01") as served:
+        await served.ready()
+        body = {"model": "demo", "prompt": "hello", "options": {"num_predict": 100}}
+        async with aiohttp.ClientSession(served.url, connector=aiohttp.TCPConnector(limit=1)) as session:
+            async with session.post("/api/generate", json=body) as stream:
+                await stream.content.readline()
+                served.process.terminate()
+                lines = [json.loads(line) async for line in stream.content]
+            assert lines[-1]["done"] is True
+            assert await _refused(session) == (503, "1")
         assert await served.ended() == 0
 
 

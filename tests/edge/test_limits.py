@@ -94,9 +94,49 @@ async def test_draining_finishes_streams_and_takes_no_new_ones() -> None:
             assert (await health.json())["status"] == "draining"
         async with http.post("/api/generate", json=BODY) as refused:
             assert refused.status == 503
+            assert refused.headers["Retry-After"] == "1"
             assert (await refused.json())["error"] == "the server is shutting down"
         go_on.set()
         assert len((await running.read()).splitlines()) == 2
+    await server.stop()
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/chat/completions", "/v1/messages", "/api/pull", "/api/show"])
+async def test_a_request_on_a_kept_alive_connection_is_refused_while_draining(path: str) -> None:
+    """It gets 503 and when to come back, on the connection of the request before; that connection then ends."""
+    server = EdgeServer(build_app(FakeGateway(), fleet=FakeFleet()))
+    port = await server.start("127.0.0.1", 0)
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as http:
+        async with http.get("/api/version") as before:
+            await before.read()
+        assert server.connections == 1
+        server.drain()
+        async with http.post(path, json={"model": "smollm2:135m"}) as refused:
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.headers["Connection"] == "close"
+            assert "shutting down" in await refused.text()
+        async with asyncio.timeout(10):
+            while server.connections:
+                await asyncio.sleep(0.005)
+    await server.stop()
+
+
+async def test_the_next_request_after_a_stream_that_ends_while_draining_is_refused() -> None:
+    """On its connection, whose first reply was begun before: the client gets 503 and no reset."""
+    gateway, go_on = FakeGateway(), asyncio.Event()
+    gateway.play(started(), delta("a"), go_on, finished())
+    server = EdgeServer(build_app(gateway, fleet=FakeFleet()))
+    port = await server.start("127.0.0.1", 0)
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as http:
+        async with http.post("/api/generate", json=BODY) as running:
+            await running.content.readline()
+            server.drain()
+            go_on.set()
+            await running.read()
+        async with http.post("/api/generate", json=BODY) as refused:
+            assert refused.status == 503
     await server.stop()
 
 
@@ -128,7 +168,7 @@ async def test_an_idle_connection_is_closed(serve: Serve) -> None:
 
 def test_the_edge_is_found_in_its_application() -> None:
     """The server of an application can reach its context."""
-    assert build_app(FakeGateway(), fleet=FakeFleet())[CONTEXT].draining is False
+    assert build_app(FakeGateway(), fleet=FakeFleet())[CONTEXT].limits.draining is False
 
 
 def large_body(size: int) -> dict[str, str]:

@@ -25,9 +25,10 @@ from vllama_balancer.edge.openai import DIALECT as OPENAI
 from vllama_balancer.edge.operations import Operations
 from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.security import AllowedHosts, AllowedOrigins, Authorization, Guard, cors_headers, this_host
+from vllama_balancer.errors import ShuttingDown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from vllama_balancer.edge.dialect import Dialect
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 DIALECTS: tuple[Dialect, ...] = (OLLAMA, OPENAI, ANTHROPIC)
 """Every API that is served."""
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that begin no work."""
 
 CONTEXT: web.AppKey[HandlerContext] = web.AppKey("context", HandlerContext)
 """Key of an application's context."""
@@ -87,6 +91,7 @@ def build_app(
             ErrorMiddleware(dialects).middleware,
             guard.middleware,
             Authorization(access).middleware,
+            _refuse_while_draining,
             BodyBudget(limits.bytes).middleware,
         ],
         client_max_size=context.config.max_body_bytes,
@@ -101,8 +106,21 @@ def build_app(
     return app
 
 
+@web.middleware
+async def _refuse_while_draining(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuses what would begin work while the process ends. Raises ShuttingDown."""
+    if request.app[CONTEXT].limits.draining and request.method not in _READING:
+        raise ShuttingDown
+    return await handler(request)
+
+
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Sets the headers of every reply, streams and errors included."""
+    """Sets the headers of every reply, streams and errors included; while the process ends, it ends its connection."""
+    if request.app[CONTEXT].limits.draining:
+        response.force_close()
+        response.headers["Connection"] = "close"
     response.headers["Server"] = f"vllama/{request.app[CONTEXT].config.product_version}"
     response.headers.update(cors_headers(request))
     stats = request.get(STATS)

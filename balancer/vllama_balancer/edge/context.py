@@ -18,7 +18,6 @@ from vllama_balancer.client_limits import ClientLimits, refuses_over_budget
 from vllama_balancer.edge import embedding_reply, streaming
 from vllama_balancer.edge.body import HELD_BYTES, read_json
 from vllama_balancer.edge.fixed_models import FixedModels, Pinned
-from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.model_lookup import RequestedModel, find_model
 from vllama_balancer.edge.request_stats import STATS, RequestStats
 from vllama_balancer.edge.wire.accumulator import event_of
@@ -75,13 +74,12 @@ class HandlerContext:
         self.management: Management = management or FixedModels(gateway)
         self.now = now
         """The system's clock, for timestamps in replies."""
-        self.draining = False
-        """Whether the process is shutting down: /health reports it, and new generations are refused."""
         self.is_proxy = is_proxy
         """Tells whether an address is a trusted proxy, whose connections are those of many clients."""
         self.connections = 0
         """Open connections, kept by the server."""
-        self._limits = limits or ClientLimits()
+        self.limits = limits or ClientLimits()
+        """What clients may have at once."""
 
     @property
     def is_crowded(self) -> bool:
@@ -117,7 +115,7 @@ class HandlerContext:
         """Runs one generation of an HTTP request; model and request id are filled in here.
 
         Closing the generator ends the generation. Raises as Gateway.generate does, with capability errors worded for
-        clients; InvalidRequest for a request over its budget, TooManyStreams, and HttpError 503 while draining.
+        clients; InvalidRequest for a request over its budget, TooManyStreams, and ShuttingDown.
         """
         with self._holding(request), refuses_over_budget():
             check_generation(generation, self.config.request_limits)
@@ -228,9 +226,7 @@ class HandlerContext:
     @contextmanager
     def _holding(self, request: web.Request, streams: int = 1) -> Iterator[None]:
         """Counts the client's streams while the block runs."""
-        if self.draining:
-            raise HttpError(503, "the server is shutting down", retry_after_seconds=1)
-        with self._limits.streams.hold(request[STATS].client, streams):
+        with self.limits.streams.hold(request[STATS].client, streams):
             yield
 
     async def stream(

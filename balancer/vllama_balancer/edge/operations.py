@@ -126,7 +126,7 @@ class Operations:
         return json_response(fleet_json(fleet, models, self._metrics.recent_ttft_seconds))
 
     def _health(self) -> HealthJson:
-        return health_json(self._fleet.fleet(), self._context.gateway.models(), draining=self._context.draining)
+        return health_json(self._fleet.fleet(), self._context.gateway.models(), draining=self._context.limits.draining)
 
 
 class WorkerJson(msgspec.Struct, frozen=True):

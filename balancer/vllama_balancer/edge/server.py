@@ -79,8 +79,8 @@ class EdgeServer:
         return int(self._runner.addresses[0][1])
 
     def drain(self) -> None:
-        """Makes /health reply 503 and refuses new generations; running streams continue."""
-        self._app[CONTEXT].draining = True
+        """Makes /health reply 503 and refuses new requests; running streams continue, and replies end connections."""
+        self._app[CONTEXT].limits.drain()
 
     @property
     def connections(self) -> int:

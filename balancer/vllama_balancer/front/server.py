@@ -229,6 +229,10 @@ class GrpcServer:
         await self._server.start()
         return port
 
+    def drain(self) -> None:
+        """Reports NOT_SERVING, so that clients choose another balancer; the shared limits refuse new calls."""
+        self._health.leave()
+
     async def stop(self, grace_seconds: float | None) -> None:
         """Refuses new calls and returns when the running ones have ended, cut after the grace."""
         self._health.leave()

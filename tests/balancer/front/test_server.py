@@ -78,11 +78,11 @@ async def open_door(make_fleet):
     """Starts servers and stops them at the end."""
     doors = []
 
-    async def make(count=2, access=None, owned=True, models=None, unloader=None, **options):
+    async def make(count=2, access=None, owned=True, models=None, unloader=None, limits=None, **options):
         fleet = await make_fleet(count, **options)
         rolling = RollingRestart(fleet.pool, Control(fleet, owned))
         view = PoolView(fleet.pool, lambda: fleet.dispatcher.waiting, models)
-        front = GrpcServer(fleet.dispatcher, fleet.pool, rolling, view, access, unloader=unloader)
+        front = GrpcServer(fleet.dispatcher, fleet.pool, rolling, view, access, unloader=unloader, limits=limits)
         port = await front.start("127.0.0.1:0")
         door = Served(fleet, front, grpc.aio.insecure_channel(f"127.0.0.1:{port}"), port)
         door.control, door.rolling = rolling._control, rolling
@@ -345,6 +345,32 @@ async def test_stopping_lets_running_streams_finish(open_door):
     door.fleet.workers[0].go_on.set()
     assert is_whole(await reading)
     await stopping
+
+
+async def test_a_call_that_arrives_during_a_drain_is_unavailable_with_a_reason(open_door):
+    """On the connection of a stream that goes on; clients go elsewhere, or come back."""
+    limits = ClientLimits()
+    door = await open_door(1, limits=limits)
+    door.fleet.workers[0].script = Script(pause_after_tokens=2)
+    reading = asyncio.create_task(events_of(door.generation.Generate(request())))
+    await eventually(lambda: door.fleet.workers[0].running == 1)
+    limits.drain()
+    door.front.drain()
+    calls = [
+        lambda: events_of(door.generation.Generate(request())),
+        lambda: door.generation.Tokenize(generation_pb2.TokenizeRequest(model="m", prompt="x")),
+        lambda: door.embedding.Embed(embedding_pb2.EmbedRequest(model="m", inputs=["x"])),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as caught:
+            await call()
+        assert caught.value.code() is Code.UNAVAILABLE
+        info, retry = details_of(caught.value)
+        assert (info.reason, retry.retry_delay.seconds) == ("BALANCER_DRAINING", 1)
+    check = await door.health.Check(health_pb2.HealthCheckRequest())
+    assert check.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    door.fleet.workers[0].go_on.set()
+    assert is_whole(await reading)
 
 
 async def test_calls_without_a_key_are_refused(open_door):
