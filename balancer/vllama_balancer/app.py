@@ -26,6 +26,7 @@ from vllama_balancer.fleet.sources import local_fleet, ray_fleet, remote_sources
 from vllama_balancer.metrics import Metrics, register_process_metrics
 from vllama_balancer.models.catalog import Catalog
 from vllama_balancer.models.management import StoreManagement
+from vllama_balancer.models.pulls import PullRules
 from vllama_balancer.models.resolve import Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
@@ -145,13 +146,16 @@ class Balancer:
         machine = Machine(replicas, self._pool, GrpcSleepControl(self._pool), settings, spare_host_memory)
         self._scheduler = ModelScheduler(machine, gpus, self._catalog.expires, awaits_preload=True)
         named = config.models if config.is_pinned else ()
-        management = StoreManagement(self._store, self._resolver(), self._catalog, self._scheduler, named)
+        rules = PullRules(self._table(), config.pull_sources, config.pull_quota_bytes)
+        management = StoreManagement(self._store, self._resolver(), self._catalog, self._scheduler, named, rules)
         self._on_demand = OnDemand(self._dispatcher, self._catalog, self._scheduler, metrics=self._metrics)
         return LocalParts(self._on_demand, management, self._fleet, self._scheduler)
 
+    def _table(self) -> ModelTable:
+        return ModelTable.load(self._config.models_directory / "models.toml")
+
     def _resolver(self) -> Resolver:
-        own_table = self._config.models_directory / "models.toml"
-        return Resolver(self._store, ModelTable.load(own_table), self._environment)
+        return Resolver(self._store, self._table(), self._environment)
 
     async def _serve(self, doors: FrontDoors) -> None:
         followers = [_task(self._pool.follow(source.events()), "follow the fleet") for source in self._sources()]

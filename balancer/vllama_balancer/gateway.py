@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
+    from vllama_balancer.callers import Caller
     from vllama_protos.v1 import embedding_pb2, fleet_pb2, generation_pb2, worker_pb2
 
 
@@ -193,11 +194,12 @@ class Progress:
 class Management(Protocol):
     """Installs, removes and renames models. Names are compared as names.py does."""
 
-    def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+    def pull(self, name: str, caller: Caller) -> AsyncGenerator[Progress, None]:
         """Installs a model, or finds it installed; yields what is being done.
 
         Closing the generator ends the work; a later pull resumes a download. Raises the errors of
-        models/errors.py: ModelUnknown, SourceUnavailable, AccessRefused, DownloadDamaged, DoesNotFit.
+        models/errors.py: ModelUnknown, SourceUnavailable, AccessRefused, DownloadDamaged, DoesNotFit; before the first
+        step PermissionDenied for what the caller may not install, and PullsFull.
         """
         ...
 

@@ -192,6 +192,16 @@ class BalancerConfig:
         "models", values.path, "the model store", "DIRECTORY", default=".", everyday=True, ollama="OLLAMA_MODELS"
     )
     """`parse` replaces the default by the user's data directory."""
+    pull_sources: tuple[str, ...] = _flag(
+        "pull-from", values.pull_source,
+        "where clients may pull models from: table (the known models), an organization or repository of the hub, "
+        "or any; repeatable (default table)", "SOURCE", repeatable=True,
+    )  # fmt: skip
+    """Empty: the table's."""
+    pull_quota_bytes: int | None = _flag(
+        "pull-quota", values.byte_size, "most bytes of weights that pulls may fill the store with (default: the disk)",
+        "BYTES",
+    )  # fmt: skip
     keep_alive_seconds: float = _flag(
         "keep-alive", values.duration, "how long an idle model stays loaded (default {default})", "DURATION",
         default="5m", everyday=True, ollama="OLLAMA_KEEP_ALIVE",

@@ -45,7 +45,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
 def byte_size(text: str) -> int:
@@ -156,6 +156,14 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ValueError("an address or a network such as 10.0.0.0/8") from None
+
+
+def pull_source(text: str) -> str:
+    """Reads a source of models: table, any, ORG or ORG/REPO."""
+    source = text.removeprefix("https://").removeprefix("huggingface.co/").removeprefix("hf.co/")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source, re.ASCII):
+        raise ValueError("table, any, or an organization or repository of the hub such as Qwen or Qwen/Qwen3-8B")
+    return source
 
 
 def scopes(text: str) -> frozenset[Scope]:

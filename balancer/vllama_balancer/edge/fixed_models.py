@@ -11,6 +11,7 @@ from vllama_balancer.gateway import Progress
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from vllama_balancer.callers import Caller
     from vllama_balancer.gateway import Gateway, Recipe
 
 
@@ -33,7 +34,7 @@ class FixedModels:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+    async def pull(self, name: str, caller: Caller) -> AsyncGenerator[Progress, None]:
         """Yields one step for a served model. Raises ModelNotFound for any other."""
         if self._gateway.find(name) is None:
             raise ModelNotFound(f"no model '{name}' is served here, and none can be installed", field="model")

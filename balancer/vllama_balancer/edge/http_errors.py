@@ -29,6 +29,7 @@ from vllama_balancer.models.errors import (
     DownloadDamaged,
     ModelInUse,
     ModelUnknown,
+    PullsFull,
     SourceUnavailable,
 )
 from vllama_protos.errors import reason_text
@@ -53,6 +54,7 @@ STATUS: dict[type[BalancerError], int] = {
     ModelInUse: 403,
     AccessRefused: 403,
     SourceUnavailable: 503,
+    PullsFull: 503,
     DownloadDamaged: 502,
 }
 """HTTP status by error; a subclass has that of its nearest ancestor, any other error 500."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 from vllama_balancer.models.errors import DoesNotFit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MEMORY_FACTOR = 2.2
 """Peak memory of a conversion over the bytes of its result: the dequantized tensors and the model they go into."""
@@ -73,6 +73,28 @@ def check_conversion_fits(result_bytes: int, directory: Path, free: FreeSpace) -
 def check_download_fits(needed_bytes: int, directory: Path, free: FreeSpace) -> None:
     """Raises DoesNotFit if the disk has less free space."""
     _check_disk("the download", needed_bytes, directory, free)
+
+
+def check_quota(needed_bytes: int, directory: Path, quota_bytes: int | None) -> None:
+    """Raises DoesNotFit if a directory would hold more than its quota; None: there is none."""
+    if quota_bytes is None:
+        return
+    used_bytes = _used_bytes(directory)
+    if used_bytes + needed_bytes > quota_bytes:
+        raise DoesNotFit(
+            f"the model needs {gib(needed_bytes)} GiB, and {gib(used_bytes)} of the {gib(quota_bytes)} GiB that pulls "
+            "may fill are in use; delete models, or raise --pull-quota"
+        )
+
+
+def _used_bytes(directory: Path) -> int:
+    """Returns the bytes of all files below a directory; other processes may move them meanwhile."""
+    used = 0
+    for folder, _, files in os.walk(directory):
+        for file in files:
+            with contextlib.suppress(OSError):
+                used += (Path(folder) / file).lstat().st_size
+    return used
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -1,12 +1,13 @@
 """Downloads one repository of the Hugging Face hub into the store.
 
-A job: `python -m vllama_balancer.models.download REPOSITORY QUANTIZATION DIRECTORY`. It fetches only the files that a
-worker needs, several at once. A partial file is resumed by a later run, and each file is compared with the digest
-that the hub announced. The directory appears by rename once it is complete; of two runs at once, one downloads.
+A job: `python -m vllama_balancer.models.download REPOSITORY QUANTIZATION DIRECTORY [LIMITS]`. It fetches only the
+files that a worker needs, several at once. A partial file is resumed by a later run, and each file is compared with the
+digest that the hub announced. The directory appears by rename once it is complete; of two runs at once, one downloads.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -21,7 +22,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 
 from vllama_balancer.gateway import Progress
-from vllama_balancer.models.disk_space import MachineSpace, check_download_fits
+from vllama_balancer.models.disk_space import MachineSpace, check_download_fits, check_quota
 from vllama_balancer.models.errors import DownloadDamaged
 from vllama_balancer.models.hub import (
     HubFile,
@@ -32,6 +33,7 @@ from vllama_balancer.models.hub import (
     to_model_error,
 )
 from vllama_balancer.models.job import Reporter, job_main
+from vllama_balancer.models.resolve import NO_LIMITS, InstallLimits
 from vllama_balancer.models.store import RECORD, directory_size, locked_file
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ PARALLEL_FILES = 4
 TRIES = 3
 """For a temporary error of the hub."""
 LONGEST_PAUSE_SECONDS = 30.0
+MEMORY_BYTES = 2 << 30
+"""Most memory of a download, which writes what it receives."""
 REPORT_SECONDS = 0.1
 """Between two reports about one file."""
 
@@ -117,27 +121,37 @@ class Repository:
         raise AssertionError("the last try returns or raises")
 
 
-def download(name: str, quantization: str, directory: Path, access: HubAccess, reporter: Reporter) -> None:
+def download(
+    name: str,
+    quantization: str,
+    directory: Path,
+    access: HubAccess,
+    reporter: Reporter,
+    limits: InstallLimits = NO_LIMITS,
+) -> None:
     """Downloads a repository, unless it is there, and reports its directory. Raises ModelError."""
     reporter.progress(Progress("pulling manifest"))
     repository = Repository(name, access)
     if quantization:
         chosen = [gguf_to_load(repository.files, name, quantization)]
     else:
-        chosen = files_to_load(repository.files, name)
+        chosen = files_to_load(repository.files, name, allows_pickle=limits.allows_pickle)
     suffix = f"-{quantization.lower()}" if quantization else ""
     target = directory / f"hub-{name.replace('/', '--')}-{repository.commit[:12]}{suffix}"
     with locked_file(directory / f".{target.name}.lock"):
         if not (target / RECORD).is_file():
-            _download_into(repository, chosen, target, reporter)
+            _download_into(repository, chosen, target, reporter, limits)
     gguf = str(target / chosen[0].name) if quantization else ""
     reporter.result(directory=str(target), gguf=gguf, **json.loads((target / RECORD).read_bytes()))
 
 
-def _download_into(repository: Repository, files: Sequence[HubFile], target: Path, reporter: Reporter) -> None:
+def _download_into(
+    repository: Repository, files: Sequence[HubFile], target: Path, reporter: Reporter, limits: InstallLimits
+) -> None:
     staging = target.with_name(f".{target.name}.partial")
     staging.mkdir(parents=True, exist_ok=True)
     missing = sum(file.size for file in files) - directory_size(staging)
+    check_quota(missing, staging.parent, limits.quota_bytes)
     check_download_fits(missing, staging.parent, MachineSpace())
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
         jobs = [pool.submit(_complete, repository, file, staging, reporter) for file in files]
@@ -225,16 +239,22 @@ def _bar(reporter: Reporter, file: HubFile, done: int) -> type:
 
 def main(arguments: Sequence[str]) -> int:
     """Downloads REPOSITORY into DIRECTORY; returns the exit status."""
-    name, quantization, directory = arguments
+    parser = argparse.ArgumentParser()
+    for name in ("repository", "quantization", "directory"):
+        parser.add_argument(name)
+    parser.add_argument("--quota-bytes", type=int)
+    parser.add_argument("--no-pickle", action="store_true")
+    asked = parser.parse_args(arguments)
     access = HubAccess.from_environment()
+    limits = InstallLimits(asked.quota_bytes, allows_pickle=not asked.no_pickle)
 
     def work(reporter: Reporter) -> None:
         try:
-            download(name, quantization, Path(directory).absolute(), access, reporter)
+            download(asked.repository, asked.quantization, Path(asked.directory).absolute(), access, reporter, limits)
         except OSError as error:
-            raise access.to_model_error(error, name) from error
+            raise access.to_model_error(error, asked.repository) from error
 
-    return job_main(work)
+    return job_main(work, memory_bytes=MEMORY_BYTES)
 
 
 if __name__ == "__main__":

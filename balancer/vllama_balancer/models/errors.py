@@ -7,6 +7,7 @@ ModelError
 |-- DownloadDamaged        the download is not what the hub announced
 |-- DoesNotFit             memory or disk does not suffice; the message has the numbers
 |-- ConversionFailed       a GGUF file cannot be converted for vLLM
+|-- PullsFull              too many pulls wait; carries the time of a retry
 `-- ModelInUse             the configuration names the model: it cannot be deleted or replaced
 """
 
@@ -65,6 +66,13 @@ class ConversionFailed(ModelError):
     """A GGUF file cannot be converted."""
 
     reason = reason_text(ErrorReason.ERROR_REASON_MODEL_CONVERSION_FAILED)
+
+
+class PullsFull(ModelError):
+    """Too many pulls wait already."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = reason_text(ErrorReason.ERROR_REASON_QUEUE_FULL)
 
 
 class ModelInUse(ModelError):

@@ -1,12 +1,13 @@
 """Converts one GGUF file to the directory that vLLM loads: safetensors, tokenizer, chat template.
 
-A job: `python -m vllama_balancer.models.gguf_conversion SOURCE TARGET`. Of this package, only this module imports
-torch and transformers. Weights are dequantized to bfloat16 once; vLLM reads GGUF only through a plug-in, and slowly.
-TARGET appears by rename once it is complete; of two runs at once, one converts.
+A job: `python -m vllama_balancer.models.gguf_conversion SOURCE TARGET [LIMITS]`. Of this package, only this
+module imports torch and transformers. Weights are dequantized to bfloat16 once; vLLM reads GGUF only through a plug-in,
+and slowly. TARGET appears by rename once it is complete; of two runs at once, one converts.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from vllama_balancer.gateway import Progress
-from vllama_balancer.models.disk_space import MachineSpace, check_conversion_fits, is_disk_full
+from vllama_balancer.models.disk_space import MachineSpace, check_conversion_fits, check_quota, is_disk_full
 from vllama_balancer.models.errors import ConversionFailed, DoesNotFit, SourceUnavailable
 from vllama_balancer.models.job import Reporter, job_main
 from vllama_balancer.models.store import RECORD, delete_tree, directory_size, locked_file
@@ -30,28 +31,30 @@ from vllama_balancer.models.store import RECORD, delete_tree, directory_size, lo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SPARE_BYTES = 2 << 30
+"""What a conversion may reserve beyond the free memory: stacks of threads, and buffers that it never touches."""
 BYTES_PER_WEIGHT = 2
 """bfloat16."""
 _BAR = re.compile(r"^(?P<title>[^:\r]*):\s*\d+%.*?(?P<done>\d+)/(?P<total>\d+) \[")
 
 
-def convert(source: Path, target: Path, reporter: Reporter) -> None:
+def convert(source: Path, target: Path, reporter: Reporter, quota_bytes: int | None = None) -> None:
     """Converts `source` into `target` unless that is there, and reports its record.
 
     Raises SourceUnavailable, DoesNotFit or ConversionFailed, and then leaves no files behind.
     """
     with locked_file(target.with_name(f".{target.name}.lock")):
         if not (target / RECORD).is_file():
-            _convert_into(source, target, reporter)
+            _convert_into(source, target, reporter, quota_bytes)
     reporter.result(**json.loads((target / RECORD).read_bytes()))
 
 
-def _convert_into(source: Path, target: Path, reporter: Reporter) -> None:
+def _convert_into(source: Path, target: Path, reporter: Reporter, quota_bytes: int | None) -> None:
     if not source.is_file():
         raise SourceUnavailable(f"{source} is not a file; give the path of a .gguf file")
     reporter.progress(Progress("reading the file"))
     reader = _read(source)
-    _check_fits(reader, target)
+    _check_fits(reader, target, quota_bytes)
     staging = target.with_name(f".{target.name}.partial")
     delete_tree(staging)  # left by a killed run
     staging.mkdir(parents=True)
@@ -110,9 +113,10 @@ def _read(source: Path) -> gguf.GGUFReader:
     return reader
 
 
-def _check_fits(reader: gguf.GGUFReader, target: Path) -> None:
+def _check_fits(reader: gguf.GGUFReader, target: Path, quota_bytes: int | None) -> None:
     result_bytes = sum(int(tensor.n_elements) for tensor in reader.tensors) * BYTES_PER_WEIGHT
     target.parent.mkdir(parents=True, exist_ok=True)
+    check_quota(result_bytes, target.parent, quota_bytes)
     check_conversion_fits(result_bytes, target.parent, MachineSpace())
 
 
@@ -179,13 +183,19 @@ class BarTap(io.TextIOBase):
 
 def main(arguments: Sequence[str]) -> int:
     """Converts SOURCE into TARGET; returns the exit status."""
-    source, target = (Path(argument).absolute() for argument in arguments)
+    parser = argparse.ArgumentParser()
+    for name in ("source", "target"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--quota-bytes", type=int)
+    parser.add_argument("--no-pickle", action="store_true", help="without effect: GGUF files have no pickles")
+    asked = parser.parse_args(arguments)
 
     def work(reporter: Reporter) -> None:
         sys.stderr = BarTap(sys.stderr, reporter)
-        convert(source, target, reporter)
+        convert(asked.source.absolute(), asked.target.absolute(), reporter, asked.quota_bytes)
 
-    return job_main(work)
+    # A file that is not what it says must not take the memory of the workers.
+    return job_main(work, memory_bytes=MachineSpace().memory_bytes() + SPARE_BYTES)
 
 
 if __name__ == "__main__":

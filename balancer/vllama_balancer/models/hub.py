@@ -43,12 +43,17 @@ _POOLING = re.compile(r"^[0-9]+_[A-Za-z]+/config\.json$")
 _QUANTIZATION = re.compile(r"(?:^|[-._])((?:I?Q\d[A-Z0-9_]*|F16|F32|BF16))(?:-\d+-of-\d+)?\.gguf$", re.IGNORECASE)
 
 
-def files_to_load(files: Sequence[HubFile], repository: str) -> list[HubFile]:
-    """Returns the weights in safetensors, else in PyTorch's format, and the files that belong to them.
+def files_to_load(files: Sequence[HubFile], repository: str, *, allows_pickle: bool = True) -> list[HubFile]:
+    """Returns the weights in safetensors, else in PyTorch's pickle format, and the files that belong to them.
 
-    Raises ModelUnknown that lists what the repository has instead.
+    Raises ModelUnknown that lists what the repository has instead, AccessRefused for pickles that are not allowed.
     """
-    weights = _weights(files)
+    weights = _safetensors(files)
+    if not weights and (weights := _pickles(files)) and not allows_pickle:
+        raise AccessRefused(
+            f"{repository} has no safetensors, only pickles, which clients may not pull: name it in `vllama serve`, or "
+            "pull another repository"
+        )
     if not weights:
         raise ModelUnknown(_without_weights(files, repository))
     if not any(file.name == "config.json" for file in files):
@@ -67,16 +72,15 @@ def gguf_to_load(files: Sequence[HubFile], repository: str, quantization: str) -
     return found
 
 
-def _weights(files: Sequence[HubFile]) -> list[HubFile]:
-    top = [file for file in files if "/" not in file.name]
-    tensors = [file for file in top if file.name.endswith(".safetensors")]
+def _safetensors(files: Sequence[HubFile]) -> list[HubFile]:
+    tensors = [file for file in files if "/" not in file.name and file.name.endswith(".safetensors")]
     # "consolidated" repeats the same weights in the maker's own layout.
-    usual = [file for file in tensors if not file.name.startswith("consolidated")]
-    return (
-        usual
-        or tensors
-        or [file for file in top if file.name.startswith("pytorch_model") and file.name.endswith(".bin")]
-    )
+    return [file for file in tensors if not file.name.startswith("consolidated")] or tensors
+
+
+def _pickles(files: Sequence[HubFile]) -> list[HubFile]:
+    top = [file for file in files if "/" not in file.name]
+    return [file for file in top if file.name.startswith("pytorch_model") and file.name.endswith(".bin")]
 
 
 def _without_weights(files: Sequence[HubFile], repository: str) -> str:

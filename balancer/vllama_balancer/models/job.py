@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vllama_balancer.gateway import Progress
-from vllama_balancer.models.errors import BY_REASON, ModelError
+from vllama_balancer.models.errors import BY_REASON, DoesNotFit, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -84,11 +85,13 @@ async def run_job(
         await errors
 
 
-def job_main(work: Callable[[Reporter], None]) -> int:
+def job_main(work: Callable[[Reporter], None], *, memory_bytes: int | None = None) -> int:
     """Runs a job's work in its own process; standard output belongs to the reporter.
 
-    Returns the exit status: 0, or 1 after a reported ModelError.
+    `memory_bytes` is the most that the process may take. Returns the exit status: 0, or 1 after a reported error.
     """
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     reporter = Reporter(sys.stdout)
     # Output of libraries must not be taken for a message.
     sys.stdout = sys.stderr
@@ -97,6 +100,9 @@ def job_main(work: Callable[[Reporter], None]) -> int:
         work(reporter)
     except ModelError as error:
         reporter.error(error)
+        return 1
+    except MemoryError:
+        reporter.error(DoesNotFit("the work needs more memory than it may take; choose another version of the model"))
         return 1
     return 0
 

@@ -14,15 +14,17 @@ from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.gateway import Progress
 from vllama_balancer.models.errors import ModelInUse
 from vllama_balancer.models.manifest import StoredModel
+from vllama_balancer.models.pulls import PullQueue, PullRules
 from vllama_balancer.names import model_key
 from vllama_protos.v1 import presets_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
 
+    from vllama_balancer.callers import Caller
     from vllama_balancer.gateway import Recipe
     from vllama_balancer.models.catalog import Catalog
-    from vllama_balancer.models.resolve import Resolver
+    from vllama_balancer.models.resolve import Resolver, Source
     from vllama_balancer.models.store import Store
 
 
@@ -48,22 +50,32 @@ class StoreManagement:
         catalog: Catalog,
         loaded: LoadedModels,
         named: Collection[str] = (),
+        rules: PullRules | None = None,
     ) -> None:
-        """`named` are the models of the command line."""
+        """`named` are the models of the command line. `rules` are those of pulls; None: the default ones."""
         self._named = frozenset(map(model_key, named))
+        self._rules = rules or PullRules()
+        self._queue = PullQueue()
         self._store = store
         self._resolver = resolver
         self._catalog = catalog
         self._loaded = loaded
 
-    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
-        """Installs a model unless it is installed; yields its progress. Raises ModelError."""
-        found = await asyncio.to_thread(self._resolver.locate, name, paths=False)
+    async def pull(self, name: str, caller: Caller) -> AsyncGenerator[Progress, None]:
+        """Installs a model unless it is installed; yields its progress. Raises ModelError, PermissionDenied."""
+        found: StoredModel | Source | None = self._catalog.installed(name)
+        if found is None:
+            found = await asyncio.to_thread(self._resolver.locate, name, paths=False)
+            if isinstance(found, StoredModel):
+                await self._install(found)
         if isinstance(found, StoredModel):
-            await self._install(found)
             yield Progress("already installed", found.size_bytes, found.size_bytes, f"sha256:{found.weights_digest}")
             return
-        async with aclosing(self._resolver.install(found)) as steps:
+        self._rules.check(found, caller)
+        self._queue.check()
+        if self._queue.is_busy:
+            yield Progress("waiting for other pulls to end")
+        async with self._queue.turn(), aclosing(self._resolver.install(found, self._rules.limits)) as steps:
             async for step in steps:
                 yield step
         installed = await asyncio.to_thread(self._store.find, found.name)

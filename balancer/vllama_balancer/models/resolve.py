@@ -112,6 +112,24 @@ def _license_text(package: Distribution) -> str:
     return (package.read_text("LICENSE") or package.read_text("licenses/LICENSE") or "").strip()
 
 
+@dataclass(frozen=True, slots=True)
+class InstallLimits:
+    """What an installation may bring; the defaults are those of the operator."""
+
+    quota_bytes: int | None = None
+    """Most bytes of weights in the store, this installation included; None: what the disk holds."""
+    allows_pickle: bool = True
+    """Whether weights may be PyTorch's pickles where there are no safetensors."""
+
+    def flags(self) -> list[str]:
+        """Returns the limits as arguments of a job."""
+        quota = [] if self.quota_bytes is None else ["--quota-bytes", str(self.quota_bytes)]
+        return quota if self.allows_pickle else [*quota, "--no-pickle"]
+
+
+NO_LIMITS = InstallLimits()
+
+
 class Resolver:
     """Finds and installs models."""
 
@@ -151,12 +169,13 @@ class Resolver:
         known = self._table.find(model.parent or model.name)
         return describe(model.name, model.weights, known.capabilities if known is not None else ())
 
-    async def install(self, source: Source) -> AsyncGenerator[Progress, None]:
+    async def install(self, source: Source, limits: InstallLimits = NO_LIMITS) -> AsyncGenerator[Progress, None]:
         """Downloads or converts, and registers the result under the source's name.
 
         Closing the generator ends the work; a later call resumes a download. Raises ModelError.
         """
-        steps = self._install_gguf(source) if isinstance(source, GgufFile) else self._install_from_hub(source)
+        by_kind = self._install_gguf if isinstance(source, GgufFile) else self._install_from_hub
+        steps = by_kind(source, limits)  # type: ignore[arg-type]
         async with aclosing(steps):
             async for step in steps:
                 yield step
@@ -173,9 +192,10 @@ class Resolver:
         assert installed is not None
         return installed
 
-    async def _install_gguf(self, source: GgufFile) -> AsyncGenerator[Progress, None]:
+    async def _install_gguf(self, source: GgufFile, limits: InstallLimits) -> AsyncGenerator[Progress, None]:
         target = self._store.weights_directory / f"gguf-{_identity(source.path)}"
-        jobs = run_job("vllama_balancer.models.gguf_conversion", [str(source.path), str(target)])
+        arguments = [str(source.path), str(target), *limits.flags()]
+        jobs = run_job("vllama_balancer.models.gguf_conversion", arguments)
         async with aclosing(jobs):
             async for step in jobs:
                 if isinstance(step, Progress):
@@ -186,8 +206,8 @@ class Resolver:
                     source, target, digest, step["size_bytes"], source.license or step["license"], source.origin
                 )
 
-    async def _install_from_hub(self, source: HubRepository) -> AsyncGenerator[Progress, None]:
-        arguments = [source.repository, source.quantization, str(self._store.weights_directory)]
+    async def _install_from_hub(self, source: HubRepository, limits: InstallLimits) -> AsyncGenerator[Progress, None]:
+        arguments = [source.repository, source.quantization, str(self._store.weights_directory), *limits.flags()]
         jobs = run_job("vllama_balancer.models.download", arguments, environment=self._environment)
         async with aclosing(jobs):
             async for step in jobs:
@@ -196,7 +216,7 @@ class Resolver:
                 elif step.get("gguf"):
                     license_text = source.license or step["license"]
                     file = GgufFile(source.name, Path(step["gguf"]), step["origin"], license_text, source.parameters)
-                    async with aclosing(self._install_gguf(file)) as conversion:
+                    async with aclosing(self._install_gguf(file, limits)) as conversion:
                         async for step_of_conversion in conversion:
                             yield step_of_conversion
                 else:

@@ -42,7 +42,7 @@ def test_every_flag_has_an_environment_twin(field: str) -> None:
         "policy": "random", "gpu-memory-utilization": "0.5", "deterministic": "1",
         "trust-client-templates": "1", "engine-arg": "a=1,0.b=2",
         "models": "/m", "log-format": "json", "log-level": "debug", "origin": "http://a,http://b",
-        "trusted-proxy": "10.0.0.0/8", "anonymous-scopes": "none",
+        "trusted-proxy": "10.0.0.0/8", "anonymous-scopes": "none", "pull-from": "table,Qwen/Qwen3-8B",
         "api-key-file": "/k", "tls-cert": "/c", "tls-key": "/t", "fleet": "ray",
     }.get(setting.flag, "7")  # fmt: skip
     others = {

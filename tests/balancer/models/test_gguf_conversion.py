@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.balancer.models.tiny_gguf import write_tiny_gguf
-from vllama_balancer.models.errors import ConversionFailed
+from vllama_balancer.models.errors import ConversionFailed, DoesNotFit
 from vllama_balancer.models.job import run_job
 
 if TYPE_CHECKING:
@@ -105,3 +105,13 @@ async def test_a_damaged_file_leaves_no_target(tmp_path: Path) -> None:
     with pytest.raises(ConversionFailed, match=r"cut\.gguf"):
         await converted(cut, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
+
+
+async def test_a_conversion_stays_within_the_quota_of_pulls(tmp_path: Path) -> None:
+    """What it would write counts, and nothing is left behind."""
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    arguments = [str(tmp_path / "tiny.gguf"), str(tmp_path / "out" / "tiny"), "--quota-bytes", "1", "--no-pickle"]
+    with pytest.raises(DoesNotFit, match="raise --pull-quota"):
+        async with aclosing(run_job(JOB, arguments)) as steps:
+            [step async for step in steps]
+    assert not (tmp_path / "out" / "tiny").exists()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from vllama_balancer.gateway import Progress
-from vllama_balancer.models.errors import AccessRefused, ModelError
+from vllama_balancer.models.errors import AccessRefused, DoesNotFit, ModelError
 from vllama_balancer.models.job import run_job
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def work(reporter):
 def job(tmp_path: Path):
     """Makes a module of a job whose work is the given lines, and runs it."""
 
-    def run(*lines: str):
+    def run(*lines: str, limits: str = ""):
         body = "".join(f"    {line}\n" for line in lines)
-        (tmp_path / "somejob.py").write_text(f"{HEAD}{body}\nsys.exit(job_main(work))\n")
+        (tmp_path / "somejob.py").write_text(f"{HEAD}{body}\nsys.exit(job_main(work, {limits}))\n")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         return aclosing(run_job("somejob", [], environment=environment))
 
@@ -52,6 +52,13 @@ async def test_an_error_keeps_its_class_and_sentence(job) -> None:
     """The parent raises the error that the job reported."""
     with pytest.raises(AccessRefused, match="set HF_TOKEN"):
         async with job('raise AccessRefused("set HF_TOKEN")') as steps:
+            [step async for step in steps]
+
+
+async def test_a_job_takes_no_more_memory_than_it_may(job) -> None:
+    """It fails before the machine's memory is full, with one sentence."""
+    with pytest.raises(DoesNotFit, match="more memory than it may take"):
+        async with job("bytearray(1 << 30)", limits="memory_bytes=256 << 20") as steps:
             [step async for step in steps]
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from tests.balancer.models.hub import Hub, Repo
-from vllama_balancer.errors import ModelNotFound
+from tests.balancer.models.hub import Hub, Repo, stalls_after
+from tests.balancer.scripted_worker import eventually
+from vllama_balancer.callers import Caller
+from vllama_balancer.errors import ModelNotFound, PermissionDenied
 from vllama_balancer.fake_gateway import presets
 from vllama_balancer.gateway import Recipe
+from vllama_balancer.keys import ALL_SCOPES, Scope
 from vllama_balancer.models.catalog import Catalog
-from vllama_balancer.models.errors import ModelInUse, ModelUnknown
+from vllama_balancer.models.errors import AccessRefused, DoesNotFit, ModelInUse, ModelUnknown, PullsFull
 from vllama_balancer.models.management import StoreManagement
-from vllama_balancer.models.resolve import Resolver
+from vllama_balancer.models.pulls import PullQueue, PullRules
+from vllama_balancer.models.resolve import GgufFile, HubRepository, Resolver
 from vllama_balancer.models.store import Store
 from vllama_balancer.models.table import ModelTable
 from vllama_balancer.names import model_key
 from vllama_balancer.preset_options import option_values
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
-if TYPE_CHECKING:
-    from pathlib import Path
+OPERATOR = Caller("127.0.0.1", ALL_SCOPES, is_local=True)
+USER = Caller("127.0.0.1", frozenset({Scope.INFER}), "alice", is_local=True)
+MAINTAINER = Caller("192.0.2.1", frozenset({Scope.MODELS}), "bob")
 
 
 class NoWorkers:
@@ -46,19 +54,31 @@ class Loaded:
         self.unloaded.append(key)
 
 
+def environment(hub: Hub, directory: Path) -> dict[str, str]:
+    """An environment in which pulls go to a hub, with the operator's token."""
+    ours = {"PATH": "/usr/bin", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(directory), "HF_TOKEN": "operators", **ours}
+
+
 class Setup:
     """Everything that management works on."""
 
-    def __init__(self, store: Store, environment: dict[str, str], named: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        environment: dict[str, str],
+        named: tuple[str, ...] = (),
+        rules: PullRules | None = None,
+    ) -> None:
         self.store = store
         self.catalog = Catalog(NoWorkers())
         self.loaded = Loaded()
         resolver = Resolver(store, ModelTable.load(), environment)
-        self.management = StoreManagement(store, resolver, self.catalog, self.loaded, named)
+        self.management = StoreManagement(store, resolver, self.catalog, self.loaded, named, rules)
 
-    async def pulled(self, name: str) -> list[str]:
+    async def pulled(self, name: str, caller: Caller = OPERATOR) -> list[str]:
         """Pulls and returns the statuses."""
-        async with aclosing(self.management.pull(name)) as steps:
+        async with aclosing(self.management.pull(name, caller)) as steps:
             return [step.status async for step in steps]
 
 
@@ -74,7 +94,7 @@ async def test_a_pulled_model_can_be_named_at_once(store: Store, tmp_path: Path)
     """After the pull it is in the catalog and in the store; a second pull finds it."""
     async with Hub() as hub:
         hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
-        setup = Setup(store, {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"})
+        setup = Setup(store, environment(hub, tmp_path))
         statuses = await setup.pulled("org/repo")
         assert statuses[0] == "pulling manifest" and statuses[-1] == "writing manifest"
         assert setup.catalog.find("org/repo").size_bytes > 99
@@ -85,7 +105,7 @@ async def test_a_model_that_was_pulled_by_its_bare_name_is_found_by_it(store: St
     """`ollama run smollm2` works after `ollama pull smollm2`."""
     async with Hub() as hub:
         hub.repos["HuggingFaceTB/SmolLM2-1.7B-Instruct"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
-        setup = Setup(store, {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PATH": "/usr/bin"})
+        setup = Setup(store, environment(hub, tmp_path))
         await setup.pulled("smollm2")
         assert setup.catalog.find("smollm2").name == "smollm2:latest"
         assert (await setup.pulled("smollm2"))[-1] == "already installed"
@@ -224,3 +244,94 @@ async def test_unknown_models_are_not_found(setup: Setup, call: str) -> None:
     arguments = {"delete": ("x",), "copy": ("x", "y"), "create": ("y", Recipe("x"))}[call]
     with pytest.raises(ModelNotFound):
         await getattr(setup.management, call)(*arguments)
+
+
+async def test_without_the_scope_nothing_is_installed(store: Store, installed, tmp_path: Path) -> None:
+    """No download begins, so the operator's token goes nowhere; what is installed is found."""
+    async with Hub() as hub:
+        hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w"}, token="operators")
+        setup = Setup(store, environment(hub, tmp_path), rules=PullRules(sources=["any"]))
+        setup.catalog.install(installed("base:1b"))
+        with pytest.raises(PermissionDenied, match="needs the scope models, and the key of alice has infer"):
+            await setup.pulled("org/repo", USER)
+        assert hub.requests == []
+        assert await setup.pulled("BASE:1b", USER) == ["already installed"]
+        assert (await setup.pulled("org/repo", MAINTAINER))[-1] == "writing manifest"
+
+
+@pytest.mark.parametrize(
+    ("source", "sources", "is_allowed"),
+    [
+        (HubRepository("x", "Qwen/Qwen2.5-0.5B-Instruct"), [], True),
+        (HubRepository("x", "qwen/qwen2.5-0.5b-instruct", "Q8_0"), ["table"], True),
+        (HubRepository("x", "evil/model"), [], False),
+        (HubRepository("x", "evil/model"), ["table", "Evil/Model"], True),
+        (HubRepository("x", "evil/other"), ["evil/model"], False),
+        (HubRepository("x", "evil/other"), ["evil"], True),
+        (HubRepository("x", "evil-twin/other"), ["evil"], False),
+        (HubRepository("x", "table/other"), ["table"], False),
+        (HubRepository("x", "Qwen/Qwen2.5-0.5B-Instruct"), ["evil"], False),
+        (HubRepository("x", "evil/model"), ["any"], True),
+        (GgufFile("x", Path("/x.gguf"), "package x 1.0"), [], True),
+        (GgufFile("x", Path("/x.gguf"), "package x 1.0"), ["evil"], False),
+    ],
+)
+def test_clients_pull_from_listed_sources(
+    source: HubRepository | GgufFile, sources: list[str], is_allowed: bool
+) -> None:
+    """Unlisted ones are refused with the flag; a caller on this machine, where no keys are set, may pull from any."""
+    rules = PullRules(ModelTable.load(), sources)
+    rules.check(source, OPERATOR)
+    if is_allowed:
+        rules.check(source, MAINTAINER)
+    else:
+        with pytest.raises(PermissionDenied, match="--pull-from"):
+            rules.check(source, MAINTAINER)
+
+
+async def test_clients_pull_no_pickles(store: Store, tmp_path: Path) -> None:
+    """Loading one can run code; the operator may name such a model, and serves it."""
+    async with Hub() as hub:
+        hub.repos["org/old"] = Repo({"config.json": b"{}", "pytorch_model.bin": b"w"})
+        setup = Setup(store, environment(hub, tmp_path))
+        with pytest.raises(AccessRefused, match="only pickles"):
+            await setup.pulled("org/old")
+        assert hub.asked("pytorch_model.bin") == []
+        assert (await setup.management._resolver.resolve("org/old", lambda _: None)).name == "org/old:latest"
+
+
+async def test_pulls_stay_within_their_quota(store: Store, installed, tmp_path: Path) -> None:
+    """What other models take counts; the message has the numbers and the flag."""
+    installed("base:1b")
+    async with Hub() as hub:
+        hub.repos["org/repo"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 1000})
+        small = Setup(store, environment(hub, tmp_path), rules=PullRules(quota_bytes=1011))
+        with pytest.raises(DoesNotFit, match="raise --pull-quota"):
+            await small.pulled("org/repo")
+        enough = Setup(store, environment(hub, tmp_path), rules=PullRules(quota_bytes=1012))
+        assert (await enough.pulled("org/repo"))[-1] == "writing manifest"
+
+
+async def test_two_pulls_at_once(store: Store, tmp_path: Path) -> None:
+    """Others wait, and those beyond the bound are told when to come back; a turn is free when its client leaves."""
+    async with Hub() as hub:
+        for number in range(4):
+            hub.repos[f"org/repo{number}"] = Repo({"config.json": b"{}", "model.safetensors": b"w" * 99})
+        released = asyncio.Event()
+        hub.faults["model.safetensors"] = [stalls_after(1, released), stalls_after(1, released)]
+        setup = Setup(store, environment(hub, tmp_path))
+        setup.management._queue = queue = PullQueue(most_waiting=1)
+        first, second = (asyncio.create_task(setup.pulled(f"org/repo{number}")) for number in range(2))
+        await eventually(lambda: len(hub.asked("model.safetensors")) == 2, 30)
+        third = asyncio.create_task(setup.pulled("org/repo2"))
+        await eventually(lambda: queue.waiting == 1)
+        with pytest.raises(PullsFull, match="1 wait") as caught:
+            await setup.pulled("org/repo3")
+        assert caught.value.retry_after_seconds == 30
+        assert len(hub.asked("model.safetensors")) == 2
+        first.cancel()
+        assert (await third)[:1] == ["waiting for other pulls to end"]
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert (queue.waiting, queue.is_busy) == (0, False)
+        released.set()

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vllama_balancer.errors import ModelNotFound
+from vllama_balancer.errors import ModelNotFound, PermissionDenied
 from vllama_balancer.fake_gateway import presets
 from vllama_balancer.gateway import Progress, Recipe
-from vllama_balancer.models.errors import AccessRefused, ModelInUse, ModelUnknown
+from vllama_balancer.keys import Scope
+from vllama_balancer.models.errors import AccessRefused, ModelInUse, ModelUnknown, PullsFull
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from tests.edge.conftest import Serve
+    from vllama_balancer.callers import Caller
     from vllama_balancer.fake_gateway import FakeGateway
 
 DIGEST = "sha256:" + "ab" * 32
@@ -34,9 +36,10 @@ class ScriptedManagement:
         self.wait: asyncio.Event | None = None
         self.closed = asyncio.Event()
 
-    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+    async def pull(self, name: str, caller: Caller) -> AsyncGenerator[Progress, None]:
         """Downloads one file in two steps."""
         self.calls.append(("pull", name))
+        self.caller = caller
         try:
             if self.error is not None:
                 raise self.error
@@ -115,6 +118,36 @@ async def test_an_unknown_model_cannot_be_pulled(http: aiohttp.ClientSession, ma
     status, lines = await send(http, "/api/pull", model="x", stream=False)
     assert status == 500
     assert lines[0]["error"].startswith("pull model manifest: file does not exist")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_refused_pull_has_its_status(
+    http: aiohttp.ClientSession, management: ScriptedManagement, stream: bool
+) -> None:
+    """Before the first line: 403 without the scope, 503 with the time of a retry behind a long queue."""
+    management.error = PermissionDenied("this needs the scope models")
+    assert await send(http, "/api/pull", model="x", stream=stream) == (403, [{"error": "this needs the scope models"}])
+    management.error = PullsFull("16 wait", retry_after_seconds=30)
+    async with http.post("/api/pull", json={"model": "x", "stream": stream}) as reply:
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "30")
+
+
+async def test_whoever_may_not_install_finds_what_is_served(
+    http: aiohttp.ClientSession, management: ScriptedManagement
+) -> None:
+    """Clients pull a model before they use it."""
+    management.error = PermissionDenied("this needs the scope models")
+    status, lines = await send(http, "/api/pull", model="smollm2:135m")
+    assert (status, lines) == (200, [{"status": "pulling manifest"}, {"status": "success"}])
+
+
+async def test_the_caller_of_a_pull_is_known(http: aiohttp.ClientSession, management: ScriptedManagement) -> None:
+    """Its rights decide what it may install."""
+    await send(http, "/api/pull", model="x")
+    assert management.caller.is_operator
+    async with http.post("/api/pull", json={"model": "x"}, headers={"X-Forwarded-For": "192.0.2.7"}) as reply:
+        assert reply.status == 200
+    assert not management.caller.is_operator and not management.caller.may(Scope.MODELS)
 
 
 async def test_what_is_served_is_there_whatever_its_source(

@@ -13,9 +13,10 @@ from vllama_balancer.edge.body import encode_json, encode_line
 from vllama_balancer.edge.http_errors import HttpError
 from vllama_balancer.edge.ollama.errors import error_line
 from vllama_balancer.edge.ollama.options import check_options
+from vllama_balancer.edge.request_stats import STATS
 from vllama_balancer.edge.streaming import NDJSON
 from vllama_balancer.edge.wire.chat import check_template
-from vllama_balancer.errors import InvalidRequest, ModelNotFound
+from vllama_balancer.errors import InvalidRequest, ModelNotFound, PermissionDenied
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.models.errors import ModelUnknown
 from vllama_balancer.names import parse_name
@@ -25,6 +26,7 @@ from vllama_protos.v1 import generation_pb2
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from vllama_balancer.callers import Caller
     from vllama_balancer.edge.context import HandlerContext
     from vllama_balancer.gateway import Progress
 
@@ -162,7 +164,8 @@ class ManagementHandlers:
         """POST /api/pull: installs a model, or finds it installed."""
         body = await self._context.read(request, PullBody)
         name = check_name(body.requested, "invalid model name")
-        return await self._report(request, self._pulled(name), streams=body.stream is not False)
+        steps = self._pulled(name, request[STATS].caller)
+        return await self._report(request, steps, streams=body.stream is not False)
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /api/delete: an empty 200."""
@@ -205,14 +208,26 @@ class ManagementHandlers:
         _check_digest(request)
         raise HttpError(501, "uploading model files is not supported: pull the model instead")
 
-    async def _pulled(self, name: str) -> AsyncGenerator[Status, None]:
-        yield Status("pulling manifest")
+    async def _pulled(self, name: str, caller: Caller) -> AsyncGenerator[Status, None]:
+        begins, has_begun = Status("pulling manifest"), False
         try:
-            async with aclosing(self._context.management.pull(name)) as steps:
+            async with aclosing(self._context.management.pull(name, caller)) as steps:
+                # The first step comes before the first line, so that a refusal has an HTTP status.
+                first = await anext(steps)
+                has_begun = True
+                yield begins
+                yield to_status(first)
                 async for step in steps:
                     yield to_status(step)
+        except PermissionDenied:
+            # Clients pull a model before they use it, also one that a worker started by hand hosts.
+            if self._context.gateway.find(name) is None:
+                raise
+            yield begins
         except (ModelNotFound, ModelUnknown) as error:
-            # A served model needs no source: a worker started by hand may host it.
+            if not has_begun:
+                yield begins
+            # A served model needs no source.
             if self._context.gateway.find(name) is None:
                 # Clients match these words.
                 raise HttpError(500, f"pull model manifest: file does not exist: {error}") from error
