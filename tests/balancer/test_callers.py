@@ -158,6 +158,7 @@ def test_every_path_has_its_scopes() -> None:
         "/": frozenset(),
         "/health": frozenset(),
         "/health/live": frozenset(),
+        "/health/ready": frozenset(),
         "/api/pull": {Scope.MODELS, Scope.INFER},
     }
     assert http_rights("/api/chat") == {Scope.INFER}

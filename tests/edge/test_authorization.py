@@ -90,7 +90,7 @@ async def test_the_refusal_has_the_shape_of_the_dialect(http: aiohttp.ClientSess
         assert (await reply.json())["error"]["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/health/live"])
+@pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready"])
 async def test_probes_need_no_key(http: aiohttp.ClientSession, path: str) -> None:
     """Load balancers send none."""
     async with http.get(path) as reply:
