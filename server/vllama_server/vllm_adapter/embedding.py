@@ -17,31 +17,41 @@ from vllama_server.vllm_adapter.errors import translate
 
 
 class Embedder:
-    """Embeds texts; all of one call are computed together, in the engine's own batches."""
+    """Embeds texts, `slots` of all calls together at once: the engine refuses more than it may queue.
 
-    def __init__(self, llm: Any) -> None:
+    The others wait here, and those of one call take turns with those of the next.
+    """
+
+    def __init__(self, llm: Any, slots: int) -> None:
         self._llm = llm
+        self._slots = asyncio.Semaphore(slots)
+        self._most_at_once = slots
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Embeds every text, in order; when one fails, all do. Cancelling aborts them all."""
         self._check_dimensions(request.dimensions)
-        normalize = request.normalize if request.HasField("normalize") else True
-        inputs = [await self._tokenize(text, index, request.truncate) for index, text in enumerate(request.inputs)]
+        inputs = iter(enumerate(request.inputs))
+        vectors = [pb.Vector()] * len(request.inputs)
+
+        async def take_turns() -> None:
+            for index, text in inputs:
+                async with self._slots:
+                    vectors[index] = await self._embedded(request, index, text)
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._vector(token_ids, f"{request.request_id}-{index}"))
-                    for index, token_ids in enumerate(inputs)
-                ]
+                for _ in range(min(self._most_at_once, len(request.inputs))):
+                    group.create_task(take_turns())
         except* Exception as group_error:
             error = group_error.exceptions[0]
             raise translate(error) from error
-        return pb.EmbedResponse(
-            vectors=(
-                pb.Vector(values=_finished(task.result(), request.dimensions, normalize), prompt_tokens=len(token_ids))
-                for task, token_ids in zip(tasks, inputs, strict=True)
-            )
-        )
+        return pb.EmbedResponse(vectors=vectors)
+
+    async def _embedded(self, request: pb.EmbedRequest, index: int, text: str) -> pb.Vector:
+        token_ids = await self._tokenize(text, index, request.truncate)
+        vector = await self._vector(token_ids, f"{request.request_id}-{index}")
+        normalize = request.normalize if request.HasField("normalize") else True
+        return pb.Vector(values=_finished(vector, request.dimensions, normalize), prompt_tokens=len(token_ids))
 
     async def _tokenize(self, text: str, index: int, truncate: bool) -> list[int]:
         longest = self._llm.model_config.max_model_len
@@ -50,8 +60,8 @@ class Embedder:
         parameters = TokenizeParams(max_total_tokens=longest if truncate else None, add_special_tokens=True, **options)
         try:
             (rendered,) = await renderer.render_cmpl_async([parse_model_prompt(config, text)], parameters)
-        except (ValueError, TypeError) as error:
-            raise InvalidRequest(f"inputs[{index}]: {error}", "inputs") from error
+        except (ValueError, TypeError, MemoryError) as error:
+            raise InvalidRequest(f"inputs[{index}]: {error or 'it needs too much memory'}", "inputs") from error
         token_ids = list(rendered["prompt_token_ids"])
         if not token_ids:
             raise InvalidRequest(f"inputs[{index}] is empty; give at least one token.", "inputs")

@@ -29,6 +29,8 @@ CPU_BATCHED_TOKENS = 512
 """Tokens of one step on a CPU: a longer step would delay every running stream for seconds."""
 CPU_STREAMS = 64
 GPU_MEMORY_UTILIZATION = 0.9
+CONSTRAINT_BACKEND = "xgrammar"
+"""vLLM's own choice would be that of the first request, and the others would depend on it."""
 
 CPU_WORKER = "vllama_server.vllm_adapter.cpu_worker.SeededCPUWorker"
 """The class that computes on a CPU, by name: it is imported only where the engine computes."""

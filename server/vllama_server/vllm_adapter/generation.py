@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.engine import events
 from vllama_server.errors import EngineFault
 from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, token_logprobs
+from vllama_server.vllm_adapter.engine_config import CONSTRAINT_BACKEND
 from vllama_server.vllm_adapter.errors import translate
+from vllama_server.vllm_adapter.json_schema import enforceable
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 from vllama_server.vllm_adapter.prompts import DeliveredTokens, must_replay
 from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
@@ -19,11 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
     from vllama_server.vllm_adapter.detokenizer import Vocabulary
     from vllama_server.vllm_adapter.output_parser import Output
     from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
 
+MOST_PRIORITY = 100
+"""Largest priority in either direction."""
 _REASONS = {
     "stop": pb.FINISH_REASON_STOP,
     "repetition": pb.FINISH_REASON_STOP,
@@ -52,6 +58,8 @@ class GenerationModel:
     """Tokens that end a turn."""
     context_length: int
     """Most tokens of prompt and output together."""
+    constraint_backend: str
+    """vLLM's name of what compiles constraints on the output."""
 
 
 async def generate(model: GenerationModel, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
@@ -105,6 +113,8 @@ class _Generation:
         total = min(_wanted_tokens(request, model.defaults), room)
         limits = Limits(max_tokens=max(total, 1), min_tokens=request.sampling.min_tokens)
         extra = _extra_parameters(rendered, constraint)
+        if model.constraint_backend == CONSTRAINT_BACKEND:
+            _simplify(extra["structured_outputs"])
         logprobs = request.top_logprobs if request.logprobs else None
         parameters = sampling_params(request.sampling, model.defaults, limits, logprobs=logprobs, **extra)
         return cls(model, request, rendered, total, parameters)
@@ -171,7 +181,7 @@ class _Generation:
             {**self._rendered.engine_input, "prompt_token_ids": token_ids},
             self._parameters,
             self._request.request_id,
-            priority=self._request.priority,
+            priority=max(-MOST_PRIORITY, min(self._request.priority, MOST_PRIORITY)),
             **options,
         )
         return stream
@@ -248,6 +258,13 @@ def _extra_parameters(rendered: Rendered, constraint: Any) -> dict[str, Any]:
         "stop_token_ids": list(adjusted.stop_token_ids or ()),
         "skip_special_tokens": adjusted.skip_special_tokens,
     }
+
+
+def _simplify(constraint: StructuredOutputsParams | None) -> None:
+    """Takes out of a schema what cannot be enforced."""
+    if constraint is not None and constraint.json is not None:
+        text = constraint.json if isinstance(constraint.json, str) else json.dumps(constraint.json)
+        constraint.json = enforceable(text)
 
 
 def _decode_options(request: pb.GenerateRequest, rendered: Rendered) -> DecodeOptions:

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from vllm import AsyncEngineArgs
+from vllm.config import StructuredOutputsConfig
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.usage.usage_lib import UsageContext
@@ -23,7 +24,7 @@ from vllama_server.vllm_adapter import cpu
 from vllama_server.vllm_adapter.cpu import bytes_per_token, cpu_cache_bytes, free_memory_bytes, read_number_format
 from vllama_server.vllm_adapter.detokenizer import Vocabulary
 from vllama_server.vllm_adapter.embedding import Embedder
-from vllama_server.vllm_adapter.engine_config import engine_arguments
+from vllama_server.vllm_adapter.engine_config import CONSTRAINT_BACKEND, engine_arguments
 from vllama_server.vllm_adapter.environment import use_placement_group
 from vllama_server.vllm_adapter.generation import GenerationModel, generate
 from vllama_server.vllm_adapter.load_meter import LoadMeter, MeterLogger
@@ -66,6 +67,7 @@ def configure(engine_config: EngineConfig) -> Any:
     on_cpu = current_platform.is_cpu()
     _check_device(engine_config, on_cpu)
     arguments = engine_arguments(engine_config, on_cpu=on_cpu, cpu_dtype=read_number_format())
+    arguments.setdefault("structured_outputs_config", StructuredOutputsConfig(backend=CONSTRAINT_BACKEND))
     config = _create_config(arguments, engine_config.engine_args)
     use_placement_group(config, os.environ)
     if on_cpu and "distributed_executor_backend" not in engine_config.engine_args:
@@ -130,7 +132,7 @@ class LoadedEngine:
         config, engine_config = self._config, self._engine_config
         if config.model_config.runner_type == "pooling":
             self._describe(chat_template(self._llm.renderer.tokenizer, engine_config))
-            self._embedder = Embedder(self._llm)
+            self._embedder = Embedder(self._llm, config.scheduler_config.max_num_seqs)
         else:
             self._prepare_generation()
 
@@ -170,6 +172,7 @@ class LoadedEngine:
             defaults=config.model_config.get_diff_sampling_param(),
             stop_token_ids=_stop_token_ids(config.model_config, tokenizer),
             context_length=config.model_config.max_model_len,
+            constraint_backend=config.structured_outputs_config.backend,
         )
 
     def _describe(self, template: str) -> None:

@@ -157,6 +157,7 @@ class PromptRenderer:
                 low, length = middle + 1, len(rendered.token_ids)
         if best is None:
             raise _too_long(length, longest, " even after all older turns were dropped")
+        self._check(best.token_ids, longest)
         return best
 
     async def _render_messages(

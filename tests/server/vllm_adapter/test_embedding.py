@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from importlib.metadata import distribution
 from pathlib import Path
@@ -103,3 +104,25 @@ async def test_an_embedding_model_generates_no_text(embedder: VllmEngine) -> Non
     with pytest.raises(CapabilityMissing) as caught:
         await run(embedder, "Once")
     assert caught.value.capability == worker_pb2.CAPABILITY_COMPLETION
+
+
+async def test_a_batch_of_any_size_is_served_beside_another(embedder: VllmEngine) -> None:
+    """More inputs than the engine takes and queues at once wait their turn; the order is that of the inputs."""
+    texts = [f"number {index}" for index in range(700)]
+    many, others = await asyncio.gather(vectors(embedder, *texts), vectors(embedder, *texts[:40]))
+    assert len(many) == 700
+    assert [cosine(one, other) for one, other in zip(many, others, strict=False)] == pytest.approx([1.0] * 40, abs=1e-5)
+
+
+async def test_work_ends_when_the_client_leaves(embedder: VllmEngine) -> None:
+    """Inputs that have not begun never do."""
+    call = asyncio.create_task(vectors(embedder, *(f"number {index} " * 50 for index in range(500))))
+    async with asyncio.timeout(60):
+        while not embedder.load().running:
+            await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait({call})
+    async with asyncio.timeout(60):
+        while embedder.load().running or embedder.load().waiting:
+            await asyncio.sleep(0.01)
+    assert len(await vectors(embedder, "again")) == 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -189,6 +190,34 @@ async def test_a_constraint_that_the_backend_refuses_is_the_clients_fault(
         await run(engine, CAPITAL, output_format=output_format)
     assert caught.value.field.startswith("output_format")
     assert str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "begins"),
+    [
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "minItems": 1}, "["),
+        (
+            {"type": "object", "properties": {"d": {"type": "string", "pattern": r"^(?!0)\d{3}$"}}, "required": ["d"]},
+            "{",
+        ),
+    ],
+    ids=["dropped keyword", "look-ahead"],
+)
+async def test_what_a_worker_served_before_changes_no_constraint(
+    engine: VllmEngine, schema: dict[str, Any], begins: str
+) -> None:
+    """One backend for all: a schema that it takes partly is served, after whatever another would have taken."""
+    with pytest.raises(InvalidRequest):
+        await run(engine, CAPITAL, output_format=pb.OutputFormat(grammar="root ::= "))
+    outcome = await run(engine, CAPITAL, greedy(12), output_format=pb.OutputFormat(json_schema=json.dumps(schema)))
+    assert outcome.text.startswith(begins)
+
+
+async def test_the_tokens_of_a_shortened_chat_are_checked(engine: VllmEngine) -> None:
+    """Those before the chat come from the client."""
+    turns = [("user", "word " * 2000), ("assistant", "yes"), ("user", "word " * 2000), ("user", "Well?")]
+    with pytest.raises(InvalidRequest, match="not in the model's vocabulary"):
+        await run(engine, chat_of(*turns), context_token_ids=[4_000_000], truncation=pb.TRUNCATION_DROP_OLDEST)
 
 
 async def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(engine: VllmEngine) -> None:
