@@ -23,6 +23,10 @@ DOMAIN = "vllama"
 """Domain of every ErrorInfo."""
 DETAILS_TRAILER = "grpc-status-details-bin"
 """The trailer in which gRPC carries a google.rpc.Status."""
+LONGEST_MESSAGE = 1_000
+"""Characters of an error's message."""
+LONGEST_MESSAGE_BYTES = 1_500
+"""Bytes of it in UTF-8; all but ASCII takes three times as many in the status."""
 _PREFIX = "ERROR_REASON_"
 
 
@@ -52,6 +56,15 @@ def reason_of(text: str) -> ErrorReason:
     return getattr(ErrorReason, name) if known else ErrorReason.ERROR_REASON_UNSPECIFIED
 
 
+def shortened(sentence: str) -> str:
+    """Returns a sentence for people that fits gRPC's metadata, in which it travels twice.
+
+    A client's text may be quoted in it. With more than some 8 KiB the whole status would be lost.
+    """
+    cut = sentence[:LONGEST_MESSAGE].encode(errors="replace")[:LONGEST_MESSAGE_BYTES].decode(errors="ignore")
+    return cut if len(cut) == len(sentence) else f"{cut[:-1]}\u2026"
+
+
 def encode_status(code: int, message: str, details: ErrorDetails) -> bytes:
     """Returns a serialized google.rpc.Status; `code` is the number of a gRPC status."""
     info = error_details_pb2.ErrorInfo(reason=details.reason, domain=DOMAIN)
@@ -59,7 +72,7 @@ def encode_status(code: int, message: str, details: ErrorDetails) -> bytes:
         info.metadata["field"] = details.field
     if details.capability:
         info.metadata["capability"] = details.capability
-    status = status_pb2.Status(code=code, message=message)
+    status = status_pb2.Status(code=code, message=shortened(message))
     status.details.add().Pack(info)
     if details.retry_after_seconds is not None:
         retry = error_details_pb2.RetryInfo()

@@ -20,7 +20,7 @@ from __future__ import annotations
 import grpc
 
 from vllama_protos.enums import value_name
-from vllama_protos.errors import ErrorDetails, encode_status, reason_text
+from vllama_protos.errors import ErrorDetails, encode_status, reason_text, shortened
 from vllama_protos.v1 import errors_pb2, worker_pb2
 
 
@@ -31,6 +31,9 @@ class WorkerError(Exception):
     """Stable, machine-readable: travels in google.rpc.ErrorInfo."""
     retry_after_seconds: float | None = None
     """When it makes sense to come back; None when that is not known."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class InvalidRequest(WorkerError):

@@ -14,6 +14,7 @@ from vllama_protos.errors import (
     read_trailers,
     reason_of,
     reason_text,
+    shortened,
 )
 from vllama_protos.v1.errors_pb2 import ErrorReason
 
@@ -64,3 +65,16 @@ def test_foreign_details_are_ignored() -> None:
     status = status_pb2.Status.FromString(encode_status(UNAVAILABLE, "No.", ErrorDetails("QUEUE_FULL")))
     status.details.insert(0, any_pb2.Any(type_url="type.googleapis.com/elsewhere.Thing", value=b"\x08\x01"))
     assert read_trailers([(DETAILS_TRAILER, status.SerializeToString())]) == ErrorDetails("QUEUE_FULL")
+
+
+@pytest.mark.parametrize("quoted", ["y", "\u00e9", "\u6f22", "\U0001f642", "\ud800"])
+def test_a_sentence_that_quotes_a_client_fits_the_metadata(quoted: str) -> None:
+    """With its copy in the details it stays below 8 KiB, whatever its characters; a short one is not changed."""
+    sentence = shortened(f"The worker has no model {quoted * 20_000}.")
+    assert sentence.startswith("The worker has no model ")
+    assert sentence.endswith("\u2026")
+    assert len(sentence) <= 1_000
+    encoded = encode_status(UNAVAILABLE, sentence, ErrorDetails("MODEL_NOT_FOUND"))
+    percent_encoded = sum(1 if byte < 128 else 3 for byte in sentence.encode())
+    assert percent_encoded + len(encoded) * 4 / 3 < 8_000
+    assert shortened("no such model: caf\u00e9") == "no such model: caf\u00e9"

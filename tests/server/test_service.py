@@ -368,3 +368,16 @@ async def test_a_template_of_a_request_needs_the_operators_trust(start_worker, m
     stored.template_is_stored = True
     assert await send(worker, stored)
     assert await send(await start_worker(trust_client_templates=True), chat)
+
+
+async def test_a_long_client_text_in_an_error_leaves_its_status_whole(start_worker):
+    """The code, the reason and the beginning of the sentence arrive."""
+    worker = await start_worker()
+    error = await error_of(all_of(worker.generation.Generate(request(model="y" * 1_000))))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    chat = pb.Chat(messages=[pb.Message(role="user", content="x")], tools=[pb.Tool(name="f")])
+    chat.tool_choice.mode, chat.tool_choice.name = pb.TOOL_CHOICE_MODE_NAMED, "\u6f22" * 9_000
+    error = await error_of(all_of(worker.generation.Generate(pb.GenerateRequest(chat=chat))))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details_of(error)[0].reason == "INVALID_REQUEST"
+    assert error.details().startswith("chat.tool_choice.name is ")

@@ -8,6 +8,7 @@ so replaying delivered tokens restores it exactly.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -150,7 +151,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 LOWEST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot carry."""
+"""Stands for minus infinity and for what is no number, which JSON cannot carry."""
 
 
 def token_logprobs(
@@ -161,7 +162,7 @@ def token_logprobs(
 
 
 def _logprobs_at(token_id: int, entry: Mapping[int, Any], top: int, vocabulary: Vocabulary) -> pb.TokenLogprobs:
-    best = sorted(entry.items(), key=lambda item: item[1].logprob, reverse=True)[:top]
+    best = sorted(entry.items(), key=lambda item: _finite(item[1].logprob), reverse=True)[:top]
     return pb.TokenLogprobs(
         token=_token_logprob(token_id, entry[token_id], vocabulary),
         top=[_token_logprob(id_, logprob, vocabulary) for id_, logprob in best],
@@ -174,5 +175,9 @@ def _token_logprob(token_id: int, entry: Any, vocabulary: Vocabulary) -> pb.Toke
         id=token_id,
         text=raw.decode("utf-8", errors="replace"),
         bytes=raw,
-        logprob=min(max(float(entry.logprob), LOWEST_LOGPROB), 0.0),
+        logprob=_finite(entry.logprob),
     )
+
+
+def _finite(logprob: float) -> float:
+    return LOWEST_LOGPROB if math.isnan(logprob) else min(max(float(logprob), LOWEST_LOGPROB), 0.0)

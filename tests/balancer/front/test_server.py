@@ -799,3 +799,11 @@ async def test_streams_of_the_fleet_are_bounded(open_door):
                 await asyncio.sleep(0.01)
     for call in calls:
         call.cancel()
+
+
+async def test_a_long_client_text_in_an_error_leaves_its_status_whole(open_door):
+    """The balancer's own errors fit gRPC's metadata as the workers' do."""
+    door = await open_door(1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(door.generation.Generate(generation_pb2.GenerateRequest(model="\u6f22" * 9_000, prompt="x")))
+    assert caught.value.code() in (Code.NOT_FOUND, Code.INVALID_ARGUMENT)

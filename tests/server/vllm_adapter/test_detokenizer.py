@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer
+from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, Vocabulary, token_logprobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +83,13 @@ def test_replayed_tokens_restore_the_state_to_the_letter(tokenizer: Any, stop: t
         for token_id in token_ids[:cut]:
             resumed.add(token_id)
         assert feed(resumed, token_ids[cut:])[0] == pieces[cut:]
+
+
+@pytest.mark.parametrize("given", [math.nan, -math.inf, math.inf, -1.5, 0.25])
+def test_log_probabilities_are_finite_and_never_positive(tokenizer: Any, given: float) -> None:
+    """A model that overflows gives numbers that JSON does not have."""
+    entry = {7: SimpleNamespace(logprob=given), 8: SimpleNamespace(logprob=-0.5)}
+    (position,) = token_logprobs([7], [entry], 2, Vocabulary(tokenizer))
+    values = [position.token.logprob, *(item.logprob for item in position.top)]
+    assert all(math.isfinite(value) and value <= 0 for value in values)
+    assert [item.logprob for item in position.top] == sorted(values[1:], reverse=True)
