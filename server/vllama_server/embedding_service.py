@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllama_protos.v1 import embedding_pb2_grpc as pb_grpc
-from vllama_server.errors import InvalidRequest
+from vllama_server.wire.request_validation import check_embed_request
 
 if TYPE_CHECKING:
     import grpc
@@ -29,8 +29,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServicer):
     ) -> pb.EmbedResponse:
         """Embeds every input, in order."""
         self._identity.check_model(request.model)
-        if not request.inputs:
-            raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
+        check_embed_request(request)
         with self._limiter.admit(request.request_id) as engine_id:
             request.request_id = engine_id
             return await self._engine.embed(request)

@@ -9,7 +9,7 @@ from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import generation_pb2_grpc as pb_grpc
 from vllama_server.errors import WorkerError
 from vllama_server.utilization import LOAD_REPORT_TRAILER, load_report
-from vllama_server.wire.request_validation import check_template, check_tokenize_request
+from vllama_server.wire.request_validation import check_detokenize_request, check_template, check_tokenize_request
 
 if TYPE_CHECKING:
     import grpc
@@ -66,6 +66,7 @@ class GenerationServicer(pb_grpc.GenerationServicer):
         """Returns the text of token ids."""
         self._identity.check_model(request.model)
         with self._limiter.admit("detokenize", uses_capacity=False):
+            check_detokenize_request(request)
             return pb.DetokenizeResponse(text=await self._engine.detokenize(list(request.token_ids)))
 
     def _attach_load(self, context: Context) -> None:

@@ -8,9 +8,21 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from vllama_protos import budgets
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+    from vllama_protos.v1 import embedding_pb2
 
 REQUEST_ID_CHARACTERS = 128
 MOST_LOGPROBS = 20
@@ -29,6 +41,8 @@ _FLOATS = (
 
 def check_generate_request(request: pb.GenerateRequest) -> None:
     """Raises InvalidRequest that names the field and the fix."""
+    with _within_budget():
+        budgets.check_generation(request)
     _check_input(request)
     _check_sampling(request.sampling)
     if request.HasField("output_format"):
@@ -42,6 +56,8 @@ def check_generate_request(request: pb.GenerateRequest) -> None:
 
 def check_tokenize_request(request: pb.TokenizeRequest) -> None:
     """Raises InvalidRequest that names the field and the fix."""
+    with _within_budget():
+        budgets.check_tokenization(request)
     match request.WhichOneof("input"):
         case "prompt":
             return
@@ -49,6 +65,28 @@ def check_tokenize_request(request: pb.TokenizeRequest) -> None:
             _check_chat(request.chat)
         case _:
             raise InvalidRequest("input is missing: set prompt or chat.", "input")
+
+
+def check_detokenize_request(request: pb.DetokenizeRequest) -> None:
+    """Raises InvalidRequest for too many ids."""
+    with _within_budget():
+        budgets.check_detokenization(request)
+
+
+def check_embed_request(request: embedding_pb2.EmbedRequest) -> None:
+    """Raises InvalidRequest that names the field and the fix."""
+    if not request.inputs:
+        raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
+    with _within_budget():
+        budgets.check_embedding(request)
+
+
+@contextmanager
+def _within_budget() -> Iterator[None]:
+    try:
+        yield
+    except budgets.OverBudget as error:
+        raise InvalidRequest(str(error), error.field) from error
 
 
 def check_template(chat: pb.Chat, *, is_trusted: bool) -> None:
@@ -116,6 +154,8 @@ def _check_logprobs(request: pb.GenerateRequest) -> None:
 
 
 def _check_output_format(message: pb.OutputFormat) -> None:
+    _check_known(message, "output_format")
+    _check_known(message.choice, "output_format.choice")
     kind = message.WhichOneof("kind")
     match kind:
         case "json_object":
@@ -136,6 +176,12 @@ def _check_output_format(message: pb.OutputFormat) -> None:
                 raise InvalidRequest("output_format.choice needs options, none empty.", "output_format.choice")
         case _:
             raise InvalidRequest("output_format has no kind; set one or leave output_format unset.", "output_format")
+
+
+def _check_known(constraint: Message, field: str) -> None:
+    """Refuses a constraint of a newer caller: without it the output would be another one than was asked for."""
+    if len(UnknownFieldSet(constraint)):
+        raise InvalidRequest(f"{field} has a constraint that this worker does not know; upgrade the worker.", field)
 
 
 def _check_schema(text: str) -> None:
@@ -187,6 +233,7 @@ def _check_tool(tool: pb.Tool, field: str) -> None:
 
 
 def _check_tool_choice(chat: pb.Chat) -> None:
+    _check_known(chat.tool_choice, "chat.tool_choice")
     mode, name = chat.tool_choice.mode, chat.tool_choice.name
     if mode not in pb.ToolChoiceMode.values():
         raise InvalidRequest(f"chat.tool_choice.mode has the unknown value {mode}.", "chat.tool_choice.mode")

@@ -1,14 +1,21 @@
 """Validation of requests: wrong fields are named, everything else passes unchanged."""
 
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllama_protos.v1 import embedding_pb2
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import InvalidRequest
-from vllama_server.wire.request_validation import check_generate_request, check_tokenize_request
+from vllama_server.wire.request_validation import (
+    check_detokenize_request,
+    check_embed_request,
+    check_generate_request,
+    check_tokenize_request,
+)
 
 UINT32 = st.integers(0, 2**32 - 1)
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -200,3 +207,52 @@ def test_only_the_text_of_an_answer_can_be_continued(last):
     with pytest.raises(InvalidRequest) as caught:
         check(chat=pb.Chat(messages=[pb.Message(role="user", content="Hi"), last], continue_last=True))
     assert caught.value.field == "chat.continue_last"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"output_format": pb.OutputFormat(regex="a" * 200_000)}, "output_format.regex"),
+        ({"output_format": pb.OutputFormat(choice=pb.Choice(options=["x"] * 1_001))}, "output_format.choice"),
+        ({"output_format": pb.OutputFormat(json_schema=json.dumps({"enum": list(range(1_001))}))}, "json_schema"),
+    ],
+)
+def test_what_is_compiled_is_bounded_here_too(fields, field):
+    """Whoever sent it, and whatever the balancer let pass."""
+    with pytest.raises(InvalidRequest) as caught:
+        check(**fields)
+    assert field in caught.value.field
+
+
+def test_every_kind_of_request_has_a_budget():
+    """Tokenize, Detokenize and Embed as well; an embedding needs a text."""
+    over = ["x"] * 3_000
+    chat = pb.Chat(messages=[pb.Message(role="user", content=text) for text in over] * 20)
+    for refused in (
+        lambda: check_tokenize_request(pb.TokenizeRequest(chat=chat)),
+        lambda: check_detokenize_request(pb.DetokenizeRequest(token_ids=[1] * 3_000_000)),
+        lambda: check_embed_request(embedding_pb2.EmbedRequest(inputs=over)),
+        lambda: check_embed_request(embedding_pb2.EmbedRequest()),
+    ):
+        with pytest.raises(InvalidRequest):
+            refused()
+    check_embed_request(embedding_pb2.EmbedRequest(inputs=over[:2_048]))
+
+
+@pytest.mark.parametrize("constraint", ["output_format", "choice", "tool_choice"])
+def test_a_constraint_of_a_newer_caller_is_refused(constraint):
+    """What is not in this worker's protos would be ignored, and the output would be another one than was asked for."""
+    new_field = b"\x9a\x06\x01x"  # field 99, the text "x"
+    request = pb.GenerateRequest(
+        chat=pb.Chat(messages=[pb.Message(role="user", content="x")]),
+        output_format=pb.OutputFormat(choice=pb.Choice(options=["a"])),
+    )
+    if constraint == "output_format":
+        request.output_format.MergeFromString(new_field)
+    elif constraint == "choice":
+        request.output_format.choice.MergeFromString(new_field)
+    else:
+        request.chat.tool_choice.MergeFromString(new_field)
+    with pytest.raises(InvalidRequest, match="upgrade the worker") as caught:
+        check_generate_request(request)
+    assert constraint in caught.value.field
