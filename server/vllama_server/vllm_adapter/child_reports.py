@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 LONGEST_REPORT_BYTES = 256 * 1024
+FATAL = "EngineCore encountered a fatal error"
+"""vLLM's words for the exception that ends the engine; others belong to one request and end nothing."""
 KEPT_FAILURES = 50
 """Enough to hold the first cause: later ones are its echoes in other processes."""
 
@@ -62,6 +64,7 @@ class ReportInbox:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
         self._failures: deque[Report] = deque()
+        self._fatal: Report | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._receive, name="vllama-engine-reports", daemon=True)
         self._thread.start()
@@ -70,6 +73,10 @@ class ReportInbox:
         """Returns the first reports of level ERROR and above, oldest first."""
         with self._lock:
             return list(self._failures)
+
+    def fatal(self) -> Report | None:
+        """Returns the report of the exception that ended the engine; None while it runs, or if it was killed."""
+        return self._fatal
 
     def close(self) -> None:
         """Stops receiving and removes the socket. May be called more than once."""
@@ -83,6 +90,8 @@ class ReportInbox:
     def _receive(self) -> None:
         while data := self._socket.recv(LONGEST_REPORT_BYTES):
             report = Report(**json.loads(data))
+            if FATAL in report.message:
+                self._fatal = self._fatal or report
             if report.level >= logging.ERROR:
                 with self._lock:
                     if len(self._failures) < KEPT_FAILURES:

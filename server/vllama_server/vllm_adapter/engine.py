@@ -217,8 +217,8 @@ class VllmEngine:
             self._failure.set_result(EngineDead(reason))
 
     def _cause_of_death(self) -> str:
-        failures = self._inbox.failures() if self._inbox else []
-        return next((f" ({report.error_type}: {report.error})" for report in failures if report.error_type), "")
+        report = self._inbox.fatal() if self._inbox else None
+        return f" ({report.error_type}: {report.error})" if report else ""
 
     def _kill_processes(self) -> None:
         if self._processes is not None:

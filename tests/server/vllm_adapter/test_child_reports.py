@@ -90,3 +90,16 @@ def test_progress_only_advances() -> None:
     progress.read("something else")
     progress.read("GPU KV cache size: 11,648 tokens")
     assert reported == [(START_PHASE_RESOLVE, 0.0), (START_PHASE_LOAD, 0.9), (START_PHASE_COMPILE, 0.8)]
+
+
+def test_the_exception_that_ends_the_engine_is_its_own_report(received: Received) -> None:
+    """Errors of single requests before it, however many, are not taken for it."""
+    assert received.inbox.fatal() is None
+    for number in range(KEPT_FAILURES + 5):
+        received.logger.error("request failed", exc_info=ValueError(f"bad grammar {number}"))
+        received.reports.get(timeout=WAIT_SECONDS)
+    received.logger.error("EngineCore encountered a fatal error.", exc_info=RuntimeError("out of memory"))
+    received.reports.get(timeout=WAIT_SECONDS)
+    fatal = received.inbox.fatal()
+    assert fatal is not None
+    assert (fatal.error_type, fatal.error) == ("RuntimeError", "out of memory")
