@@ -118,11 +118,11 @@ async def test_work_ends_when_the_client_leaves(embedder: VllmEngine) -> None:
     """Inputs that have not begun never do."""
     call = asyncio.create_task(vectors(embedder, *(f"number {index} " * 50 for index in range(500))))
     async with asyncio.timeout(60):
-        while not embedder.load().running:
+        while not embedder.load().running + embedder.load().waiting:
             await asyncio.sleep(0.01)
     call.cancel()
     await asyncio.wait({call})
     async with asyncio.timeout(60):
-        while embedder.load().running or embedder.load().waiting:
+        while embedder.load().running + embedder.load().waiting:
             await asyncio.sleep(0.01)
     assert len(await vectors(embedder, "again")) == 1
