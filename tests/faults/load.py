@@ -89,6 +89,8 @@ class Load:
     timeout_seconds: float = 60.0
     first: int = 0
     """Number of the first prompt, so that two loads share none."""
+    make: Callable[[int, int], tuple[generation_pb2.GenerateRequest, str]] | None = None
+    """Makes the request of a number and a length, and its rendered prompt; unset, a completion."""
     done: int = 0
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -115,10 +117,14 @@ class Load:
             self.done += 1
 
     async def _one(self, stub: generation_pb2_grpc.GenerationStub, number: int) -> None:
-        prompt = prompt_of(number, self.prompt_tokens)
+        if self.make is not None:
+            request, prompt = self.make(number, self.tokens)
+        else:
+            prompt = prompt_of(number, self.prompt_tokens)
+            request = request_of(prompt, self.tokens)
         check, last = StreamCheck(), time.monotonic()
         try:
-            async for event in stub.Generate(request_of(prompt, self.tokens), timeout=self.timeout_seconds):
+            async for event in stub.Generate(request, timeout=self.timeout_seconds):
                 now = time.monotonic()
                 self.outcome.slowest_gap_seconds = max(self.outcome.slowest_gap_seconds, now - last)
                 last = now
