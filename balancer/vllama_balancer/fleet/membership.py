@@ -15,9 +15,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import grpc
+
 from vllama_balancer.config import values
-from vllama_balancer.errors import ConfigError, InvalidRequest, Unauthenticated
+from vllama_balancer.errors import BalancerError, ConfigError, InvalidRequest, Unauthenticated
 from vllama_balancer.fleet.events import Added, Removed
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -30,7 +34,21 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 10.0
 """How long a worker stays listed after its call has ended."""
 LONGEST_NAME = 128
+LONGEST_ADDRESS = 262
+"""A host name of 255 characters and a port."""
+LONGEST_MODEL_NAME = 256
+MOST_MODELS = 64
+"""Names of one worker's model."""
+MOST_WORKERS = 1024
+"""Workers that may join one balancer."""
 SHORTEST_TOKEN = 16
+
+
+class NotAccepted(BalancerError):
+    """The worker may not join this balancer, or not now."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = reason_text(ErrorReason.ERROR_REASON_JOINING_NOT_ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +71,24 @@ class Offer:
 
     def check(self) -> None:
         """Raises InvalidRequest that names the wrong field."""
-        if (
-            not self.worker
-            or len(self.worker) > LONGEST_NAME
-            or not (self.worker.isascii() and self.worker.isprintable())
-        ):
-            raise InvalidRequest(f"worker must be printable ASCII of 1 to {LONGEST_NAME} characters", field="worker")
-        if not self.boot_id:
-            raise InvalidRequest("boot_id is empty: send the id that Describe tells", field="boot_id")
+        _check_text("worker", self.worker, LONGEST_NAME)
+        _check_text("boot_id", self.boot_id, LONGEST_NAME)
+        _check_text("address", self.address, LONGEST_ADDRESS)
+        if len(self.models) > MOST_MODELS:
+            raise InvalidRequest(f"models has more than {MOST_MODELS} names", field="models")
+        for model in self.models:
+            _check_text("models", model, LONGEST_MODEL_NAME)
         if self.address.startswith(("unix:", "dns:")) or "," in self.address:
             raise InvalidRequest("address must be host:port, which the balancer can reach", field="address")
         try:
             values.worker_address(self.address)
         except ValueError as error:
             raise InvalidRequest(f"address must be {error}", field="address") from None
+
+
+def _check_text(field: str, text: str, longest: int) -> None:
+    if not 0 < len(text) <= longest or not (text.isascii() and text.isprintable()):
+        raise InvalidRequest(f"{field} must be printable ASCII of 1 to {longest} characters", field=field)
 
 
 @dataclass(eq=False, slots=True)
@@ -83,8 +105,9 @@ class JoinLease:
 class JoinedFleet:
     """The workers that have joined: a FleetSource, filled by the front door's Membership service."""
 
-    def __init__(self, token: str, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(self, token: str, lease_seconds: float = LEASE_SECONDS, *, most_workers: int = MOST_WORKERS) -> None:
         self._token = token.encode()
+        self._most_workers = most_workers
         self._leases: dict[str, JoinLease] = {}
         self._events: asyncio.Queue[FleetEvent] = asyncio.Queue()
         self.lease_seconds = lease_seconds
@@ -95,14 +118,19 @@ class JoinedFleet:
         while True:
             yield await self._events.get()
 
+    def check_token(self, token: str) -> None:
+        """Raises Unauthenticated for a wrong token."""
+        if not hmac.compare_digest(token.encode(errors="surrogateescape"), self._token):
+            raise Unauthenticated("the token for joining is wrong: give the worker the one of --join-token-file")
+
     @contextlib.contextmanager
     def lease(self, offer: Offer, token: str) -> Iterator[JoinLease]:
         """Lists the worker inside the block, and for `lease_seconds` after it.
 
-        Raises Unauthenticated for a wrong token, InvalidRequest for an invalid offer.
+        Raises Unauthenticated for a wrong token, InvalidRequest for an invalid offer, and NotAccepted when the
+        address is that of another worker whose call lasts, or when the fleet is full.
         """
-        if not hmac.compare_digest(token.encode(errors="surrogateescape"), self._token):
-            raise Unauthenticated("the token for joining is wrong: give the worker the one of --join-token-file")
+        self.check_token(token)
         offer.check()
         lease = self._take(offer)
         try:
@@ -114,6 +142,10 @@ class JoinedFleet:
 
     def _take(self, offer: Offer) -> JoinLease:
         before = self._leases.get(offer.address)
+        if before is not None and before.expiry is None and before.offer.name != offer.name:
+            raise NotAccepted(f"{before.offer.name} is joined at this address; stop it, or offer another address")
+        if before is None and len(self._leases) >= self._most_workers:
+            raise NotAccepted(f"{self._most_workers} workers have joined this balancer, which takes no more")
         lease = self._leases[offer.address] = JoinLease(offer)
         if before is not None:
             before.superseded.set()

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from vllama_balancer.errors import BalancerError
-from vllama_balancer.fleet.membership import Offer
+from vllama_balancer.errors import BalancerError, InvalidRequest
+from vllama_balancer.fleet.membership import NotAccepted, Offer
 from vllama_balancer.front.rpc_errors import rich_status
-from vllama_protos.errors import reason_text
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
-from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from vllama_balancer.fleet.membership import JoinedFleet
@@ -22,13 +20,6 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 1.0
 """Between two answers on an open call."""
-
-
-class NotAccepted(BalancerError):
-    """Workers may not join this balancer."""
-
-    status = grpc.StatusCode.FAILED_PRECONDITION
-    reason = reason_text(ErrorReason.ERROR_REASON_JOINING_NOT_ACCEPTED)
 
 
 class MembershipService(membership_pb2_grpc.MembershipServicer):
@@ -51,6 +42,8 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         if self._joined is None:
             raise NotAccepted("this balancer takes no joining workers; start it with --join-token-file")
         offer = Offer(request.worker, request.boot_id, request.address, tuple(request.models))
+        self._joined.check_token(request.token)
+        _check_certificate(context, offer.address)
         with self._joined.lease(offer, request.token) as lease:
             heartbeat = membership_pb2.JoinResponse(listed_as=offer.name)
             heartbeat.heartbeat.FromNanoseconds(int(self._heartbeat_seconds * 1e9))
@@ -60,3 +53,21 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._heartbeat_seconds):
                         await lease.superseded.wait()
+
+
+def _check_certificate(context: Context, address: str) -> None:
+    """Raises InvalidRequest when the caller's certificate is not for the host that it offers.
+
+    The balancer verifies the certificate of an address when it calls it. So an address that passes both is the
+    caller's own, and a holder of the token cannot make the balancer call other machines.
+    """
+    names = [name.decode(errors="replace") for name in context.auth_context().get("x509_subject_alternative_name", ())]
+    host = address.rpartition(":")[0].strip("[]").lower()
+    if names and not any(_is_for(name.lower(), host) for name in names):
+        hosts = ", ".join(names)
+        raise InvalidRequest(f"address: the worker's certificate is for {hosts}, not for {host}", field="address")
+
+
+def _is_for(name: str, host: str) -> bool:
+    """Returns whether a name of a certificate, which may begin with a wildcard, covers a host."""
+    return host == name or (name.startswith("*.") and host.partition(".")[2] == name[2:])

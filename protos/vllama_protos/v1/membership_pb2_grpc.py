@@ -50,10 +50,11 @@ class MembershipServicer:
         """Offers a worker for as long as the call lasts. The balancer answers at once and then at every
         heartbeat; a worker that gets none for three of them calls again. The balancer calls the worker back at
         its address. When the call ends, the balancer keeps the worker for one more lease, so that a short
-        interruption changes nothing. One address is one worker: a later call for it takes the place of an
-        earlier one, which then ends with ABORTED.
+        interruption changes nothing. One address is one worker: a later call of the same name takes the place of the
+        earlier one, which then ends with ABORTED; one of another name is refused while the earlier call lasts. Over mutual
+        TLS, the certificate of the call must name the host of the address.
 
-        UNAUTHENTICATED for a wrong token, FAILED_PRECONDITION from a balancer that takes no workers,
+        UNAUTHENTICATED for a wrong token, FAILED_PRECONDITION from a balancer that takes no workers, or no more of them,
         INVALID_ARGUMENT (a field, named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

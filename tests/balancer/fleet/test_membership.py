@@ -9,7 +9,7 @@ import pytest
 
 from vllama_balancer.errors import ConfigError, InvalidRequest, Unauthenticated
 from vllama_balancer.fleet.events import Added, Removed
-from vllama_balancer.fleet.membership import JoinedFleet, Offer, read_token
+from vllama_balancer.fleet.membership import JoinedFleet, NotAccepted, Offer, read_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,13 +83,39 @@ async def test_two_workers_of_one_name_are_two() -> None:
         assert {(await next_event(fleet)).name, (await next_event(fleet)).name} == {ADDED.name, "gpu7@10.0.0.8:50061"}
 
 
-async def test_another_worker_at_the_address_replaces_the_first() -> None:
-    """The earlier worker of an address is removed."""
+async def test_another_worker_does_not_displace_one_that_is_joined() -> None:
+    """As long as its call lasts, an address belongs to the worker that took it."""
     fleet = JoinedFleet(TOKEN)
-    with fleet.lease(OFFER, TOKEN), fleet.lease(Offer("new", "boot", OFFER.address), TOKEN):
+    with fleet.lease(OFFER, TOKEN) as first:
         assert await next_event(fleet) == ADDED
+        with pytest.raises(NotAccepted, match=r"gpu7.*joined"), fleet.lease(Offer("new", "b", OFFER.address), TOKEN):
+            pass
+        assert not first.superseded.is_set()
+        assert await silent(fleet)
+
+
+async def test_another_worker_takes_the_address_of_one_that_has_left() -> None:
+    """The earlier worker's call has ended: it is removed for the new one, before its lease is over."""
+    fleet = JoinedFleet(TOKEN)
+    with fleet.lease(OFFER, TOKEN):
+        assert await next_event(fleet) == ADDED
+    with fleet.lease(Offer("new", "boot", OFFER.address), TOKEN):
         assert isinstance(await next_event(fleet), Removed)
         assert (await next_event(fleet)).name == "new@10.0.0.7:50061"
+
+
+async def test_the_number_of_workers_is_bounded() -> None:
+    """One more is refused, one that is joined already may call again, and a place that is free again is given."""
+    fleet = JoinedFleet(TOKEN, lease_seconds=0.01, most_workers=1)
+    with fleet.lease(OFFER, TOKEN):
+        assert await next_event(fleet) == ADDED
+        with pytest.raises(NotAccepted, match="1 workers"), fleet.lease(Offer("c", "boot", "h:3"), TOKEN):
+            pass
+        with fleet.lease(OFFER, TOKEN):
+            assert await silent(fleet)
+    assert isinstance(await next_event(fleet), Removed)
+    with fleet.lease(Offer("c", "boot", "h:3"), TOKEN):
+        assert (await next_event(fleet)).name == "c@h:3"
 
 
 async def test_a_wrong_token_is_refused() -> None:
@@ -111,6 +137,12 @@ async def test_a_wrong_token_is_refused() -> None:
         (Offer("a", "boot", "h"), "address"),
         (Offer("a", "boot", "unix:/tmp/x"), "address"),
         (Offer("a", "boot", "dns:///h:1"), "address"),
+        (Offer("a", "b" * 129, "h:1"), "boot_id"),
+        (Offer("a", "b\n", "h:1"), "boot_id"),
+        (Offer("a", "boot", "h" * 300 + ":1"), "address"),
+        (Offer("a", "boot", "h:1", ("m",) * 65), "models"),
+        (Offer("a", "boot", "h:1", ("m" * 257,)), "models"),
+        (Offer("a", "boot", "h:1", ("m\n",)), "models"),
     ],
 )
 async def test_an_invalid_offer_names_its_field(offer: Offer, field: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from vllama_balancer.certificates.folder import CertificateFolder
 from vllama_balancer.fleet.events import Added, Removed
 from vllama_balancer.fleet.membership import JoinedFleet
 from vllama_balancer.front.membership_service import MembershipService
@@ -15,6 +16,7 @@ from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -109,3 +111,43 @@ async def test_a_balancer_without_a_token_refuses() -> None:
     finally:
         await closed.channel.close()
         await closed.server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "address", "is_taken"),
+    [
+        (["10.0.0.7"], "10.0.0.7:50061", True),
+        (["10.0.0.7"], "10.0.0.8:50061", False),
+        (["10.0.0.7"], "169.254.169.254:80", False),
+        (["gpu7.example", "10.0.0.7"], "gpu7.example:50061", True),
+        (["*.gpus.example"], "a.gpus.example:50061", True),
+        (["*.gpus.example"], "a.b.gpus.example:50061", False),
+    ],
+)
+async def test_a_worker_offers_only_what_its_certificate_names(
+    tmp_path: Path, fleet: JoinedFleet, hosts: list[str], address: str, is_taken: bool
+) -> None:
+    """With the token alone, nobody makes the balancer call another machine."""
+    certificates = CertificateFolder(tmp_path)
+    certificates.init()
+    files = [path.read_bytes() for path in reversed(certificates.issue("localhost", ["localhost"]))]
+    ours = [path.read_bytes() for path in reversed(certificates.issue("worker", hosts))]
+    authority = (tmp_path / "ca.pem").read_bytes()
+    server = grpc.aio.server()
+    membership_pb2_grpc.add_MembershipServicer_to_server(MembershipService(fleet, 0.02), server)
+    port = server.add_secure_port(
+        "localhost:0", grpc.ssl_server_credentials([(files[0], files[1])], authority, require_client_auth=True)
+    )
+    await server.start()
+    credentials = grpc.ssl_channel_credentials(authority, *ours)
+    async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+        call = membership_pb2_grpc.MembershipStub(channel).Join(offer(address=address))
+        if is_taken:
+            assert await call.read()
+            call.cancel()
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call.read()
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "certificate is for" in str(error.value.details())
+    await server.stop(None)
