@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
@@ -41,6 +42,10 @@ QUICK_HEALTH = HealthSettings(
     check_interval_seconds=0.02,
 )
 """Health thresholds short enough for tests, long enough for a busy machine."""
+
+
+CALM_SECONDS = 0.3
+"""How long no worker may have crashed before a trial; longer than the balancer takes to notice a crash."""
 
 
 class OneModel:
@@ -154,14 +159,14 @@ async def make_fleet(tmp_path: Path, can_relay: bool) -> AsyncIterator[Callable[
         start: bool = True,
         models: tuple[str, ...] = ("m:latest",),
         max_streams: int = 8,
+        clock: Callable[[], float] = time.monotonic,
         **admission: float,
     ) -> Fleet:
-        pool = Pool(health)
+        pool = Pool(health, clock=clock)
         registry = CollectorRegistry()
         catalog = OneModel(*models)
-        dispatcher = Dispatcher(
-            pool, catalog, make_policy(policy), Metrics(registry), AdmissionSettings(**admission), Random(7)
-        )
+        settings = AdmissionSettings(**{"calm_seconds": CALM_SECONDS, **admission})
+        dispatcher = Dispatcher(pool, catalog, make_policy(policy), Metrics(registry), settings, Random(7))
         registry.register(PoolCollector(pool, lambda: dispatcher.waiting))
         workers = [
             ScriptedWorker(f"w{i}", f"unix:{tmp_path}/f{len(fleets)}-{i}", models, max_streams) for i in range(count)

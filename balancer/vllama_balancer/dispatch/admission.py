@@ -11,13 +11,15 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllama_balancer.dispatch.fair_queue import FairQueue
+from vllama_balancer.dispatch.fair_queue import FairQueue, Lane
+from vllama_balancer.dispatch.trials import CALM_SECONDS
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllama_balancer.dispatch.placer import PlacementRequest, Placer
+    from vllama_balancer.dispatch.placement_request import PlacementRequest
+    from vllama_balancer.dispatch.placer import Placer
     from vllama_balancer.metrics import Metrics
     from vllama_balancer.workers.lease import Lease
     from vllama_balancer.workers.pool import Pool
@@ -41,6 +43,8 @@ class AdmissionSettings(NamedTuple):
     """How long a request without a deadline waits while no worker serves or starts."""
     recovery_timeout_seconds: float = 600.0
     """How long it waits while none serves but one may come back: longer than a model takes to load."""
+    calm_seconds: float = CALM_SECONDS
+    """How long no worker may have crashed before a request that was blamed for crashes is tried alone."""
 
 
 class ServiceRate:
@@ -198,17 +202,23 @@ class Admission:
         self.grant()
 
     def first_token(self, lease: Lease) -> None:
-        """Records the first token of a lease; a retry or a suspect that waits for it may start now."""
-        may_unblock = lease.uses_retry_budget or lease.is_suspect
+        """Records the first token of a lease; a retry, suspect or trial that waits for it may start now."""
+        may_unblock = lease.uses_retry_budget or lease.is_suspect or self._placer.trials.is_any_waiting
         self._placer.first_token(lease)
         if may_unblock:
+            self.grant()
+
+    def underway(self, lease: Lease) -> None:
+        """Records that a stream is far into its output; a trial ends with that."""
+        if lease.is_trial:
+            self._placer.trials.end(lease)
             self.grant()
 
     def grant(self) -> None:
         """Grants all free capacity, in the order of the queue."""
         for key in tuple(self._queues):
             queue = self._queues[key]
-            self._grant_ahead(queue)
+            self._grant_ahead(key, queue)
             self._grant_turns(queue)
             if not queue:
                 del self._queues[key]
@@ -230,7 +240,7 @@ class Admission:
         waiter = _Waiter(request)
         queue = self._queues.setdefault(request.key, FairQueue())
         if request.is_retry:
-            queue.push_ahead(waiter)
+            queue.push_ahead(waiter, _lane_of(request))
         else:
             queue.push(request.client, waiter, request.priority)
             self._waiting_first += 1
@@ -247,7 +257,10 @@ class Admission:
         timeout = QueueTimeout(self._pool, waiter.request.key, deadline, self._settings, self._clock)
         try:
             while not waiter.grant.done():
-                await asyncio.wait({waiter.grant}, timeout=timeout.seconds())
+                until_calm = self._seconds_to_calm(waiter.request)
+                await asyncio.wait({waiter.grant}, timeout=min(timeout.seconds(), until_calm))
+                if until_calm < math.inf:
+                    self.grant()
                 if not waiter.grant.done():
                     timeout.check()
         except BaseException:
@@ -258,6 +271,11 @@ class Admission:
             self._leave(waiter)
         return waiter.grant.result()
 
+    def _seconds_to_calm(self, request: PlacementRequest) -> float:
+        """Returns when a trial has to be granted without another event; infinite for other requests."""
+        seconds = self._placer.trials.seconds_to_calm(request) if request.needs_trial else 0.0
+        return seconds or math.inf
+
     def _leave(self, waiter: _Waiter) -> None:
         """Removes a waiter that was not granted; one that was has left the queue by then."""
         waiter.grant.cancel()
@@ -266,15 +284,33 @@ class Admission:
             self._left(waiter)
             if not queue:
                 del self._queues[waiter.request.key]
+        if self._placer.trials.holds(waiter.request):
+            self._placer.trials.give_up(waiter.request)
+            self.grant()
 
     def _left(self, waiter: _Waiter) -> None:
         if not waiter.request.is_retry:
             self._waiting_first -= 1
 
-    def _grant_ahead(self, queue: FairQueue[_Waiter]) -> None:
-        """Tries each of those ahead: they differ in what they exclude and whether they need the budget."""
+    def _grant_ahead(self, key: str, queue: FairQueue[_Waiter]) -> None:
+        """Tries those ahead: retries differ in what they exclude and whether they need the budget."""
         for waiter in queue.ahead():
             self._grant(queue, waiter)
+        if queue.first_ahead(Lane.SUSPECTS) is not None:
+            self._grant_suspects(key, queue)
+        if queue.first_ahead(Lane.TRIALS) is not None:
+            self._grant_trials(queue)
+
+    def _grant_suspects(self, key: str, queue: FairQueue[_Waiter]) -> None:
+        for waiter in queue.ahead(Lane.SUSPECTS):
+            if not self._placer.has_room_for_suspect(key):
+                return
+            self._grant(queue, waiter)
+
+    def _grant_trials(self, queue: FairQueue[_Waiter]) -> None:
+        for waiter in queue.ahead(Lane.TRIALS):
+            if not self._grant(queue, waiter) and not self._placer.trials.holds(waiter.request):
+                return  # it could reserve no worker, and neither can those behind it
 
     def _grant_turns(self, queue: FairQueue[_Waiter]) -> None:
         while (waiter := queue.next_turn()) is not None and self._grant(queue, waiter):
@@ -298,6 +334,12 @@ class Admission:
         queue.take(waiter.request.client, waiter)
         self._left(waiter)
         return True
+
+
+def _lane_of(request: PlacementRequest) -> Lane:
+    if request.needs_trial:
+        return Lane.TRIALS
+    return Lane.SUSPECTS if request.is_suspect else Lane.RETRIES
 
 
 def _no_worker() -> NoWorker:

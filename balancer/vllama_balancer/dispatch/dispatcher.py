@@ -13,10 +13,11 @@ from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from vllama_balancer.dispatch.admission import Admission, AdmissionSettings
-from vllama_balancer.dispatch.attempt import call_unary
+from vllama_balancer.dispatch.attempt import call_unary, check_liveness
 from vllama_balancer.dispatch.generation import Generation
 from vllama_balancer.dispatch.generation_stream import GenerationStreamer
-from vllama_balancer.dispatch.placer import PlacementRequest, Placer
+from vllama_balancer.dispatch.placement_request import PlacementRequest
+from vllama_balancer.dispatch.placer import Placer
 from vllama_balancer.dispatch.retry import RetryPolicy
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.errors import DeadlineExceeded, ModelNotFound, QueueFull, outcome_of
@@ -65,8 +66,10 @@ class Dispatcher:
         self._rng = rng or Random()
         self._estimates = Estimates()
         self._in_flight = 0
-        placer = Placer(pool, policy, RetryBudget(lambda: self._in_flight), metrics, self._rng)
-        self._admission = Admission(pool, placer, metrics, admission or AdmissionSettings(), clock)
+        settings = admission or AdmissionSettings()
+        budget = RetryBudget(lambda: self._in_flight)
+        placer = Placer(pool, policy, budget, metrics, self._rng, settings.calm_seconds)
+        self._admission = Admission(pool, placer, metrics, settings, clock)
         self._retry_policy = RetryPolicy(pool, metrics)
         self._streamer = GenerationStreamer(pool, self._admission, self._retry_policy, self._estimates, metrics, clock)
         self._granter: asyncio.Task[None] | None = None
@@ -205,13 +208,16 @@ class Dispatcher:
         """Returns the answer of a unary call; it may be retried anywhere, as it changes nothing."""
         failures = 0
         while True:
-            is_unmetered = placement_request.size is EMPTY_SIZE
+            is_unmetered = placement_request.size is EMPTY_SIZE and not placement_request.needs_trial
             lease = self._admission.place_unmetered(placement_request) if is_unmetered else None
             lease = lease or await self._admission.admit(placement_request, call.deadline)
             try:
+                if lease.needs_liveness_check:
+                    await check_liveness(lease)
                 request.model = lease.worker.name_of(placement_request.key)
                 running = method(lease.worker.channel)(request, timeout=call.remaining_seconds(self._clock()))
                 answer = await call_unary(lease, running)
+                lease.record_answer()
                 lease.worker.breaker.success()
                 return answer
             except AttemptFailed as failure:

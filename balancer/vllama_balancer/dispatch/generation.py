@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.duration_pb2 import Duration
 
-    from vllama_balancer.dispatch.placer import PlacementRequest
+    from vllama_balancer.dispatch.placement_request import PlacementRequest
     from vllama_balancer.gateway import Call
     from vllama_balancer.routing.prefix_index import Prefix
 

@@ -90,8 +90,8 @@ class GenerationStreamer:
         async with contextlib.aclosing(stream_generation(lease, request, timeout)) as events:
             async for kind, response in events:
                 if kind == "delta":
-                    if not lease.produced:
-                        self._first_token(generation, lease)
+                    if not lease.has_progress:
+                        self._progress(generation, lease, len(response.delta.token_ids))
                 elif kind == "started":
                     self._started(generation, lease, response.started)
                 else:
@@ -112,6 +112,17 @@ class GenerationStreamer:
             generation.call.placement.worker = lease.worker.name
             generation.call.placement.reason = lease.choice.reason
 
+    def _progress(self, generation: Generation, lease: Lease, tokens: int) -> None:
+        """Follows a stream until it has made real progress on its worker, which forgives earlier crashes."""
+        if not lease.produced:
+            self._first_token(generation, lease)
+        was_underway = lease.is_underway
+        lease.record_tokens(tokens)
+        if lease.has_progress:
+            generation.placement_request.crash_count = lease.crash_count = 0
+        if lease.is_underway and not was_underway:
+            self._admission.underway(lease)
+
     def _first_token(self, generation: Generation, lease: Lease) -> None:
         self._admission.first_token(lease)
         generation.placement_request.has_output = True
@@ -122,6 +133,7 @@ class GenerationStreamer:
     def _finish(self, generation: Generation, lease: Lease, response: generation_pb2.GenerateResponse) -> None:
         now = self._clock()
         generation.finish(response, now)
+        lease.record_answer()
         lease.worker.breaker.success()
         lease.record_cached_prefix(generation.cached_prefix())
         usage = response.finished.usage

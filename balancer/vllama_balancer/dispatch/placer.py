@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vllama_balancer.dispatch.trials import CALM_SECONDS, Trials
 from vllama_balancer.routing.policy import Choice
 from vllama_balancer.routing.snapshot import Demand
 from vllama_balancer.workers.lease import take_lease
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from vllama_balancer.dispatch.placement_request import PlacementRequest
     from vllama_balancer.dispatch.retry_budget import RetryBudget
     from vllama_balancer.metrics import Metrics
     from vllama_balancer.routing.policy import Policy, Score
-    from vllama_balancer.routing.request_size import RequestSize
     from vllama_balancer.routing.snapshot import Snapshot
     from vllama_balancer.workers.lease import Lease
     from vllama_balancer.workers.pool import Pool
@@ -31,47 +31,22 @@ MAX_SESSIONS = 10_000
 """The least recently used are dropped beyond this many."""
 
 
-@dataclass(slots=True, eq=False)
-class PlacementRequest:
-    """A request as placement and queue see it, on the first attempt and on every retry."""
-
-    request_id: str
-    key: str
-    """Model key."""
-    client: str
-    """Key of fair queueing."""
-    size: RequestSize
-    """Its estimated cost."""
-    session: str = ""
-    """The conversation it belongs to, if the client names one."""
-    priority: int = 0
-    """Lower ones of the same client are placed first."""
-    excluded: set[str] = field(default_factory=set)
-    """Boot ids of workers that failed it; others are preferred."""
-    is_retry: bool = False
-    """Whether it had a place before: it goes ahead of requests that had none."""
-    needs_retry_budget: bool = False
-    """Whether its last attempt was answered with an error."""
-    needs_liveness_check: bool = False
-    """Whether its last worker was lost: the next one has to prove that it lives before it gets the request."""
-    crash_count: int = 0
-    """Crashes of workers that it was blamed for."""
-    has_output: bool = False
-    """Whether any worker has generated anything for it."""
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it was blamed for a crash and no worker has generated anything for it."""
-        return self.crash_count > 0 and not self.has_output
-
-
 class Placer:
     """Takes and releases leases on workers."""
 
-    def __init__(self, pool: Pool, policy: Policy, budget: RetryBudget, metrics: Metrics, rng: Random) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        policy: Policy,
+        budget: RetryBudget,
+        metrics: Metrics,
+        rng: Random,
+        calm_seconds: float = CALM_SECONDS,
+    ) -> None:
         self._pool = pool
         self._policy = policy
         self._budget = budget
+        self.trials = Trials(pool, calm_seconds)
         self._metrics = metrics
         self._rng = rng
         self._sessions = Sessions()
@@ -80,6 +55,8 @@ class Placer:
         """Picks a worker and takes a lease on it; None when none has room."""
         if request.needs_retry_budget and not self._budget.has_room:
             return None
+        if request.needs_trial:
+            return self._place_trial(request)
         snapshot = self._pool.snapshot(request.key, request.excluded)
         if request.is_suspect:
             snapshot = self._apart_from_suspects(snapshot)
@@ -103,7 +80,14 @@ class Placer:
         worker = min(others, key=lambda one: (one.lease_count, self._rng.random()))
         lease = take_lease(worker, Choice(worker.name, "unmetered"), Reservation(0, 0))
         lease.is_unmetered = True
+        lease.request_id = request.request_id
+        lease.record_history(request.crash_count, had_output=False)
+        lease.needs_liveness_check = request.needs_liveness_check
         return lease
+
+    def has_room_for_suspect(self, key: str) -> bool:
+        """Returns whether a worker of the model has room and runs no suspect."""
+        return any(not w.incarnation.suspects and w.candidate() is not None for w in self._pool.available(key))
 
     def first_token(self, lease: Lease) -> None:
         """Records that the prompt of a lease is computed, and that it no longer counts as a retry."""
@@ -113,7 +97,17 @@ class Placer:
     def release(self, lease: Lease) -> None:
         """Releases a lease; harmless when repeated."""
         lease.release()
+        self.trials.end(lease)
         self._leave_budget(lease)
+
+    def _place_trial(self, request: PlacementRequest) -> Lease | None:
+        worker = self.trials.worker_for(request)
+        if worker is None:
+            return None
+        demand = Demand(request.size.prompt_tokens, request.size.output_tokens, self._cached_tokens(request))
+        lease = self._take(request, worker, Choice(worker.name, "trial"), demand)
+        self.trials.begin(request, lease)
+        return lease
 
     def _apart_from_suspects(self, snapshot: Snapshot) -> Snapshot:
         """Leaves out workers with a suspect: if one of them crashes, only one request may be the cause.
@@ -121,9 +115,7 @@ class Placer:
         Suspicion ends with the first token. A worker computes prompts one after the other anyway, so waiting for
         another suspect costs little.
         """
-        apart = [
-            one for one in snapshot.candidates if (w := self._pool.find(one.name)) and not w.incarnation.has_suspect
-        ]
+        apart = [one for one in snapshot.candidates if (w := self._pool.find(one.name)) and not w.incarnation.suspects]
         return snapshot._replace(candidates=tuple(apart))
 
     def _cached_tokens(self, request: PlacementRequest) -> dict[str, int]:
@@ -146,9 +138,9 @@ class Placer:
         lease = take_lease(worker, choice, reservation)
         lease.predicted_cached_tokens = cached
         lease.expected_output_tokens = demand.output_tokens
-        lease.crash_count = request.crash_count
+        lease.request_id = request.request_id
+        lease.record_history(request.crash_count, had_output=request.has_output)
         lease.needs_liveness_check = request.needs_liveness_check
-        lease.had_output = request.has_output
         worker.incarnation.prefix_index.insert(request.size.prefix)
         self._sessions.record(request.session, worker.name)
         if request.needs_retry_budget:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from vllama_balancer.errors import Quarantined
 from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind
-from vllama_balancer.workers.poison import CRASHES_TO_QUARANTINE
+from vllama_balancer.workers.poison import CRASHES_TO_TRIAL
 
 if TYPE_CHECKING:
-    from vllama_balancer.dispatch.placer import PlacementRequest
+    from vllama_balancer.dispatch.placement_request import PlacementRequest
     from vllama_balancer.metrics import Metrics
     from vllama_balancer.workers.lease import Lease
     from vllama_balancer.workers.pool import Pool
@@ -21,8 +21,11 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Attempts without any progress between them: the first and two more."""
-_NOT_PROCESSED = (FailureKind.REFUSED, FailureKind.BUSY, FailureKind.UNREACHABLE)
-"""The worker did not process the request: such attempts do not count."""
+_NOT_COUNTED = (FailureKind.REFUSED, FailureKind.BUSY, FailureKind.UNREACHABLE, FailureKind.LOST)
+"""The worker did not process the request, or crashed: crashes are counted by blame, see workers/poison.py."""
+
+_UNANSWERED = (FailureKind.DEADLINE, FailureKind.LOST, FailureKind.UNREACHABLE)
+"""The worker may still be busy with the request."""
 
 SATURATED_SECONDS = 0.25
 """How long a worker with a full queue gets no request if it does not say."""
@@ -45,6 +48,8 @@ class RetryPolicy:
         """Applies the consequences for the worker. Call before the lease is released."""
         worker = lease.worker
         self._metrics.attempt_failed(worker.name, failure.kind.value)
+        if failure.kind not in _UNANSWERED:
+            lease.record_answer()
         if lease.incarnation is not worker.incarnation:
             return
         if failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE):
@@ -69,21 +74,24 @@ class RetryPolicy:
         request.needs_liveness_check = failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE)
         if failure.kind is not FailureKind.BUSY:
             request.excluded.add(lease.incarnation.boot_id)
-        if failure.kind in _NOT_PROCESSED:
-            return failures
         if failure.kind is FailureKind.LOST and lease.is_blamed:
-            self._count_crash(request)
+            self._count_crash(request, lease)
+        if failure.kind in _NOT_COUNTED:
+            return failures
         if failures + 1 >= MAX_ATTEMPTS:
             raise failure.error
         return failures + 1
 
-    def _count_crash(self, request: PlacementRequest) -> None:
+    def _count_crash(self, request: PlacementRequest, lease: Lease) -> None:
         request.crash_count += 1
-        if request.crash_count >= CRASHES_TO_QUARANTINE:
+        if lease.is_trial:
             self._metrics.quarantined()
-            message = f"the request has killed {request.crash_count} workers and is not tried again"
+            killed = f"the request has killed {request.crash_count} workers, the last one alone"
             logger.error("request %s quarantined: it crashed %d workers", request.request_id, request.crash_count)
-            raise Quarantined(message)
+            raise Quarantined(f"{killed}, and is not tried again")
+        if request.crash_count == CRASHES_TO_TRIAL:
+            request.blamed_at = self._pool.now()
+            logger.warning("request %s is tried alone next: it may have crashed workers", request.request_id)
 
     def _pause(self, worker: Worker, seconds: float) -> None:
         worker.mark_saturated(True)

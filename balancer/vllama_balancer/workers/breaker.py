@@ -134,10 +134,16 @@ class Breaker:
         self.reason = reason
 
     def close(self) -> None:
-        """Puts the worker back in, after a probe or at the start of a new incarnation."""
+        """Puts the worker back in, after a probe."""
         self._open_until = None
         self._failures = 0
         self.reason = ""
+
+    def reset(self) -> None:
+        """Begins anew with a new incarnation: a request may have crashed the one before."""
+        self.close()
+        self._ejections = 0
+        self._successes = 0
 
 
 def engine_stall_limit_seconds(report: worker_pb2.WorkerReport, settings: HealthSettings) -> float:

@@ -56,6 +56,8 @@ class Load:
     """KV cache tokens reserved by leases."""
     ready_at: float = -math.inf
     """When this incarnation became ready."""
+    is_reserved: bool = False
+    """Whether the worker is kept for one request: it is no candidate for others. Set it by `keep_for_one`."""
     _assigned_until: float = -math.inf
     _stream_seconds: float = 0.0
     _reported_kv_use: float = 0.0
@@ -117,6 +119,16 @@ class Load:
         self._stream_seconds = 0.0
         self.ready_at = now
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no stream to spare."""
+        return self.streams >= self.capacity.max_streams
+
+    def keep_for_one(self, is_reserved: bool) -> None:
+        """Keeps the worker for one request, or opens it for all again."""
+        self._is_stale = True
+        self.is_reserved = is_reserved
+
     def candidate(self, name: str) -> Candidate | None:
         """Returns the counts for a policy, cached until they change; None when there is no stream to spare."""
         if self._is_stale:
@@ -126,7 +138,7 @@ class Load:
 
     def _freeze(self, name: str) -> Candidate | None:
         capacity = self.capacity
-        if self.streams >= capacity.max_streams:
+        if self.is_full or self.is_reserved:
             return None
         kv_per_token = 1.0 / capacity.kv_cache_tokens if capacity.kv_cache_tokens else 0.0
         # Positional: keyword arguments would take longer than all the rest.

@@ -60,6 +60,10 @@ class Pool:
 
     # -- queries ---------------------------------------------------------------------------
 
+    def now(self) -> float:
+        """Returns the time on the workers' clock."""
+        return self._clock()
+
     def workers(self) -> tuple[Worker, ...]:
         """Returns the workers, sorted by name."""
         return tuple(self._workers[name] for name in sorted(self._workers))

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 STARTING = "is starting"
 """Why a worker that loads is unavailable; its progress changes too often to be part of it (see status.py)."""
 
+MAX_NAMED_SUSPECTS = 8
+"""Requests that the log line of a crash names."""
+
 _WAITING_STATES = {
     worker_pb2.WORKER_STATE_UNSPECIFIED: "has not reported yet",
     worker_pb2.WORKER_STATE_STARTING: STARTING,
@@ -71,6 +74,8 @@ class Worker:
         self.last_seen_at = -math.inf
         """When its latest report or stream event came."""
         self._seen_since = -math.inf
+        self.crashed_at = -math.inf
+        """When it was last found dead or hung."""
         self.breaker = Breaker(health, clock)
         self.held = ""
         """Why it was taken out on purpose; empty while it is not."""
@@ -202,6 +207,7 @@ class Worker:
     def disconnected(self, reason: str) -> None:
         """Records that reports have ended; if the same incarnation reconnects, it is probed first."""
         if self.is_connected and self.report is not None and self.report.state == worker_pb2.WORKER_STATE_READY:
+            self.crashed_at = self._clock()
             self.breaker.eject(f"the connection was lost: {reason}")
         self.is_connected = False
         self._connection_fault = f"is not connected: {reason}"
@@ -241,15 +247,17 @@ class Worker:
 
         Its requests may be the cause, unless `blames` is False.
         """
+        self.crashed_at = self._clock()
         self.breaker.eject(reason)
         if blames:
-            self.incarnation.assign_blame()
+            self._assign_blame(reason)
         self.incarnation.abandon_leases(f"worker {self.name} {reason}")
         self.update()
 
     def mark_lost(self, reason: str) -> None:
         """Ejects it because a call found it dead."""
-        self.incarnation.assign_blame()
+        self.crashed_at = self._clock()
+        self._assign_blame(reason)
         if not self.breaker.is_open:
             self.breaker.eject(reason)
         self.update()
@@ -257,19 +265,25 @@ class Worker:
     def mark_recovered(self) -> None:
         """Puts it back after a probe; blame for a later crash of this incarnation is assigned anew."""
         self.breaker.close()
-        self.incarnation.is_blame_assigned = False
+        self.incarnation.withdraw_blame()
         self.update()
 
     def _begin_incarnation(self, boot_id: str) -> None:
         if boot_id == self.incarnation.boot_id:
             return
         if self.incarnation.boot_id:
-            self.incarnation.assign_blame()
+            self._assign_blame("was restarted")
             self.incarnation.abandon_leases(f"worker {self.name} was restarted")
             # The drain that it was held for is over with the process that was drained.
             self.held = ""
         self.incarnation = Incarnation(boot_id)
-        self.breaker.close()
+        self.breaker.reset()
+
+    def _assign_blame(self, reason: str) -> None:
+        suspects = self.incarnation.assign_blame(self._clock())
+        if suspects:
+            named = ", ".join(suspects[:MAX_NAMED_SUSPECTS]) + (", ..." if len(suspects) > MAX_NAMED_SUSPECTS else "")
+            logger.warning("worker %s crashed (%s); %d suspect requests: %s", self.name, reason, len(suspects), named)
 
     # -- availability ----------------------------------------------------------------------
 

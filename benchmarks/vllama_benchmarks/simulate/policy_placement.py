@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry
 
-from vllama_balancer.dispatch.placer import PlacementRequest, Placer
+from vllama_balancer.dispatch.placement_request import PlacementRequest
+from vllama_balancer.dispatch.placer import Placer
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.metrics import Metrics

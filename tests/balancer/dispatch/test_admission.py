@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from tests.balancer.scripted_worker import eventually
 from vllama_balancer.dispatch.admission import Admission, AdmissionSettings, ServiceRate
-from vllama_balancer.dispatch.placer import PlacementRequest, Placer
+from vllama_balancer.dispatch.placement_request import PlacementRequest
+from vllama_balancer.dispatch.placer import Placer
 from vllama_balancer.dispatch.retry_budget import RetryBudget
 from vllama_balancer.errors import DeadlineExceeded, NoWorker, QueueFull
 from vllama_balancer.fleet.events import Added, Changed, ProcessState

@@ -3,7 +3,7 @@
 from random import Random
 
 from vllama_balancer.dispatch.generation import Generation
-from vllama_balancer.dispatch.placer import PlacementRequest
+from vllama_balancer.dispatch.placement_request import PlacementRequest
 from vllama_balancer.gateway import Call
 from vllama_balancer.routing.request_size import EMPTY_SIZE
 from vllama_protos.v1 import generation_pb2 as pb

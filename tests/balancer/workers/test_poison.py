@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_balancer.workers.poison import blamed
+from vllama_balancer.workers.poison import CancelledRequest, blamed
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Aboard:
 
     name: str
     produced: bool = False
+    is_underway: bool = False
     had_output: bool = False
     crash_count: int = 0
 
@@ -30,6 +31,21 @@ def test_a_second_crash_points_at_the_request_of_the_first():
     assert blamed([newcomer, poison]) == [poison]
 
 
+def test_a_stream_far_into_its_output_is_exonerated_by_one_that_has_just_begun():
+    """A crash is rarely caused by the middle of an answer."""
+    early, late = Aboard("early", produced=True), Aboard("late", produced=True, is_underway=True, crash_count=1)
+    assert blamed([late, early]) == [early]
+    assert blamed([late]) == [late]
+
+
+def test_a_cancelled_request_exonerates_those_that_were_never_blamed():
+    """The worker may still be busy with it; a request that was blamed before stays a suspect beside it."""
+    burning, newcomer = CancelledRequest("burning", 0.0), Aboard("newcomer")
+    poison = Aboard("poison", crash_count=1)
+    assert blamed([newcomer, burning]) == [burning]
+    assert blamed([newcomer, burning, poison]) == [burning, poison]
+
+
 def test_when_all_decode_all_are_suspects():
     """At least one has to be blamed."""
     all_decoding = [Aboard("a", produced=True), Aboard("b", produced=True)]
@@ -42,7 +58,7 @@ def test_a_stream_that_another_worker_served_is_exonerated_by_one_that_none_did(
     assert blamed([moved, poison]) == [poison]
 
 
-suspects = st.builds(Aboard, st.text(max_size=3), st.booleans(), st.booleans(), st.integers(0, 2))
+suspects = st.builds(Aboard, st.text(max_size=3), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2))
 
 
 @given(st.lists(suspects, min_size=1), suspects)
