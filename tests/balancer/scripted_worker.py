@@ -111,6 +111,7 @@ class ScriptedWorker(
         self.go_on = asyncio.Event()
         self.boot_id = ""
         self.running = 0
+        self.poisoned = 0
         self.report = worker_pb2.WorkerReport()
         self.is_silent = False
         self.answers_describe = True
@@ -207,6 +208,9 @@ class ScriptedWorker(
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
         """Makes a vector of each text's length."""
         await self._refuse_if_scripted(context)
+        if self.script.poison and any(self.script.poison in text for text in request.inputs):
+            self.poisoned += 1
+            await self._end_the_worker()
         vectors = [embedding_pb2.Vector(values=[float(len(text))], prompt_tokens=1) for text in request.inputs]
         return embedding_pb2.EmbedResponse(vectors=vectors)
 

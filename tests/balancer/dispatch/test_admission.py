@@ -55,14 +55,14 @@ class ReadyPool(Pool):
 class Harness:
     """An admission over such a pool."""
 
-    def __init__(self, *sizes, clock=None, in_flight=lambda: 0, **settings):
+    def __init__(self, *sizes, clock=None, in_flight=lambda: 0, placer=Placer, **settings):
         self.clock = clock or Time()
         self.pool = ReadyPool(clock=self.clock)
         self.workers = [self.pool.join(f"w{i}", size) for i, size in enumerate(sizes)]
         self.budget = RetryBudget(in_flight)
         metrics = Metrics(CollectorRegistry())
-        placer = Placer(self.pool, make_policy("least-load"), self.budget, metrics, random.Random(1))
-        self.admission = Admission(self.pool, placer, metrics, AdmissionSettings(**settings), self.clock)
+        self.placer = placer(self.pool, make_policy("least-load"), self.budget, metrics, random.Random(1))
+        self.admission = Admission(self.pool, self.placer, metrics, AdmissionSettings(**settings), self.clock)
 
     def ask(self, client="c", deadline=None, **fields):
         """Requests a lease in a task."""
@@ -107,6 +107,33 @@ async def test_waiters_are_served_as_leases_are_released():
     harness.admission.release(lease)
     assert order == ["a1", "b1", "a2"]
     assert harness.streams == 0
+
+
+class CountingPlacer(Placer):
+    """Counts its attempts to place a request."""
+
+    attempts = 0
+
+    def place(self, request):
+        self.attempts += 1
+        return super().place(request)
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+async def test_suspects_that_cannot_be_placed_are_not_tried_one_by_one(free):
+    """One attempt for each worker without a suspect, however many wait."""
+    harness = Harness(*[100] * 4, placer=CountingPlacer)
+    leases = [await harness.ask(crash_count=1) for _ in range(4)]
+    waiting = [harness.ask(crash_count=1, is_retry=True) for _ in range(50)]
+    await settle()
+    for lease in leases[:free]:
+        lease.record_history(0, had_output=False)
+    before = harness.placer.attempts
+    harness.admission.grant()
+    assert harness.placer.attempts - before == free
+    for task in waiting:
+        task.cancel()
+    await settle()
 
 
 async def test_a_priority_orders_the_clients_own_requests():

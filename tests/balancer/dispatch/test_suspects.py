@@ -11,6 +11,7 @@ from tests.balancer.scripted_worker import Script, eventually, text_of
 from vllama_balancer.errors import Quarantined
 from vllama_balancer.gateway import Call
 from vllama_balancer.workers.poison import PROGRESS_SECONDS, UNDERWAY_TOKENS
+from vllama_protos.v1 import embedding_pb2
 
 KILLS = 4
 
@@ -208,6 +209,16 @@ async def test_poison_is_alone_when_it_crashes_its_last_worker(make_fleet):
     go_on(fleet)
     assert {reply.text for reply in await asyncio.gather(*tasks)} == {text_of(40)}
     assert fleet.value("vllama_quarantined_requests_total") == 1
+
+
+async def test_poison_embeddings_are_quarantined_too(make_fleet):
+    """The client gets an error that it does not retry, and not one worker more crashes."""
+    fleet = await make_fleet(4)
+    for worker in fleet.workers:
+        worker.script = Script(poison="mandrake")
+    with pytest.raises(Quarantined, match="killed 3 workers"):
+        await fleet.dispatcher.embed(embedding_pb2.EmbedRequest(model="m", inputs=["mandrake"]), Call("me"))
+    assert sum(worker.poisoned for worker in fleet.workers) == 3
 
 
 async def test_a_cancelled_request_that_may_still_burn_the_worker_is_blamed_for_its_crash(make_fleet):

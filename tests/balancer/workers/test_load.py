@@ -197,6 +197,28 @@ def test_blame_is_assigned_once_per_incarnation(worker):
     assert not later.is_blamed
 
 
+def test_a_worker_that_recovers_has_crashed_for_no_request(worker):
+    """It was slow to answer; its streams are not blamed for a crash later on."""
+    decoding = lease_of(worker)
+    decoding.first_token()
+    worker.mark_lost("slow")
+    worker.mark_recovered()
+    assert not decoding.is_blamed
+    prefilling = lease_of(worker)
+    worker.mark_lost("gone")
+    assert (prefilling.is_blamed, decoding.is_blamed) == (True, False)
+
+
+def test_a_new_incarnation_does_not_pay_for_the_crashes_of_the_old(worker):
+    """A request may have caused them: the first ejection is as short as that of a new worker."""
+    for _ in range(5):
+        worker.mark_lost("gone")
+        worker.mark_recovered()
+    worker.describe(worker_pb2.DescribeResponse(boot_id="two", models=["m"], max_streams=2))
+    worker.mark_lost("gone")
+    assert worker.breaker.retry_in_seconds <= HealthSettings().first_ejection_seconds
+
+
 def test_a_candidate_has_every_count_in_its_own_field(worker):
     """All of them different, so that none can stand for another."""
     lease_of(worker, uncached=100, prompt=150, output=50)
