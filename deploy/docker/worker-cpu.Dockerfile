@@ -17,4 +17,4 @@ RUN requirements/setup.sh
 ENV PATH=/opt/vllama/.venv/bin:$PATH PYTHONUNBUFFERED=1
 EXPOSE 50061 9090
 ENTRYPOINT ["vllama", "worker"]
-CMD ["smollm2:135m", "--listen=0.0.0.0:50061", "--metrics=0.0.0.0:9090"]
+CMD ["smollm2:135m", "--listen=0.0.0.0:50061", "--insecure", "--metrics=0.0.0.0:9090"]

@@ -19,4 +19,4 @@ ENV PATH=/opt/vllama/bin:$PATH PYTHONUNBUFFERED=1 NVIDIA_VISIBLE_DEVICES=all NVI
 USER 10001:10001
 EXPOSE 50061 9090
 ENTRYPOINT ["vllama", "worker"]
-CMD ["qwen2.5:7b", "--listen=0.0.0.0:50061", "--metrics=0.0.0.0:9090"]
+CMD ["qwen2.5:7b", "--listen=0.0.0.0:50061", "--insecure", "--metrics=0.0.0.0:9090"]

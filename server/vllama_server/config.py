@@ -23,7 +23,7 @@ FLAGS_COLUMNS = 34
 """Columns for a flag and its value; the longest of the everyday ones fits."""
 EXAMPLES = """\
 example:
-  vllama worker qwen2.5:7b --listen 0.0.0.0:50061, and elsewhere
+  vllama worker qwen2.5:7b --listen 0.0.0.0:50061 --insecure, and elsewhere
   vllama serve --worker 10.0.0.7:50061
 
 Every flag has a twin in the environment, which it beats: --max-streams is
@@ -66,6 +66,8 @@ class WorkerConfig:
     """PEM file of the certificate chain for a TCP address; None: unencrypted. Unix sockets never are encrypted."""
     tls_key: str | None = None
     """PEM file of the certificate's private key."""
+    insecure: bool = False
+    """True if plain text may leave the machine: an open port, the token for joining."""
     tls_authority: str | None = None
     """PEM file of the authority whose certificates callers must show; None: they need none."""
     joins: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> WorkerConfig:
             "--tls-ca asks callers for a certificate and needs one itself: give --tls-cert and --tls-key."
         )
     _refuse_unreachable(found)
+    _refuse_plain_text(found)
     return WorkerConfig(**found, cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"))
 
 
@@ -129,6 +132,19 @@ def _refuse_unreachable(found: Mapping[str, Any]) -> None:
     here_only = values.is_loopback(listen) and "advertise" not in found
     if here_only and not all(values.is_loopback(balancer) for balancer in found["joins"]):
         raise ConfigError(f"--join: no other machine reaches {listen}; listen on 0.0.0.0:50061, or give --advertise.")
+
+
+def _refuse_plain_text(found: Mapping[str, Any]) -> None:
+    """Refuses to listen or to join beyond this machine without TLS, unless --insecure is given."""
+    if "tls_certificate" in found or found.get("insecure"):
+        return
+    ways_out = "give --tls-cert, --tls-key and --tls-ca, or --insecure where every machine of the network is trusted."
+    listen = str(found.get("listen", DEFAULT_LISTEN))
+    if not listen.startswith("unix:") and not values.is_loopback(listen):
+        raise ConfigError(f"--listen {listen} serves whoever reaches it, in plain text: {ways_out}")
+    for balancer in found.get("joins", ()):
+        if not values.is_loopback(balancer):
+            raise ConfigError(f"--join {balancer} would get the token for joining in plain text: {ways_out}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +250,7 @@ _FLAGS = (
     _Flag("--trust-client-templates", "trust_client_templates", values.boolean,
           "render chat templates that come with requests"),
     _Flag("--metrics", "metrics", values.tcp_address, "host:port for Prometheus (default: off)", everyday=True),
+    _Flag("--insecure", "insecure", values.boolean, "allow plain text beyond this machine, in a trusted network"),
     _Flag("--tls-cert", "tls_certificate", values.file,
           "PEM certificate chain, for a TCP address (default: unencrypted)"),
     _Flag("--tls-key", "tls_key", values.file, "PEM private key of the certificate"),

@@ -16,7 +16,7 @@ def test_every_flag_reaches_its_field():
     flags = (
         "org/model --listen unix:/tmp/w.sock --name worker-7 --served-name a --served-name b --engine fake "
         "--device cpu --max-streams 8 --max-queue 0 --max-model-len 0 --gpu-memory-utilization 0.5 --deterministic "
-        "--trust-client-templates "
+        "--trust-client-templates --insecure "
         "--engine-arg speed=0.5 --engine-arg max-streams=3 --metrics 127.0.0.1:0 --drain-timeout 2.5 --stall-seconds 9 "
         "--parent-fd 5 --log-format json"
     )
@@ -33,6 +33,7 @@ def test_every_flag_reaches_its_field():
         gpu_memory_utilization=0.5,
         deterministic=True,
         trust_client_templates=True,
+        insecure=True,
         engine_args={"speed": "0.5", "max_streams": "3"},
         metrics="127.0.0.1:0",
         drain_timeout_seconds=2.5,
@@ -141,3 +142,33 @@ def test_a_certificate_needs_its_key():
 def test_the_model_may_follow_a_flag_without_value():
     """--deterministic takes no value and does not swallow the model."""
     assert parse(["--deterministic", "m"], {}) == WorkerConfig(model="m", deterministic=True)
+
+
+PAIR = ("--tls-cert", __file__, "--tls-key", __file__)
+TOKEN = ("--join-token-file", __file__)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--listen", "0.0.0.0:50061"], "--listen 0.0.0.0:50061"),
+        (["--listen", "[::]:50061"], "--listen"),
+        (["--listen", "10.0.0.7:50061"], "--listen"),
+        (["--join", "10.0.0.1:50051", "--advertise", "10.0.0.7:1", *TOKEN], "--join 10.0.0.1:50051"),
+    ],
+)
+def test_plain_text_beyond_this_machine_is_refused(flags, named):
+    """Prompts, orders and the token would be open to the network: the refusal names what is wrong and both ways out."""
+    with pytest.raises(ConfigError, match=named.replace("[", r"\[")) as error:
+        parse(["m", *flags], {})
+    assert "--tls-cert" in str(error.value)
+    assert "--insecure" in str(error.value)
+    assert parse(["m", *flags, *PAIR], {})
+    assert parse(["m", *flags, "--insecure"], {}).insecure
+    assert parse(["m", *flags], {"VLLAMA_INSECURE": "true"}).insecure
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50061", "[::1]:50061", "unix:/tmp/w.sock"])
+def test_plain_text_on_this_machine_needs_nothing(listen):
+    """Loopback addresses and unix sockets are not reached from elsewhere."""
+    assert parse(["m", "--listen", listen], {}).listen == listen

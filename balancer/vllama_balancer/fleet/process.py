@@ -75,6 +75,9 @@ def worker_command(spec: WorkerSpec, address: str, parent_fd: int) -> list[str]:
     command = [sys.executable, "-m", "vllama_server", spec.model.argument, "--listen", address, "--name", spec.name]
     for name in spec.model.names:
         command += ["--served-name", name]
+    if not address.startswith("unix:"):
+        # Of a node of a Ray cluster, whose network is trusted with everything else, too.
+        command.append("--insecure")
     command += ["--engine", spec.engine, "--device", spec.device, "--parent-fd", str(parent_fd), *spec.flags]
     return command
 

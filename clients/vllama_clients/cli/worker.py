@@ -18,7 +18,7 @@ from vllama_clients.cli.failure import CommandFailed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-SWITCHES = ("--deterministic", "--no-deterministic", "--help", "-h", "--help-all")
+SWITCHES = ("--deterministic", "--trust-client-templates", "--insecure", "--help", "-h", "--help-all")
 """Flags of the worker that take no value; every other one takes the next argument, or has it after "="."""
 
 
