@@ -87,11 +87,14 @@ class RelayConnection:
         self._has_outgoing.set()
 
     async def _messages(self) -> AsyncIterator[worker_pb2.RelayRequest]:
-        while not self.is_over:
+        while True:
+            await self._has_outgoing.wait()
+            if self.is_over:
+                return
+            # Cleared before the messages are yielded: the call may end while one of them is being written.
+            self._has_outgoing.clear()
             while self._outgoing:
                 yield self._outgoing.popleft()
-            self._has_outgoing.clear()
-            await self._has_outgoing.wait()
 
     def _cancel(self, number: int) -> None:
         """Removes a generation that its reader has ended, and sends the cancellation to the worker."""

@@ -196,3 +196,38 @@ async def test_closing_the_channel_ends_what_runs(worker, channel):
     await channel.close()
     error = await reading
     assert error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+class BrokenCall:
+    """A Relay call that ends without an event when a test says so; its messages are read by the test."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.messages = None
+
+    def Relay(self, messages):
+        self.messages = messages
+        return self
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await self.over.wait()
+        raise StopAsyncIteration
+
+    def cancel(self) -> bool:
+        return True
+
+
+async def test_the_messages_of_a_call_end_with_it_while_one_is_being_written():
+    """Otherwise the task that writes them would wait for the next one for ever."""
+    call = BrokenCall()
+    connection = RelayConnection(call)
+    connection.begin(request(), None)
+    assert (await anext(call.messages)).HasField("start")
+    call.over.set()
+    await eventually(lambda: connection.is_over)
+    async with asyncio.timeout(10):
+        assert [message async for message in call.messages] == []
+    await connection.close()
