@@ -185,21 +185,30 @@ async def make_fleet(tmp_path: Path, can_relay: bool) -> AsyncIterator[Callable[
         return fleet
 
     yield make
-    for fleet in fleets:
-        await eventually(lambda fleet=fleet: fleet.dispatcher.in_flight == 0)
-        assert fleet.leases == 0
-        assert fleet.dispatcher.waiting == 0
-        for worker in fleet.pool.workers():
-            load = worker.incarnation.load
-            assert (load.streams, load.prompt_tokens, load.kv_tokens) == (0, 0, 0)
-        await fleet.dispatcher.__aexit__()
-        await fleet.pool.close()
-        for worker in fleet.workers:
-            await worker.die()
+    try:
+        for fleet in fleets:
+            await _given_back(fleet)
+    finally:
+        # A server that still runs when its loop is closed would fail the tests that follow.
+        for fleet in fleets:
+            await fleet.dispatcher.__aexit__()
+            await fleet.pool.close()
+            for worker in fleet.workers:
+                await worker.die()
     expected = before | {asyncio.current_task()}
     for task in asyncio.all_tasks() - expected:
         await asyncio.wait({task}, timeout=10)
     assert [str(task) for task in asyncio.all_tasks() - expected] == []
+
+
+async def _given_back(fleet: Fleet) -> None:
+    """Waits until no request is in flight, and checks that none has left anything behind."""
+    await eventually(lambda: fleet.dispatcher.in_flight == 0)
+    assert fleet.leases == 0
+    assert fleet.dispatcher.waiting == 0
+    for worker in fleet.pool.workers():
+        load = worker.incarnation.load
+        assert (load.streams, load.prompt_tokens, load.kv_tokens) == (0, 0, 0)
 
 
 READY, STARTING, DRAINING, FAILED = (

@@ -19,7 +19,7 @@ from vllama_balancer.errors import (
 )
 from vllama_balancer.fleet.events import Removed
 from vllama_balancer.gateway import Call
-from vllama_protos.v1 import embedding_pb2, generation_pb2
+from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 
 
 async def test_a_generation_is_relayed_as_the_worker_sends_it(make_fleet):
@@ -524,10 +524,15 @@ async def test_without_any_worker_the_wait_ends_without_a_deadline_too(make_flee
 
 async def test_a_request_waits_for_a_worker_that_starts(make_fleet):
     """Longer than the timeout for absent ones, and the time counts as load."""
-    fleet = await make_fleet(1, start=False, no_worker_timeout_seconds=0.3)
+    timeout_seconds, clock = 0.05, asyncio.get_running_loop().time
+    fleet = await make_fleet(1, start=False, no_worker_timeout_seconds=timeout_seconds)
+    await fleet.workers[0].start(worker_pb2.WORKER_STATE_STARTING)
+    await eventually(lambda: fleet.pool.workers()[0].unavailable == "is starting")
     task = asyncio.create_task(fleet.generate())
     await eventually(lambda: fleet.dispatcher.waiting == 1)
-    await fleet.workers[0].start()
+    begun = clock()
+    await eventually(lambda: clock() > begun + 3 * timeout_seconds)
+    fleet.workers[0].become(worker_pb2.WORKER_STATE_READY)
     reply = await task
     assert reply.text == text_of(8)
     assert reply.finished.timings.load.ToNanoseconds() > 0
