@@ -13,11 +13,17 @@ ModelError
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING
+
 import grpc
 
 from vllama_balancer.errors import BalancerError
 from vllama_protos.errors import reason_text
 from vllama_protos.v1.errors_pb2 import ErrorReason
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ModelError(BalancerError):
@@ -94,3 +100,10 @@ BY_REASON = {
     )
 }
 """The class of an error that was reported by a job's process."""
+
+
+def write_error(error: OSError, directory: Path) -> ModelError:
+    """Returns the error for a file of the model store that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DoesNotFit(f"no space left on the disk of {directory}: delete models, or choose another --models")
+    return ModelError(f"the model store {directory} cannot be written: {error.strerror or error}")

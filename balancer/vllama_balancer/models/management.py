@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vllama_balancer.errors import ModelNotFound
 from vllama_balancer.gateway import Progress
-from vllama_balancer.models.errors import ModelInUse
+from vllama_balancer.models.errors import ModelInUse, write_error
 from vllama_balancer.models.manifest import StoredModel
 from vllama_balancer.models.pulls import PullQueue, PullRules
 from vllama_balancer.names import model_key
@@ -98,7 +98,7 @@ class StoreManagement:
         model = self._required(source)
         self._check_free(destination)
         parent = model.parent or model.name
-        await self._install(await asyncio.to_thread(self._store.copy, model, destination, parent=parent))
+        await self._install(await self._copied(model, destination, parent=parent))
 
     async def create(self, name: str, recipe: Recipe) -> None:
         """Makes an alias with presets. Raises ModelNotFound for an unknown base, ModelInUse."""
@@ -107,7 +107,14 @@ class StoreManagement:
         changes: dict[str, object] = {"parent": base.parent or base.name, "presets": _with_recipe(base.presets, recipe)}
         if recipe.license is not None:
             changes["license"] = recipe.license
-        await self._install(await asyncio.to_thread(self._store.copy, base, name, **changes))
+        await self._install(await self._copied(base, name, **changes))
+
+    async def _copied(self, source: StoredModel, name: str, **changes: object) -> StoredModel:
+        """Writes the manifest of a second name. Raises DoesNotFit, ModelError; then the store is as it was."""
+        try:
+            return await asyncio.to_thread(self._store.copy, source, name, **changes)
+        except OSError as error:
+            raise write_error(error, self._store.directory) from error
 
     async def _install(self, model: StoredModel) -> None:
         self._catalog.install(model, await asyncio.to_thread(self._resolver.describe, model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from vllama_balancer.fake_gateway import presets
 from vllama_balancer.gateway import Recipe
 from vllama_balancer.keys import ALL_SCOPES, Scope
 from vllama_balancer.models.catalog import Catalog
-from vllama_balancer.models.errors import AccessRefused, DoesNotFit, ModelInUse, ModelUnknown, PullsFull
+from vllama_balancer.models.errors import AccessRefused, DoesNotFit, ModelError, ModelInUse, ModelUnknown, PullsFull
 from vllama_balancer.models.management import StoreManagement
 from vllama_balancer.models.pulls import PullQueue, PullRules
 from vllama_balancer.models.resolve import GgufFile, HubRepository, Resolver
@@ -335,3 +336,38 @@ async def test_two_pulls_at_once(store: Store, tmp_path: Path) -> None:
         await asyncio.gather(first, second, return_exceptions=True)
         assert (queue.waiting, queue.is_busy) == (0, False)
         released.set()
+
+
+class FullDisk(Store):
+    """A store on a disk that refuses the next file."""
+
+    error = 0
+
+    def register(self, model):
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        return super().register(model)
+
+
+@pytest.mark.parametrize("call", ["copy", "create"])
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, DoesNotFit, "no space left on the disk of"),
+        (errno.EDQUOT, DoesNotFit, "no space left on the disk of"),
+        (errno.EROFS, ModelError, "cannot be written: Read-only file system"),
+    ],
+)
+async def test_a_disk_that_is_full_is_named(store: Store, installed, call, number, kind, words) -> None:
+    """The error says what to do, and neither the store nor the catalog has the new name."""
+    full = FullDisk(store.directory)
+    setup = Setup(full, {})
+    setup.catalog.install(installed("base:1b"))
+    full.error = number
+    with pytest.raises(kind, match=words):
+        await change(setup, call, "mine")
+    assert [model.name for model in full.models()] == ["base:1b"]
+    assert [entry.name for entry in setup.catalog.models()] == ["base:1b"]
+    full.error = 0
+    await change(setup, call, "mine")
+    assert len(full.models()) == 2
