@@ -18,7 +18,7 @@ from vllama_balancer.scheduler.memory import GpuMemory
 from vllama_balancer.scheduler.replicas import Replicas
 from vllama_balancer.scheduler.scheduler import ModelScheduler
 from vllama_balancer.scheduler.settings import SchedulerSettings
-from vllama_protos.v1 import worker_pb2
+from vllama_protos.v1 import fleet_pb2, worker_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -67,6 +67,8 @@ class FakeFleet:
     """What sleeping models may take in all."""
     cannot_add: Exception | None = None
     """What starting a worker raises."""
+    memory_reads: int = 0
+    """Times that the host's memory was read: once for each snapshot."""
     memory_error: OSError | None = None
     """What reading the host's memory raises."""
     gpu_list: tuple[Gpu, ...] = ()
@@ -111,6 +113,7 @@ class FakeFleet:
 
     def host_memory(self) -> int:
         """Returns what sleeping models may take."""
+        self.memory_reads += 1
         if self.memory_error is not None:
             raise self.memory_error
         return self.host_memory_bytes
@@ -186,11 +189,28 @@ class Harness:
         """Loads models as the start of the balancer does."""
         self.scheduler.preload([(model, HostedModel(model, (model,))) for model in models], pinned=pinned)
 
+    async def looked(self, times: int = 5) -> None:
+        """Waits until the autoscaler has looked at the models so many times, while nothing else makes snapshots."""
+        await self.until(lambda enough=self.fleet.memory_reads + times: self.fleet.memory_reads >= enough)
+
+    async def waiting(self, model: str) -> None:
+        """Waits until a model waits for its first slot."""
+        await self.until(
+            lambda: any(
+                each.model == model and each.state == fleet_pb2.MODEL_STATE_WAITING
+                for each in self.scheduler.statuses()
+            )
+        )
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Waits until a condition holds."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.001)
+
     async def logged(self, entry: str, seconds: float = 10.0) -> None:
         """Waits until the log has an entry."""
-        async with asyncio.timeout(seconds):
-            while entry not in self.fleet.log:
-                await asyncio.sleep(0.001)
+        await self.until(lambda: entry in self.fleet.log, seconds)
 
 
 @pytest.fixture

@@ -103,9 +103,7 @@ async def test_models_resume_when_the_waiting_one_turns_out_not_to_fit(harness_o
     async with harness.use("a"):
         async with harness.use("c"):
             other = asyncio.create_task(harness.touch("b"))
-            async with asyncio.timeout(10):
-                while not harness.scheduler._models["a"].paused:
-                    await asyncio.sleep(0.001)
+            await harness.until(lambda: harness.scheduler._models["a"].paused)
             harness.fleet.gpu_list = (gpu(free_gib=1),)
         with pytest.raises(NoWorker, match="GiB of it are free"):
             await other

@@ -49,10 +49,9 @@ async def test_a_busy_model_is_never_unloaded(harness_of) -> None:
     harness = harness_of()
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await asyncio.shield(other)
-        assert harness.fleet.log == ["+a@0"]
+        await harness.waiting("b")
+        await harness.touch("a")
+        assert harness.fleet.log == ["+a@0"] and not other.done()
     await other
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0"]
 
@@ -258,9 +257,7 @@ async def test_models_resume_when_the_load_that_they_were_paused_for_fails(harne
 
 async def paused(harness, model: str) -> None:
     """Waits until a model takes no new requests."""
-    async with asyncio.timeout(10):
-        while not harness.scheduler._models[model].paused:
-            await asyncio.sleep(0.001)
+    await harness.until(lambda: harness.scheduler._models[model].paused)
 
 
 async def test_a_load_that_no_request_waits_for_takes_nothing(harness_of) -> None:
@@ -272,9 +269,7 @@ async def test_a_load_that_no_request_waits_for_takes_nothing(harness_of) -> Non
         left.cancel()
         with pytest.raises(asyncio.CancelledError):
             await left
-    async with asyncio.timeout(10):
-        while [status.model for status in harness.scheduler.statuses()] != ["a"]:
-            await asyncio.sleep(0.001)
+    await harness.until(lambda: [status.model for status in harness.scheduler.statuses()] == ["a"])
     await harness.touch("a")
     assert harness.fleet.log == ["+a@0"]
 
@@ -310,9 +305,7 @@ async def test_the_autoscaler_survives_an_error(harness_of, caplog) -> None:
     await harness.touch("a")
     harness.fleet.workers["worker-0"].has_room = False
     harness.fleet.cannot_add = RuntimeError("out of luck")
-    async with asyncio.timeout(10):
-        while "out of luck" not in caplog.text:
-            await asyncio.sleep(0.001)
+    await harness.until(lambda: "out of luck" in caplog.text)
     harness.fleet.cannot_add = None
     await harness.logged("+a@1")
 
@@ -395,9 +388,7 @@ async def test_a_pinned_model_is_unloaded_by_an_operators_order(harness_of) -> N
     await harness.touch("a")
     assert await unload("a") == fleet_pb2.UNLOAD_OUTCOME_NOT_LOADED
     assert harness.scheduler.is_loaded("a") and harness.expiries["a"] is None
-    async with asyncio.timeout(10):
-        while harness.fleet.log.count("+a@0") + harness.fleet.log.count("+a@1") < 4:
-            await asyncio.sleep(0.005)
+    await harness.until(lambda: harness.fleet.log.count("+a@0") + harness.fleet.log.count("+a@1") == 4)
 
 
 async def test_a_busy_pinned_model_is_unloaded_when_it_is_idle(harness_of) -> None:
@@ -503,7 +494,7 @@ async def test_a_saturated_model_is_scaled_up_to_a_free_slot(harness_of) -> None
         harness.fleet.slow.add("a")
         harness.fleet.workers["worker-0"].has_room = False
         await harness.logged("+a@1")
-        await asyncio.sleep(0.05)
+        await harness.looked(10)
     assert harness.fleet.log == ["+a@0", "+a@1"]
 
 
@@ -519,7 +510,7 @@ async def test_a_model_with_free_streams_is_not_scaled_up(harness_of) -> None:
     """Being used is no reason to take a slot."""
     harness = harness_of(slot_count=2, scale_up_after_seconds=0, poll_seconds=0.001)
     async with harness.use("a"):
-        await asyncio.sleep(0.05)
+        await harness.looked(10)
     assert harness.fleet.log == ["+a@0"]
 
 
@@ -540,7 +531,7 @@ async def test_alternating_loads_do_not_flap(harness_of) -> None:
         async with harness.use(model):
             for worker in harness.fleet.workers.values():
                 worker.has_room = False
-            await asyncio.sleep(0.005)
+            await harness.looked()
     first_moves = harness.fleet.log[:4]
     assert harness.fleet.log == first_moves and first_moves[-1] == "+b@1"
 
@@ -550,9 +541,9 @@ async def test_a_busy_model_is_paused_after_its_tenure(harness_of) -> None:
     harness = harness_of(min_tenure_seconds=0.02)
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
-        await asyncio.sleep(0.05)
+        await paused(harness, "a")
         late = asyncio.create_task(harness.touch("a"))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         assert harness.fleet.log == ["+a@0"] and not late.done()
     await asyncio.gather(other, late)
     assert harness.fleet.log == ["+a@0", "-a@0", "+b@0", "-b@0", "+a@0"]
@@ -563,7 +554,7 @@ async def test_within_its_tenure_a_busy_model_takes_requests(harness_of) -> None
     harness = harness_of(min_tenure_seconds=1000)
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
-        await asyncio.sleep(0.01)
+        await harness.waiting("b")
         await harness.touch("a")
     await other
 
@@ -573,7 +564,7 @@ async def test_the_deadline_holds_while_the_model_leaves(harness_of) -> None:
     harness = harness_of(min_tenure_seconds=0)
     async with harness.use("a"):
         other = asyncio.create_task(harness.touch("b"))
-        await asyncio.sleep(0.01)
+        await paused(harness, "a")
         with pytest.raises(DeadlineExceeded):
             async with harness.use("a", asyncio.get_running_loop().time() + 0.02):
                 pass
@@ -587,7 +578,7 @@ async def test_a_replica_that_is_lost_soon_is_not_restored_at_once(harness_of) -
     for _ in range(4):
         await harness.touch("guest")
         await harness.scheduler.unload("guest")
-        await asyncio.sleep(0.02)
+        await harness.looked()
     assert harness.fleet.log[2:] == ["-a@1", "+guest@1", "-guest@1", "+a@1", "-a@1"] + ["+guest@1", "-guest@1"] * 3
 
 
@@ -609,7 +600,7 @@ async def test_the_slot_of_a_drained_worker_is_free_for_another_model(harness_of
     harness.preload("a")
     await harness.touch("a")
     await harness.fleet.retire("worker-1")
-    await asyncio.sleep(0.05)
+    await harness.looked()
     assert harness.fleet.log == ["+a@0", "+a@1", "-a@1"]
     await harness.touch("b")
     assert harness.fleet.log[-1] == "+b@1"
@@ -622,9 +613,7 @@ async def test_a_drained_worker_of_an_idle_model_disturbs_no_expiry(harness_of) 
     harness = harness_of(keep_alive_seconds=0.05, poll_seconds=0.01)
     await harness.touch("a")
     await harness.fleet.retire("worker-0")
-    async with asyncio.timeout(10):
-        while harness.scheduler._models:
-            await asyncio.sleep(0.005)
+    await harness.until(lambda: not harness.scheduler._models)
     await harness.touch("b")
     assert harness.fleet.log[-1] == "+b@0"
 
@@ -637,7 +626,7 @@ async def test_a_model_stays_loaded_when_only_a_starting_worker_is_left(harness_
         harness.fleet.workers["worker-0"].has_room = False
         await harness.logged("+a@1")
     await harness.fleet.retire("worker-0")
-    await asyncio.sleep(0.02)
+    await harness.looked()
     assert harness.scheduler.is_loaded("a")
     await harness.scheduler.unload("a")
     assert harness.fleet.log == ["+a@0", "+a@1", "-a@0", "-a@1"]
