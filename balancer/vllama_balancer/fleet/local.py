@@ -90,11 +90,11 @@ class Supervisor:
 
     async def _run_process(self) -> None:
         self._backoff.begin()
-        self._socket.unlink(missing_ok=True)
         start = self._clock()
         try:
+            self._socket.unlink(missing_ok=True)
             self._process = await self._launcher.start(self.spec, self._address)
-        except OSError as error:
+        except Exception as error:
             if not self._is_stopping:
                 await self._backoff.after_failed_launch(error)
             return

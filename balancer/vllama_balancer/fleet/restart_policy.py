@@ -179,6 +179,8 @@ class RestartBackoff:
         if isinstance(error, OSError) and not is_shortage(error):
             await self.after_exit(Exit(EXIT_START_FAILED, cause), 0.0)
             return
+        if not isinstance(error, OSError):
+            logger.error("unhandled exception in the start of worker %s", self._name, exc_info=error)
         verdict = self._policy.after_shortage()
         logger.warning("worker %s: %s; next try in %g s", self._name, cause, verdict.delay_seconds)
         await self._pause(verdict.delay_seconds, cause)

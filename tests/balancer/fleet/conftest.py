@@ -45,10 +45,12 @@ class ListSink:
 class Watched:
     """A fleet of scripted workers, the events read so far, and its log."""
 
-    def __init__(self, fleet: LocalFleet, sink: ListSink) -> None:
+    def __init__(self, fleet: LocalFleet, sink: ListSink, errors: list[Exception]) -> None:
         self.fleet = fleet
         self.sink = sink
         self.seen: list[FleetEvent] = []
+        self.errors = errors
+        """Raised one after the other by the next starts."""
         self._events = fleet.events()
 
     def add(self, index: int = 0) -> None:
@@ -71,7 +73,11 @@ async def fleet_of(tmp_path: Path) -> AsyncIterator[Callable[..., Watched]]:
     made: list[LocalFleet] = []
 
     def make(script: str, settings: RestartSettings = SETTINGS, drain_seconds: float = 5.0) -> Watched:
+        errors: list[Exception] = []
+
         def command(spec: WorkerSpec, address: str, parent_fd: int) -> Sequence[str]:
+            if errors:
+                raise errors.pop()
             head = f"import os, sys, time, signal, subprocess\nfd = {parent_fd}\naddress = {address!r}\n"
             return [sys.executable, "-S", "-u", "-c", head + script]
 
@@ -80,7 +86,7 @@ async def fleet_of(tmp_path: Path) -> AsyncIterator[Callable[..., Watched]]:
             Launcher(sink, {}, command), settings, drain_seconds=drain_seconds, runtime_directory=tmp_path
         )
         made.append(fleet)
-        return Watched(fleet, sink)
+        return Watched(fleet, sink, errors)
 
     yield make
     for fleet in made:

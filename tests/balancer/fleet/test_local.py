@@ -161,6 +161,16 @@ async def test_a_start_that_cannot_succeed_is_given_up_sooner(fleet_of) -> None:
     assert event.reason == "failed to start 3 times: no memory; use --max-model-len 2048"
 
 
+async def test_an_unforeseen_exception_is_not_the_end_of_a_worker(fleet_of) -> None:
+    """It is logged, and the start is tried again."""
+    watched = fleet_of(SERVE)
+    watched.errors += [RuntimeError("can't start new thread")] * 3
+    watched.add()
+    event = await watched.until(lambda event: isinstance(event, Changed))
+    assert event.state is ProcessState.RESTARTING and "can't start new thread" in event.reason
+    await watched.until(running)
+
+
 async def test_wrong_flags_are_not_tried_again(fleet_of) -> None:
     """Exit status 2 will not get better."""
     watched = fleet_of("print('vllama worker: --max-streams must be 1 or more')\nos._exit(2)")

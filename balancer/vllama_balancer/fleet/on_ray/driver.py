@@ -24,7 +24,7 @@ from vllama_balancer.fleet.on_ray.supervisor import ActorSupervisors
 from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vllama_balancer.fleet.on_ray.messages import DriverEvent
 
@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ctrl-C goes to the whole group of a terminal: the balancer decides when the driver ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        check_reachable(arguments.address)
-        ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.WARNING)
+        connect(arguments.address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         print(f"vllama: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
         return EXIT_UNREACHABLE
@@ -55,6 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         ray.shutdown()
     return 0
+
+
+def connect(address: str, init: Callable[..., object] = ray.init) -> None:
+    """Connects this process to a cluster, by `init`. Raises what Ray raises, and ConnectionError if there is none."""
+    check_reachable(address)
+    try:
+        init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        if address != "auto":
+            raise
+        # Ray's message names flags of Ray.
+        raise ConnectionError(
+            "no Ray cluster runs on this machine; `ray start --head` starts one, --ray-address HOST:PORT names another"
+        ) from error
 
 
 def check_reachable(address: str) -> None:

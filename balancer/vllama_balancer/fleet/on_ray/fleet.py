@@ -177,7 +177,7 @@ class RayFleet:
         removed = self._removed[name]
         del self._workers[name]
         if not self._send(Retire(name, self._drain_seconds)):
-            # Ray has ended the workers with their driver.
+            # Ray has ended the workers with their driver, or none has started any yet.
             self._handle(Removed(name, "was stopped"))
         await removed.wait()
 
@@ -189,7 +189,7 @@ class RayFleet:
             return
         with contextlib.suppress(TimeoutError):
             # A driver that still looks for its cluster has started no worker.
-            if self._is_connected and self._send(Close(seconds)):
+            if self._send(Close(seconds)):
                 async with asyncio.timeout(seconds + CLOSE_GRACE_SECONDS):
                     await asyncio.shield(self._task)
         self.kill()
@@ -207,8 +207,8 @@ class RayFleet:
             self._driver.kill()
 
     def _send(self, command: DriverCommand) -> bool:
-        """Returns False if there is no driver; the next one starts with all workers anyway."""
-        return self._driver is not None and self._driver.send(command)
+        """Returns False if no driver is connected: it starts all workers as soon as it is, and has started none yet."""
+        return self._driver is not None and self._is_connected and self._driver.send(command)
 
     async def _supervise_driver(self) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -231,7 +231,7 @@ class RayFleet:
         connected = False
         try:
             self._driver = driver = await self._start_driver()
-        except OSError as error:
+        except Exception as error:
             return False, f"the driver could not be started: {error}"
         try:
             async for event in driver.events():
@@ -243,6 +243,9 @@ class RayFleet:
                 else:
                     self._handle(event)
             return connected, await driver.ended()
+        except Exception as error:
+            logger.exception("unhandled exception in the supervision of the Ray driver")
+            return connected, f"its driver could not be followed: {error}"
         finally:
             self._driver = None
             self._is_connected = False

@@ -147,7 +147,9 @@ class ActorSupervisor:
             end = await self._unless_stopped(self._slot.ended())
         except ActorLost as loss:
             await self._after_loss(str(loss))
-        except OSError as error:
+        except StopRequested:
+            raise
+        except Exception as error:
             await self._unless_stopped(self._backoff.after_failed_launch(error))
         else:
             await self._unless_stopped(self._backoff.after_exit(end, self._clock() - start))
@@ -212,6 +214,9 @@ class ActorSupervisors:
                 self._spawn(self._supervisors[name][0].restart(seconds))
             case Retire(name, seconds) if name in self._supervisors:
                 self._spawn(self._retire(name, seconds))
+            case Retire(name):
+                # The balancer waits for the answer.
+                self._emit(Removed(name, "was not running"))
             case Close(seconds):
                 self.is_closing = True
                 for name in tuple(self._supervisors):
@@ -233,6 +238,9 @@ class ActorSupervisors:
 
     def _start(self, command: Start) -> None:
         spec = command.worker_spec()
+        if spec.name in self._supervisors and not self._supervisors[spec.name][1].done():
+            logger.warning("worker %s runs already; it is not started twice", spec.name)
+            return
         settings = replace(self._settings, fail_fast=command.fail_fast)
         supervisor = ActorSupervisor(spec, self._make_slot, settings, self._emit)
         task = asyncio.create_task(supervisor.run(), name=f"supervisor of {spec.name}")

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
 
-from vllama_balancer.fleet.on_ray.driver import check_reachable, resources_for
+from vllama_balancer.fleet.on_ray.driver import check_reachable, connect, resources_for
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,14 @@ def test_an_address_with_a_listener_and_a_word_pass() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         check_reachable(f"127.0.0.1:{listening.getsockname()[1]}")
     check_reachable("auto")
+
+
+def test_a_machine_without_a_cluster_names_the_command_that_starts_one() -> None:
+    """In the balancer's own flags: Ray's message names flags that it has not."""
+
+    def init(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one by setting `--address`")
+
+    with pytest.raises(ConnectionError, match=r"`ray start --head` starts one.*--ray-address HOST:PORT") as error:
+        connect("auto", init)
+    assert "`--address`" not in str(error.value)

@@ -45,6 +45,18 @@ for line in sys.stdin:
             emit("Removed", name=name, reason="was stopped")
         break
 """
+# Reaches the cluster when the file of the first argument exists, and prints the commands that it gets.
+CONNECTING = """
+import json, os, sys, time
+print("looks for its cluster", file=sys.stderr, flush=True)
+while not os.path.exists({path!r}): time.sleep(0.01)
+print(json.dumps(["Connected", {{"cluster": "here"}}]), flush=True)
+for line in sys.stdin:
+    kind, body = json.loads(line)
+    print(kind, body.get("name") or body.get("spec", {{}}).get("index"), file=sys.stderr, flush=True)
+    if kind == "Close":
+        break
+"""
 UNREACHABLE = "import sys; sys.exit('vllama: no cluster answers at 10.0.0.1:6379')"
 
 
@@ -53,8 +65,8 @@ async def make_fleet(tmp_path: Path) -> AsyncIterator[Callable[[str], RayFleet]]
     """Makes fleets whose driver is a Python script; closes them."""
     made: list[RayFleet] = []
 
-    def make(script: str) -> RayFleet:
-        launch = launcher([sys.executable, "-S", "-u", "-c", script], {}, ListSink())
+    def make(script: str, sink: ListSink | None = None) -> RayFleet:
+        launch = launcher([sys.executable, "-S", "-u", "-c", script], {}, sink or ListSink())
         made.append(RayFleet(launch, drain_seconds=1.0))
         return made[-1]
 
@@ -156,3 +168,38 @@ async def test_a_name_is_used_once(make_fleet: Callable[[str], RayFleet]) -> Non
     fleet.add(spec(0))
     with pytest.raises(ValueError, match="runs already"):
         fleet.add(spec(0))
+
+
+async def test_commands_before_the_driver_is_connected_are_given_once(
+    make_fleet: Callable[..., RayFleet], tmp_path: Path
+) -> None:
+    """A worker that is added meanwhile is started once, and one that is retired not at all."""
+    sink, cluster = ListSink(), tmp_path / "cluster"
+    fleet = make_fleet(CONNECTING.format(path=str(cluster)), sink)
+    fleet.add(spec(0))
+    await sink.printed("looks for its cluster")
+    fleet.add(spec(1))
+    fleet.add(spec(2))
+    async with asyncio.timeout(20):
+        await fleet.retire("worker-2")
+    assert (await until(fleet.events(), lambda event: isinstance(event, Removed))).name == "worker-2"
+    cluster.touch()
+    await sink.printed("Start 1")
+    async with asyncio.timeout(20):
+        await fleet.close(0.0)
+    assert [line for _, line in sink.lines[1:]] == ["Start 0", "Start 1", "Close None"]
+
+
+async def test_an_exception_does_not_end_the_supervision_of_the_driver(make_fleet: Callable[..., RayFleet]) -> None:
+    """A driver that cannot be read is replaced."""
+    too_long = "print('x' * (2 << 20), flush=True)"
+    fleet = make_fleet(WORKING.replace('elif kind == "Restart":', f'elif kind == "Restart":\n        {too_long}'))
+    fleet.add(spec(0))
+    events = fleet.events()
+    first = await until(events, lambda event: isinstance(event, Added))
+    restarting = asyncio.create_task(fleet.restart("worker-0"))
+    news = await until(events, lambda event: isinstance(event, Changed))
+    assert news.state is ProcessState.RESTARTING
+    again = await until(events, lambda event: isinstance(event, Added))
+    assert again.address != first.address
+    await restarting

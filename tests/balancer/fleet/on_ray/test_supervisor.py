@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.balancer.scripted_worker import eventually
 from vllama_balancer.fleet.assignment import HostedModel, WorkerSpec
 from vllama_balancer.fleet.events import Added, Changed, Deaths, ProcessState, Removed
-from vllama_balancer.fleet.on_ray.supervisor import ActorLost, ActorSupervisor, Placed
+from vllama_balancer.fleet.on_ray.messages import Retire, start_command
+from vllama_balancer.fleet.on_ray.supervisor import ActorLost, ActorSupervisor, ActorSupervisors, Placed
 from vllama_balancer.fleet.process import Exit
 from vllama_balancer.fleet.restart_policy import RestartSettings
 
@@ -199,3 +201,53 @@ async def test_a_worker_that_still_waits_for_room_leaves_at_once(running: Runnin
     async with asyncio.timeout(5):
         await running.task
     assert running.slot.has_left and running.slot.stopped_after == []
+
+
+async def test_an_unforeseen_exception_of_the_slot_is_no_end(running: Running) -> None:
+    """It is logged, and the worker is tried again after a pause."""
+    running.slot.refusals = [RuntimeError("the cluster is confused")] * 5
+    running.slot.room.set()
+    assert "the cluster is confused" in (await running.next_event(Changed, ProcessState.RESTARTING)).reason
+    assert (await running.placed()).address == "10.0.0.1:1"
+
+
+@pytest.fixture
+async def supervisors() -> AsyncIterator[tuple[ActorSupervisors, list[ScriptedSlot], list[FleetEvent]]]:
+    """The supervisors of a driver, their slots and their events; ended at the end."""
+    slots: list[ScriptedSlot] = []
+    events: list[FleetEvent] = []
+
+    def make_slot() -> ScriptedSlot:
+        slots.append(ScriptedSlot())
+        return slots[-1]
+
+    made = ActorSupervisors(make_slot, SETTINGS, events.append)
+    yield made, slots, events
+    await made.abort()
+
+
+async def test_a_worker_that_is_started_twice_has_one_slot(supervisors) -> None:
+    """A second one would hold its GPUs for ever."""
+    made, slots, _ = supervisors
+    for _ in range(2):
+        made.execute(start_command(SPEC, fail_fast=False))
+    await asyncio.sleep(0)
+    assert len(slots) == 1
+
+
+async def test_a_name_may_be_used_again(supervisors) -> None:
+    """Once its worker has been removed."""
+    made, slots, events = supervisors
+    for count in (1, 2):
+        made.execute(start_command(SPEC, fail_fast=False))
+        await eventually(lambda count=count: len(slots) == count)
+        made.execute(Retire("worker-0", 0.0))
+        await eventually(lambda count=count: sum(isinstance(event, Removed) for event in events) == count)
+    assert all(slot.has_left for slot in slots)
+
+
+async def test_a_worker_that_never_was_is_removed(supervisors) -> None:
+    """The balancer waits for the answer."""
+    made, _, events = supervisors
+    made.execute(Retire("worker-7", 0.0))
+    assert events == [Removed("worker-7", "was not running")]
