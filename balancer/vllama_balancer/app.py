@@ -82,12 +82,12 @@ class Balancer:
         self._sink = sink
         self._display = display
         self._registry = CollectorRegistry()
-        self._pool = Pool(open_channel=channel_opener(config))
+        self._metrics = Metrics(self._registry)
+        self._pool = Pool(open_channel=channel_opener(config), forget=self._metrics.forget_worker)
         token_file = config.join_token_file
         self._joined = JoinedFleet(read_token(token_file)) if token_file is not None else None
         self._has_own = config.fleet != "none" and not config.worker_addresses
         self._catalog = Catalog(self._pool)
-        self._metrics = Metrics(self._registry)
         self._dispatcher = Dispatcher(
             self._pool,
             self._catalog,

@@ -116,6 +116,9 @@ class _Placement:
             self._counters[worker, reason] = counter = self.placements.labels(worker, reason)
         return counter
 
+    def forget(self, worker: str) -> None:
+        _forget(worker, self.placements, self._counters)
+
 
 class _Failover:
     """Failed attempts, retries and migrations."""
@@ -127,6 +130,7 @@ class _Failover:
             ("worker", "kind"),
             registry=registry,
         )
+        self._counters: dict[tuple[str, str], Counter] = {}
         self.retries = Counter(
             "vllama_retries",
             "Requests tried again on another worker before the client had any output.",
@@ -152,6 +156,23 @@ class _Failover:
         self.quarantined = Counter(
             "vllama_quarantined_requests", "Requests given up because they killed workers.", registry=registry
         )
+
+    def of(self, worker: str, kind: str) -> Counter:
+        """Returns the counter of such failures."""
+        counter = self._counters.get((worker, kind))
+        if counter is None:
+            self._counters[worker, kind] = counter = self.attempt_failures.labels(worker, kind)
+        return counter
+
+    def forget(self, worker: str) -> None:
+        _forget(worker, self.attempt_failures, self._counters)
+
+
+def _forget(worker: str, family: Counter, counters: dict[tuple[str, str], Counter]) -> None:
+    """Removes the series of a worker from a family whose first label is the worker."""
+    for labels in [labels for labels in counters if labels[0] == worker]:
+        del counters[labels]
+        family.remove(*labels)
 
 
 class Metrics:
@@ -194,7 +215,12 @@ class Metrics:
         self._tokens.cached.inc(cached_tokens)
 
     def attempt_failed(self, worker: str, kind: str) -> None:
-        self._failover.attempt_failures.labels(worker, kind).inc()
+        self._failover.of(worker, kind).inc()
+
+    def forget_worker(self, worker: str) -> None:
+        """Removes the series of a worker that has gone: its name may have been an address, and may never return."""
+        self._placement.forget(worker)
+        self._failover.forget(worker)
 
     def moved(self, *, had_output: bool) -> None:
         """Counts a retry, or with output a migration."""

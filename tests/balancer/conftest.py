@@ -162,11 +162,12 @@ async def make_fleet(tmp_path: Path, can_relay: bool) -> AsyncIterator[Callable[
         clock: Callable[[], float] = time.monotonic,
         **admission: float,
     ) -> Fleet:
-        pool = Pool(health, clock=clock)
         registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        pool = Pool(health, clock=clock, forget=metrics.forget_worker)
         catalog = OneModel(*models)
         settings = AdmissionSettings(**{"calm_seconds": CALM_SECONDS, **admission})
-        dispatcher = Dispatcher(pool, catalog, make_policy(policy), Metrics(registry), settings, Random(7))
+        dispatcher = Dispatcher(pool, catalog, make_policy(policy), metrics, settings, Random(7))
         registry.register(PoolCollector(pool, lambda: dispatcher.waiting))
         workers = [
             ScriptedWorker(f"w{i}", f"unix:{tmp_path}/f{len(fleets)}-{i}", models, max_streams) for i in range(count)

@@ -133,6 +133,11 @@ class Breaker:
         self._successes = 0
         self.reason = reason
 
+    def postpone(self) -> None:
+        """Puts the next probe off, after one that said nothing."""
+        if self.is_open:
+            self._open_until = self._clock() + self._settings.first_ejection_seconds
+
     def close(self) -> None:
         """Puts the worker back in, after a probe."""
         self._open_until = None

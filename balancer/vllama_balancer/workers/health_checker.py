@@ -137,16 +137,27 @@ class HealthChecker:
         if worker.report.state != worker_pb2.WORKER_STATE_READY:
             return
         incarnation = worker.incarnation
+        failure = await self._failure_of_probe()
+        if worker.incarnation is not incarnation:
+            # It was restarted meanwhile: the probe says nothing about its present engine.
+            return
+        if failure is None:
+            worker.mark_recovered()
+        elif isinstance(failure, grpc.aio.AioRpcError) and failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # Other balancers keep it busy.
+            worker.breaker.postpone()
+        else:
+            reason = failure.details() if isinstance(failure, grpc.aio.AioRpcError) else "no answer in time"
+            worker.breaker.eject(f"a probe failed: {reason}")
+            worker.update()
+
+    async def _failure_of_probe(self) -> Exception | None:
         try:
             async with asyncio.timeout(self._settings.probe_timeout_seconds):
                 await self._probe()
         except (grpc.aio.AioRpcError, TimeoutError) as error:
-            reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
-            worker.breaker.eject(f"a probe failed: {reason}")
-            worker.update()
-        else:
-            if worker.incarnation is incarnation:
-                worker.mark_recovered()
+            return error
+        return None
 
     async def _probe(self) -> None:
         """Runs one real unit of work: a token, or a vector if the model only embeds."""

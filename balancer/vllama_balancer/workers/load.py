@@ -97,17 +97,19 @@ class Load:
         """Applies a report of the worker."""
         self._is_stale = True
         streams = report.running + report.waiting
-        self._reported_kv_use = report.kv_cache_use
+        self._reported_kv_use = _between(report.kv_cache_use, 1.0)
         self._reported_at = now
         self._other_streams = max(streams - self.streams, 0)
         # Engines count cached tokens of waiting prompts too: without other streams, the excess is this balancer's own.
         others_queued = max(report.queued_prompt_tokens - self.prompt_tokens, 0)
         self._other_prompt_tokens = others_queued if self._other_streams else 0
-        step_seconds = report.step.seconds + report.step.nanos / 1e9
+        step_seconds = max(report.step.seconds + report.step.nanos / 1e9, 0.0)
+        prefill = report.prefill_tokens_per_second
+        prefill = prefill if 0.0 < prefill < math.inf else 0.0
         before = (self.capacity.step_seconds, self.capacity.prefill_tokens_per_second)
-        if streams or self.streams or before != (step_seconds, report.prefill_tokens_per_second):
+        if streams or self.streams or before != (step_seconds, prefill):
             self._measured_at = now
-        self.capacity.prefill_tokens_per_second = report.prefill_tokens_per_second
+        self.capacity.prefill_tokens_per_second = prefill
         self.capacity.step_seconds = step_seconds
         # The step was measured with these streams.
         self._stream_seconds = step_seconds / (STREAMS_PER_STEP + streams)
@@ -164,6 +166,11 @@ class Load:
         total = tokens + math.exp2((self._assigned_until - now) / ASSIGNED_HALF_LIFE_SECONDS)
         if total:
             self._assigned_until = now + ASSIGNED_HALF_LIFE_SECONDS * math.log2(total)
+
+
+def _between(number: float, most: float) -> float:
+    """Returns a reported number of at least 0; NaN counts as 0."""
+    return min(max(number, 0.0), most) if number == number else 0.0
 
 
 class TtftWindow:

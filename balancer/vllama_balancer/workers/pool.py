@@ -41,12 +41,17 @@ class Pool:
         open_channel: Callable[[str], Channel] = open_channel,
         clock: Callable[[], float] = time.monotonic,
         close_seconds: float = CLOSE_SECONDS,
+        forget: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`open_channel` opens the connection to an address; it may raise OSError or ValueError."""
+        """`open_channel` opens the connection to an address; it may raise OSError or ValueError.
+
+        `forget` is called with the name of a worker that has gone, once its last calls have ended.
+        """
         self._health = health or HealthSettings()
         self._open_channel = open_channel
         self._clock = clock
         self._close_seconds = close_seconds
+        self._forget = forget
         self._workers: dict[str, Worker] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._claims: dict[tuple[object, str], str] = {}
@@ -213,11 +218,11 @@ class Pool:
             return None, f"its channel cannot be opened: {error}"
 
     def _close_later(self, name: str, channel: Channel, tasks: list[asyncio.Task[None]]) -> None:
-        task = asyncio.create_task(self._close(channel, tasks), name=f"close {name}")
+        task = asyncio.create_task(self._close(name, channel, tasks), name=f"close {name}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close(self, channel: Channel, tasks: list[asyncio.Task[None]]) -> None:
+    async def _close(self, name: str, channel: Channel, tasks: list[asyncio.Task[None]]) -> None:
         """Ends a worker's tasks and closes its connection, in a bounded time."""
         for task in tasks:
             task.cancel()
@@ -227,7 +232,9 @@ class Pool:
                     await asyncio.wait(tasks)
                 await channel.close()
         except TimeoutError:
-            logger.warning("a worker's connection did not close within %g s", self._close_seconds)
+            logger.warning("the connection to worker %s did not close within %g s", name, self._close_seconds)
+        if name not in self._workers:
+            self._forget(name)
 
 
 async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:

@@ -5,14 +5,26 @@ import signal
 import time
 from types import SimpleNamespace
 
+import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.balancer.conftest import QUICK_HEALTH
+from tests.balancer.dispatch.ready_pool import ReadyPool
 from tests.balancer.scripted_worker import Script, eventually, fault, text_of
-from vllama_balancer.fleet.events import Changed, ProcessState
+from vllama_balancer.change_counter import ChangeCounter
+from vllama_balancer.dispatch.retry import RetryPolicy
+from vllama_balancer.errors import EngineFault
+from vllama_balancer.fleet.events import Added, Changed, ProcessState
 from vllama_balancer.gateway import Call
+from vllama_balancer.metrics import Metrics
+from vllama_balancer.routing.policy import Choice
+from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind
 from vllama_balancer.workers.breaker import HealthSettings
 from vllama_balancer.workers.health_checker import HealthChecker, is_stopped
+from vllama_balancer.workers.lease import take_lease
+from vllama_balancer.workers.load import Reservation
+from vllama_balancer.workers.worker import Worker
 from vllama_protos.v1 import generation_pb2, worker_pb2
 
 
@@ -164,8 +176,9 @@ async def test_a_stalled_engine_loses_its_streams(make_fleet):
     release_others(fleet, stalled)
     stalled.report.last_step_age.FromNanoseconds(int(5e9))
     stalled.push()
-    assert (await task).text == text_of(6)
-    assert "its engine has made no step for" in fleet.pool.find(stalled.name).unavailable
+    reply = await task
+    assert (reply.text, reply.finished.migrations) == (text_of(6), 1)
+    assert fleet.pool.find(stalled.name).breaker.ejections_total == 1
 
 
 async def test_an_idle_hung_worker_is_found_before_a_request_is(make_fleet):
@@ -266,3 +279,97 @@ async def test_a_checker_that_is_cancelled_as_its_probe_ends_stops(turns):
     running.cancel()
     await asyncio.wait({running})
     assert not pending
+
+
+class ScriptedProbe:
+    """A worker without a connection whose probe ends as a test says."""
+
+    def __init__(self):
+        self.is_probed, self.end = asyncio.Event(), asyncio.get_running_loop().create_future()
+        self.worker = Worker(Added("w", "unix:/w"), self._channel(), HealthSettings(), ChangeCounter(), time.monotonic)
+        self.begin("one")
+        self.checker = HealthChecker(self.worker, HealthSettings(), time.monotonic, lambda _: False)
+
+    def begin(self, boot_id):
+        """Begins an incarnation that is ready."""
+        self.worker.describe(worker_pb2.DescribeResponse(boot_id=boot_id, models=["m"], max_streams=2))
+        self.worker.take_report(worker_pb2.WorkerReport(boot_id=boot_id, state=worker_pb2.WORKER_STATE_READY))
+
+    async def probe(self):
+        """Begins a probe that is due; returns its task."""
+        self.worker.breaker.eject("an earlier reason")
+        self.worker.breaker._open_until = 0.0
+        checking = asyncio.create_task(self.checker.check())
+        await self.is_probed.wait()
+        return checking
+
+    def _channel(self):
+        return SimpleNamespace(generation=SimpleNamespace(Generate=self._generate))
+
+    async def _generate(self, request, **options):
+        self.is_probed.set()
+        await self.end
+        for response in ():
+            yield response
+
+
+def grpc_error(code):
+    """A failed call."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="it says")
+
+
+async def test_a_probe_of_an_earlier_incarnation_admits_no_later_one():
+    """That one was ejected for reasons of its own."""
+    probe = ScriptedProbe()
+    checking = await probe.probe()
+    probe.begin("two")
+    probe.worker.breaker.eject("a reason of its own")
+    probe.end.set_result(None)
+    await checking
+    assert probe.worker.breaker.reason == "a reason of its own"
+
+
+async def test_a_probe_of_an_earlier_incarnation_ejects_no_later_one():
+    """The worker was restarted during the probe, which is why that failed."""
+    probe = ScriptedProbe()
+    checking = await probe.probe()
+    probe.begin("two")
+    probe.end.set_exception(grpc_error(grpc.StatusCode.UNAVAILABLE))
+    await checking
+    assert not probe.worker.unavailable
+
+
+async def test_a_full_worker_has_not_failed_its_probe():
+    """Other balancers keep it busy: it is probed again soon, however often."""
+    probe = ScriptedProbe()
+    checking = await probe.probe()
+    probe.end.set_exception(grpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    await checking
+    assert probe.worker.breaker.reason == "an earlier reason"
+    assert 0 < probe.worker.breaker.retry_in_seconds <= HealthSettings().first_ejection_seconds
+    probe.worker.breaker.eject("the second ejection")
+    assert probe.worker.breaker.retry_in_seconds <= 2 * HealthSettings().first_ejection_seconds
+
+
+async def test_a_worker_that_refuses_is_asked_no_more():
+    """Its report of the drain may take a moment."""
+    probe = ScriptedProbe()
+    probe.worker.mark_draining()
+    assert probe.worker.unavailable == "is draining"
+    probe.worker.report.state = worker_pb2.WORKER_STATE_STARTING
+    probe.worker.mark_draining()
+    assert probe.worker.unavailable == "is starting"
+
+
+@pytest.mark.parametrize("kind", list(FailureKind))
+async def test_a_failure_of_an_earlier_incarnation_says_nothing_about_a_later_one(kind):
+    """However many there are."""
+    probe = ScriptedProbe()
+    worker = probe.worker
+    leases = [take_lease(worker, Choice("w", "test"), Reservation(1, 1)) for _ in range(5)]
+    probe.begin("two")
+    policy = RetryPolicy(ReadyPool(1), Metrics(CollectorRegistry()))
+    for lease in leases:
+        policy.penalise_worker(lease, AttemptFailed(kind, EngineFault("it says")))
+    policy.close()
+    assert not worker.unavailable

@@ -237,3 +237,16 @@ def test_a_candidate_has_every_count_in_its_own_field(worker):
     assert (candidate.prefill_tokens_per_second, candidate.stream_seconds) == (9.0, pytest.approx(0.001))
     assert candidate.ready_at <= candidate.measured_at == candidate.reported_at
     assert candidate.assigned_until == pytest.approx(candidate.reported_at + 2.0 * math.log2(100), abs=1.0)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0])
+def test_a_number_that_is_none_counts_as_not_measured(worker, number):
+    """Policies compare and add what a worker reports: one such number would fail every placement of the model."""
+    report = worker_pb2.WorkerReport(boot_id="one", state=worker_pb2.WORKER_STATE_READY)
+    report.prefill_tokens_per_second = report.kv_cache_use = number
+    report.step.seconds = -5
+    worker.take_report(report)
+    candidate = worker.candidate()
+    assert candidate.prefill_tokens_per_second == 0
+    assert candidate.reported_kv_use == (1.0 if number == math.inf else 0.0)
+    assert candidate.stream_seconds == 0

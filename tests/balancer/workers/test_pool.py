@@ -283,3 +283,22 @@ async def test_a_channel_that_does_not_close_does_not_hold_up_the_end(tmp_path):
         await pool.close()
     channel.go_on.set()
     await channel.close()
+
+
+async def test_metrics_of_a_worker_go_with_it(make_fleet):
+    """Addresses of workers come and go for as long as the balancer runs."""
+    fleet = await make_fleet(2)
+    for worker in fleet.workers:
+        worker.script = Script(pause_after_tokens=3)
+    running = [asyncio.create_task(fleet.generate(max_tokens=6)) for _ in range(4)]
+    await eventually(lambda: all(worker.running for worker in fleet.workers))
+    fleet.pool.apply(Removed("w0"))
+    for worker in fleet.workers:
+        worker.go_on.set()
+    await asyncio.gather(*running)
+
+    def labelled():
+        samples = [sample for metric in fleet.registry.collect() for sample in metric.samples]
+        return {sample.labels["worker"] for sample in samples if "worker" in sample.labels}
+
+    await eventually(lambda: labelled() == {"w1"})
