@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vllama_balancer.edge.app import build_app
 from vllama_balancer.edge.config import EdgeConfig
-from vllama_balancer.fake_gateway import FakeGateway, delta, finished, started
+from vllama_balancer.edge.server import EdgeServer
+from vllama_balancer.fake_gateway import FakeFleet, FakeGateway, delta, finished, started
 
 if TYPE_CHECKING:
     import aiohttp
@@ -121,6 +123,27 @@ async def test_a_client_that_does_not_read_is_cut_off(serve: Serve) -> None:
         async with asyncio.timeout(10):
             await gateway.all_closed.wait()
         writer.transport.abort()
+
+
+async def test_the_connection_of_a_client_that_does_not_read_ends() -> None:
+    """Bytes that it never takes keep no socket open."""
+    gateway = FakeGateway()
+    gateway.play(started(), *[delta("x" * 1_000_000)] * 50, finished())
+    config = EdgeConfig(write_timeout_seconds=0.2)
+    server = EdgeServer(build_app(gateway, config=config, fleet=FakeFleet()))
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(raw_request(port))
+    await reader.readexactly(1)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    assert server.connections == 1
+    try:
+        async with asyncio.timeout(20):
+            while server.connections:
+                await asyncio.sleep(0.01)
+    finally:
+        writer.transport.abort()
+        await server.stop()
 
 
 async def test_a_slow_client_slows_the_generation(gateway: FakeGateway, http: aiohttp.ClientSession) -> None:
