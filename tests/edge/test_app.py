@@ -60,6 +60,13 @@ async def test_the_product_is_in_the_server_header(http: aiohttp.ClientSession) 
         assert reply.headers["Server"].removeprefix("vllama/") != (await reply.json())["version"]
 
 
+@pytest.mark.parametrize("path", ["/", "/api/version", "/v1/models", "/nowhere"])
+async def test_no_browser_guesses_what_a_reply_is(http: aiohttp.ClientSession, path: str) -> None:
+    """A model's text within JSON never becomes a page."""
+    async with http.get(path) as reply:
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
 class Installing(FakeGateway):
     """A gateway whose model is announced late."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ipaddress
 import json
 import logging
@@ -183,3 +184,53 @@ async def test_a_whole_reply_that_nobody_takes_ends() -> None:
     finally:
         writer.transport.abort()
         await server.stop()
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Returns what was logged about requests; raises if a line has a traceback."""
+    for record in caplog.records:
+        assert record.exc_info is None, record.getMessage()
+        assert record.levelno < logging.WARNING, record.getMessage()
+    return [record.getMessage() for record in caplog.records if record.name.startswith("vllama_balancer.edge")]
+
+
+BROKEN_BODIES = {
+    "gzip": (b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\nnot gzip!", b" 400 "),
+    "gzip, later": (
+        b"Content-Encoding: gzip\r\nContent-Length: 300000\r\n\r\n" + gzip.compress(b" " * 99) + b"x" * 200_000,
+        b" 400 ",
+    ),
+    "deflate": (b"Content-Encoding: deflate\r\nContent-Length: 9\r\n\r\nnot zlib!", b" 400 "),
+    "zstd": (b"Content-Encoding: zstd\r\nContent-Length: 9\r\n\r\nnot zstd!", b" 400 "),
+    "chunks": (b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\nzz\r\n', b" 400 "),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_BODIES)
+async def test_a_broken_body_is_one_line(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the client's error: no traceback, no warning."""
+    caplog.set_level(logging.INFO)
+    rest, status = BROKEN_BODIES[name]
+    async with connected(EdgeConfig(linger_seconds=0.1)) as (reader, writer):
+        writer.write(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\n" + rest)
+        async with asyncio.timeout(20):
+            assert status in await reader.readline()
+            await reader.read()
+    assert len(lines_of(caplog)) == 1
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/embeddings", "/nowhere", "/"])
+async def test_a_reset_within_a_body_is_one_line(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever was about to read it."""
+    caplog.set_level(logging.INFO)
+    async with connected(EdgeConfig(linger_seconds=5)) as (_, writer):
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc".encode())
+        async with asyncio.timeout(20):
+            while not lines_of(caplog) and path != "/api/chat" and path != "/v1/embeddings":
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+            while not lines_of(caplog):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    assert len(lines_of(caplog)) == 1

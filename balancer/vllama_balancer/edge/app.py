@@ -121,6 +121,7 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     if request.app[CONTEXT].limits.draining:
         response.force_close()
         response.headers["Connection"] = "close"
+    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = f"vllama/{request.app[CONTEXT].config.product_version}"
     response.headers.update(cors_headers(request))
     stats = request.get(STATS)

@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong, PayloadEncodingError
 
 from vllama_balancer.callers import LOCAL
 from vllama_balancer.edge.app import CONTEXT
@@ -37,6 +37,8 @@ SMALL_BYTES = 16 * 1024
 """Smaller replies fit into an empty write buffer."""
 
 
+_CLIENT_ERRORS = (web.RequestPayloadError, PayloadEncodingError, ConnectionError)
+"""What a broken body or a reset raises, wherever the body is read."""
 _CROWDED = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 1\r\n"
     b"Connection: close\r\nContent-Length: 32\r\n\r\n" + b'{"error":"too many connections"}'
@@ -155,7 +157,9 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Replies to what could not be parsed, in Ollama's shape as the path is unknown, and closes the connection."""
         status, sentence = _refusal(status, exc)
-        if status >= 500:
+        if isinstance(exc, _CLIENT_ERRORS):
+            _log.debug("request of %s ended outside of a handler: %s", request.remote, type(exc).__name__)
+        elif status >= 500:
             _log.error("unhandled exception outside of a handler", exc_info=exc)
         else:
             _log.info("malformed request from %s refused: %d, %s", request.remote, status, sentence)
@@ -170,6 +174,11 @@ class Connection(web.RequestHandler):
         )
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **settings: Any) -> None:
+        """Logs an exception of aiohttp's own loop, unless the client caused it: the access log has a line for that."""
+        if not isinstance(settings.get("exc_info"), _CLIENT_ERRORS):
+            super().log_exception(*args, **settings)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
