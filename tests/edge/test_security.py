@@ -79,7 +79,13 @@ def test_local_hosts(host: str) -> None:
     assert AllowedHosts(MACHINE).allows(host)
 
 
-@pytest.mark.parametrize("host", ["evil.com", "evil.com:11434", "8.8.8.8", "localhost.evil.com", "local", "1.2.3"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.com", "evil.com:11434", "8.8.8.8", "localhost.evil.com", "local", "1.2.3"),
+        *("x.localhost.evil.com", "nas.local.evil.com:11434", "host.internal.evil.com", "evil.com.", "workstation.com"),
+    ],
+)
 def test_foreign_hosts(host: str) -> None:
     """A name that resolves to loopback from outside is not this machine's."""
     assert not AllowedHosts(MACHINE).allows(host)
@@ -134,6 +140,16 @@ async def test_a_foreign_host_is_403(http: aiohttp.ClientSession) -> None:
             assert reply.status == 403
     async with http.options("/api/chat") as reply:
         assert reply.status == 204
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "app://obsidian.md", "file://"])
+async def test_an_allowed_origin_does_not_make_a_foreign_host_right(http: aiohttp.ClientSession, origin: str) -> None:
+    """Any page may be opened as a file: the name that it asked for still has to be this machine's."""
+    async with http.get("/api/version", headers={"Host": "evil.com:11434", "Origin": origin}) as reply:
+        assert reply.status == 403
+        assert 'host "evil.com:11434" is not allowed' in (await reply.json())["error"]
+    async with http.get("/api/version", headers={"Origin": origin}) as reply:
+        assert reply.status == 200
 
 
 async def test_any_host_where_the_edge_is_public(serve: Serve) -> None:

@@ -16,7 +16,7 @@ import psutil
 
 from tests.balancer.fleet.conftest import SETTINGS, gone
 from vllama_balancer.fleet.events import Added, Changed, Deaths, ProcessState, Removed
-from vllama_balancer.fleet.local import LocalFleet, private_directory
+from vllama_balancer.fleet.local import private_directory
 from vllama_balancer.fleet.restart_policy import RestartSettings
 
 if TYPE_CHECKING:
@@ -270,11 +270,6 @@ async def test_two_workers_of_one_name_are_refused(fleet_of) -> None:
         assert "worker-0" in str(error)
     else:
         raise AssertionError("a second worker-0 was started")
-
-
-def test_local_fleet_is_source_and_control() -> None:
-    """It implements both interfaces."""
-    assert all(hasattr(LocalFleet, name) for name in ("events", "owns", "restart", "retire"))
 
 
 async def test_retiring_twice_is_no_error(fleet_of) -> None:
