@@ -16,6 +16,8 @@ from vllama_balancer.gateway import Call
 from vllama_balancer.workers.breaker import HealthSettings
 from vllama_protos.v1 import generation_pb2
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 60
 
 

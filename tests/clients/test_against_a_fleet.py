@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 MODEL = "simulated"
 START_SECONDS = 100
 TIMEOUT_SECONDS = 60

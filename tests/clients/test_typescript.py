@@ -18,6 +18,8 @@ from tests.end_to_end.fleet_process import FleetProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "clients" / "typescript"
 MODEL = "simulated"
 START_SECONDS = 100

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 MODEL = "demo:1b"
 LONG = "word " * 2500
 """Ten seconds of prefill at the speed of this worker, which takes four bytes for a token."""

@@ -6,6 +6,8 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from vllama_balancer.fake_gateway import delta, finished, started
 from vllama_protos.v1 import generation_pb2
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.contract.scripted_edge import ScriptedEdge
+
+pytestmark = pytest.mark.slow
 
 
 def _run(folder: Path, script: str, *arguments: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 MODEL = "demo:1b"
 KEY = "a-key-of-the-tests"
 HI: Any = [{"role": "user", "content": "hi"}]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "protos" / "README.md").read_text(encoding="utf-8")
 PROTOC = Path(sys.executable).with_name("protoc")

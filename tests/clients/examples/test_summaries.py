@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 
 from tests.clients.scripted_server import Refusal, delta, finished, started
 from vllama_clients import SyncClient
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.clients.conftest import Server
+
+pytestmark = pytest.mark.slow
 
 BUSY = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "512 wait.", "QUEUE_FULL", retry_after_seconds=1.5)
 

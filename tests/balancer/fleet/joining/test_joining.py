@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Worker = Callable[..., subprocess.Popen[bytes]]
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def ready(count: int) -> Callable[[list[fleet_pb2.WorkerStatus]], bool]:

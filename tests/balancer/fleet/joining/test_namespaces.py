@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.balancer.fleet.joining.conftest import JoinedBalancer
     from vllama_protos.v1 import fleet_pb2
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 DETECTION_SECONDS = 15.0
 """Time within which a link that drops everything has to be noticed."""
