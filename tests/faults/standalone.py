@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from tests.end_to_end.fleet_process import free_port
 from tests.faults.load import MODEL
 
 if TYPE_CHECKING:
@@ -35,6 +36,52 @@ class StandaloneWorkers:
         command = [sys.executable, "-m", "vllama_server", MODEL, "--engine", "fake", "--name", name]
         command += ["--listen", self.address(name), "--max-model-len", "65536", "--engine-arg", "speed=4", *arguments]
         with (self.directory / f"{name}.log").open("wb") as log:
+            self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def stop(self) -> None:
+        """Kills them all."""
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class JoiningWorkers:
+    """Workers that join a balancer on this machine, each at a port that it keeps. `stop` them at the end."""
+
+    directory: Path
+    names: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    balancer: str = ""
+    """Where the balancer listens."""
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._addresses = {name: f"127.0.0.1:{free_port()}" for name in self.names}
+        self.token_file = self.directory / "join-token"
+        self.token_file.write_text("t" * 32)
+        self.token_file.chmod(0o600)
+
+    def pid(self, address: str) -> int:
+        """Returns the process that listens there, 0 if none of these does."""
+        found = (guest for name, guest in self.running.items() if self._addresses[name] == address)
+        return next((guest.pid for guest in found if guest.poll() is None), 0)
+
+    def address(self, name: str) -> str:
+        """Where a worker listens, or will."""
+        return self._addresses[name]
+
+    def start_missing(self) -> None:
+        """Starts those that do not run."""
+        for name in self.names:
+            if name not in self.running or self.running[name].poll() is not None:
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        command = [sys.executable, "-m", "vllama_server", MODEL, "--engine", "fake", "--name", name]
+        command += ["--listen", self._addresses[name], "--join", self.balancer, "--join-token-file", self.token_file]
+        command += ["--max-model-len", "65536", "--engine-arg", "speed=4", *self.arguments]
+        with (self.directory / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def stop(self) -> None:

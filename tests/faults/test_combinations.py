@@ -40,6 +40,30 @@ SAMPLINGS = (
 TOOL = generation_pb2.Tool(name="weather", description="Returns it", parameters_json='{"type": "object"}')
 
 
+@pytest.mark.quick
+async def test_two_kills_in_one_streams_life(fleet: Callable[..., FleetProcess], matrix: Matrix) -> None:
+    """21: a stream loses its worker, goes on for seconds, and loses the next one too: it is whole."""
+    running = fleet("--engine-arg", "speed=1")
+    outcome, check, prompt, tokens = Outcome(), StreamCheck(), prompt_of(1), 600
+    begun = asyncio.get_running_loop().time()
+    kills = [150, 400]
+    async with grpc.aio.insecure_channel(running.target) as channel:
+        call = generation_pb2_grpc.GenerationStub(channel).Generate(request_of(prompt, tokens), timeout=120)
+        async for event in call:
+            check.add(event)
+            if kills and len(check.token_ids) >= kills[0]:
+                kills.pop(0)
+                os.kill((await busiest(running)).pid, signal.SIGKILL)
+    outcome.seconds = asyncio.get_running_loop().time() - begun
+    outcome.judge(check, prompt, tokens)
+    outcome.recovery = await read_recovery(running.url)
+    matrix.add("21 two kills in one stream's life", outcome)
+    assert outcome.clean, outcome
+    assert check.finished is not None
+    assert check.finished.migrations == 2
+    await recovered(running, 4)
+
+
 def sampled(number: int, tokens: int) -> tuple[generation_pb2.GenerateRequest, str]:
     """Makes a sampled request, every third a chat with tools; returns its rendered prompt too."""
     sampling = generation_pb2.Sampling(max_tokens=tokens, **SAMPLINGS[number % len(SAMPLINGS)])
