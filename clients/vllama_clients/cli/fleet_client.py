@@ -52,7 +52,7 @@ class FleetClient:
             yield from self._stub.WatchFleet(fleet_pb2.WatchFleetRequest(), metadata=self._metadata)
 
     def drain(self, worker: str, timeout_seconds: float | None) -> int:
-        """Takes a worker out when its streams have ended; returns how many had not when the time was over."""
+        """Takes a worker out when its streams have ended; returns how many had not in time (None: the server's)."""
         request = fleet_pb2.DrainWorkerRequest(worker=worker)
         if timeout_seconds is not None:
             set_seconds(request.deadline, timeout_seconds)

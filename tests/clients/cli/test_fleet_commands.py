@@ -191,7 +191,7 @@ async def test_drain(server: Server, top: Callable) -> None:
 
 
 async def test_drain_without_a_time(server: Server, top: Callable) -> None:
-    """No time-out means as long as it takes."""
+    """The server has a time of its own."""
     server.script.reply = fleet_pb2.DrainWorkerResponse()
     await top("drain", "worker-0")
     assert not server.script.requests[0].HasField("deadline")
