@@ -9,6 +9,7 @@ from tests.balancer.conftest import DRAINING, READY, STARTING
 from tests.balancer.scripted_worker import Script, ScriptedWorker, eventually, text_of
 from vllama_balancer.fleet.events import Added, Changed, ProcessState, Removed
 from vllama_balancer.names import model_key
+from vllama_balancer.workers.breaker import HealthSettings
 from vllama_balancer.workers.channel import Channel
 from vllama_balancer.workers.pool import Pool
 from vllama_protos.v1 import worker_pb2
@@ -287,7 +288,7 @@ async def test_a_channel_that_does_not_close_does_not_hold_up_the_end(tmp_path):
 
 async def test_metrics_of_a_worker_go_with_it(make_fleet):
     """Addresses of workers come and go for as long as the balancer runs."""
-    fleet = await make_fleet(2)
+    fleet = await make_fleet(2, health=HealthSettings())
     for worker in fleet.workers:
         worker.script = Script(pause_after_tokens=3)
     running = [asyncio.create_task(fleet.generate(max_tokens=6)) for _ in range(4)]
