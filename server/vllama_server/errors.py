@@ -10,6 +10,7 @@ WorkerError
 |-- NotReady             the engine is still starting
 |-- Asleep               the model's weights are in the host's memory
 |-- EngineDead           the engine has died; the process is about to end
+|-- NotAllowed           the caller's certificate has another role
 |-- EngineFault          the engine failed on this one request
 |-- StartFailed          the engine could not start; the message says why and what to do
 `-- ConfigError          flags or environment are wrong; refused at start
@@ -102,6 +103,12 @@ class EngineDead(WorkerError):
     reason = errors_pb2.ERROR_REASON_ENGINE_DEAD
 
 
+class NotAllowed(WorkerError):
+    """The caller's certificate has a role that may not give this order."""
+
+    reason = errors_pb2.ERROR_REASON_PERMISSION_DENIED
+
+
 class EngineFault(WorkerError):
     """The engine failed on this one request."""
 
@@ -129,6 +136,7 @@ STATUS = {
     NotReady: grpc.StatusCode.UNAVAILABLE,
     Asleep: grpc.StatusCode.UNAVAILABLE,
     EngineDead: grpc.StatusCode.UNAVAILABLE,
+    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     EngineFault: grpc.StatusCode.INTERNAL,
     StartFailed: grpc.StatusCode.UNAVAILABLE,
 }

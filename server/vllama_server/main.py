@@ -23,6 +23,7 @@ from vllama_server import join, logs, supervisor_watch
 from vllama_server.errors import ConfigError, StartFailed
 from vllama_server.identity import WorkerIdentity
 from vllama_server.metrics import WorkerMetrics, metrics_server
+from vllama_server.open_files import raise_open_files
 from vllama_server.process_exit import limit_exit
 from vllama_server.serving import ExitStatus, WorkerServer
 from vllama_server.signals import StopRequests
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.set_up(config.log_format, config.name)
         # Engines compute in native code: without this a crash in it leaves no trace.
         faulthandler.enable()
+        raise_open_files()
         _watch_supervisor(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             status = runner.run(_serve(config))

@@ -15,6 +15,7 @@ from vllama_protos.durations import seconds_of
 from vllama_protos.v1 import worker_pb2 as pb
 from vllama_protos.v1 import worker_pb2_grpc as pb_grpc
 from vllama_server.errors import Draining, InvalidRequest, status_of
+from vllama_server.orders import OrderCheck
 from vllama_server.wire.responses import description
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
         self._reporter = reporter
         self._sleep = sleep
         self._relayed_call = relayed_call
+        self._orders = OrderCheck()
         self._described: pb.DescribeResponse | None = None
         self._versions = {"vllama": version(DISTRIBUTION), "python": platform.python_version()}
 
@@ -75,6 +77,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
         """Refuses new requests until Undrain and waits for the running ones; ends none of them."""
+        self._orders.check(context)
         seconds = _deadline_seconds(request)
         self._lifecycle.mark_draining()
         try:
@@ -86,6 +89,7 @@ class WorkerServicer(pb_grpc.WorkerServicer):
 
     async def Undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainResponse:  # noqa: N802
         """Takes requests again."""
+        self._orders.check(context)
         if not self._lifecycle.mark_undrained():
             raise Draining("the worker is about to end, and does not take its drain back.")
         return pb.UndrainResponse()
@@ -99,11 +103,13 @@ class WorkerServicer(pb_grpc.WorkerServicer):
 
     async def Sleep(self, request: pb.SleepRequest, context: Context) -> pb.SleepResponse:  # noqa: N802
         """Finishes what runs and frees the device's memory."""
+        self._orders.check(context)
         await self._sleep.sleep()
         return pb.SleepResponse()
 
     async def Wake(self, request: pb.WakeRequest, context: Context) -> pb.WakeResponse:  # noqa: N802
         """Serves again."""
+        self._orders.check(context)
         await self._sleep.wake()
         return pb.WakeResponse()
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 import urllib.request
 
 import grpc
+import psutil
 import pytest
 
 from tests.server.statuses import all_of, error_of
@@ -158,6 +160,13 @@ async def test_a_worker_starts_again_on_the_socket_of_a_killed_one(spawn, tmp_pa
     await first.status()
     second = await spawn(listen=f"unix:{tmp_path}/0.sock")
     await second.begin(1)
+
+
+async def test_the_limit_of_open_files_is_raised(spawn):
+    """A worker that was started with a low limit uses what the hard limit allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    worker = await spawn(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)))
+    assert psutil.Process(worker.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] == min(hard, 65_536)
 
 
 async def test_metrics_are_served_over_http(spawn):

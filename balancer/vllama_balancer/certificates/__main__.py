@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllama_balancer.certificates.authority import ROLES
 from vllama_balancer.certificates.folder import AUTHORITY_DAYS, CERTIFICATE_DAYS, TOKEN, CertificateFolder
 from vllama_balancer.errors import ConfigError
 
@@ -36,7 +37,9 @@ def _init(arguments: argparse.Namespace) -> str:
 
 
 def _issue(arguments: argparse.Namespace) -> str:
-    certificate, key = CertificateFolder(arguments.folder).issue(arguments.name, arguments.hosts, arguments.days)
+    certificate, key = CertificateFolder(arguments.folder).issue(
+        arguments.name, arguments.hosts, arguments.days, arguments.role or ""
+    )
     hosts = ", ".join(arguments.hosts or [arguments.name])
     authority = arguments.folder / "ca.pem"
     return f"for {hosts}, {arguments.days} days: --tls-cert {certificate} --tls-key {key} --tls-ca {authority}"
@@ -69,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     issue.add_argument(
         "--host", dest="hosts", action="append", default=[], metavar="HOST",
         help="name or address under which the machine is reached (default NAME); repeatable",
+    )  # fmt: skip
+    issue.add_argument(
+        "--role", choices=ROLES, metavar="ROLE",
+        help=f"{', '.join(ROLES)} (default: the one with which NAME begins, else worker)",
     )  # fmt: skip
     rotate.add_argument("--ca", dest="authority", action="store_true", help="make a new authority first")
     return parser

@@ -16,9 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from vllama_protos.certificate_roles import ROLE_PREFIX
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ROLES = ("balancer", "worker", "client")
+"""A balancer may order workers to drain and to sleep, a worker may not; a client only uses models."""
 CLOCK_SKEW = timedelta(minutes=5)
 """Certificates are valid from this much earlier: the machines' clocks differ."""
 
@@ -60,15 +64,23 @@ def make_authority(name: str, days: int, now: datetime | None = None) -> Pair:
     return Pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: Pair, name: str, hosts: Sequence[str], days: int, now: datetime | None = None) -> Pair:
-    """Returns a new certificate for the machine with these host names and addresses."""
+def issue(
+    authority: Pair, name: str, hosts: Sequence[str], days: int, now: datetime | None = None, *, role: str = ""
+) -> Pair:
+    """Returns a new certificate for the machine with these host names and addresses.
+
+    The role, if any, is a URI beside them, which TLS libraries carry and do not compare with a host.
+    """
+    names = [_general(host) for host in hosts]
+    if role:
+        names.append(x509.UniformResourceIdentifier(ROLE_PREFIX + role))
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     builder = (
         _builder(_name(name), issuer.subject, key.public_key(), days, now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_general(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(both, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
     )
@@ -78,7 +90,14 @@ def issue(authority: Pair, name: str, hosts: Sequence[str], days: int, now: date
 def hosts_of(certificate: x509.Certificate) -> list[str]:
     """Returns the host names and addresses of a certificate."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return [str(name.value) for name in names]
+    return [str(name.value) for name in names if not isinstance(name, x509.UniformResourceIdentifier)]
+
+
+def role_of(certificate: x509.Certificate) -> str:
+    """Returns the role that a certificate carries; empty for one of an earlier version."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return next((uri.removeprefix(ROLE_PREFIX) for uri in uris if uri.startswith(ROLE_PREFIX)), "")
 
 
 def name_of(certificate: x509.Certificate) -> str:

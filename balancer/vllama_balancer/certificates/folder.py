@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from vllama_balancer.certificates.authority import Pair, hosts_of, issue, make_authority, name_of
+from vllama_balancer.certificates.authority import ROLES, Pair, hosts_of, issue, make_authority, name_of, role_of
 from vllama_balancer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,11 +50,14 @@ class CertificateFolder:
         if not (self._path / TOKEN).exists():
             self._write(self._path / TOKEN, f"{secrets.token_urlsafe(32)}\n".encode(), private=True)
 
-    def issue(self, name: str, hosts: Sequence[str], days: int = CERTIFICATE_DAYS) -> tuple[Path, Path]:
-        """Issues a certificate for the hosts, or else for the name; returns the paths of it and its key."""
+    def issue(self, name: str, hosts: Sequence[str], days: int = CERTIFICATE_DAYS, role: str = "") -> tuple[Path, Path]:
+        """Issues a certificate for the hosts, or else for the name; returns the paths of it and its key.
+
+        Without a role the name decides: see `usual_role`.
+        """
         if not _NAME.fullmatch(name) or name == AUTHORITY:
             raise ConfigError(f"NAME must be a plain file name other than {AUTHORITY!r}, not {name!r}")
-        self._write_pair(name, issue(self._authority(), name, hosts or [name], days))
+        self._write_pair(name, issue(self.authority(), name, hosts or [name], days, role=role or usual_role(name)))
         return self._certificate_path(name), self._key_path(name)
 
     def rotate(self, days: int = CERTIFICATE_DAYS, *, authority: bool = False) -> list[str]:
@@ -65,11 +68,12 @@ class CertificateFolder:
         """
         if authority:
             self._replace_authority()
-        signer = self._authority()
+        signer = self.authority()
         names = self.issued()
         for name in names:
             old = self._certificates(name)[0]
-            self._write_pair(name, issue(signer, name_of(old), hosts_of(old), days))
+            role = role_of(old) or usual_role(name)
+            self._write_pair(name, issue(signer, name_of(old), hosts_of(old), days, role=role))
         return names
 
     def issued(self) -> list[str]:
@@ -78,7 +82,7 @@ class CertificateFolder:
         return sorted(name for name in keys - {AUTHORITY} if self._certificate_path(name).exists())
 
     def _replace_authority(self) -> None:
-        old = self._authority().certificate
+        old = self.authority().certificate
         days = (old.not_valid_after_utc - old.not_valid_before_utc).days
         new = make_authority(name_of(old), days)
         trusted = [new.certificate, *([old] if old.not_valid_after_utc > datetime.now(UTC) else [])]
@@ -87,7 +91,7 @@ class CertificateFolder:
         self._write(self._certificate_path(AUTHORITY), pem)
         self._write(self._key_path(AUTHORITY), new.key_pem, private=True)
 
-    def _authority(self) -> Pair:
+    def authority(self) -> Pair:
         """Reads the authority: the first certificate of ca.pem and its key."""
         try:
             text = self._key_path(AUTHORITY).read_bytes()
@@ -129,3 +133,8 @@ class CertificateFolder:
 
     def _key_path(self, name: str) -> Path:
         return self._path / f"{name}-key.pem"
+
+
+def usual_role(name: str) -> str:
+    """Returns the role of a certificate that is issued without one: the beginning of its name, or else worker."""
+    return next((role for role in ROLES if name.startswith(role)), "worker")

@@ -11,6 +11,7 @@ import grpc
 from vllama_balancer.errors import BalancerError, InvalidRequest
 from vllama_balancer.fleet.membership import NotAccepted, Offer
 from vllama_balancer.front.rpc_errors import rich_status
+from vllama_protos.certificate_roles import hosts_of_caller
 from vllama_protos.v1 import membership_pb2, membership_pb2_grpc
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _check_certificate(context: Context, address: str) -> None:
     The balancer verifies the certificate of an address when it calls it. So an address that passes both is the
     caller's own, and a holder of the token cannot make the balancer call other machines.
     """
-    names = [name.decode(errors="replace") for name in context.auth_context().get("x509_subject_alternative_name", ())]
+    names = hosts_of_caller(context)
     host = address.rpartition(":")[0].strip("[]").lower()
     if names and not any(_is_for(name.lower(), host) for name in names):
         hosts = ", ".join(names)

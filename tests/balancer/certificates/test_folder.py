@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from vllama_balancer.certificates.__main__ import main
-from vllama_balancer.certificates.authority import hosts_of, name_of
+from vllama_balancer.certificates.authority import hosts_of, issue, name_of, role_of
 from vllama_balancer.certificates.folder import CertificateFolder
 from vllama_balancer.errors import ConfigError
 
@@ -110,3 +110,38 @@ def test_the_command_fails_with_one_sentence(tmp_path: Path, capsys: pytest.Capt
     """A refusal goes to standard error and ends with status 1."""
     assert main(["rotate", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("vllama certs: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "carried"),
+    [
+        ("balancer", "", "balancer"),
+        ("gpu7", "", "worker"),
+        ("client-anna", "", "client"),
+        ("gpu8", "balancer", "balancer"),
+    ],
+)
+def test_certificates_carry_their_role(folder: CertificateFolder, name: str, role: str, carried: str) -> None:
+    """The one that is given, or else the one that the name says; a rotation keeps it, and the hosts are hosts."""
+    certificate, _ = folder.issue(name, ["10.0.0.7"], role=role)
+    assert role_of(certificates(certificate)[0]) == carried
+    folder.rotate()
+    assert role_of(certificates(certificate)[0]) == carried
+    assert hosts_of(certificates(certificate)[0]) == ["10.0.0.7"]
+
+
+def test_a_rotation_gives_a_role_to_a_certificate_without_one(folder: CertificateFolder, tmp_path: Path) -> None:
+    """Certificates of an earlier version have none."""
+    certificate, _ = folder.issue("balancer", ["10.0.0.1"])
+    old = issue(folder.authority(), "balancer", ["10.0.0.1"], 30)
+    certificate.write_bytes(old.certificate_pem)
+    assert role_of(old.certificate) == ""
+    folder.rotate()
+    assert role_of(certificates(certificate)[0]) == "balancer"
+
+
+def test_the_command_takes_a_role(tmp_path: Path) -> None:
+    """`--role` of `vllama certs issue`."""
+    assert main(["init", str(tmp_path)]) == 0
+    assert main(["issue", str(tmp_path), "gpu7", "--role", "client"]) == 0
+    assert role_of(certificates(tmp_path / "gpu7.pem")[0]) == "client"
