@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 REQUEST_ID_CHARACTERS = 128
 MOST_LOGPROBS = 20
 MOST_STOP_TEXTS = 64
+LIMITS = budgets.RequestLimits(text_bytes=64 * budgets.MIB, choices_bytes=64 * budgets.MIB)
+"""The balancer's flags bound the bytes of a request; here one message of gRPC does, and the rest is as there."""
 
 _FLOATS = (
     "temperature",
@@ -42,7 +44,7 @@ _FLOATS = (
 def check_generate_request(request: pb.GenerateRequest) -> None:
     """Raises InvalidRequest that names the field and the fix."""
     with _within_budget():
-        budgets.check_generation(request)
+        budgets.check_generation(request, LIMITS)
     _check_input(request)
     _check_sampling(request.sampling)
     if request.HasField("output_format"):
@@ -57,7 +59,7 @@ def check_generate_request(request: pb.GenerateRequest) -> None:
 def check_tokenize_request(request: pb.TokenizeRequest) -> None:
     """Raises InvalidRequest that names the field and the fix."""
     with _within_budget():
-        budgets.check_tokenization(request)
+        budgets.check_tokenization(request, LIMITS)
     match request.WhichOneof("input"):
         case "prompt":
             return
@@ -70,7 +72,7 @@ def check_tokenize_request(request: pb.TokenizeRequest) -> None:
 def check_detokenize_request(request: pb.DetokenizeRequest) -> None:
     """Raises InvalidRequest for too many ids."""
     with _within_budget():
-        budgets.check_detokenization(request)
+        budgets.check_detokenization(request, LIMITS)
 
 
 def check_embed_request(request: embedding_pb2.EmbedRequest) -> None:
@@ -78,7 +80,7 @@ def check_embed_request(request: embedding_pb2.EmbedRequest) -> None:
     if not request.inputs:
         raise InvalidRequest("inputs is empty; give at least one text.", "inputs")
     with _within_budget():
-        budgets.check_embedding(request)
+        budgets.check_embedding(request, LIMITS)
 
 
 @contextmanager
