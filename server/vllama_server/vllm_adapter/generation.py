@@ -16,7 +16,7 @@ from vllama_server.vllm_adapter.errors import translate
 from vllama_server.vllm_adapter.json_schema import enforceable
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 from vllama_server.vllm_adapter.prompts import DeliveredTokens, must_replay
-from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
+from vllama_server.vllm_adapter.sampling import Limits, clamped_priority, sampling_params, structured_outputs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from vllama_server.vllm_adapter.output_parser import Output
     from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
 
-MOST_PRIORITY = 100
-"""Largest priority in either direction."""
 _REASONS = {
     "stop": pb.FINISH_REASON_STOP,
     "repetition": pb.FINISH_REASON_STOP,
@@ -181,7 +179,7 @@ class _Generation:
             {**self._rendered.engine_input, "prompt_token_ids": token_ids},
             self._parameters,
             self._request.request_id,
-            priority=max(-MOST_PRIORITY, min(self._request.priority, MOST_PRIORITY)),
+            priority=clamped_priority(self._request.priority),
             **options,
         )
         return stream

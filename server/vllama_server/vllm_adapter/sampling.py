@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_TEMPERATURE = 2.0
 MAX_PENALTY = 2.0
+MAX_PRIORITY = 100
 _CONSTRAINTS = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}
 """vLLM's names of constraints that are one text."""
 
@@ -57,6 +58,11 @@ def sampling_params(
         skip_clone=True,
         **extra,
     )
+
+
+def clamped_priority(given: int) -> int:
+    """Returns a priority that leaves room for others on both sides."""
+    return max(-MAX_PRIORITY, min(given, MAX_PRIORITY))
 
 
 def structured_outputs(wanted: pb.OutputFormat) -> StructuredOutputsParams:

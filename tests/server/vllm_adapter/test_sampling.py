@@ -6,7 +6,7 @@ import pytest
 
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.errors import InvalidRequest
-from vllama_server.vllm_adapter.sampling import Limits, sampling_params, structured_outputs
+from vllama_server.vllm_adapter.sampling import Limits, clamped_priority, sampling_params, structured_outputs
 
 LIMITS = Limits(max_tokens=100)
 
@@ -35,6 +35,12 @@ LIMITS = Limits(max_tokens=100)
 def test_values_are_brought_into_range(given: pb.Sampling, name: str, served: float | None) -> None:
     """generation.proto says what each is served as."""
     assert getattr(sampling_params(given, {}, LIMITS), name) == served
+
+
+@pytest.mark.parametrize(("given", "served"), [(-(2**31), -100), (-3, -3), (0, 0), (2**31 - 1, 100)])
+def test_a_priority_is_brought_into_range(given: int, served: int) -> None:
+    """No client is before all others by a number alone."""
+    assert clamped_priority(given) == served
 
 
 def test_unset_options_take_the_models_then_vllms() -> None:
