@@ -8,7 +8,7 @@ In the worker's process:
 - `loaded_engine`: a running engine; imports vLLM. `model_description` derives what the model can do, `load_meter` its
   load.
 - `generation`: one generation, with `prompts` and `chat` (rendering), `template_renderer` (templates of requests),
-  `sampling`, `detokenizer` and `output_parser`;
+  `read_ahead`, `sampling`, `detokenizer` and `output_parser`;
   `embedding` for pooling models; `errors` translates vLLM's exceptions.
 - `child_reports` and `start_advice`: progress and failures of a start, from the logs of vLLM's processes.
 

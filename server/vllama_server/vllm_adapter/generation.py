@@ -16,6 +16,7 @@ from vllama_server.vllm_adapter.errors import translate
 from vllama_server.vllm_adapter.json_schema import enforceable
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 from vllama_server.vllm_adapter.prompts import DeliveredTokens, must_replay
+from vllama_server.vllm_adapter.read_ahead import read_ahead
 from vllama_server.vllm_adapter.sampling import Limits, clamped_priority, sampling_params, structured_outputs
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ async def generate(model: GenerationModel, request: pb.GenerateRequest) -> Async
     """Yields the events of a generation; see Engine.generate."""
     try:
         generation = await _Generation.prepare(model, request)
-        async with aclosing(generation.run()) as stream:
+        made = read_ahead(generation.run()) if request.sampling.stop else generation.run()
+        async with aclosing(made) as stream:
             async for event in stream:
                 yield event
     except Exception as error:

@@ -81,6 +81,19 @@ async def test_a_stop_text_ends_the_output_and_is_no_part_of_it(engine: VllmEngi
     assert outcome.finished.matched_stop == stop
 
 
+async def test_a_stop_text_ends_the_work_of_a_blocked_reader(engine: VllmEngine) -> None:
+    """The engine is idle although the output has not been read."""
+    whole = (await run(engine, STORY)).text
+    endless = pb.Sampling(temperature=0.0, ignore_eos=True, stop=(whole[20:31],))
+    async with aclosing(engine.generate(request_for(STORY, endless))) as events:
+        first = await anext(events)
+        assert first.HasField("started")
+        async with asyncio.timeout(30):
+            while engine.load().running or engine.load().waiting:
+                await asyncio.sleep(0.01)
+        assert "".join([event.delta.text async for event in events]) == whole[:20]
+
+
 async def test_max_tokens_zero_evaluates_the_prompt_only(engine: VllmEngine) -> None:
     """Ollama's num_predict 0: no output, no tokens counted."""
     outcome = await run(engine, STORY, pb.Sampling(max_tokens=0))
