@@ -20,7 +20,7 @@ def accepted_reasons(text: str) -> list[re.Pattern[str]]:
     return [re.compile(line.partition("\t")[0]) for line in lines]
 
 
-@dataclass
+@dataclass(eq=False)  # pytest needs plugins to be hashable
 class SkipCheck:
     """Collects skips, and fails the session for those that are not accepted."""
 

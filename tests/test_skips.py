@@ -18,6 +18,10 @@ def test_one():
 def run(pytester: pytest.Pytester, *arguments: str, statement: str = "pass", head: str = "") -> pytest.RunResult:
     """Runs one test."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    # A conftest of another folder: pytest then takes the plugins apart for each folder.
+    other = pytester.mkdir("other")
+    (other / "conftest.py").touch()
+    (other / "test_other.py").write_text("def test_other():\n    pass\n")
     pytester.makepyfile(test_sample=MODULE.format(statement=statement, head=head))
     return pytester.runpytest_inprocess("-p", "tests.skips", "-p", "no:cacheprovider", *arguments)
 
