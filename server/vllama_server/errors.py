@@ -12,6 +12,7 @@ WorkerError
 |-- EngineDead           the engine has died; the process is about to end
 |-- NotAllowed           the caller's certificate has another role
 |-- EngineFault          the engine failed on this one request
+|-- CannotContinue       a generation that began on another worker cannot be continued
 |-- StartFailed          the engine could not start; the message says why and what to do
 `-- ConfigError          flags or environment are wrong; refused at start
 """
@@ -115,6 +116,12 @@ class EngineFault(WorkerError):
     reason = errors_pb2.ERROR_REASON_ENGINE_FAULT
 
 
+class CannotContinue(WorkerError):
+    """A generation that began on another worker cannot be continued: computing it again gave other tokens."""
+
+    reason = errors_pb2.ERROR_REASON_CANNOT_CONTINUE
+
+
 class StartFailed(WorkerError):
     """The engine could not start; the message says why and what to do."""
 
@@ -138,6 +145,7 @@ STATUS = {
     EngineDead: grpc.StatusCode.UNAVAILABLE,
     NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     EngineFault: grpc.StatusCode.INTERNAL,
+    CannotContinue: grpc.StatusCode.INTERNAL,
     StartFailed: grpc.StatusCode.UNAVAILABLE,
 }
 """The status of each error; a subclass takes its nearest ancestor's."""

@@ -54,6 +54,8 @@ class Script:
     """Unary calls wait for `go_on`."""
     leave_after_tokens: int | None = None
     """Streams end with ABORTED after so many tokens in all."""
+    finish_after_tokens: int | None = None
+    """Streams end by `finished` after so many tokens, whatever their limit."""
     end_early: bool = False
     """Streams end without `finished`."""
     salt: str = ""
@@ -112,6 +114,7 @@ class ScriptedWorker(
         self.boot_id = ""
         self.running = 0
         self.poisoned = 0
+        self.delivered = 0
         self.report = worker_pb2.WorkerReport()
         self.is_silent = False
         self.answers_describe = True
@@ -289,12 +292,15 @@ class ScriptedWorker(
         if script.poison and script.poison in request.prompt:
             await self._end_the_worker()
         limit = request.sampling.max_tokens if request.sampling.HasField("max_tokens") else 16
+        if script.finish_after_tokens is not None:
+            limit = script.finish_after_tokens
         done = len(request.resume_token_ids)
         while done < limit:
             count = min(script.tokens_per_delta, limit - done)
             await self._fail_if_scripted(done, context)
             await context.write(generation_pb2.GenerateResponse(delta=self.delta(done, count, request.sampling.seed)))
             done += count
+            self.delivered = done
         await self._fail_if_scripted(done, context)
         if script.end_early:
             return

@@ -118,7 +118,7 @@ def _unsent(lease: Lease) -> AttemptFailed:
 
 def _left(worker: str) -> AttemptFailed:
     """The worker ended the stream in order to leave: it is not at fault, and another worker may continue."""
-    return AttemptFailed(FailureKind.REFUSED, WorkerLost(f"worker {worker} left before the answer was complete"))
+    return AttemptFailed(FailureKind.LEFT, WorkerLost(f"worker {worker} left before the answer was complete"))
 
 
 def _broken_off(worker: str) -> AttemptFailed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_balancer.dispatch.replay import Delivered, Diverged, Replay, is_guided, needs_replay
+from vllama_balancer.dispatch.replay import Delivered, Diverged, Replay
 from vllama_balancer.errors import WorkerLost
 from vllama_balancer.routing.request_size import with_reply
 from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind
+from vllama_protos.continuation import is_guided, must_replay
 from vllama_protos.v1 import generation_pb2
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Generation:
         self._request = request
         self._resumed_tokens = 0
         self._size = placement_request.size
-        self._replays = needs_replay(request)
+        self._replays = must_replay(request)
         self._replay: Replay | None = None
         if is_guided(request) and not request.sampling.HasField("seed"):
             # Without a seed, the output of a guided generation could not be reproduced.
@@ -121,7 +122,9 @@ class Generation:
         return with_reply(self._request, self._size, self.delivered.message(), self.delivered.token_ids)
 
     def finish(self, response: generation_pb2.GenerateResponse, now: float) -> None:
-        """Adds the balancer's own figures to a worker's `finished`."""
+        """Adds the balancer's own figures to a worker's `finished`. Raises AttemptFailed in the middle of a replay."""
+        if self._replay is not None:
+            raise _diverged()
         self.is_finished = True
         finished = response.finished
         finished.migrations = self.migrations
@@ -146,11 +149,15 @@ class Generation:
         try:
             rest = replay.remainder(delta)
         except Diverged as error:
-            lost = WorkerLost("the worker was lost, and another one did not reproduce the same output")
-            raise AttemptFailed(FailureKind.REJECTED, lost) from error
+            raise _diverged() from error
         if replay.is_over:
             self._replay = None
         return rest if rest.ByteSize() else None
+
+
+def _diverged() -> AttemptFailed:
+    lost = WorkerLost("the worker was lost, and another one did not reproduce the same output")
+    return AttemptFailed(FailureKind.REJECTED, lost)
 
 
 def _add_seconds(duration: Duration, seconds: float) -> None:

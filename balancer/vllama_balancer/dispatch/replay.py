@@ -1,9 +1,7 @@
 """Continuation of a broken stream on another worker: resumed after the delivered tokens, or replayed and checked.
 
-Usually it is resumed: the other worker gets the delivered tokens and generates what follows. That is exact if the
-continuation depends on the tokens alone. It does not if the engine keeps more state than tokens: the position in a
-grammar, the state of a seeded random stream, or the counts behind presence and frequency penalties. Such a request is
-replayed from its start; the delivered part is dropped, checked letter by letter, and the rest goes to the client.
+`vllama_protos.continuation` decides which. A resumed one gets the delivered tokens and generates what follows. A
+replayed one begins again; the delivered part is dropped, checked letter by letter, and the rest goes to the client.
 """
 
 from __future__ import annotations
@@ -18,31 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FORCED_CALLS = (generation_pb2.TOOL_CHOICE_MODE_REQUIRED, generation_pb2.TOOL_CHOICE_MODE_NAMED)
-
 
 class Diverged(Exception):
     """A replayed stream differs from the delivered output, so it cannot continue it."""
-
-
-def is_guided(request: generation_pb2.GenerateRequest) -> bool:
-    """Returns whether a grammar constrains the output."""
-    return request.HasField("output_format") or request.chat.tool_choice.mode in _FORCED_CALLS
-
-
-def needs_replay(request: generation_pb2.GenerateRequest) -> bool:
-    """Returns whether the stream must be replayed rather than resumed to continue exactly."""
-    sampling = request.sampling
-    if is_guided(request):
-        return True
-    if _is_greedy(sampling):
-        return bool(sampling.presence_penalty or sampling.frequency_penalty)
-    return sampling.HasField("seed") and sampling.seed >= 0
-
-
-def _is_greedy(sampling: generation_pb2.Sampling) -> bool:
-    explicit = sampling.HasField("temperature") and sampling.temperature <= 0
-    return explicit or (sampling.HasField("top_p") and sampling.top_p <= 0)
 
 
 @dataclass(slots=True)

@@ -54,7 +54,7 @@ class RetryPolicy:
             return
         if failure.kind in (FailureKind.LOST, FailureKind.UNREACHABLE):
             worker.mark_lost(str(failure))
-        elif failure.kind is FailureKind.REFUSED:
+        elif failure.kind in (FailureKind.REFUSED, FailureKind.LEFT):
             worker.mark_draining()
         elif failure.kind is FailureKind.BUSY:
             self._pause(worker, failure.error.retry_after_seconds or SATURATED_SECONDS)

@@ -33,6 +33,8 @@ class FailureKind(Enum):
     """The caller's deadline passed."""
     REFUSED = "refused"
     """The worker drains, starts or sleeps: it has not touched the request, and is not to blame."""
+    LEFT = "left"
+    """The worker ended the stream in order to leave: it is not to blame, but the attempt counts."""
     BUSY = "busy"
     """The worker's own queue is full; others may have room."""
     FAULT = "fault"
@@ -88,6 +90,9 @@ def classify_failure(error: grpc.aio.AioRpcError, worker: str) -> AttemptFailed:
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _exhausted(message, reason, details.retry_after_seconds)
+    if reason_of(reason) == ErrorReason.ERROR_REASON_CANNOT_CONTINUE:
+        # The worker has done nothing wrong, and another one would find the same.
+        return AttemptFailed(FailureKind.REJECTED, EngineFault(message, reason=reason))
     if code in _LOSSES or (code is grpc.StatusCode.INTERNAL and not reason):
         # A worker gives a reason with its own INTERNAL; gRPC gives none when a write finds the connection broken.
         return AttemptFailed(_kind_of_loss(message, reason), WorkerLost(f"worker {worker} was lost: {message}"))

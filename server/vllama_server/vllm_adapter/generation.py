@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vllama_protos.continuation import must_replay
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_server.engine import events
 from vllama_server.errors import EngineFault
@@ -15,7 +16,7 @@ from vllama_server.vllm_adapter.engine_config import CONSTRAINT_BACKEND
 from vllama_server.vllm_adapter.errors import translate
 from vllama_server.vllm_adapter.json_schema import enforceable
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
-from vllama_server.vllm_adapter.prompts import DeliveredTokens, must_replay
+from vllama_server.vllm_adapter.prompts import DeliveredTokens
 from vllama_server.vllm_adapter.read_ahead import read_ahead
 from vllama_server.vllm_adapter.sampling import Limits, clamped_priority, sampling_params, structured_outputs
 
@@ -121,7 +122,7 @@ class _Generation:
 
     async def run(self) -> AsyncGenerator[pb.GenerateResponse, None]:
         resumed = self._request.resume_token_ids
-        delivered = DeliveredTokens(resumed if must_replay(self._parameters) else ())
+        delivered = DeliveredTokens(resumed if must_replay(self._request) else ())
         if resumed and not delivered.token_ids:
             reason = self._take_over(resumed)
             if reason is not None:

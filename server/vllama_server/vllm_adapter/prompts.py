@@ -1,9 +1,6 @@
 """Prompts as token ids that fit the context, and the tokens of a generation that began on another worker.
 
-Usually the delivered tokens are put behind the prompt and the model continues after them: what follows depends on
-exactly what the client has. Three things are not in the tokens and would be lost: the state of a grammar, the
-position in a seeded random stream, and the counts behind presence and frequency penalties. Such a generation is
-computed again from its start and must give the delivered tokens again.
+Which generations are resumed and which are computed again is decided by `vllama_protos.continuation`.
 """
 
 from __future__ import annotations
@@ -25,15 +22,13 @@ from vllm.utils.async_utils import make_async
 
 from vllama_protos.v1 import generation_pb2 as pb
 from vllama_protos.v1 import worker_pb2
-from vllama_server.errors import CapabilityMissing, ContextTooLong, EngineBusy, EngineFault, InvalidRequest
+from vllama_server.errors import CannotContinue, CapabilityMissing, ContextTooLong, EngineBusy, InvalidRequest
 from vllama_server.vllm_adapter.chat import RenderRequest, render_request, shorter_versions
 from vllama_server.vllm_adapter.model_description import fill_in_the_middle
 from vllama_server.vllm_adapter.render_watch import RenderWatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-    from vllm import SamplingParams
 
     from vllama_server.vllm_adapter.detokenizer import Vocabulary
     from vllama_server.vllm_adapter.model_description import Traits
@@ -266,13 +261,6 @@ def _too_long(length: int, longest: int, circumstance: str) -> ContextTooLong:
     )
 
 
-def must_replay(parameters: SamplingParams) -> bool:
-    """Returns whether the continuation depends on more than the tokens."""
-    draws_from_seed = parameters.seed is not None and parameters.temperature > 0
-    counts_tokens = parameters.presence_penalty != 0 or parameters.frequency_penalty != 0
-    return bool(parameters.structured_outputs is not None or draws_from_seed or counts_tokens)
-
-
 @dataclass(slots=True)
 class DeliveredTokens:
     """Tokens that a generation, which is computed again, has to repeat."""
@@ -284,11 +272,11 @@ class DeliveredTokens:
     def take(self, token_ids: Sequence[int]) -> int:
         """Returns how many leading tokens of this output were delivered before.
 
-        Raises EngineFault when they differ from what was delivered: the stream cannot be continued.
+        Raises CannotContinue when they differ from what was delivered.
         """
         expected = self.token_ids[self.checked : self.checked + len(token_ids)]
         if list(token_ids[: len(expected)]) != list(expected):
-            raise EngineFault(
+            raise CannotContinue(
                 "This generation cannot be continued after its worker was lost: its outcome depends on a seed, a "
                 "constraint or a penalty, and computing it again gave other tokens than those delivered."
             )

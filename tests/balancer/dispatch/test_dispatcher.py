@@ -356,6 +356,46 @@ async def test_a_replay_that_differs_ends_with_an_error(make_fleet):
     assert all("did not reproduce" in str(error) for error in errors)
 
 
+async def test_a_replay_that_ends_early_ends_with_an_error(make_fleet):
+    """The client has more than the other worker generated: that is no end of its stream."""
+    fleet = await make_fleet(2)
+    first, second = fleet.workers
+    fleet.pool.find(second.name).hold("until the first has died")
+    first.script = Script(pause_after_tokens=6)
+    sampling = generation_pb2.Sampling(seed=42, temperature=0.8)
+    task = asyncio.create_task(fleet.generate(max_tokens=10, sampling=sampling))
+    await eventually(lambda: fleet.pool.find(first.name).incarnation.leases and first.running)
+    second.script = Script(finish_after_tokens=3)
+    fleet.pool.find(second.name).unhold()
+    await eventually(lambda: first.delivered == 6)
+    await first.die()
+    with pytest.raises(WorkerLost, match="did not reproduce"):
+        await task
+
+
+async def test_a_stream_that_cannot_be_continued_counts_against_no_worker(make_fleet):
+    """The client gets the error; the survivors stay in."""
+    fleet = await make_fleet(2)
+    fault_of = EngineFault("cannot be continued", reason="CANNOT_CONTINUE")
+    for worker in fleet.workers:
+        worker.script = Script(always=fault_of)
+    for _ in range(8):
+        with pytest.raises(EngineFault, match="cannot be continued"):
+            await fleet.generate()
+    assert sum(len(worker.requests) for worker in fleet.workers) == 8
+    assert all(not worker.unavailable for worker in fleet.pool.workers())
+
+
+async def test_a_request_that_every_engine_aborts_is_tried_three_times(make_fleet):
+    """It does not go round for ever; output between the attempts would allow more."""
+    fleet = await make_fleet(4)
+    for worker in fleet.workers:
+        worker.script = Script(leave_after_tokens=0)
+    with pytest.raises(WorkerLost, match="left before"):
+        await fleet.generate()
+    assert sum(len(worker.requests) for worker in fleet.workers) == 3
+
+
 async def test_a_guided_stream_gets_a_seed_so_that_it_can_be_replayed(make_fleet):
     """Its grammar's state cannot be resumed, and without a seed it could not be reproduced."""
     fleet = await make_fleet(2)

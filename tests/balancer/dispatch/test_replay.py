@@ -6,44 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_balancer.dispatch.replay import Delivered, Diverged, Replay, needs_replay
+from vllama_balancer.dispatch.replay import Delivered, Diverged, Replay
 from vllama_protos.v1 import generation_pb2 as pb
-
-
-def request(**fields):
-    """A request with some sampling."""
-    return pb.GenerateRequest(prompt="x", **fields)
-
-
-@pytest.mark.parametrize(
-    "exact",
-    [
-        request(),
-        request(sampling=pb.Sampling(temperature=0.0, seed=7)),
-        request(sampling=pb.Sampling(temperature=0.8)),
-        request(sampling=pb.Sampling(temperature=0.8, seed=-1)),
-        request(sampling=pb.Sampling(temperature=0.8, presence_penalty=0.5)),
-        request(sampling=pb.Sampling(temperature=0.0, repetition_penalty=1.3)),
-    ],
-)
-def test_output_that_depends_on_tokens_alone_is_resumed(exact):
-    """Greedy, and sampling without a seed."""
-    assert not needs_replay(exact)
-
-
-@pytest.mark.parametrize(
-    "stateful",
-    [
-        request(output_format=pb.OutputFormat(json_object=True)),
-        request(sampling=pb.Sampling(seed=7)),
-        request(sampling=pb.Sampling(seed=7, temperature=0.8)),
-        request(sampling=pb.Sampling(temperature=0.0, frequency_penalty=0.5)),
-        pb.GenerateRequest(chat=pb.Chat(tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED))),
-    ],
-)
-def test_output_with_more_state_is_replayed(stateful):
-    """Grammars, seeded streams, counts of generated tokens."""
-    assert needs_replay(stateful)
 
 
 def deltas(tokens, cuts):

@@ -43,6 +43,7 @@ def rich(error):
         (rich(NoWorker("it sleeps", reason="WORKER_ASLEEP")), FailureKind.REFUSED),
         (rich(QueueFull("full", reason="ENGINE_BUSY")), FailureKind.BUSY),
         (rich(EngineFault("oops")), FailureKind.FAULT),
+        (rich(EngineFault("another token", reason="CANNOT_CONTINUE")), FailureKind.REJECTED),
         (rpc_error(Code.UNKNOWN), FailureKind.FAULT),
         (rpc_error(Code.PERMISSION_DENIED), FailureKind.FAULT),
         (rich(WorkerLost("dead", reason="ENGINE_DEAD")), FailureKind.LOST),

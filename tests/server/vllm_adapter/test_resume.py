@@ -14,7 +14,7 @@ import pytest
 from tests.server.vllm_adapter.driving import greedy, run
 from tests.server.vllm_adapter.seams import all_cases, cut_everywhere
 from vllama_protos.v1 import generation_pb2 as pb
-from vllama_server.errors import EngineFault
+from vllama_server.errors import CannotContinue
 
 if TYPE_CHECKING:
     from vllama_server.vllm_adapter.engine import VllmEngine
@@ -96,7 +96,22 @@ async def test_what_lives_outside_the_tokens_is_computed_again(
     assert rest.finished.usage.completion_tokens == len(whole.token_ids)
 
 
+@pytest.mark.parametrize(
+    "penalty", [{"presence_penalty": 1.5}, {"frequency_penalty": 0.5}], ids=["presence", "frequency"]
+)
+async def test_sampled_output_with_a_penalty_continues_after_the_delivered_tokens(
+    engine: VllmEngine, penalty: dict[str, float]
+) -> None:
+    """Computing it again would give other tokens by chance."""
+    sampling = pb.Sampling(temperature=0.8, max_tokens=24, **penalty)
+    for _ in range(3):
+        whole = await run(engine, STORY, sampling)
+        rest = await run(engine, STORY, sampling, resume_token_ids=whole.token_ids[:8])
+        assert rest.finished is not None
+        assert rest.finished.usage.completion_tokens == 8 + len(rest.token_ids)
+
+
 async def test_a_generation_that_cannot_be_computed_again_is_an_error(engine: VllmEngine) -> None:
     """Tokens that the seed does not give: refused instead of continued wrongly."""
-    with pytest.raises(EngineFault, match="cannot be continued"):
+    with pytest.raises(CannotContinue, match="cannot be continued"):
         await run(engine, STORY, pb.Sampling(temperature=1.0, seed=11, max_tokens=16), resume_token_ids=(5, 6, 7))
