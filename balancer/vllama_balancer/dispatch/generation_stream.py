@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from vllama_balancer.routing.request_size import Estimates
     from vllama_balancer.workers.lease import Lease
     from vllama_balancer.workers.pool import Pool
+    from vllama_balancer.workers.worker import Worker
     from vllama_protos.v1 import generation_pb2
 
 logger = logging.getLogger(__name__)
+
+NEAR_CONTEXT = 0.9
+"""A prompt that fills this share of the context may have been cut to fit."""
 
 _LEVELS = {
     FailureKind.REJECTED: logging.DEBUG,
     FailureKind.DEADLINE: logging.DEBUG,
     FailureKind.BUSY: logging.INFO,
     FailureKind.REFUSED: logging.INFO,
+    FailureKind.LEFT: logging.INFO,
 }
 """Log levels of failed attempts; WARNING for all others."""
 
@@ -108,7 +113,8 @@ class GenerationStreamer:
             generation.stalled_since = None
         if not generation.is_started:
             size, key = generation.placement_request.size, generation.placement_request.key
-            self._estimates.of(key).tokenized(size.prompt_bytes, started.prompt_tokens)
+            if not _was_cut(lease.worker, started):
+                self._estimates.of(key).tokenized(size.prompt_bytes, started.prompt_tokens)
             generation.call.placement.worker = lease.worker.name
             generation.call.placement.reason = lease.choice.reason
 
@@ -160,3 +166,9 @@ class GenerationStreamer:
         )
         self._metrics.moved(had_output=generation.has_output)
         generation.record_retry()
+
+
+def _was_cut(worker: Worker, started: generation_pb2.Started) -> bool:
+    """Returns whether the worker may have tokenized less than was sent."""
+    context = worker.description.context_length if worker.description is not None else 0
+    return bool(started.dropped_messages) or bool(context and started.prompt_tokens >= NEAR_CONTEXT * context)

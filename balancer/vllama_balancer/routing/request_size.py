@@ -106,6 +106,8 @@ WEIGHT = 0.05
 """Weight of the newest observation: about the last twenty requests count."""
 MIN_PROMPT_BYTES = 64
 """Shorter prompts measure the chat template rather than the tokenizer."""
+MIN_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN = 1.0, 16.0
+"""Limits of the average; a prompt outside them was not tokenized as it was sent."""
 
 
 @dataclass(slots=True)
@@ -124,7 +126,8 @@ class ModelEstimates:
     def tokenized(self, prompt_bytes: int, prompt_tokens: int) -> None:
         """Updates the average by a prompt whose tokens a worker has counted."""
         if prompt_bytes >= MIN_PROMPT_BYTES and prompt_tokens:
-            self.bytes_per_token += WEIGHT * (prompt_bytes / prompt_tokens - self.bytes_per_token)
+            observed = min(max(prompt_bytes / prompt_tokens, MIN_BYTES_PER_TOKEN), MAX_BYTES_PER_TOKEN)
+            self.bytes_per_token += WEIGHT * (observed - self.bytes_per_token)
 
 
 @dataclass(slots=True)

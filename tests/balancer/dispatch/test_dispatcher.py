@@ -19,6 +19,7 @@ from vllama_balancer.errors import (
 )
 from vllama_balancer.fleet.events import Removed
 from vllama_balancer.gateway import Call
+from vllama_balancer.names import model_key
 from vllama_protos.v1 import embedding_pb2, generation_pb2, worker_pb2
 
 
@@ -135,6 +136,44 @@ async def test_a_worker_that_sleeps_refuses_and_is_not_blamed(make_fleet):
     assert fleet.pool.find("w0").breaker.ejections_total == 0
     assert fleet.value("vllama_attempt_failures_total", worker="w0", kind="refused") >= 1
     assert fleet.value("vllama_attempt_failures_total", worker="w0", kind="lost") == 0
+
+
+async def test_a_worker_that_refuses_as_it_drains_is_not_asked_again(make_fleet):
+    """Before its next report comes."""
+    fleet = await make_fleet(2)
+    refusing, other = fleet.workers
+    refusing.is_silent = True
+    refusing.script = Script(always=draining())
+    fleet.pool.find(other.name).hold("until the first has refused")
+    task = asyncio.create_task(fleet.generate())
+    await eventually(lambda: fleet.pool.find(refusing.name).unavailable)
+    fleet.pool.find(other.name).unhold()
+    assert (await task).text == text_of(8)
+    for _ in range(6):
+        await fleet.generate()
+    assert len(refusing.requests) == 1
+
+
+async def test_faults_with_successes_between_them_eject_no_worker(make_fleet):
+    """Only failures in a row do."""
+    fleet = await make_fleet(2)
+    fleet.workers[0].script = Script(errors=[fault(), None] * 20)
+    for _ in range(20):
+        assert (await fleet.generate()).text == text_of(8)
+    assert len(fleet.workers[0].requests) > 5
+    assert fleet.pool.find("w0").breaker.ejections_total == 0
+
+
+async def test_prompts_that_were_cut_do_not_count_for_the_size_of_a_token(make_fleet):
+    """Neither those that lost turns nor those that fill the context."""
+    fleet = await make_fleet(1)
+    fleet.pool.find("w0").description.context_length = 1000
+    estimates = fleet.dispatcher._estimates.of(model_key("m"))
+    before = estimates.bytes_per_token
+    await fleet.generate("x" * 950)
+    assert estimates.bytes_per_token == before
+    await fleet.generate("x" * 800)
+    assert estimates.bytes_per_token < before
 
 
 async def test_a_fault_before_the_first_token_is_retried_on_another_worker(make_fleet):

@@ -9,9 +9,9 @@ from vllama_balancer.routing.request_size import EMPTY_SIZE
 from vllama_protos.v1 import generation_pb2 as pb
 
 
-def generation_of(request):
+def generation_of(request, size=EMPTY_SIZE):
     """Makes a generation of a request."""
-    return Generation("m:latest", request, PlacementRequest("r", "m", "c", EMPTY_SIZE), Call("c"), Random(1), 0.0)
+    return Generation("m:latest", request, PlacementRequest("r", "m", "c", size), Call("c"), Random(1), 0.0)
 
 
 def deliver(generation, *token_ids):
@@ -36,6 +36,27 @@ def test_each_attempt_resumes_after_exactly_the_delivered_tokens():
     assert list(generation.next_request("m").resume_token_ids) == [1, 2, 3]
     deliver(generation, 4)
     assert list(generation.next_request("m").resume_token_ids) == [1, 2, 3, 4]
+
+
+def test_output_forgives_earlier_failures():
+    """A long stream may lose any number of workers over its life."""
+    generation = generation_of(pb.GenerateRequest(prompt="hi"))
+    generation.failures = 2
+    deliver(generation, 1)
+    assert generation.failures == 0
+
+
+def test_a_retry_is_placed_by_the_tokens_that_it_computes_now():
+    """The delivered ones belong to its prompt, and are no longer expected as output; each time anew."""
+    generation = generation_of(pb.GenerateRequest(prompt="hi"), EMPTY_SIZE._replace(prompt_tokens=10, output_tokens=5))
+    deliver(generation, 1, 2, 3)
+    generation.record_retry()
+    size = generation.placement_request.size
+    assert (size.prompt_tokens, size.output_tokens) == (13, 2)
+    deliver(generation, 4, 5, 6)
+    generation.record_retry()
+    size = generation.placement_request.size
+    assert (size.prompt_tokens, size.output_tokens) == (16, 0)
 
 
 def test_a_replayed_request_resumes_nothing():

@@ -87,6 +87,17 @@ def test_averages_follow_the_requests_of_each_model():
     assert estimates.of("b").output_tokens == FIRST_OUTPUT_TOKENS
 
 
+def test_no_prompt_takes_the_bytes_per_token_out_of_their_limits():
+    """One that was cut, or that a tokenizer cannot read."""
+    estimates = ModelEstimates()
+    for _ in range(200):
+        estimates.tokenized(60_000_000, 4095)
+    assert estimates.bytes_per_token <= 16.0
+    for _ in range(200):
+        estimates.tokenized(100, 60_000)
+    assert estimates.bytes_per_token >= 1.0
+
+
 def test_short_prompts_do_not_change_the_bytes_per_token():
     """The chat template would dominate."""
     estimates = ModelEstimates()
