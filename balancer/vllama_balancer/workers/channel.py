@@ -121,6 +121,7 @@ class LivenessProbe:
         """
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._describe(timeout_seconds), name="check that a worker lives")
+            self._running.add_done_callback(_retrieve)
         return asyncio.shield(self._running)
 
     async def close(self) -> None:
@@ -131,6 +132,12 @@ class LivenessProbe:
 
     async def _describe(self, timeout_seconds: float) -> None:
         await self._stub.Describe(worker_pb2.DescribeRequest(), timeout=timeout_seconds)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Marks the error of a check as seen: all its waiters may have left, and asyncio would log it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def is_local(address: str) -> bool:
