@@ -197,3 +197,10 @@ def test_every_call_has_its_scopes() -> None:
 def test_peers_of_grpc(peer: str, address: str | None) -> None:
     """Its names of peers; an unknown one is no local one."""
     assert peer_address(peer) == address
+
+
+def test_a_key_makes_no_operator() -> None:
+    """Not even one with all scopes on this machine: the list of sources for pulls binds it."""
+    keys = ApiKeys([ApiKey("root", hashlib.sha256(b"secret").digest(), ALL_SCOPES)])
+    caller = Access(keys).caller("127.0.0.1", headers(("x-api-key", "secret")))
+    assert (caller.is_local, caller.scopes, caller.is_operator) == (True, ALL_SCOPES, False)
