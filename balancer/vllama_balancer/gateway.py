@@ -39,7 +39,7 @@ class Call:
     """One request's client and deadline."""
 
     client: str
-    """Key of fair queueing: API key, else client address, else session."""
+    """Key of fair queueing: the API key's owner, else the client's address; empty: the session counts."""
     deadline: float | None = None
     """On the event loop's clock, seconds; None: no deadline."""
     placement: Placement = field(default_factory=Placement)

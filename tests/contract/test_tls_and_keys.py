@@ -135,6 +135,49 @@ def test_the_grpc_port(protected: ProtectedFleet) -> None:
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_a_key_comes_and_goes_without_a_restart(protected: ProtectedFleet) -> None:
+    """The key file counts as it is: a new line is accepted, and a removed one is not."""
+    file = protected.certificate.with_name("keys")
+    before = file.read_text()
+    line = f"guest:{hashlib.sha256(b'a-guest').hexdigest()} scope=infer\n"
+
+    async def answered(session: aiohttp.ClientSession, status: int) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                headers = {"Authorization": "Bearer a-guest"}
+                async with session.get(f"{protected.http}/api/tags", headers=headers, ssl=protected.trust) as reply:
+                    if reply.status == status:
+                        return
+                await asyncio.sleep(0.1)
+
+    async with aiohttp.ClientSession() as session:
+        await answered(session, 401)
+        file.write_text(before + line)
+        await answered(session, 200)
+        file.write_text(before)
+        await answered(session, 401)
+
+
+def test_a_key_for_inference_changes_nothing(protected: ProtectedFleet) -> None:
+    """Over HTTP and gRPC, the line of the file that has no scopes gives inference alone."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with ollama.Client(protected.http, verify=protected.trust, headers=headers) as client:
+        for change in (
+            lambda: client.create(MODEL, from_=MODEL, system="INJECTED"),
+            lambda: client.copy(MODEL, "mine"),
+            lambda: client.delete(MODEL),
+            lambda: client.pull("hf.co/org/repo"),
+        ):
+            with pytest.raises(ollama.ResponseError, match="needs the scope models") as refused:
+                change()
+            assert refused.value.status_code == 403
+        assert client.pull(MODEL).status == "success"
+    with protected.channel() as channel, pytest.raises(grpc.RpcError) as denied:
+        order = fleet_pb2.DrainWorkerRequest(worker="worker-0")
+        fleet_pb2_grpc.FleetStub(channel).DrainWorker(order, metadata=[("x-api-key", KEY)], timeout=30)
+    assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_plain_http_is_refused(protected: ProtectedFleet) -> None:
     """A client that forgot the scheme is not left hanging."""
     plain = protected.http.replace("https", "http")
