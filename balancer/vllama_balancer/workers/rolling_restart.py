@@ -143,13 +143,14 @@ class RollingRestart:
         if self._control is None:
             return 0
         async with self._one_at_a_time, self._held(worker, order):
+            may_leave = worker.report is not None and worker.report.state == worker_pb2.WORKER_STATE_SLEEPING
             await _finish_streams(worker, self._drain_seconds)
             order.is_final = True
             _move_streams(worker)
             boot_id, before = worker.incarnation.boot_id, worker.process
             restarting = asyncio.create_task(self._control.restart(worker.name), name=f"restart of {worker.name}")
             try:
-                await self._new_incarnation(worker.name, boot_id, before, restarting)
+                await self._new_incarnation(worker.name, boot_id, before, restarting, may_leave=may_leave)
             finally:
                 restarting.cancel()
                 await asyncio.gather(restarting, return_exceptions=True)
@@ -169,14 +170,19 @@ class RollingRestart:
             raise
 
     async def _new_incarnation(
-        self, name: str, old_boot_id: str, before: Changed, restarting: asyncio.Task[None]
+        self, name: str, old_boot_id: str, before: Changed, restarting: asyncio.Task[None], *, may_leave: bool
     ) -> None:
-        """Returns when a restarted worker serves again. Raises OrderFailed when it does not come back."""
+        """Returns when a restarted worker serves again. Raises OrderFailed when it does not come back.
+
+        One that slept may leave instead: the scheduler ends a sleeper whose process has ended.
+        """
         restarting.add_done_callback(lambda _: self._pool.changes.increment())
         while True:
             version = self._pool.changes.version
             worker = self._pool.find(name)
             if worker is not None and worker.incarnation.boot_id != old_boot_id and not worker.unavailable:
+                return
+            if may_leave and (worker is None or worker.process.state is ProcessState.STOPPED):
                 return
             if restarting.done() and not restarting.cancelled() and (error := restarting.exception()) is not None:
                 raise OrderFailed(f"worker {name} could not be restarted: {error}")

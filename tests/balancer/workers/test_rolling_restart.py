@@ -256,6 +256,17 @@ async def test_a_worker_that_does_not_come_back_fails_its_restart(ordered, break
     assert found is None or not found.held
 
 
+async def test_a_worker_that_sleeps_may_leave_when_it_is_restarted(ordered) -> None:
+    """Its process has ended, so the scheduler ends it."""
+    orders = await ordered()
+    worker = orders.fleet.workers[0]
+    worker.become(worker_pb2.WORKER_STATE_SLEEPING)
+    await eventually(lambda: "asleep" in orders.reason(worker))
+    orders.supervisors.broken["w0"] = leaving(orders.fleet)
+    await orders.rolling.restart("w0")
+    assert orders.reason(worker) == "has left"
+
+
 async def test_a_given_up_worker_can_be_restarted(ordered) -> None:
     """Its state before the order does not count."""
     orders = await ordered()
