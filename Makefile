@@ -1,5 +1,5 @@
 # Everything a fresh clone needs. `make run` serves the embedded model, `make test` runs the suite.
-.PHONY: setup setup-dev run test check demo faults lint protos lock bench clean
+.PHONY: setup setup-dev run check test attack demo faults lint protos lock bench clean
 SHELL := /bin/bash
 BIN := .venv/bin
 # Without a GPU two workers share the processor; with GPUs it is one worker for each.
@@ -19,10 +19,13 @@ demo: setup       ## start the fleet, stream 20 chats at once, show who served t
 
 check: setup-dev  ## in minutes: lint, and the tests that start no real engine, cluster, browser or fault and are quick
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -q -m "not (real or ray or browser or faults or slow)"
+	@$(BIN)/python -m pytest -q -m "not (real or ray or browser or faults or attack or slow)"
 
-test: setup-dev   ## the whole suite, of the faults only the quick ones
-	@$(BIN)/python -m pytest -m "not faults or quick"
+test: setup-dev   ## the whole suite, of faults and attacks only the quick ones
+	@$(BIN)/python -m pytest -m "not (faults or attack) or quick"
+
+attack: setup-dev ## hostile clients beside innocent ones, as a table
+	@$(BIN)/python -m pytest -m attack
 
 faults: setup-dev ## the whole fault matrix, as a table, the lost nodes of a Ray cluster, three minutes of chaos
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-180} $(BIN)/python -m pytest -m faults

@@ -37,6 +37,10 @@ class FleetProcess:
     http_port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    module: Sequence[str] = ("vllama_balancer",)
+    """The module that is run, with arguments before the usual ones."""
+    metadata: Sequence[tuple[str, str]] = ()
+    """What its calls send along, such as a key."""
 
     @property
     def url(self) -> str:
@@ -50,7 +54,7 @@ class FleetProcess:
 
     def start(self) -> None:
         """Starts the process in a group of its own; its output goes to the log."""
-        command = [sys.executable, "-m", "vllama_balancer", *self.arguments]
+        command = [sys.executable, "-m", *self.module, *self.arguments]
         command += ["--port", str(self.http_port), "--grpc-port", str(self.grpc_port)]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
@@ -59,7 +63,7 @@ class FleetProcess:
         """Asks the balancer for its workers."""
         with grpc.insecure_channel(self.target) as channel:
             listed = fleet_pb2_grpc.FleetStub(channel).ListWorkers(
-                fleet_pb2.ListWorkersRequest(), timeout=5, wait_for_ready=True
+                fleet_pb2.ListWorkersRequest(), timeout=5, wait_for_ready=True, metadata=self.metadata
             )
         return list(listed.workers)
 
