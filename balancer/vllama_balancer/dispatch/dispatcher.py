@@ -116,6 +116,7 @@ class Dispatcher:
             size,
             request.session,
             request.priority,
+            excluded=self._pool.too_short_for(key, size.prompt_tokens),
         )
         generation = Generation(model, request, placement_request, call, self._rng, self._clock())
         with self._counted(model):

@@ -170,5 +170,5 @@ class GenerationStreamer:
 
 def _was_cut(worker: Worker, started: generation_pb2.Started) -> bool:
     """Returns whether the worker may have tokenized less than was sent."""
-    context = worker.description.context_length if worker.description is not None else 0
+    context = worker.context_tokens
     return bool(started.dropped_messages) or bool(context and started.prompt_tokens >= NEAR_CONTEXT * context)

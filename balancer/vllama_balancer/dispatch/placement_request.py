@@ -27,7 +27,7 @@ class PlacementRequest:
     priority: int = 0
     """Lower ones of the same client are placed first."""
     excluded: set[str] = field(default_factory=set)
-    """Boot ids of workers that failed it; others are preferred."""
+    """Boot ids of workers that failed it, or whose context is too short; others are preferred."""
     is_retry: bool = False
     """Whether it had a place before: it goes ahead of requests that had none."""
     needs_retry_budget: bool = False

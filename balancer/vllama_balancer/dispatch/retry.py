@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from vllama_balancer.errors import Quarantined
 from vllama_balancer.workers.attempt_errors import AttemptFailed, FailureKind
 from vllama_balancer.workers.poison import CRASHES_TO_TRIAL
+from vllama_protos.errors import reason_text
+from vllama_protos.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from vllama_balancer.dispatch.placement_request import PlacementRequest
@@ -23,6 +25,8 @@ MAX_ATTEMPTS = 3
 """Attempts without any progress between them: the first and two more."""
 _NOT_COUNTED = (FailureKind.REFUSED, FailureKind.BUSY, FailureKind.UNREACHABLE, FailureKind.LOST)
 """The worker did not process the request, or crashed: crashes are counted by blame, see workers/poison.py."""
+
+_CONTEXT_TOO_LONG = reason_text(ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG)
 
 _UNANSWERED = (FailureKind.DEADLINE, FailureKind.LOST, FailureKind.UNREACHABLE)
 """The worker may still be busy with the request."""
@@ -67,6 +71,8 @@ class RetryPolicy:
 
         Raises the client's error when there is nothing left to try.
         """
+        if failure.kind is FailureKind.REJECTED and self._prefer_longer_context(request, lease, failure):
+            return failures
         if failure.kind in (FailureKind.REJECTED, FailureKind.DEADLINE):
             raise failure.error
         request.is_retry = True
@@ -81,6 +87,17 @@ class RetryPolicy:
         if failures + 1 >= MAX_ATTEMPTS:
             raise failure.error
         return failures + 1
+
+    def _prefer_longer_context(self, request: PlacementRequest, lease: Lease, failure: AttemptFailed) -> bool:
+        """Sends a prompt that is too long for its worker to those with longer contexts; False if there are none."""
+        if failure.error.reason != _CONTEXT_TOO_LONG:
+            return False
+        too_short = self._pool.too_short_for(request.key, lease.worker.context_tokens + 1)
+        if lease.incarnation.boot_id not in too_short:
+            return False
+        request.excluded |= too_short
+        request.is_retry = True
+        return True
 
     def _count_crash(self, request: PlacementRequest, lease: Lease) -> None:
         request.crash_count += 1

@@ -93,6 +93,16 @@ class Pool:
             self._available[key] = [worker for worker in self.serving(key) if not worker.unavailable]
         return self._available[key]
 
+    def too_short_for(self, key: str, tokens: int) -> set[str]:
+        """Returns the boot ids of the model's workers whose context is shorter; none if no available one is longer.
+
+        Workers of one model differ where their cards do.
+        """
+        workers = self.available(key)
+        short = {worker.incarnation.boot_id for worker in workers if 0 < worker.context_tokens < tokens}
+        has_longer = any(worker.context_tokens >= tokens for worker in workers)
+        return short if has_longer else set()
+
     def has_room(self, key: str) -> bool:
         """Returns whether a worker of the model has a stream to spare."""
         return any(worker.candidate() is not None for worker in self.available(key))

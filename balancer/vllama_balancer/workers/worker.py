@@ -97,6 +97,11 @@ class Worker:
         """Returns the time on the worker's clock."""
         return self._clock()
 
+    @property
+    def context_tokens(self) -> int:
+        """Longest context that it serves; 0 while it has not said so."""
+        return self.description.context_length if self.description is not None else 0
+
     def name_of(self, key: str) -> str:
         """Returns the name under which it serves a model."""
         models = self.description.models if self.description is not None else ()
