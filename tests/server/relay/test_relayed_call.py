@@ -33,6 +33,8 @@ class Caller:
         """True if it asks for more after every message."""
         self.unanswered = 0
         """Messages that wait for its answer."""
+        self.is_dead = False
+        """True if the engine was made to die: the call ends with its next message."""
         self.events = defaultdict(list)
         """The events so far, by generation."""
 
@@ -55,11 +57,12 @@ class Caller:
                 message = await self.call.read()
                 assert message is not grpc.aio.EOF
                 self.unanswered += not message.needs_no_ready
-                if self.asks:
-                    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call may just have ended
-                        await self.call.write(READY)
                 for event in message.events:
                     self.events[event.stream].append(event)
+                # A call that ends while something is written to it has no status of its own.
+                if self.asks and not self.is_dead:
+                    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call may just have ended
+                        await self.call.write(READY)
 
     def has_ended(self, stream: int) -> bool:
         """Returns whether the last event has come."""
@@ -318,6 +321,7 @@ async def test_an_engine_that_dies_ends_every_generation(start_worker):
         await caller.start(1)
         await caller.start(2)
         await caller.until(lambda: caller.events[1] and caller.events[2])
+        caller.is_dead = True
         engine.die("out of memory")
         await caller.until(lambda: caller.has_ended(1) and caller.has_ended(2))
         for stream in (1, 2):

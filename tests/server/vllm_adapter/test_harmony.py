@@ -23,6 +23,7 @@ from vllama_server.vllm_adapter.detokenizer import DecodeOptions, Detokenizer, V
 from vllama_server.vllm_adapter.model_description import load_families, traits_of
 from vllama_server.vllm_adapter.output_parser import Assembler, OutputParser
 from vllama_server.vllm_adapter.prompts import PromptRenderer, Rendered
+from vllama_server.vllm_adapter.template_renderer import TemplateRenderer
 
 WEATHER = pb.Tool(
     name="get_weather",
@@ -78,6 +79,8 @@ async def rendered(online: OnlineRenderer, chat: pb.Chat) -> Rendered:
         vocabulary=range(201_088),  # type: ignore[arg-type]  # all of them
         traits=traits_of(load_families(), "gpt_oss", [""], "", {}),
         capabilities=worker_pb2.Capability.values(),
+        client_templates=TemplateRenderer(),
+        stored_templates=TemplateRenderer(),
     )
     return await prompts.render(request_for(chat), longest=100_000)
 
