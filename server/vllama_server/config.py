@@ -141,7 +141,7 @@ def _refuse_plain_text(found: Mapping[str, Any]) -> None:
     ways_out = "give --tls-cert, --tls-key and --tls-ca, or --insecure where every machine of the network is trusted."
     listen = str(found.get("listen", DEFAULT_LISTEN))
     if not listen.startswith("unix:") and not values.is_loopback(listen):
-        raise ConfigError(f"--listen {listen} serves whoever reaches it, in plain text: {ways_out}")
+        raise ConfigError(f"--listen {listen} serves any caller, in plain text: {ways_out}")
     for balancer in found.get("joins", ()):
         if not values.is_loopback(balancer):
             raise ConfigError(f"--join {balancer} would get the token for joining in plain text: {ways_out}")

@@ -31,7 +31,7 @@ def watch_supervisor(fd: int, on_gone: Callable[[], None]) -> threading.Thread:
 
 
 def announce_ready(fd: int | None) -> None:
-    """Writes one byte for the supervisor, which tells a failed start from a later death by it."""
+    """Writes one byte to the supervisor: by it, a later death is no failed start."""
     if fd is not None:
         # A pipe's read end takes none.
         with suppress(OSError):

@@ -84,8 +84,7 @@ async def test_both_workers_serve(real_fleet: FleetProcess) -> None:
         stub = generation_pb2_grpc.GenerationStub(channel)
         workers = await asyncio.gather(*(started(stub, number) for number in range(8)))
     assert len(set(workers)) == 2
-    # Not four each: on a busy machine one of them is measured as the slower one.
-    assert min(workers.count(name) for name in set(workers)) >= 2
+    assert min(workers.count(name) for name in set(workers)) >= 3
 
 
 async def running(address: str, wanted: int, seconds: float) -> float:

@@ -227,7 +227,7 @@ class BalancerConfig:
     """Browser origins that are accepted beside the local ones."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = _flag(
         "trusted-proxy", values.network,
-        "proxy whose X-Forwarded-For tells the client, an address or a network; repeatable", "ADDRESS",
+        "proxy whose X-Forwarded-For names the client, an address or a network; repeatable", "ADDRESS",
         repeatable=True,
     )  # fmt: skip
     anonymous_scopes: frozenset[Scope] = _flag(

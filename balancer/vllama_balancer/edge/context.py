@@ -75,7 +75,7 @@ class HandlerContext:
         self.now = now
         """The system's clock, for timestamps in replies."""
         self.is_proxy = is_proxy
-        """Tells whether an address is a trusted proxy, whose connections are those of many clients."""
+        """Returns whether an address is a trusted proxy, whose connections are those of many clients."""
         self.connections = 0
         """Open connections, kept by the server."""
         self.limits = limits or ClientLimits()

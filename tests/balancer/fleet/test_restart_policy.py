@@ -19,7 +19,7 @@ from vllama_balancer.fleet.restart_policy import (
 
 
 def died(status: int, cause: str = "", *, ready: bool = False) -> Exit:
-    """An exit that nobody asked for, of a process that had been ready or not."""
+    """An exit without a request, of a process that had been ready or not."""
     return Exit(status, cause, was_ready=ready)
 
 

@@ -127,7 +127,7 @@ async def test_a_balancer_without_a_token_refuses() -> None:
 async def test_a_worker_offers_only_what_its_certificate_names(
     tmp_path: Path, fleet: JoinedFleet, hosts: list[str], address: str, is_taken: bool
 ) -> None:
-    """With the token alone, nobody makes the balancer call another machine."""
+    """The token alone does not make the balancer call another machine."""
     certificates = CertificateFolder(tmp_path)
     certificates.init()
     files = [path.read_bytes() for path in reversed(certificates.issue("localhost", ["localhost"]))]
